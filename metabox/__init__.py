@@ -1,0 +1,1 @@
+"""metabox: black-box meta-learning and multi-task learning in PyTorch."""

@@ -1,0 +1,223 @@
+"""N-way K-shot episodes from images that are sorted into classes.
+
+Two halves: `NWayKShot` decides which class and which drawing stands where (integers, drawn on
+the host for all tasks at once), `ClassImages` turns those integers into pixels on the device in
+one gather (stored sets) or one rendering (procedural ones).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.seeding import Draws
+
+Ints = NDArray[np.int64]
+Range = int | tuple[int, int]
+
+
+class ClassImages(ABC):
+    """Images in classes: class c holds drawings 0 ... sizes[c] - 1.
+
+    sizes: number of drawings of each class, int64 `[n_classes]`
+    groups: the group of each class (its alphabet, say), int64 `[n_classes]`, or None
+    image_shape: (channels, height, width)
+    splits: the classes of each split; a split may be missing
+    fingerprint: names the content, whatever file it came from
+    """
+
+    sizes: Ints
+    groups: Ints | None
+    image_shape: tuple[int, int, int]
+    splits: Mapping[Split, Ints]
+    fingerprint: str
+
+    @abstractmethod
+    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
+        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device."""
+
+    def ids(self, classes: Ints, items: Ints) -> Ints:
+        """A number for each drawing that no other drawing has."""
+        return classes * np.int64(1 << 32) + items
+
+    def class_name(self, c: int) -> str:
+        return f"class {c}"
+
+
+class _Pool:
+    """The classes a split may draw from, laid out so that a group is one run of them."""
+
+    def __init__(self, images: ClassImages, split: Split, grouped: bool) -> None:
+        classes = images.splits.get(split)
+        if classes is None or not len(classes):
+            raise ValueError(
+                f"expected a split among {sorted(k for k, v in images.splits.items() if len(v))}, got {split!r}; "
+                "this set has no classes there"
+            )
+        self.classes = np.asarray(classes, dtype=np.int64)
+        self.start = np.zeros(1, dtype=np.int64)
+        self.length = np.full(1, len(self.classes), dtype=np.int64)
+        if grouped:
+            if images.groups is None:
+                raise ValueError("expected a set whose classes have groups, got one without; use within_groups=False")
+            group = images.groups[self.classes]
+            self.classes = self.classes[np.argsort(group, kind="stable")]
+            _, self.start, self.length = np.unique(np.sort(group), return_index=True, return_counts=True)
+        sizes = images.sizes[self.classes]
+        self.smallest, self.largest = int(sizes.min()), int(sizes.max())
+        self.poorest = int(self.classes[sizes.argmin()])
+
+
+def _bounds(name: str, value: Range) -> tuple[int, int]:
+    low, high = (value, value) if isinstance(value, int) else value
+    if not 1 <= low <= high:
+        raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
+    return low, high
+
+
+class NWayKShot(EpisodeSampler):
+    """Draws N-way K-shot episodes: classes and drawings without replacement, labels in random order.
+
+    Support and query never share a drawing. Where way, shot or query have a range, each task draws
+    its own and the batch is padded to the largest, with masks. `images` is called at the first use.
+
+    Args:
+        n_way: classes in a task, or a range [low, high] from which each task draws its own.
+        n_shot: support images of each class, or a range.
+        n_query: query images of each class, or a range.
+        imbalanced: draw the number of shots for each class of a task separately, instead of once for the task.
+        within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
+
+    Raises:
+        ValueError: at the first episode of a split, where it has too few classes, groups or images.
+    """
+
+    def __init__(
+        self,
+        n_way: Range = 5,
+        n_shot: Range = 1,
+        n_query: Range = 15,
+        imbalanced: bool = False,
+        within_groups: bool = False,
+    ) -> None:
+        self.n_way = _bounds("n_way", n_way)
+        self.n_shot = _bounds("n_shot", n_shot)
+        self.n_query = _bounds("n_query", n_query)
+        self.imbalanced = imbalanced
+        self.within_groups = within_groups
+        self._pools: dict[Split, _Pool] = {}
+
+    @abstractmethod
+    def load(self) -> ClassImages:
+        """Open the images; called once, at the first use."""
+
+    @cached_property
+    def images(self) -> ClassImages:
+        return self.load()
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
+        return TaskSpec(x_shape=self.images.image_shape, target="class", target_size=self.n_way[1])
+
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
+
+    def _pool(self, split: Split) -> _Pool:
+        if split not in self._pools:
+            pool = _Pool(self.images, split, self.within_groups)
+            where = "its smallest group" if self.within_groups else "the split"
+            if pool.length.min() < self.n_way[0]:
+                raise ValueError(
+                    f"expected n_way of at most {pool.length.min()}, the number of classes in {where} of {split!r}, "
+                    f"got {self.n_way[0]}; lower n_way{' or the low end of its range' * self.within_groups}"
+                )
+            if not self.within_groups and pool.length[0] < self.n_way[1]:
+                raise ValueError(
+                    f"expected n_way of at most {pool.length[0]}, the number of classes in {split!r}, got {self.n_way[1]}"
+                )
+            needed = self.n_shot[1] + self.n_query[1]
+            if pool.smallest < needed:
+                raise ValueError(
+                    f"expected at least n_shot + n_query = {self.n_shot[1]} + {self.n_query[1]} = {needed} images in every "
+                    f"class of {split!r}, got {pool.smallest} in {self.images.class_name(pool.poorest)}; "
+                    "lower n_shot or n_query"
+                )
+            self._pools[split] = pool
+        return self._pools[split]
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` episodes `[T, ...]`; see `EpisodeSampler.sample`."""
+        if n_tasks < 1:
+            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
+        pool = self._pool(split)
+        draws = Draws("n-way k-shot", seed, split, index, n_tasks=n_tasks, first=first)
+        classes, way = self._draw_classes(draws, pool)
+        n_shot, n_query = self._draw_counts(draws)
+        items = draws.distinct(
+            "items",
+            self.n_shot[1] + self.n_query[1],
+            self.images.sizes[classes],
+            smallest=pool.smallest,
+            largest=pool.largest,
+        )
+        has_class = np.arange(self.n_way[1]) < way[:, None]
+        parts = [
+            self._lay_out(draws, "support", classes, items[..., : self.n_shot[1]], n_shot, has_class),
+            self._lay_out(draws, "query", classes, items[..., self.n_shot[1] :], n_query, has_class),
+        ]
+        # One gather for support and query together, then two views of it.
+        source, item, label, mask = (np.concatenate(column, axis=1) for column in zip(*parts, strict=True))
+        x = self.images.gather(source.ravel(), item.ravel(), device).view(*source.shape, *self.images.image_shape)
+        y, valid = torch.from_numpy(label).to(device), torch.from_numpy(mask).to(device)
+        origin = np.where(mask, self.images.ids(source, item), -1)
+        n = self.n_way[1] * self.n_shot[1]
+        return Episodes(
+            support=Examples(x=x[:, :n], y=y[:, :n], mask=valid[:, :n]),
+            query=Examples(x=x[:, n:], y=y[:, n:], mask=valid[:, n:]),
+            class_mask=torch.from_numpy(has_class).to(device),
+            origin=torch.from_numpy(origin).to(device),
+        )
+
+    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
+        """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""
+        low, high = self.n_way
+        group = draws.integers("group", 0, len(pool.start) - 1)
+        length = pool.length[group]
+        way = draws.integers("way", low, np.minimum(high, length))
+        # A group smaller than the widest way: its missing places are masked, and hold any class.
+        room = np.maximum(length, high)
+        place = draws.distinct("classes", high, room, smallest=int(max(pool.length.min(), high)), largest=int(room.max()))
+        if self.within_groups:
+            place = _real_first(place, length)
+        return pool.classes[pool.start[group, None] + np.minimum(place, length[:, None] - 1)], way
+
+    def _draw_counts(self, draws: Draws) -> tuple[Ints, Ints]:
+        """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
+        columns = self.n_way[1] if self.imbalanced else 1
+        return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
+
+    def _lay_out(
+        self, draws: Draws, name: str, classes: Ints, items: Ints, count: Ints, has_class: NDArray[np.bool_]
+    ) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
+        """Class, drawing, label and mask `[T, C*K]` of one part, in an order of its own, padding last."""
+        t, c, k = items.shape
+        valid = (np.arange(k) < count[..., None]) & has_class[..., None]
+        order = draws.shuffled(f"order of {name}", valid.reshape(t, c * k))
+        label = order // k
+        mask = np.take_along_axis(valid.reshape(t, c * k), order, axis=1)
+        item = np.take_along_axis(items.reshape(t, c * k), order, axis=1)
+        return np.take_along_axis(classes, label, axis=1), item, np.where(mask, label, 0), mask
+
+
+def _real_first(place: Ints, length: Ints) -> Ints:
+    """Each row with the places below its length before the others, both in their random order."""
+    return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)
