@@ -1,0 +1,103 @@
+"""How fast tasks come: `Omniglot.sample` beside the bare gather of the same bytes.
+
+    python benchmarks/sampling.py --data-root PATH
+
+Each round times the sampler and `images.index_select(0, rows)` with rows drawn beforehand, one after
+the other in the same process, so that both meet the same load of the machine. The middle half of the
+rounds' ratios is printed beside the median, and all goes to results/sampling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metabox.data.omniglot import Omniglot
+from metabox.environment import facts
+from metabox.files import write_json
+
+TASKS = 32  # a call
+SHAPES = ((5, 1), (20, 5))  # way, shot
+QUERIES = 15
+RESULTS = Path(__file__).parent / "results" / "sampling.json"
+
+
+def bare(images: Tensor, per_call: int, calls: int) -> Callable[[int], Tensor]:
+    """The gather alone: other rows at each call, as in training."""
+    rows = torch.randint(len(images), (calls, per_call), generator=torch.Generator().manual_seed(0))
+    return lambda step: images.index_select(0, rows[step % calls])
+
+
+def seconds(call: Callable[[int], object], begin: int, calls: int) -> float:
+    """Mean time of a call."""
+    start = time.perf_counter()
+    for step in range(begin, begin + calls):
+        call(step)
+    return (time.perf_counter() - start) / calls
+
+
+def compare(sampler: Omniglot, rounds: int, calls: int) -> dict[str, object]:
+    """Milliseconds for a call of TASKS tasks, and the ratio of episodes per second, over interleaved rounds."""
+    images = sampler.images.pack.images.clone()  # type: ignore[attr-defined]  # plain memory, not the mapped file
+    per_call = TASKS * sampler.n_way[0] * (sampler.n_shot[0] + sampler.n_query[0])
+    gather = bare(images, per_call, calls)
+
+    def sample(step: int) -> object:
+        return sampler.sample(step, TASKS, split="train")
+
+    seconds(sample, 0, 2), seconds(gather, 0, 2)  # first use
+    times = [(seconds(gather, 0, calls), seconds(sample, 2 + i * calls, calls)) for i in range(rounds)]
+    gathering, sampling = ([1e3 * t for t in column] for column in zip(*times, strict=True))
+    return {
+        "gather_ms": quartiles(gathering),
+        "sample_ms": quartiles(sampling),
+        "ratio": quartiles([g / s for g, s in zip(gathering, sampling, strict=True)]),
+        "episodes_per_second": TASKS * 1e3 / statistics.median(sampling),
+    }
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": median, "q1": low, "q3": high}
+
+
+def show(values: dict[str, float]) -> str:
+    return f"{values['median']:.3f} [{values['q1']:.3f}, {values['q3']:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", help="folder that holds omniglot/")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--calls", type=int, default=32, help="calls in a round")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = []
+    print(f"{'task':8} {'rotations':9} {'gather, ms':22} {'sample, ms':22} {'ratio':22} episodes/s")
+    for n_way, n_shot in SHAPES:
+        for rotations in (False, True):
+            sampler = Omniglot(
+                rotations=rotations, data_root=options.data_root, n_way=n_way, n_shot=n_shot, n_query=QUERIES
+            )
+            measured = compare(sampler, options.rounds, options.calls)
+            results.append({"n_way": n_way, "n_shot": n_shot, "rotations": rotations, **measured})
+            print(
+                f"{n_way}w{n_shot}s".ljust(8),
+                str(rotations).ljust(9),
+                *(show(measured[k]).ljust(22) for k in ("gather_ms", "sample_ms", "ratio")),  # type: ignore[arg-type]
+                f"{measured['episodes_per_second']:,.0f}",
+            )
+    protocol = {"tasks_per_call": TASKS, "n_query": QUERIES, "rounds": options.rounds, "calls": options.calls}
+    write_json(options.out, {"environment": facts(), "protocol": protocol, "results": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+import sys
+
+from metabox.cli import main
+
+sys.exit(main())

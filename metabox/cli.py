@@ -1,0 +1,122 @@
+"""The command line: `metabox train | evaluate | list`. torch is imported only by the commands that compute."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def train(arguments: list[str]) -> None:
+    """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
+    from metabox import recipe as recipes
+    from metabox.files import write_text
+    from metabox.training import run
+
+    path, arguments = _positional(arguments, recipes.find)
+    parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
+    config = recipes.parse(parser, arguments)
+    if path is None and config.config is None:
+        raise ValueError(f"expected a recipe; known are {', '.join(_recipe_names())}; `metabox list` says more")
+    if config.name == "run" and path is not None:
+        config.name = path.stem
+    folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
+    text = recipes.dump(parser, config)
+    kept = folder / "recipe.yaml"
+    if kept.exists() and kept.read_text(encoding="utf-8") != text:
+        raise ValueError(f"expected {folder} to hold this very run or none, got one of another recipe; use --out")
+
+    made = parser.instantiate(config)
+    _ = made.tasks.spec  # a missing data set is named before anything is written
+    write_text(kept, text)
+    run(
+        made.tasks,
+        made.learner,
+        made.outer,
+        evaluation=made.evaluation,
+        objective=made.objective,
+        seed=config.seed,
+        out=folder,
+    )
+    _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0)
+    print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Evaluate the best weights of a run on a fixed list of tasks. Options of the recipe may be overridden."""
+    from metabox import recipe as recipes
+
+    folder, arguments = _positional(arguments, Path)
+    parser = recipes.make_parser(
+        recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
+    )
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
+    parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
+    config = recipes.parse(parser, arguments)
+    if folder is None:
+        raise ValueError("expected the folder of a run: metabox evaluate RUN")
+    _evaluate(parser, config, folder, split=config.pop("split"), n_tasks=config.n_test, seed=config.pop("test_seed"))
+
+
+def list_(arguments: list[str]) -> None:
+    """List the learners, data sets and recipes that are here."""
+    from metabox import discover
+
+    argparse.ArgumentParser(prog="metabox list", description=list_.__doc__).parse_args(arguments)
+    for title, base in (("learners", "Learner"), ("data sets", "EpisodeSampler")):
+        print(f"{title}:")
+        for found in discover.subclasses(base):
+            print(f"  {found.name:28} {found.summary}")
+    print("recipes:")
+    for name, path in discover.recipes().items():
+        print(f"  {name:28} {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "evaluate": evaluate, "list": list_}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    top = argparse.ArgumentParser(prog="metabox", description="Learn a new task from a few examples, in one forward pass.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in COMMANDS.items():
+        commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
+    command = top.parse_args(arguments[:1]).command
+    try:
+        COMMANDS[command](arguments[1:])
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"metabox: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"metabox: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _positional(arguments: list[str], read: Callable[[str], Path]) -> tuple[Path | None, list[str]]:
+    """The leading positional argument, if there is one, and the rest."""
+    if arguments and not arguments[0].startswith("-"):
+        return read(arguments[0]), arguments[1:]
+    return None, arguments
+
+
+def _recipe_names() -> list[str]:
+    from metabox import discover
+
+    return list(discover.recipes())
+
+
+def _evaluate(parser, config, folder: Path, *, split: str, n_tasks: int, seed: int) -> None:  # type: ignore[no-untyped-def]
+    from metabox import recipe as recipes
+    from metabox.files import write_json
+
+    scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
+    # Another protocol is another file: the name carries a digest of it.
+    digest = hashlib.blake2b(repr((result["protocol"], n_tasks)).encode(), digest_size=3).hexdigest()
+    path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
+    write_json(path, result)
+    print(f"{config.name}: {scores}")
+    print(f"result: {path}")

@@ -1,0 +1,122 @@
+"""Where data is: the data root, the cache of packs, and trees of files in folders and in zip archives."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+
+DATA_VARIABLE = "METABOX_DATA"
+CACHE_VARIABLE = "METABOX_CACHE"
+
+
+def cache_folder(folder: str | None = None) -> Path:
+    """Where packs are kept: the argument, else METABOX_CACHE, else `metabox` in the user's cache folder."""
+    if folder or os.environ.get(CACHE_VARIABLE):
+        return Path(folder or os.environ[CACHE_VARIABLE]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metabox"
+
+
+def data_root(folder: str | None = None) -> Path:
+    """Where data sets are: the argument, else METABOX_DATA, else `data` beside the packs' default place.
+
+    Raises:
+        ValueError: where a folder is named but is none.
+    """
+    named = folder or os.environ.get(DATA_VARIABLE)
+    if not named:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metabox" / "data"
+    if not (root := Path(named).expanduser()).is_dir():
+        raise ValueError(f"expected a folder of data sets, got {named!r}, which is not one; {how_to_name_a_root()}")
+    return root
+
+
+def how_to_name_a_root() -> str:
+    return f"name one with --data-root (or the argument data_root), or with the environment variable {DATA_VARIABLE}"
+
+
+class Files(ABC):
+    """A tree of files, read into memory one at a time; names are relative, with `/`."""
+
+    path: Path
+
+    @abstractmethod
+    def stamp(self) -> list[object]:
+        """What changes when the files do (names, sizes, times), found without reading them."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All files, sorted; hidden ones (a name that begins with a dot or with __) are passed over."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes: ...
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__")) for part in name.split("/"))
+
+
+class FolderFiles(Files):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stamp(self) -> list[object]:
+        return list(self._found)
+
+    @cached_property
+    def _found(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of every file, and of every folder by a name that ends in `/`."""
+        found, todo = [], [(str(self.path), "")]
+        while todo:
+            folder, prefix = todo.pop()
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if _hidden(entry.name):
+                        continue
+                    if entry.is_dir():
+                        todo.append((entry.path, f"{prefix}{entry.name}/"))
+                        found.append((f"{prefix}{entry.name}/", 0, 0))
+                    else:
+                        stat = entry.stat()
+                        found.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+        return sorted(found)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _, _ in self._found if not name.endswith("/")]
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders below, the empty ones too, sorted."""
+        return [name[:-1] for name, _, _ in self._found if name.endswith("/")]
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+
+class ZipFiles(Files):
+    """The files in a zip archive. They are only ever read into memory, so no entry's path can lead outside."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stamp(self) -> list[object]:
+        stat = self.path.stat()
+        return [self.path.name, stat.st_size, stat.st_mtime_ns]
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"expected a zip archive, got {self.path}: {error}; download it again") from error
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(name for name in self._archive.namelist() if not name.endswith("/") and not _hidden(name))
+
+    def read(self, name: str) -> bytes:
+        return self._archive.read(name)

@@ -1,0 +1,78 @@
+"""Conditional neural process: the set learner. phi is a pooled code of the support."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import MakeBackbone, make_backbone
+from metabox.nn.sets import class_mean, masked_mean, membership
+
+
+class CNP(Learner):
+    """Conditional neural process (Garnelo et al. 2018, "Conditional Neural Processes").
+
+    r_i = h(x_i, y_i); r = mean_i r_i; predictions = g(x, r) (equations 1 to 3). For classes, as in section 4.3,
+    the code is pooled within each class.
+
+    Deviations: for classes the paper concatenates the class codes, which fixes the way. Here the same
+    decoder scores each class from its own code and the mean of all codes, so any way works and renaming
+    the classes renames the predictions. The image encoder is batch-normalised and not pre-trained.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: units of the encoder's and decoder's hidden layers and of the code r.
+    """
+
+    label_equivariant = True
+
+    def __init__(
+        self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 128
+    ) -> None:
+        super().__init__(spec, n_params)
+        self.backbone = make_backbone(backbone, spec.x_shape)
+        features = self.backbone.out_features
+        label_size = 0 if spec.target == "class" else spec.target_size  # a class enters by pooling, not as a vector
+        self.encoder = _mlp(features + label_size, width, width)
+        codes = 2 * width if spec.target == "class" else width
+        self.decoder = _mlp(features + codes + spec.descriptor_size, width, 1 if spec.target == "class" else n_params)
+        if spec.target == "class":
+            self.decoder[-1].bias = None  # the same for every class, so without effect
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; `descriptor [T, dz]` where there is one."""
+        self.check(support, descriptor)
+        h = self.backbone(support.x)
+        if self.spec.target != "class":
+            h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
+        r = self.encoder(h)
+        phi = {"code": masked_mean(r, support.mask)}
+        if self.spec.target == "class":
+            phi["class_codes"] = class_mean(r, membership(support.y, support.mask, self.n_params))
+        if descriptor is not None:
+            phi["descriptor"] = descriptor
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h = self.backbone(x)
+        shared = [phi["code"]] + ([phi["descriptor"]] if "descriptor" in phi else [])
+        if self.spec.target != "class":
+            codes = torch.cat(shared, dim=-1)[:, None].expand(-1, h.shape[1], -1)
+            return self.decoder(torch.cat([h, codes], dim=-1))
+        # Score every (query, class) pair: [T, M, C, ...]
+        classes = phi["class_codes"]
+        m, c = h.shape[1], classes.shape[1]
+        parts = [h[:, :, None].expand(-1, -1, c, -1), classes[:, None].expand(-1, m, -1, -1)]
+        parts += [code[:, None, None].expand(-1, m, c, -1) for code in shared]
+        return self.decoder(torch.cat(parts, dim=-1)).squeeze(-1)
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
+    )

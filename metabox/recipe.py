@@ -1,0 +1,164 @@
+"""Recipes: one YAML file that says everything about a run. A constructor is its own configuration.
+
+A recipe names classes by `class_path`. Only subclasses of the expected base are accepted, so a recipe
+from a stranger can choose among learners and samplers, but cannot call anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+
+from metabox import discover
+from metabox.checkpoints import load_weights
+from metabox.data.root import DATA_VARIABLE
+from metabox.episodes import EpisodeSampler, Split
+from metabox.evaluation import Scores, evaluate
+from metabox.learners.base import Learner
+from metabox.likelihoods import likelihood_for
+from metabox.training import run
+
+NOT_OF_THE_RUN = ("config", "data_root", "out")
+"""Where things lie on this machine is no part of what a run is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The published number that a recipe sets out to reproduce.
+
+    Args:
+        metric: what was measured, "accuracy" say.
+        value: as printed, in percent for an accuracy.
+        interval: as printed, half the width of the 95% interval.
+        source: paper and table.
+        protocol: what of the paper's protocol matters for comparing: split, queries, episodes.
+        verified: whether the value was read in the source itself.
+    """
+
+    metric: str
+    value: float
+    source: str
+    interval: float | None = None
+    protocol: str = ""
+    verified: bool = False
+
+
+def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
+    """The options of a run: those of `metabox.training.run`, and what the command line adds."""
+    for found in discover.subclasses("EpisodeSampler") + discover.subclasses("Learner"):
+        found.load()  # so that a short name is enough in a recipe
+    parser = ArgumentParser(exit_on_error=False, default_config_files=[str(defaults)] if defaults else [], **kwargs)
+    parser.add_argument("--config", action=ActionConfigFile, help="A further YAML file, read over the recipe.")
+    parser.add_argument("--data-root", type=str | None, help=f"Folder of the data sets; else ${DATA_VARIABLE}.")
+    parser.add_argument("--name", type=str, default="run", help="What the run is called; the recipe's name by default.")
+    parser.add_argument("--n_test", type=int, default=600, help="Test tasks of the evaluation after training.")
+    parser.add_argument("--claim", type=Claim | None, help="The published number that the recipe is about.")
+    parser.add_function_arguments(run, skip={"out"})
+    parser.add_argument("--out", type=str | None, help="Folder of the run; runs/NAME-seedSEED by default.")
+    return parser
+
+
+def find(recipe: str) -> Path:
+    """The file of a recipe, given by its name in the package or by its path.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    known = discover.recipes()
+    path = known.get(recipe, Path(recipe))
+    if not path.is_file():
+        raise ValueError(f"expected a recipe's name or a YAML file, got {recipe!r}; known are {', '.join(known)}")
+    return path
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The resolved recipe.
+
+    Raises:
+        ValueError: where an option is unknown or has a value of the wrong type.
+    """
+    try:
+        config = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if config.data_root:
+        os.environ[DATA_VARIABLE] = config.data_root
+    return config
+
+
+def dump(parser: ArgumentParser, config: Namespace) -> str:
+    """The resolved recipe as YAML, without what belongs to this machine."""
+    kept = config.clone()
+    for name in NOT_OF_THE_RUN:
+        kept.pop(name, None)
+    return parser.dump(kept, skip_validation=True)
+
+
+def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> tuple[Learner, EpisodeSampler]:
+    """The learner of a finished run, in evaluation mode, and the sampler it is evaluated on."""
+    made = parser.instantiate(config)
+    evaluation = made.evaluation or made.tasks
+    spec = made.tasks.spec.union(evaluation.spec)
+    learner = made.learner(spec, likelihood_for(spec).n_params)
+    load_weights(learner, weights)
+    return learner.eval(), evaluation
+
+
+def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
+    """The learner of a finished run with its best weights, in evaluation mode, and its evaluation sampler.
+
+    Raises:
+        ValueError: where the folder holds no run, or its files are damaged.
+    """
+    parser = make_parser(find_run(folder))
+    return rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+
+
+def find_run(folder: str | Path) -> Path:
+    """The resolved recipe in the folder of a run.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    path = Path(folder) / "recipe.yaml"
+    if not path.is_file():
+        raise ValueError(f"expected the folder of a run, with a recipe.yaml in it, got {folder}; `metabox train` makes one")
+    return path
+
+
+def evaluate_run(
+    parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
+) -> tuple[Scores, dict[str, Any]]:
+    """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
+    from metabox.environment import facts
+    from metabox.evaluation import BATCH_NORM
+    from metabox.files import read_json
+
+    learner, tasks = rebuild(parser, config, folder / "best.safetensors")
+    scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed)
+    protocol = (config.evaluation or config.tasks).as_dict()
+    result = {
+        "name": config.name,
+        "seed": config.seed,
+        "protocol": {**protocol, "batch_norm": BATCH_NORM},
+        "summary": scores.summary(),
+        "claim": config.claim and config.claim.as_dict(),
+        "data": tasks.fingerprint(),
+        "weights": load_facts(folder),
+        "trained_on": read_json(folder / "environment.json"),
+        "evaluated_on": facts(),
+        "per_task": scores.per_task,
+    }
+    return scores, result
+
+
+def load_facts(folder: Path) -> dict[str, str]:
+    """The step and the seconds of training at which a run's best weights were kept."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        return file.metadata()

@@ -1,0 +1,285 @@
+"""The conformance suite: what every learner must pass, importable for learners of your own.
+
+    from metabox.testing import check_learner
+    check_learner(MyLearner)
+
+Each `check_...` function is one property; `CHECKS` holds them all.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metabox.checkpoints import load_tensors, load_weights, save_tensors
+from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.likelihoods import likelihood_for
+from metabox.objectives import QueryLoss
+
+MakeLearner = Callable[[TaskSpec, int], Learner]
+
+SPECS = {
+    "classes of vectors": TaskSpec((4,), "class", 3),
+    "classes of images": TaskSpec((1, 16, 16), "class", 3),
+    "reals": TaskSpec((2,), "real", 2),
+    "binary labels": TaskSpec((4,), "binary", 2),
+    "classes with a descriptor": TaskSpec((4,), "class", 3, descriptor_size=2),
+    "reals with a descriptor": TaskSpec((2,), "real", 1, descriptor_size=3),
+}
+
+
+def make_episodes(spec: TaskSpec, n_tasks: int = 3, n_support: int = 6, n_query: int = 4, seed: int = 0) -> Episodes:
+    """Random episodes of a kind; with enough support examples every class has some."""
+    random = torch.Generator().manual_seed(seed)
+
+    def examples(n: int) -> Examples:
+        if len(spec.x_shape) == 3:
+            x = torch.randint(256, (n_tasks, n, *spec.x_shape), generator=random, dtype=torch.uint8)
+        else:
+            x = torch.randn(n_tasks, n, *spec.x_shape, generator=random)
+        if spec.target == "class":
+            y = torch.stack([torch.randperm(n, generator=random) % spec.target_size for _ in range(n_tasks)])
+        else:
+            y = torch.randn(n_tasks, n, spec.target_size, generator=random)
+            y = (y > 0).float() if spec.target == "binary" else y
+        return Examples(x=x, y=y)
+
+    z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None
+    return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z)
+
+
+def build(make: MakeLearner, spec: TaskSpec) -> Learner:
+    """A learner in evaluation mode with weights and statistics that are far from any special value."""
+    torch.manual_seed(0)
+    learner = make(spec, likelihood_for(spec).n_params)
+    with torch.no_grad():
+        for tensor in [*learner.parameters(), *learner.buffers()]:
+            if tensor.is_floating_point():
+                tensor += 0.05 * torch.rand_like(tensor)
+    return learner.eval()
+
+
+def outputs(learner: Learner, episodes: Episodes, support: Examples | None = None) -> Tensor:
+    return learner.predict(learner.adapt(support or episodes.support, episodes.descriptor), episodes.query.x)
+
+
+def _close(got: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def check_padding_changes_nothing(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    s, junk = episodes.support, make_episodes(spec, seed=1).support
+    mixed = Examples(
+        x=torch.cat([junk.x[:, :2], s.x, junk.x[:, 2:]], 1),
+        y=torch.cat([junk.y[:, :2], s.y, junk.y[:, 2:]], 1),
+        mask=torch.cat([~junk.mask[:, :2], s.mask, ~junk.mask[:, 2:]], 1),
+    )
+    _close(outputs(learner, episodes, mixed), outputs(learner, episodes))
+
+
+def check_order_of_support_changes_nothing(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    if learner.ordered:
+        return
+    order = torch.randperm(episodes.support.x.shape[1])
+    shuffled = Examples(x=episodes.support.x[:, order], y=episodes.support.y[:, order])
+    _close(outputs(learner, episodes, shuffled), outputs(learner, episodes))
+
+
+def check_queries_do_not_see_each_other(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    if learner.transductive:
+        return
+    alone = replace(episodes, query=episodes.query[:, 1:2])
+    _close(outputs(learner, alone), outputs(learner, episodes)[:, 1:2])
+
+
+def check_tasks_do_not_see_each_other(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    phi = learner.adapt(episodes.support, episodes.descriptor)
+    whole = learner.predict(phi, episodes.query.x)
+    second: Phi = {name: value[1:2] for name, value in phi.items()}
+    _close(learner.predict(second, episodes.query.x[1:2]), whole[1:2])
+    _close(outputs(learner, episodes[1:2]), whole[1:2])
+
+
+def check_an_empty_support_gives_finite_predictions(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec, n_support=0)
+    assert outputs(learner, episodes).isfinite().all()
+    learner.train()
+    assert outputs(learner, episodes).isfinite().all()
+
+
+def check_streaming_is_adapting_step_by_step(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    s = episodes.support
+    holes = Examples(x=s.x, y=s.y, mask=torch.rand(s.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7)
+    for sequence in (s, holes):
+        _close(learner.stream(sequence, episodes.descriptor), Learner.stream(learner, sequence, episodes.descriptor))
+
+
+def check_adapting_elsewhere_leaves_phi_as_it_was(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, a, b = build(make, spec), make_episodes(spec), make_episodes(spec, seed=1)
+    phi = learner.adapt(a.support, a.descriptor)
+    before, weights = learner.predict(phi, a.query.x), {k: v.clone() for k, v in learner.state_dict().items()}
+    outputs(learner, b)
+    assert torch.equal(learner.predict(phi, a.query.x), before)
+    assert all(torch.equal(value, weights[name]) for name, value in learner.state_dict().items())
+
+
+def check_renaming_classes_renames_predictions(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    if spec.target != "class" or not learner.label_equivariant:
+        return
+    new_name = torch.tensor([2, 0, 1])
+    renamed = Examples(x=episodes.support.x, y=new_name[episodes.support.y])
+    _close(outputs(learner, episodes, renamed)[..., new_name], outputs(learner, episodes))
+
+
+def check_other_shots_and_ways_work(make: MakeLearner, spec: TaskSpec) -> None:
+    learner = build(make, spec)
+    for n_support in (1, 2, 13):
+        episodes = make_episodes(spec, n_support=n_support)
+        params = outputs(learner, episodes)
+        assert params.shape == (3, 4, learner.n_params)
+        assert params.isfinite().all()
+        if spec.target == "class":  # two ways of three: the third has no support and is masked
+            two = torch.tensor([[True, True]]).expand(3, -1)
+            log_probs = likelihood_for(spec).log_prob(params, episodes.query.y.clamp(max=1), two)
+            assert log_probs.isfinite().all()
+
+
+def check_saving_and_loading_gives_the_same_bits(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    phi = learner.adapt(episodes.support, episodes.descriptor)
+    with tempfile.TemporaryDirectory() as folder:
+        save_tensors(Path(folder) / "weights.safetensors", learner.state_dict())
+        save_tensors(Path(folder) / "phi.safetensors", phi)
+        again = make(spec, learner.n_params).eval()
+        load_weights(again, Path(folder) / "weights.safetensors")
+        served, _ = load_tensors(Path(folder) / "phi.safetensors")
+        assert torch.equal(outputs(again, episodes), outputs(learner, episodes))
+        assert torch.equal(again.predict(served, episodes.query.x), learner.predict(phi, episodes.query.x))
+
+
+def check_bf16_stays_close_to_float32(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    exact = outputs(learner, episodes)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = outputs(learner, episodes).float()
+    # bf16 keeps 8 bits: a hundredth of the outputs' size, a few layers deep
+    assert (rough - exact).abs().max() <= 0.05 * (1 + exact.abs().max())
+
+
+def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec).train(), make_episodes(spec)
+    with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
+        for p in learner.parameters():
+            p += 0.2 * torch.randn_like(p)
+    QueryLoss(learner, likelihood_for(spec))(episodes)["loss"].sum().backward()
+    # A gradient that only rounding keeps from zero is none.
+    without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
+    assert not without, f"no gradient reaches {without}"
+
+
+def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -> None:
+    """Two opposite points, and two tasks that swap their targets: only the support tells which task it is.
+
+    To bind a label to the input of the step before takes a recurrent learner thousands of steps. An
+    `ordered` learner therefore gets two tasks in each of which both points have the same target.
+    """
+    torch.manual_seed(0)
+    likelihood = likelihood_for(spec)
+    learner = make(spec, likelihood.n_params)
+    objective, optimizer = QueryLoss(learner, likelihood), torch.optim.Adam(learner.parameters(), lr=3e-3)
+    random = torch.Generator().manual_seed(0)
+    point = make_episodes(spec).support.x[0, 0]
+    if point.dtype == torch.uint8:  # noise and its negative look alike to a convolution: take a bright and a dark half
+        point = (torch.arange(spec.x_shape[-1]) < spec.x_shape[-1] // 2).mul(255).byte().expand(spec.x_shape)
+    points = torch.stack([point, -point if point.is_floating_point() else 255 - point])
+    best = math.inf
+    for _ in range(400):
+        which = torch.randint(2, (32, 8), generator=random)
+        which[:, 1] = 1 - which[:, 0]  # both points are in the support, which is the first four
+        task = torch.randint(2, (32, 1), generator=random).expand(-1, 8)
+        y = task if learner.ordered else which ^ task
+        if spec.target != "class":
+            y = y[..., None].expand(-1, -1, spec.target_size).float()
+        episodes = Episodes(
+            support=Examples(x=points[which[:, :4]], y=y[:, :4]),
+            query=Examples(x=points[which[:, 4:]], y=y[:, 4:]),
+            descriptor=torch.zeros(32, spec.descriptor_size) if spec.descriptor_size else None,
+        )
+        result = objective(episodes)
+        best = min(best, float(result["squared_error" if spec.target == "real" else "loss"].detach().mean()))
+        if best < 0.02:
+            return
+        optimizer.zero_grad()
+        result["loss"].mean().backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+    raise AssertionError(f"expected to learn the family to an error below 0.02, got {best:.3f}")
+
+
+def check_the_descriptor_is_used(make: MakeLearner, spec: TaskSpec) -> None:
+    if not spec.descriptor_size:
+        return
+    learner, episodes = build(make, spec), make_episodes(spec)
+    assert episodes.descriptor is not None
+    other = replace(episodes, descriptor=episodes.descriptor + 1)
+    assert not torch.allclose(outputs(learner, other), outputs(learner, episodes), atol=1e-4)
+
+
+def check_bad_input_is_named(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    s = episodes.support
+    bad = [Examples(x=s.x[..., :-1], y=s.y)]
+    if spec.target == "class":
+        bad += [Examples(x=s.x, y=s.y + spec.target_size), Examples(x=s.x, y=s.y[..., None].float())]
+    else:
+        bad += [Examples(x=s.x, y=s.y * math.nan), Examples(x=s.x, y=s.y[..., 0].long())]
+    if s.x.is_floating_point():
+        bad += [Examples(x=s.x * math.inf, y=s.y)]
+    for support in bad:
+        _raises(lambda support=support: learner.adapt(support, episodes.descriptor))  # type: ignore[misc]
+    _raises(lambda: learner.adapt(s, torch.zeros(3, spec.descriptor_size + 1)))
+    phi = learner.adapt(s, episodes.descriptor)
+    _raises(lambda: learner.predict(phi, episodes.query.x[..., :-1]))
+    _raises(lambda: learner.predict(phi, episodes.query.x[:1]))
+
+
+def _raises(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except ValueError as error:
+        assert "expected" in str(error), f"an error must say what was expected, got {error}"
+    else:
+        raise AssertionError("expected a ValueError for bad input, got an answer")
+
+
+CHECKS: dict[str, Callable[[MakeLearner, TaskSpec], None]] = {
+    name: value for name, value in list(globals().items()) if name.startswith("check_")
+}
+
+
+def check_learner(make: type[Learner]) -> None:
+    """Run every check on every kind of task that the learner declares in `targets`.
+
+    Raises:
+        AssertionError: for the first property that does not hold, naming it and the kind of task.
+    """
+    for kind, spec in SPECS.items():
+        for name, check in CHECKS.items():
+            if spec.target in make.targets:
+                try:
+                    check(make, spec)
+                except Exception as error:
+                    raise AssertionError(f"{name.replace('_', ' ')} ({kind}): {error}") from error

@@ -1,0 +1,326 @@
+"""The outer loop: meta-train a learner across tasks. Reads from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from metabox.checkpoints import Checkpoints, load_weights, save_tensors
+from metabox.environment import facts
+from metabox.episodes import EpisodeSampler, TaskSpec
+from metabox.evaluation import evaluate
+from metabox.files import write_json
+from metabox.learners.base import Learner
+from metabox.likelihoods import Likelihood, likelihood_for
+from metabox.metrics import Metrics, Window
+from metabox.objectives import Objective, QueryLoss
+from metabox.seeding import step_seed
+
+log = logging.getLogger(__name__)
+
+MakeLearner = Callable[[TaskSpec, int], Learner]
+MakeObjective = Callable[[Learner, Likelihood], Objective]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoop:
+    """How theta is trained across tasks.
+
+    Args:
+        steps: optimizer steps.
+        n_tasks: tasks of one step, over all devices and accumulated batches together.
+        lr: peak learning rate.
+        optimizer: "adamw" decays the weights by themselves, "adam" through the gradient.
+        weight_decay: strength of that decay.
+        warmup: steps over which the learning rate rises from 0.
+        schedule: "cosine" falls to 1% of the peak at the last step, "constant" stays.
+        clip: largest norm of the gradient; a longer one is scaled down.
+        accumulate: batches that a step's tasks are split into, to save memory.
+        average: decay of an exponential moving average of the weights (0.999, say), which is then what is
+            validated and kept; 0 for none.
+        precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
+        validate_every: steps between validations; each also writes a checkpoint.
+        n_validation: validation tasks.
+        patience: stop after this many validations in a row without a new best; 0 never does.
+        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
+        accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
+        devices: number of devices, or "auto" for all.
+        num_nodes: machines, each started by the launcher.
+        strategy: "auto", "ddp", "fsdp", ... (Lightning Fabric).
+    """
+
+    steps: int = 2000
+    n_tasks: int = 16
+    lr: float = 2e-3
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 5.0
+    accumulate: int = 1
+    average: float = 0.0
+    precision: Literal["auto", "bf16", "32"] = "auto"
+    validate_every: int = 500
+    n_validation: int = 200
+    patience: int = 0
+    max_skipped: int = 20
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
+        for name in at_least_one + ("warmup", "weight_decay", "patience"):
+            if getattr(self, name) < (low := int(name in at_least_one)):
+                raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.average < 1:
+            raise ValueError(f"expected lr > 0, clip > 0 and 0 <= average < 1, got {self.lr}, {self.clip}, {self.average}")
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) or constant."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant":
+            return self.lr * rise
+        return self.lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+def run(
+    tasks: EpisodeSampler,
+    learner: MakeLearner,
+    outer: OuterLoop = OuterLoop(),  # noqa: B008  # frozen
+    *,
+    evaluation: EpisodeSampler | None = None,
+    objective: MakeObjective = QueryLoss,
+    seed: int = 0,
+    out: str | Path,
+) -> Learner:
+    """Meta-train a learner and return it in evaluation mode, with the weights that were best in validation.
+
+    A run that was stopped or killed continues from its last checkpoint when it is called again with the same
+    arguments, and ends with the same weights as one that was not (same device, same versions).
+
+    Args:
+        tasks: where the training tasks come from.
+        learner: builds the learner from the kind of task and the number of parameters of a prediction; a class will do.
+        outer: the settings of the outer loop.
+        evaluation: where validation tasks come from; by default like the training tasks.
+        objective: what is minimised.
+        seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
+        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
+
+    Raises:
+        ValueError: where the arguments do not fit together, or `out` holds another run.
+        FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
+    """
+    evaluation, out = evaluation or tasks, Path(out)
+
+    # The engine: devices, precision, distribution.
+    fabric = Fabric(
+        accelerator=outer.accelerator,
+        devices=outer.devices,
+        num_nodes=outer.num_nodes,
+        strategy=outer.strategy,
+        plugins=[precision := _precision(outer)],
+    )
+    fabric.launch()
+    per_batch, rest = divmod(outer.n_tasks, fabric.world_size * outer.accumulate)
+    if rest or not per_batch:
+        raise ValueError(
+            f"expected n_tasks as a multiple of devices x accumulate = {fabric.world_size} x {outer.accumulate}, "
+            f"got {outer.n_tasks}"
+        )
+
+    # The model. Every rank starts from the same seed, so from the same weights.
+    torch.manual_seed(step_seed(seed, -1))
+    spec = tasks.spec.union(evaluation.spec)
+    likelihood = likelihood_for(spec)
+    model = objective(learner(spec, likelihood.n_params), likelihood)
+    make_optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[outer.optimizer]
+    optimizer = make_optimizer(model.parameters(), lr=outer.lr, weight_decay=outer.weight_decay, fused=True)
+    module, optimizer = fabric.setup(model, optimizer)
+    average = AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
+    kept: Objective = average.module if average else model
+    spec.check_episodes(tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
+
+    # What a resumed run goes on from.
+    checkpoints = Checkpoints(out / "checkpoints")
+    saved: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
+    settings = {"outer": asdict(outer), "seed": seed, "tasks": tasks.fingerprint(), "learner": repr(model.learner)}
+    state = checkpoints.resume(saved, optimizer) or {
+        "settings": settings, "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0,
+        "seconds": 0.0,
+    }  # fmt: skip
+    _check_same_run(state["settings"], settings, out)
+    def validate(step: int) -> None:
+        scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation)
+        module.train()
+        value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
+        state["since_best"] += 1
+        if state["best"] is None or value > state["best"]["value"]:
+            state.update(best={"step": step, "value": value}, since_best=0)
+            if fabric.is_global_zero:
+                save_tensors(out / "best.safetensors", kept.learner.state_dict(), step=step, seconds=state["seconds"])
+        metrics.write(step, seconds=state["seconds"], val={name: scores.mean(name) for name in scores.per_task})
+
+    def save(step: int) -> None:
+        state["step"] = step
+        if fabric.is_global_zero:
+            checkpoints.save(step, saved, optimizer, state)
+
+    def finished() -> bool:
+        return state["step"] >= outer.steps or 0 < outer.patience <= state["since_best"]
+
+    metrics = Metrics(out, state["step"], enabled=fabric.is_global_zero)
+    if not finished() and fabric.is_global_zero:
+        write_json(out / "environment.json", facts() | {"device": str(fabric.device), "precision": precision.precision})
+
+    # The loop.
+    window = Window()
+    module.train()
+    bar = tqdm(
+        total=outer.steps,
+        initial=state["step"],
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
+        disable=not fabric.is_global_zero,
+    )
+    with bar, _stop_signals() as stop:
+        for step in range(outer.steps if finished() else state["step"], outer.steps):
+            started = time.perf_counter()
+            torch.manual_seed(step_seed(seed, step, fabric.global_rank))  # dropout: a function of the step too
+            for group in optimizer.param_groups:
+                group["lr"] = outer.lr_at(step)
+
+            buffers = [buffer.clone() for buffer in model.buffers()]
+            totals: dict[str, Tensor] = {}
+            for i in range(outer.accumulate):
+                episodes = tasks.sample(
+                    step,
+                    per_batch,
+                    split="train",
+                    device=fabric.device,
+                    seed=seed,
+                    first=(i * fabric.world_size + fabric.global_rank) * per_batch,
+                )
+                with fabric.no_backward_sync(module, enabled=i + 1 < outer.accumulate):
+                    result = {name: value.mean() / outer.accumulate for name, value in module(episodes).items()}
+                    fabric.backward(result["loss"])
+                for name, value in result.items():
+                    totals[name] = totals.get(name, 0) + value.detach()
+            totals = fabric.all_reduce(totals) if fabric.world_size > 1 else totals
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
+
+            if torch.isfinite(totals["loss"] + norm):
+                optimizer.step()
+                if average:
+                    average.update_parameters(model)
+                state["skipped_in_a_row"] = 0
+                window.add({**totals, "gradient_norm": norm}, outer.n_tasks, time.perf_counter() - started)
+            else:
+                for buffer, before in zip(model.buffers(), buffers, strict=True):
+                    buffer.copy_(before)  # batch norm has seen the bad batch
+                state["skipped_in_a_row"] += 1
+                state["skipped"] += 1
+                if state["skipped_in_a_row"] == outer.max_skipped:
+                    raise FloatingPointError(
+                        f"the loss or its gradient was not finite in {outer.max_skipped} steps in a row, up to step {step}; "
+                        f"the checkpoint of step {state['step']} in {checkpoints.folder} is good. "
+                        "Lower lr or clip, or use precision 32"
+                    )
+            optimizer.zero_grad()
+            state["seconds"] += time.perf_counter() - started
+
+            bar.update()
+            if (step + 1) % LOG_EVERY == 0 and window.n:
+                means = window.means()
+                metrics.write(step + 1, seconds=state["seconds"], lr=outer.lr_at(step), skipped=state["skipped"], train=means)
+                bar.set_postfix({name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means})
+                window = Window()
+            if (step + 1) % outer.validate_every == 0 or step + 1 == outer.steps:
+                validate(step + 1)
+                save(step + 1)
+                if finished():
+                    break
+            elif stop:  # no validation here: a run that was stopped must end as one that was not
+                save(step + 1)
+            if stop:
+                metrics.close()
+                raise KeyboardInterrupt(f"stopped after step {step + 1}; the same command goes on from there")
+
+    metrics.close()
+    load_weights(kept.learner, out / "best.safetensors")
+    return kept.learner.eval()
+
+
+LOG_EVERY = 50
+
+
+class Autocast(MixedPrecision):
+    """bf16 autocast of the forward pass that leaves the episodes alone."""
+
+    def convert_input(self, data: Any) -> Any:
+        # Fabric would round real inputs and targets to bf16 before the model sees them.
+        return data
+
+
+def _precision(outer: OuterLoop) -> Precision:
+    on_cuda = torch.cuda.is_available() and outer.accelerator in ("auto", "gpu", "cuda")
+    fast = torch.cuda.is_bf16_supported(False) if on_cuda else torch.cpu._is_avx512_bf16_supported()
+    if outer.precision == "bf16" or (outer.precision == "auto" and fast):
+        return Autocast("bf16-mixed", "cuda" if on_cuda else "cpu")
+    return Precision()
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
+        # The early average is short, or the first random weights would stay in it for long.
+        weight = 1 - min(decay, (1 + int(n)) / (10 + int(n)))
+        for average, value in zip(averages, values, strict=True):
+            average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
+
+    return update
+
+
+def _check_same_run(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    before, now = json.loads(json.dumps(before)), json.loads(json.dumps(now))
+    flat = [{**settings, **settings["outer"]} for settings in (before, now)]
+    differ = [f"{name}: {flat[0].get(name)} there, {flat[1][name]} now" for name in flat[1] if flat[0].get(name) != flat[1][name]]
+    differ = [line for line in differ if not line.startswith("outer:")]
+    if differ:
+        raise ValueError(f"expected the run in {out} to have the same settings, got " + "; ".join(differ) + "; use another folder")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM while a step runs, so that the loop can end at a whole step."""
+    received: list[int] = []
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            before[number] = signal.signal(number, lambda n, _frame: received.append(n))
+        except ValueError:  # not the main thread: its owner handles signals
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,28 @@
+"""What the tests share: a cache of their own, and where real data are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Packs go to a folder of this session, never to the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METABOX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> str:
+    """The data root that holds Omniglot. Without it a test is skipped here, and fails where CI is set."""
+    root = Path(os.environ.get("METABOX_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if any((root / folder).is_dir() for folder in ("omniglot", "omniglot-py")):
+        return str(root)
+    missing = "no Omniglot: set METABOX_DATA to a folder that holds omniglot/images_background.zip"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
