@@ -1,1 +1,51 @@
-"""metabox: black-box meta-learning and multi-task learning in PyTorch."""
+"""metabox: black-box meta-learning and multi-task learning in PyTorch.
+
+Learners are in `metabox.learners`, task distributions over images in `metabox.data`. Names are
+imported when they are first used, so that the command line answers before torch has loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metabox.episodes import Episodes as Episodes
+    from metabox.episodes import EpisodeSampler as EpisodeSampler
+    from metabox.episodes import Examples as Examples
+    from metabox.episodes import TaskSpec as TaskSpec
+    from metabox.evaluation import Scores as Scores
+    from metabox.evaluation import evaluate as evaluate
+    from metabox.learners.base import Learner as Learner
+    from metabox.likelihoods import Likelihood as Likelihood
+    from metabox.likelihoods import likelihood_for as likelihood_for
+    from metabox.objectives import Objective as Objective
+    from metabox.objectives import QueryLoss as QueryLoss
+    from metabox.objectives import StreamLoss as StreamLoss
+    from metabox.recipe import load_run as load_run
+    from metabox.training import OuterLoop as OuterLoop
+    from metabox.training import run as run
+
+_HOMES = {
+    "episodes": ("Episodes", "EpisodeSampler", "Examples", "TaskSpec"),
+    "evaluation": ("Scores", "evaluate"),
+    "learners.base": ("Learner",),
+    "likelihoods": ("Likelihood", "likelihood_for"),
+    "objectives": ("Objective", "QueryLoss", "StreamLoss"),
+    "recipe": ("load_run",),
+    "training": ("OuterLoop", "run"),
+}
+
+__version__ = "0.1.0"
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

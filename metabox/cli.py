@@ -20,13 +20,14 @@ def train(arguments: list[str]) -> None:
     config = recipes.parse(parser, arguments)
     if path is None and config.config is None:
         raise ValueError(f"expected a recipe; known are {', '.join(_recipe_names())}; `metabox list` says more")
-    if config.name == "run" and path is not None:
-        config.name = path.stem
+    if config.n_test < 1:
+        raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
     text = recipes.dump(parser, config)
     kept = folder / "recipe.yaml"
     if kept.exists() and kept.read_text(encoding="utf-8") != text:
-        raise ValueError(f"expected {folder} to hold this very run or none, got one of another recipe; use --out")
+        differ = sorted(set(text.splitlines()) ^ set(kept.read_text(encoding="utf-8").splitlines()))
+        raise ValueError(f"expected the run in {folder} to have this recipe, got other values of {differ}; use --out")
 
     made = parser.instantiate(config)
     _ = made.tasks.spec  # a missing data set is named before anything is written

@@ -250,6 +250,18 @@ class EpisodeSampler(ABC):
         list and never overlap; an evaluation stays at index 0 and walks along `first`.
         """
 
+    def settings(self) -> dict[str, object]:
+        """What the tasks depend on: the class, the data, and the public attributes that are plain values.
+
+        Where the data lie is not among them.
+        """
+        plain = {
+            name: value if isinstance(value, (int, float, str, list, tuple)) else repr(value)
+            for name, value in sorted(vars(self).items())
+            if not name.startswith("_") and name not in ("images", "path", "data_root")
+        }
+        return {"class": type(self).__name__, "data": self.fingerprint(), **plain}
+
     def fingerprint(self) -> str:
         """Names the data behind the tasks, so that two results can be seen to stand on the same."""
         return f"{type(self).__name__} (generated)"

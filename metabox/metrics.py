@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from metabox.files import write_text
 
 
+@dataclass
 class Window:
-    """Means over the steps since the last line of the log."""
+    """Sums over the steps since the last line of the log; part of a checkpoint, so that no line changes by a resume."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.n = self.tasks = 0
-        self.seconds = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    tasks: int = 0
+    seconds: float = 0.0
 
-    def add(self, values: dict[str, Tensor], tasks: int, seconds: float) -> None:
+    def add(self, values: dict[str, float], tasks: int, seconds: float) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.n, self.tasks, self.seconds = self.n + 1, self.tasks + tasks, self.seconds + seconds
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.tasks, self.seconds = self.steps + 1, self.tasks + tasks, self.seconds + seconds
 
     def means(self) -> dict[str, float]:
-        means = {name: float(total) / self.n for name, total in self.sums.items()}
+        means = {name: total / self.steps for name, total in self.sums.items()}
         return means | {"tasks_per_s": self.tasks / self.seconds}
 
 

@@ -1,7 +1,8 @@
 """Recipes: one YAML file that says everything about a run. A constructor is its own configuration.
 
-A recipe names classes by `class_path`. Only subclasses of the expected base are accepted, so a recipe
-from a stranger can choose among learners and samplers, but cannot call anything else.
+A recipe names classes by `class_path`, and only subclasses of the expected base are accepted: a recipe from
+a stranger can choose among the learners and samplers on this machine, and cannot call anything else. (The
+module that it names is imported to find out, so it must be one that is already installed here.)
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     parser.add_argument("--claim", type=Claim | None, help="The published number that the recipe is about.")
     parser.add_function_arguments(run, skip={"out"})
     parser.add_argument("--out", type=str | None, help="Folder of the run; runs/NAME-seedSEED by default.")
+    if defaults:
+        parser.set_defaults(name=defaults.stem)
     return parser
 
 

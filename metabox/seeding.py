@@ -13,13 +13,13 @@ NumPy's uint32 gives the same bits in a third of the time (products wrap by them
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Words = TypeVar("Words", int, NDArray[np.int64], NDArray[np.uint32], Tensor)
+Words = TypeVar("Words", int, NDArray[np.int64], Tensor)
 
 WORD = 0xFFFFFFFF  # a word is an integer in [0, 2**32)
 
@@ -80,8 +80,8 @@ class Draws:
                 f"got {self.tasks[-1]}; use a new `index` for further tasks"
             )
         keys = np.array([make_key(name, *address) for address in self.addresses], dtype=np.uint32)[:, :, None, None]
-        words = mix(mix(counters.astype(np.uint32) ^ keys[:, 0]) ^ keys[:, 1])
-        return words.astype(np.int64).reshape(-1, *shape)
+        narrow: Any = counters.astype(np.uint32)  # see the top of the file
+        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).astype(np.int64).reshape(-1, *shape)
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""

@@ -163,10 +163,17 @@ def run(
     # What a resumed run goes on from.
     checkpoints = Checkpoints(out / "checkpoints")
     saved: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
-    settings = {"outer": asdict(outer), "seed": seed, "tasks": tasks.fingerprint(), "learner": repr(model.learner)}
+    settings = {
+        "outer": asdict(outer),
+        "seed": seed,
+        "objective": type(model).__name__,
+        "learner": repr(model.learner),
+        "tasks": tasks.settings(),
+        "evaluation": evaluation.settings(),
+    }
     state = checkpoints.resume(saved, optimizer) or {
         "settings": settings, "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0,
-        "seconds": 0.0,
+        "seconds": 0.0, "window": {},
     }  # fmt: skip
     _check_same_run(state["settings"], settings, out)
     def validate(step: int) -> None:
@@ -181,7 +188,7 @@ def run(
         metrics.write(step, seconds=state["seconds"], val={name: scores.mean(name) for name in scores.per_task})
 
     def save(step: int) -> None:
-        state["step"] = step
+        state.update(step=step, window=asdict(window))
         if fabric.is_global_zero:
             checkpoints.save(step, saved, optimizer, state)
 
@@ -193,7 +200,7 @@ def run(
         write_json(out / "environment.json", facts() | {"device": str(fabric.device), "precision": precision.precision})
 
     # The loop.
-    window = Window()
+    window = Window(**state["window"])
     module.train()
     bar = tqdm(
         total=outer.steps,
@@ -228,12 +235,13 @@ def run(
             totals = fabric.all_reduce(totals) if fabric.world_size > 1 else totals
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
 
-            if torch.isfinite(totals["loss"] + norm):
+            numbers = _as_floats({**totals, "gradient_norm": norm})
+            if math.isfinite(numbers["loss"] + numbers["gradient_norm"]):
                 optimizer.step()
                 if average:
                     average.update_parameters(model)
                 state["skipped_in_a_row"] = 0
-                window.add({**totals, "gradient_norm": norm}, outer.n_tasks, time.perf_counter() - started)
+                window.add(numbers, outer.n_tasks, time.perf_counter() - started)
             else:
                 for buffer, before in zip(model.buffers(), buffers, strict=True):
                     buffer.copy_(before)  # batch norm has seen the bad batch
@@ -249,7 +257,7 @@ def run(
             state["seconds"] += time.perf_counter() - started
 
             bar.update()
-            if (step + 1) % LOG_EVERY == 0 and window.n:
+            if (step + 1) % LOG_EVERY == 0 and window.steps:
                 means = window.means()
                 metrics.write(step + 1, seconds=state["seconds"], lr=outer.lr_at(step), skipped=state["skipped"], train=means)
                 bar.set_postfix({name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means})
@@ -289,6 +297,11 @@ def _precision(outer: OuterLoop) -> Precision:
     return Precision()
 
 
+def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:
+    """All numbers of a step at once: on a GPU, reading each would wait for each."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+
 def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     @torch.no_grad()
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
@@ -301,12 +314,19 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    before, now = json.loads(json.dumps(before)), json.loads(json.dumps(now))
-    flat = [{**settings, **settings["outer"]} for settings in (before, now)]
-    differ = [f"{name}: {flat[0].get(name)} there, {flat[1][name]} now" for name in flat[1] if flat[0].get(name) != flat[1][name]]
-    differ = [line for line in differ if not line.startswith("outer:")]
+    then, now = _flat(before), _flat(json.loads(json.dumps(now)))
+    differ = [f"{name}: {then.get(name)} there, {value} now" for name, value in now.items() if then.get(name) != value]
     if differ:
-        raise ValueError(f"expected the run in {out} to have the same settings, got " + "; ".join(differ) + "; use another folder")
+        raise ValueError(
+            f"expected the run in {out} to have the same settings, got {'; '.join(differ)}; use another folder"
+        )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 @contextmanager

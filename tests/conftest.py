@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from made_up import made
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,6 +15,19 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METABOX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for one test alone, to count or to damage the packs in it."""
+    monkeypatch.setenv("METABOX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of six class folders with four grey 8x8 images each."""
+    return made(tmp_path / "images", [f"class{c}" for c in range(6)])
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ class Augmentation(ABC):
     n_draws: int
     """Random numbers that one image needs."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in sorted(vars(self).items()))})"
+
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """uint8 images `[K, channels, height, width]` and uniform draws in [0, 1) `[K, n_draws]` to images alike."""

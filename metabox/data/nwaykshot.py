@@ -141,7 +141,7 @@ class NWayKShot(EpisodeSampler):
         self.within_groups = within_groups
         self.augment = augment
         self._pools: dict[Split, _Pool] = {}
-        self._block: tuple[_Call | None, range, _Plan] = (None, range(0), _Plan(*[np.empty(0)] * 6))
+        self._block: tuple[_Call | None, range, _Plan] = (None, range(0), _Plan._make([np.empty(0)] * 6))
 
     @abstractmethod
     def load(self) -> ClassImages:
@@ -221,7 +221,7 @@ class NWayKShot(EpisodeSampler):
             block = self._draw(indices, call)
             self._block = call, indices, block
         row = (index - indices.start) * call.n_tasks
-        return _Plan(*(part[row : row + call.n_tasks] for part in block))
+        return _Plan._make(part[row : row + call.n_tasks] for part in block)
 
     def _draw(self, indices: range, call: _Call) -> _Plan:
         """The plans of several indices, one after the other on axis 0."""

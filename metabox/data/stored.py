@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.data.nwaykshot import ClassImages, Ints
+from metabox.data.nwaykshot import Bools, ClassImages, Ints
 from metabox.data.pack import Pack, name_some
 from metabox.episodes import Device, Split
 
@@ -23,7 +23,7 @@ class StoredImages(ClassImages):
     class `4 * c + k` is class c turned counter-clockwise by k quarters, and its group is `4 * group + k`,
     since a turned alphabet has other characters than an upright one. Two of the four are in memory,
     upright and turned once; the other two are those with their pixels in reverse order, which costs
-    little more than the gather (turning one by one costs five times as much, see benchmarks/sampling.py).
+    about as much as the gather itself (turning each image where it is drawn costs four times that).
 
     Args:
         pack: the images.
@@ -53,19 +53,17 @@ class StoredImages(ClassImages):
     def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
         device = torch.device(device)
         if not self.rotations:
-            row = torch.from_numpy(self.pack.start.take(classes) + items)
-            return self.pack.pixels(device).index_select(0, row.to(device)).view(-1, *self.image_shape)
-        row = self.pack.start.take(classes >> 2) + items
-        row += (classes & 1) * len(self.pack.images)
-        pixels = self.pack.pixels(device, turned=True).index_select(0, torch.from_numpy(row).to(device))
-        return self._reverse(pixels.view(len(row), self.image_shape[0], -1), (classes & 2) > 0).view(
-            -1, *self.image_shape
-        )
+            rows = self.pack.start.take(classes) + items
+            return _rows(self.pack.pixels(device), rows).view(-1, *self.image_shape)
+        rows = self.pack.start.take(classes >> 2) + items + (classes & 1) * len(self.pack.images)
+        pixels = _rows(self.pack.pixels(device, turned=True), rows)
+        pixels = pixels.view(len(pixels), self.image_shape[0], -1)
+        return self._reverse(pixels, (classes & 2) > 0).view(-1, *self.image_shape)
 
-    def _reverse(self, pixels: Tensor, rows: np.ndarray) -> Tensor:
+    def _reverse(self, pixels: Tensor, rows: Bools) -> Tensor:
         """The images `[K, channels, pixels]` with some of them turned by 180 degrees."""
         if pixels.device.type != "cpu":
-            return torch.where(torch.from_numpy(rows).to(pixels.device)[:, None, None], pixels.flip(-1), pixels)
+            return torch.where(_put(rows, pixels.device)[:, None, None], pixels.flip(-1), pixels)
         # torch and NumPy reverse bytes one at a time; whole words in reverse, each swapped, go eight times as fast.
         words = pixels.numpy().view(self._word)
         (which,) = rows.nonzero()
@@ -82,6 +80,18 @@ class StoredImages(ClassImages):
         if not self.rotations:
             return self.pack.class_names[c]
         return f"{self.pack.class_names[c // QUARTERS]} at {c % QUARTERS * 90} degrees"
+
+
+def _rows(pixels: Tensor, rows: Ints) -> Tensor:
+    """`pixels[rows]`. On the CPU by NumPy: as fast as torch in one thread, and it wakes no others (which, on a
+    busy machine, costs more than the gather)."""
+    if pixels.device.type == "cpu":
+        return torch.from_numpy(pixels.numpy().take(rows, axis=0))
+    return pixels.index_select(0, _put(rows, pixels.device))
+
+
+def _put(numbers: Ints | Bools, device: torch.device) -> Tensor:
+    return torch.from_numpy(numbers).to(device)
 
 
 def _turned(numbers: Ints, turns: int) -> Ints:

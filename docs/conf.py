@@ -1,0 +1,161 @@
+"""How these pages are built: `sphinx-build -W docs docs/_build`.
+
+Lists of learners, data sets, recipes, checks, splits and results are not typed into the pages. A page
+says `<!-- fill: NAME -->`, and the function NAME below writes what stands there from the package itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import results as results_page  # noqa: E402
+
+import metabox  # noqa: E402
+from metabox import discover  # noqa: E402
+
+project = "metabox"
+copyright = "the metabox authors"
+release = version = metabox.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "figures"]
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!metabox\.).*")]  # other projects' names: their pages are not read here
+nitpick_ignore = [("py:class", "metabox.seeding.Words")]  # a type variable has no entry
+default_role = "code"
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "metabox"
+html_static_path = ["_static"]
+
+
+def api() -> str:
+    """One entry for each module of the package: its public, documented names."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(discover.PACKAGE.rglob("*.py")):
+        parts = path.relative_to(discover.PACKAGE).with_suffix("").parts
+        if not any(part.startswith("_") for part in parts):
+            groups.setdefault(".".join(("metabox", *parts[:-1])), []).append(".".join(("metabox", *parts)))
+    lines = []
+    for package in sorted(groups, key=lambda name: (name != "metabox", name)):
+        lines += [f"## {package}", ""]
+        if package == "metabox":
+            lines += [f"`import metabox` offers {', '.join(f'`{name}`' for name in sorted(metabox.__all__))}.", ""]
+        for module in groups[package]:
+            lines += [f"### {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
+            lines += ["   :show-inheritance:", "```", ""]
+    return "\n".join(lines)
+
+
+def learners() -> str:
+    return _found("Learner")
+
+
+def samplers() -> str:
+    return _found("EpisodeSampler")
+
+
+def recipes() -> str:
+    """The name of each recipe, and what its first line says of it."""
+    first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in discover.recipes().items()}
+    return "\n".join(f"- `{name}`: {line.lstrip('# ')}" for name, line in first.items())
+
+
+def checks() -> str:
+    """What the conformance suite checks."""
+    from metabox.testing import CHECKS
+
+    return "\n".join(f"- {name.removeprefix('check_').replace('_', ' ')}" for name in CHECKS)
+
+
+def splits() -> str:
+    """The committed lists of classes, counted."""
+    lines = ["| protocol | train | val | test |", "| --- | --- | --- | --- |"]
+    for path in sorted((discover.PACKAGE / "data" / "splits").glob("*.json")):
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        counts = [f"{len(lists.get(split, [])):,}" for split in ("train", "val", "test")]
+        lines.append(f"| {path.stem.replace('_', ', ')} | {' | '.join(counts)} |")
+    return "\n".join(lines)
+
+
+def results() -> str:
+    return results_page.page(DOCS.parent / "benchmarks" / "results")
+
+
+FILLS: dict[str, Callable[[], str]] = {
+    f.__name__: f for f in (api, learners, samplers, recipes, checks, splits, results)
+}
+
+
+def _found(base: str) -> str:
+    return "\n".join(
+        f"- {{py:class}}`{found.name} <{found.module}.{found.name}>`: {found.summary}"
+        for found in discover.subclasses(base)
+    )
+
+
+def fill(app: Any, page: str, source: list[str]) -> None:
+    source[0] = re.sub(r"<!-- fill: (\w+) -->", lambda mark: FILLS[mark[1]](), source[0])
+
+
+def always_read(app: Any, env: Any, *_: object) -> list[str]:
+    """Pages with fills depend on files that Sphinx does not watch."""
+    return [page for page in env.found_docs if "<!-- fill:" in Path(env.doc2path(page)).read_text(encoding="utf-8")]
+
+
+def list_fields(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The lines `field: what it is` of a class become a list."""
+    if what != "class" or not (fields := set(inspect.get_annotations(thing))):
+        return
+    written: list[str] = []
+    inside = False
+    for line in lines:
+        names, colon, text = line.partition(": ")
+        if colon and set(names.split(", ")) <= fields:
+            written += [] if inside else [""]
+            written.append(f"* **{names}**: {text}")
+            inside = True
+        elif inside and line.strip():
+            written.append(f"  {line.strip()}")
+        else:
+            written.append(line)
+            inside = False
+    lines[:] = written
+
+
+def no_generated_docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """`dataclass` and `NamedTuple` write docstrings that repeat the signature."""
+    if what == "class" and dataclasses.is_dataclass(thing) and lines and lines[0].startswith(f"{thing.__name__}("):
+        lines.clear()
+
+
+def no_plain_base(app: Any, domain: str, kind: str, content: Any) -> None:
+    """That a class descends from `object` goes without saying."""
+    if kind == "class" and len(content) and content[0].astext() == "Bases: object":
+        content.pop(0)
+
+
+def setup(app: Any) -> None:
+    app.connect("object-description-transform", no_plain_base)
+    app.connect("source-read", fill)
+    app.connect("env-get-outdated", always_read)
+    app.connect("autodoc-process-docstring", list_fields, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", no_generated_docstring, priority=300)

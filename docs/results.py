@@ -1,0 +1,105 @@
+"""The page of results: every number is read from a JSON file in benchmarks/results when the page is built.
+
+A file is one object. Its lists of objects become tables, all else becomes lines of facts, so a new
+benchmark needs no change here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+Cell = str | int | float | bool | None
+QUARTILES = {"median", "q1", "q3"}
+
+
+def page(folder: Path) -> str:
+    """A section for each file, as Markdown."""
+    files = sorted(folder.glob("*.json"))
+    return "\n\n".join(section(path) for path in files) or "No results are committed."
+
+
+def section(path: Path) -> str:
+    """
+    Raises:
+        ValueError: where the file is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path.name}, got something else ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object in {path.name}, got a {type(content).__name__}")
+    facts, tables, loose = [], [], {}
+    for name, value in content.items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            tables.append(table([flat(row) for row in value]))
+        elif isinstance(value, dict):
+            facts.append(line(name, flat(value)))
+        elif is_cell(value):
+            loose[name] = value
+    facts = [line("about", loose)] * bool(loose) + facts
+    return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, facts + tables)])
+
+
+def is_cell(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def flat(row: dict[str, Any]) -> dict[str, Cell]:
+    """The scalars of an object and of the objects in it; a median with its quartiles is one cell."""
+    cells: dict[str, Cell] = {}
+    for name, value in row.items():
+        if isinstance(value, dict) and set(value) == QUARTILES:
+            cells[name] = f"{show(value['median'])} [{show(value['q1'])}, {show(value['q3'])}]"
+        elif isinstance(value, dict):
+            cells |= {f"{name} {inner}": cell for inner, cell in value.items() if is_cell(cell)}
+        elif is_cell(value):
+            cells[name] = value
+    return cells
+
+
+def table(rows: list[dict[str, Cell]]) -> str:
+    """A table of the columns; texts that are the same in every row stand above it."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    shared = [
+        name
+        for name in columns
+        if len(rows) > 1 and isinstance(rows[0].get(name), str) and len({row.get(name) for row in rows}) == 1
+    ]
+    shown = [name for name in columns if name not in shared]
+    lines = [line("in every row", {name: rows[0][name] for name in shared}), ""] if shared else []
+    lines += [columns_of(label(name) for name in shown), columns_of("---" for _ in shown)]
+    return "\n".join(lines + [columns_of(show(row.get(name)) for name in shown) for row in rows])
+
+
+def columns_of(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def line(name: str, cells: dict[str, Cell]) -> str:
+    facts = "; ".join(f"{label(key)} {show(value)}" for key, value in cells.items() if value is not None)
+    return f"{label(name).capitalize()}: {facts}." if facts else ""
+
+
+def label(name: str) -> str:
+    return show(name.replace("_", " "))
+
+
+def show(value: Cell) -> str:
+    """Four digits are enough to read; the file has them all."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1000 else f"{value:.4g}"
+    text = " ".join(value.split())
+    for plain, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
+        text = text.replace(plain, safe)
+    return text

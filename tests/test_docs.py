@@ -1,0 +1,167 @@
+"""The documentation: every block of code runs, every command line parses, and the pages build without a warning."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from metabox.checkpoints import save_tensors
+from metabox.cli import main
+from metabox.discover import subclasses
+from metabox.files import write_text
+from metabox.likelihoods import likelihood_for
+from metabox.recipe import dump, find, make_parser, parse
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [path.stem for path in sorted(DOCS.glob("*.md"))]
+BLOCK = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^\$ (?:python -m )?metabox (.*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to run a page in: modules there can be imported, and nothing of it stays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("METABOX_DATA", "")  # --data-root changes it
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    gc.collect()  # or a class of a page would stay among the known subclasses
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run_in_their_order(page: str, workplace: Path) -> None:
+    namespace: dict[str, object] = {"__name__": page}
+    for kind, text in BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8")):
+        if kind == "console":
+            for line in COMMAND.findall(text):
+                check_command(shlex.split(line))
+        elif kind == "yaml":
+            write_text("stripes.yaml", text)
+            build_recipe("stripes.yaml")
+        elif name := re.match(r"# (\w+\.py)\n", text):
+            write_text(name[1], text)  # a module that a later block imports
+        else:
+            run_block(text, namespace, page)
+
+
+def run_block(text: str, namespace: dict[str, object], page: str) -> None:
+    """Run a block, and compare what it prints with the comments behind its `print`s."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(text, f"{page}.md", "exec"), namespace)
+    promised = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE)
+    lines = printed.getvalue().splitlines()
+    assert [line for line in lines if line in promised] == promised, f"promised {promised}, printed {lines}"
+
+
+def check_command(arguments: list[str]) -> None:
+    """Run what is quick; of a training or an evaluation only read the options, and leave a run to go on with."""
+    command, *rest = arguments
+    if command == "list" or any("help" in argument for argument in rest):
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                code = main(arguments)
+            except SystemExit as end:  # help
+                code = end.code
+        assert code == 0
+        return
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*arguments, "--print_config"])
+    assert stopped.value.code == 0
+    assert "class_path" in printed.getvalue()
+    if command == "train":
+        leave_untrained_run(rest)
+
+
+def leave_untrained_run(arguments: list[str]) -> None:
+    """What `metabox train` would leave, with the first weights."""
+    recipe, *options = [a for a in arguments if a != "--print_config"]
+    parser = make_parser(find(recipe))
+    config = parse(parser, options)
+    made = parser.instantiate(config)
+    if "Glyphs" not in config.tasks.class_path:
+        return
+    folder = Path(config.out or f"runs/{recipe if config.name == 'run' else config.name}-seed{config.seed}")
+    spec = made.tasks.spec.union((made.evaluation or made.tasks).spec)
+    write_text(folder / "recipe.yaml", dump(parser, config))
+    weights = made.learner(spec, likelihood_for(spec).n_params).state_dict()
+    save_tensors(folder / "best.safetensors", weights)
+
+
+def build_recipe(path: str) -> None:
+    """Everything that the recipe names can be made, and fits together."""
+    parser = make_parser(Path(path))
+    made = parser.instantiate(parse(parser, []))
+    spec = made.tasks.spec.union(made.evaluation.spec)
+    learner = made.learner(spec, likelihood_for(spec).n_params)
+    assert learner.eval()(made.evaluation.sample(0, 2, split="val")).isfinite().all()
+
+
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-d", tmp_path / "cache", DOCS]
+    done = subprocess.run([*command, tmp_path / "html"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    pages = {page: (tmp_path / "html" / f"{page}.html").read_text(encoding="utf-8") for page in PAGES}
+    assert not [page for page, html in pages.items() if "fill:" in html]
+    for found in subclasses("Learner") + subclasses("EpisodeSampler"):
+        assert f'id="{found.module}.{found.name}"' in pages["api"]
+    assert "queries do not see each other" in pages["extend"]
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_results", DOCS / "results.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_page_says_so_where_there_are_none(results: ModuleType, tmp_path: Path) -> None:
+    assert results.page(tmp_path) == "No results are committed."
+    assert results.page(tmp_path / "missing") == "No results are committed."
+
+
+def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp_path: Path) -> None:
+    rows = [
+        {"recipe": "a|b", "steps": 12000, "accuracy": 0.123456, "split": "test", "curve": [1, 2], "whole": True},
+        {"recipe": "c", "steps": 3, "ms": {"median": 1234.5, "q1": 0.00001, "q3": 2.0}, "split": "test", "none": None},
+    ]
+    (tmp_path / "made_up.json").write_text(json.dumps({"facts": {"torch": "2", "cuda": None}, "rows": rows}))
+    page = results.page(tmp_path)
+    assert page.splitlines() == [
+        "## made up",
+        "",
+        "Facts: torch 2.",
+        "",
+        "In every row: split test.",
+        "",
+        "| recipe | steps | accuracy | whole | ms |",
+        "| --- | --- | --- | --- | --- |",
+        "| a\\|b | 12000 | 0.1235 | yes |  |",
+        "| c | 3 |  |  | 1,234 [1e-05, 2] |",
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]"])
+def test_a_results_file_of_another_kind_is_named(results: ModuleType, tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(ValueError, match=r"expected .* in odd\.json"):
+        results.page(tmp_path)

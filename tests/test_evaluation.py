@@ -1,0 +1,230 @@
+"""Evaluation: one fixed list of tasks, no trace left on the learner, intervals and calibration by their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.evaluation import Scores, calibration_error, evaluate
+from metabox.learners.base import Learner, Phi
+from metabox.learners.cnp import CNP
+from metabox.likelihoods import likelihood_for
+from metabox.seeding import Draws
+from metabox.testing import build
+
+
+class Images(EpisodeSampler):
+    """Noise of a bright and a dark kind, some of it padding; the last class is missing in every other task."""
+
+    spec = TaskSpec((1, 16, 16), "class", 3)
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int, str, int]] = []
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        self.asked.append((index, n_tasks, first, split, seed))
+        draws = Draws("images", seed, split, index, n_tasks=n_tasks, first=first)
+        x = torch.from_numpy(draws.words("x", 9, 1, 16, 16) >> 24).to(torch.uint8)
+        ways = 2 + torch.from_numpy(draws.tasks) % 2
+        y = torch.from_numpy(draws.words("y", 9)) % ways[:, None]
+        mask = torch.from_numpy(draws.words("mask", 9) >> 30 > 0)
+        mask[:, -1] = True
+        return Episodes(
+            support=Examples(x=x[:, :5], y=y[:, :5], mask=mask[:, :5]).to(device),
+            query=Examples(x=x[:, 5:], y=y[:, 5:], mask=mask[:, 5:]).to(device),
+            class_mask=(torch.arange(3) < ways[:, None]).to(device),
+        )
+
+
+class Reals(EpisodeSampler):
+    spec = TaskSpec((2,), "real", 2)
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        words = Draws("reals", seed, split, index, n_tasks=n_tasks, first=first).words("x", 6, 2)
+        x = torch.from_numpy(words).double().div(2**32).float().to(device)
+        return Episodes(support=Examples(x=x[:, :3], y=x[:, :3]), query=Examples(x=x[:, 3:], y=-x[:, 3:]))
+
+
+class Given(Learner):
+    """Predicts what it was given, whatever the task."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__(Images.spec, 3)
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        return {"mask": support.mask}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        return self.logits.expand(*x.shape[:2], 3)
+
+
+def scores(values: list[float]) -> Scores:
+    return Scores("test", 0, {"nll": values})
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 600])
+def test_the_interval_is_that_of_students_t(n: int) -> None:
+    values = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)).tolist()
+    mean, error = torch.tensor(values).double().mean(), torch.tensor(values).double().std() / math.sqrt(n)
+    low, high = student.interval(0.95, n - 1, loc=mean, scale=error)
+    got = scores(values)
+    assert got.mean("nll") - got.interval("nll") == pytest.approx(low)
+    assert got.mean("nll") + got.interval("nll") == pytest.approx(high)
+
+
+def test_one_task_alone_says_nothing_about_the_spread() -> None:
+    assert scores([1.0]).interval("nll") == math.inf
+
+
+def test_the_summary_and_the_line_say_what_was_scored() -> None:
+    result = Scores("val", 7, {"nll": [1.0, 2.0], "accuracy": [0.5, 1.0]}, {"calibration_error": 0.125})
+    summary = result.summary()
+    assert {k: summary[k] for k in ("split", "seed", "n_tasks")} == {"split": "val", "seed": 7, "n_tasks": 2}
+    assert summary["accuracy"] == {"mean": 0.75, "interval_95": pytest.approx(12.7062 * 0.25, rel=1e-5)}
+    assert summary["calibration_error"] == 0.125
+    assert str(result) == (
+        "accuracy 75% ± 3.2e+02%, nll 1.5 ± 6.4, calibration error 0.125 (2 val tasks, 95% interval over tasks)"
+    )
+
+
+def test_calibration_error_is_the_mean_gap_of_15_bins_weighted_by_their_size() -> None:
+    """Bins are 1/15 wide; the gap of a bin is |its share of right answers - its mean confidence|."""
+    confidence = torch.tensor([0.50] * 4 + [0.62, 0.66] + [0.95] * 10)
+    correct = torch.tensor([1.0, 1, 0, 0] + [0, 0] + [1.0] * 10)
+    by_hand = (4 * abs(0.5 - 0.5) + 2 * abs(0 - 0.64) + 10 * abs(1 - 0.95)) / 16
+    assert calibration_error(confidence, correct) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_forecaster_that_is_always_sure_and_right_in_half_of_the_cases_is_off_by_a_half() -> None:
+    assert calibration_error(torch.ones(100), torch.arange(100) % 2.0) == pytest.approx(0.5)
+    assert calibration_error(torch.full((100,), 0.75), (torch.arange(100) % 4 > 0).float()) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_scores_are_those_worked_out_by_hand() -> None:
+    logits = [1.0, 0.0, 2.0]
+    got = evaluate(Given(logits), Images(), n_tasks=6, batch=4)
+    episodes = Images().sample(0, 6, split="test")
+    assert episodes.class_mask is not None
+    for t in range(6):
+        ways = int(episodes.class_mask[t].sum())
+        p = [math.exp(z) / sum(math.exp(z) for z in logits[:ways]) for z in logits[:ways]]
+        real = [int(y) for y, m in zip(episodes.query.y[t], episodes.query.mask[t], strict=True) if m]
+        assert got.per_task["nll"][t] == pytest.approx(-sum(math.log(p[y]) for y in real) / len(real), rel=1e-5)
+        best = p.index(max(p))
+        assert got.per_task["accuracy"][t] == pytest.approx(sum(y == best for y in real) / len(real))
+    assert got.n_tasks == 6
+
+
+def test_calibration_counts_real_queries_only() -> None:
+    learner, episodes = Given([1.0, 0.0, 2.0]), Images().sample(0, 6, split="test")
+    likelihood = likelihood_for(Images.spec)
+    p = likelihood.log_probs(learner(episodes), episodes.class_mask).exp()
+    mask = episodes.query.mask
+    wanted = calibration_error(p.max(-1).values[mask], (p.argmax(-1) == episodes.query.y)[mask].float())
+    assert not mask.all()
+    assert evaluate(learner, Images(), n_tasks=6, batch=4).pooled == {"calibration_error": pytest.approx(wanted)}
+
+
+def test_evaluation_leaves_no_trace_on_the_learner() -> None:
+    learner = build(CNP, Images.spec).train()
+    learner.decoder.eval()  # a part that was frozen stays so
+    modes = [module.training for module in learner.modules()]
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    random = torch.get_rng_state()
+    evaluate(learner, Images(), n_tasks=4)
+    assert [module.training for module in learner.modules()] == modes
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None for p in learner.parameters())
+
+
+def test_modes_are_restored_when_evaluation_fails() -> None:
+    learner = build(CNP, Images.spec).train()
+
+    def fail(phi: Phi, x: Tensor) -> Tensor:
+        raise KeyError("made up")
+
+    learner.predict = fail
+    with pytest.raises(KeyError, match="made up"):
+        evaluate(learner, Images(), n_tasks=2)
+    assert all(module.training for module in learner.modules())
+
+
+@pytest.mark.parametrize(("tasks", "metrics"), [(Images, {"nll", "accuracy"}), (Reals, {"nll", "squared_error"})])
+def test_no_score_depends_on_how_many_tasks_are_scored_at_a_time(
+    tasks: type[EpisodeSampler], metrics: set[str]
+) -> None:
+    learner = build(CNP, tasks.spec)
+    whole = evaluate(learner, tasks(), n_tasks=7)
+    for batch in (1, 3, 7):
+        part = evaluate(learner, tasks(), n_tasks=7, batch=batch)
+        assert set(part.per_task) == metrics
+        for name in metrics:
+            assert part.per_task[name] == pytest.approx(whole.per_task[name], rel=1e-5)
+        assert part.pooled == pytest.approx(whole.pooled, abs=1e-5)
+
+
+def test_the_list_of_tasks_is_walked_once_from_its_start() -> None:
+    tasks = Images()
+    evaluate(build(CNP, Images.spec), tasks, n_tasks=7, batch=3, split="val", seed=5)
+    assert tasks.asked == [(0, 3, 0, "val", 5), (0, 3, 3, "val", 5), (0, 1, 6, "val", 5)]
+
+
+def test_a_seed_names_a_list_and_a_longer_list_begins_with_the_shorter() -> None:
+    learner = build(CNP, Images.spec)
+    first = evaluate(learner, Images(), n_tasks=5, seed=1)
+    assert evaluate(learner, Images(), n_tasks=5, seed=1) == first
+    longer = evaluate(learner, Images(), n_tasks=8, batch=5, seed=1)
+    assert longer.per_task["nll"][:5] == first.per_task["nll"]
+    for other in ({"seed": 2}, {"seed": 1, "split": "val"}):
+        assert not set(evaluate(learner, Images(), n_tasks=5, **other).per_task["nll"]) & set(first.per_task["nll"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_predictions_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="expected finite predictions, got NaN or infinity"):
+        evaluate(Given([0.0, bad, 0.0]), Images(), n_tasks=4)
+
+
+def test_tasks_of_another_kind_and_counts_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected two samplers of one kind of task"):
+        evaluate(build(CNP, Images.spec), Reals())
+    with pytest.raises(ValueError, match="expected tasks of at most 2 classes, got 3"):
+        evaluate(build(CNP, TaskSpec((1, 16, 16), "class", 2)), Images())
+    for counts in ({"n_tasks": 0}, {"batch": 0}):
+        with pytest.raises(ValueError, match="expected n_tasks and batch of at least 1, got"):
+            evaluate(build(CNP, Images.spec), Images(), **counts)
+
+
+def test_a_learner_for_more_classes_than_the_tasks_have_is_scored() -> None:
+    wide = build(CNP, TaskSpec((1, 16, 16), "class", 5))
+    narrow = CNP(Images.spec, 3).eval()
+    narrow.load_state_dict(wide.state_dict())
+    got, wanted = (evaluate(learner, Images(), n_tasks=4).per_task["nll"] for learner in (wide, narrow))
+    assert got == pytest.approx(wanted, rel=1e-5)
+
+
+class NoWeights(Given):
+    def __init__(self) -> None:
+        super().__init__([1.0, 0.0, 2.0])
+        logits = self.logits.detach()
+        del self.logits
+        self.logits = logits
+
+
+@pytest.mark.xfail(strict=True, raises=StopIteration, reason="the device is read off the first parameter")
+def test_a_learner_without_weights_is_scored() -> None:
+    assert evaluate(NoWeights(), Images(), n_tasks=2).n_tasks == 2

@@ -1,0 +1,383 @@
+"""Learners against plain transcriptions of their papers' equations: loops instead of batches, no cache, no padding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.learners.base import Learner
+from metabox.learners.cnp import CNP
+from metabox.learners.incontext import InContext
+from metabox.learners.lstm import LSTM
+from metabox.likelihoods import Categorical
+from metabox.nn.attention import AttentionBlock
+from metabox.nn.backbones import MLP, Backbone, Conv4, make_backbone
+from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.testing import build, make_episodes, outputs
+
+CLASSES = TaskSpec((4,), "class", 3)
+REALS = TaskSpec((2,), "real", 2)
+DESCRIBED = TaskSpec((4,), "class", 3, descriptor_size=2)
+DESCRIBED_REALS = TaskSpec((2,), "real", 1, descriptor_size=3)
+KINDS = [CLASSES, REALS, DESCRIBED, DESCRIBED_REALS]
+
+
+def ragged(spec: TaskSpec) -> Episodes:
+    """Episodes whose supports have 6, 4 and 0 real examples, with padding in between."""
+    episodes = make_episodes(spec)
+    mask = torch.tensor([[True] * 6, [True, False, True, True, False, True], [False] * 6])
+    return replace(episodes, support=replace(episodes.support, mask=mask))
+
+
+def real_examples(examples: Examples, t: int) -> list[tuple[Tensor, Tensor]]:
+    return [(x, y) for x, y, m in zip(examples.x[t], examples.y[t], examples.mask[t], strict=True) if m]
+
+
+def mean(parts: list[Tensor], width: int) -> Tensor:
+    return sum(parts, torch.zeros(width)) / max(1, len(parts))
+
+
+# ------------------------------------------------------------------ the oracles
+
+
+def plain_cnp(learner: CNP, episodes: Episodes, t: int, x: Tensor) -> Tensor:
+    """Garnelo et al. 2018, equations 1 to 3: r_i = h(x_i, y_i), r = the mean of r_i, parameters = g(x, r)."""
+    features, width = learner.backbone, learner.encoder[-1].out_features
+    z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
+    seen = real_examples(episodes.support, t)
+    if learner.spec.target == "class":
+        codes = [(learner.encoder(features(x_i)), int(y_i)) for x_i, y_i in seen]
+        r = mean([code for code, _ in codes], width)
+        scores = []
+        for c in range(learner.spec.target_size):
+            r_c = mean([code for code, label in codes if label == c], width)
+            scores.append(learner.decoder(torch.cat([features(x), r_c, r, *z]))[0])
+        return torch.stack(scores)
+    r = mean([learner.encoder(torch.cat([features(x_i), y_i])) for x_i, y_i in seen], width)
+    return learner.decoder(torch.cat([features(x), r, *z]))
+
+
+def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
+    """torch's own LSTM over the whole sequence, support then query, with inputs (x_t, y_{t-1}) and y_{-1} = 0."""
+    spec = learner.spec
+    lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
+    lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
+    seen = real_examples(episodes.support, t)
+    labels = [F.one_hot(y, spec.target_size).float() if spec.target == "class" else y for _, y in seen]
+    z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
+    late = [torch.zeros(spec.target_size), *labels]
+    steps = [
+        torch.cat([learner.backbone(x_i), y, *z]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)
+    ]
+    return learner.readout(lstm(torch.stack(steps)[None])[0][0, -1])
+
+
+def plain_guess(learner: InContext, tokens: list[Tensor], labels: list[int], query: Tensor) -> Tensor:
+    """log of the mean of exp(s * cosine) over each class's support, -2 s where it has none; counted from the top."""
+    s = learner.log_sharpness.exp()
+    guess = []
+    for c in range(learner.spec.target_size):
+        mine = [
+            torch.exp(s * F.cosine_similarity(query, x, dim=0)) for x, y in zip(tokens, labels, strict=True) if y == c
+        ]
+        guess.append((sum(mine) / len(mine)).log() - s if mine else -2 * s)
+    return torch.stack(guess)
+
+
+def plain_transformer(learner: InContext, tokens: Tensor, n_support: int) -> Tensor:
+    """Full attention over support and query tokens, layer by layer, with an explicit mask and nothing kept.
+
+    A token sees the support, and a null key and value, but no query (itself included, if it is one).
+    """
+    n, width = tokens.shape
+    visible = torch.tensor([[j < n_support for j in range(n)] + [True] for _ in range(n)])
+    for block in learner.blocks:
+        heads, size = block.heads, width // block.heads
+        q = block.query(block.norm(tokens))
+        k, v = block.key_value(block.norm(tokens)).split(width, dim=-1)
+        seen = []
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            keys = torch.cat([k[:, part], block.nothing[0, h]])
+            values = torch.cat([v[:, part], block.nothing[1, h]])
+            scores = (q[:, part] @ keys.T / math.sqrt(size)).masked_fill(~visible, -math.inf)
+            seen.append(F.softmax(scores, dim=-1) @ values)
+        tokens = tokens + block.out(torch.cat(seen, dim=-1))
+        tokens = tokens + block.feed_forward(tokens)
+    return tokens
+
+
+def plain_incontext(learner: InContext, episodes: Episodes, t: int, x: Tensor) -> Tensor:
+    """The support's tokens and one query's, through the transformer above."""
+    seen = real_examples(episodes.support, t)
+    width = learner.null_label.shape[0]
+    z = torch.zeros(width)
+    if learner.embed_z is not None:
+        assert episodes.descriptor is not None
+        z = learner.embed_z(episodes.descriptor[t])
+    embedded = [learner.embed_x(learner.backbone(x_i)) for x_i, _ in seen]
+    query = learner.embed_x(learner.backbone(x))
+    if learner.spec.target != "class":
+        tokens = [e + learner.embed_y(y) + z for e, (_, y) in zip(embedded, seen, strict=True)]
+        tokens.append(query + learner.null_label + z)
+        return learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
+    labels = [int(y) for _, y in seen]
+    codes = []
+    for c in range(learner.spec.target_size):
+        code = learner.embed_y(mean([e for e, label in zip(embedded, labels, strict=True) if label == c], width))
+        codes.append((code - code.mean()) / (code.var(unbiased=False) + 1e-5).sqrt())
+    guess = plain_guess(learner, embedded, labels, query)
+    guessed = sum((p * code for p, code in zip(guess.softmax(0), codes, strict=True)), torch.zeros(width))
+    tokens = [e + codes[label] + z for e, label in zip(embedded, labels, strict=True)]
+    tokens.append(query + guessed + learner.null_label + z)
+    read = learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
+    return guess + torch.stack([read @ code for code in codes]) / math.sqrt(width)
+
+
+PLAIN = {CNP: plain_cnp, LSTM: plain_lstm, InContext: plain_incontext}
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=str)
+@pytest.mark.parametrize("make", PLAIN, ids=lambda make: make.__name__)
+def test_a_learner_is_its_plain_transcription(make: type[Learner], spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), ragged(spec)
+    got = outputs(learner, episodes)
+    for t in range(3):
+        wanted = torch.stack([PLAIN[make](learner, episodes, t, x) for x in episodes.query.x[t]])
+        torch.testing.assert_close(got[t], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_guess_is_its_plain_transcription() -> None:
+    learner, episodes = build(InContext, CLASSES), ragged(CLASSES)
+    query = torch.randn(3, 4, 128)
+    got = learner._first_guess(learner.adapt(episodes.support), query)
+    for t in range(3):
+        seen = real_examples(episodes.support, t)
+        tokens, labels = [learner.embed_x(learner.backbone(x)) for x, _ in seen], [int(y) for _, y in seen]
+        wanted = torch.stack([plain_guess(learner, tokens, labels, q) for q in query[t]])
+        torch.testing.assert_close(got[t], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_lstm_streams_what_torchs_lstm_does_at_every_step() -> None:
+    learner, sequence = build(LSTM, CLASSES), make_episodes(CLASSES).support
+    lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
+    lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
+    late = F.pad(F.one_hot(sequence.y, 3).float(), (0, 0, 1, 0))[:, :-1]
+    wanted = learner.readout(lstm(torch.cat([learner.backbone(sequence.x), late], -1))[0])
+    torch.testing.assert_close(learner.stream(sequence), wanted, rtol=1e-4, atol=1e-5)
+
+
+# --------------------------------------------------------------- what phi promises
+
+
+@pytest.mark.parametrize("spec", [CLASSES, DESCRIBED], ids=str)
+@pytest.mark.parametrize("make", [CNP, InContext], ids=lambda make: make.__name__)
+def test_renaming_classes_renames_predictions_to_the_last_digit_of_a_double(
+    make: type[Learner], spec: TaskSpec
+) -> None:
+    """Whatever a label meant by itself, however little, would show at 1e-12."""
+    learner, episodes = build(make, spec).double(), ragged(spec)
+    s, q = episodes.support, episodes.query.x.double()
+    z = None if episodes.descriptor is None else episodes.descriptor.double()
+    here = learner.predict(learner.adapt(Examples(x=s.x.double(), y=s.y, mask=s.mask), z), q)
+    for new_name in torch.tensor([[2, 0, 1], [1, 0, 2], [2, 1, 0]]):
+        there = learner.predict(learner.adapt(Examples(x=s.x.double(), y=new_name[s.y], mask=s.mask), z), q)
+        # InContext's first guess is computed in float32 in any case.
+        close = 1e-12 if make is CNP else 1e-5
+        torch.testing.assert_close(there[..., new_name], here, rtol=close, atol=close)
+        assert torch.equal(there.argmax(-1)[:2], new_name[here.argmax(-1)][:2])  # the third task has no support
+
+
+@pytest.mark.parametrize(
+    ("make", "sharpness"),
+    [
+        (CNP, None),
+        (InContext, 10.0),
+        pytest.param(
+            InContext, 1.0, marks=pytest.mark.xfail(strict=True, reason="absent classes share in the guessed label")
+        ),
+    ],
+)
+def test_a_learner_built_for_more_classes_predicts_the_same_where_a_task_has_fewer(
+    make: type[Learner], sharpness: float | None
+) -> None:
+    wide = replace(CLASSES, target_size=20)
+    few, many = build(make, CLASSES), make(wide, 20).eval()
+    if sharpness is not None:
+        few.log_sharpness.data.fill_(math.log(sharpness))
+    many.load_state_dict(few.state_dict())
+    episodes = make_episodes(CLASSES)
+    mask = (torch.arange(20) < 3).expand(3, -1)
+    wanted = Categorical(CLASSES).log_probs(outputs(few, episodes))
+    got = Categorical(wide).log_probs(outputs(many, episodes), mask)
+    assert (got[..., 3:] == -math.inf).all()
+    torch.testing.assert_close(got[..., :3], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", PLAIN, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("spec", KINDS, ids=str)
+def test_every_part_of_phi_has_the_tasks_in_front(make: type[Learner], spec: TaskSpec) -> None:
+    for n_support in (0, 6):
+        episodes = make_episodes(spec, n_support=n_support)
+        phi = build(make, spec).adapt(episodes.support, episodes.descriptor)
+        assert {len(part) for part in phi.values()} == {3}
+
+
+@pytest.mark.parametrize("make", PLAIN, ids=lambda make: make.__name__)
+def test_training_reads_no_values_and_serving_does(make: type[Learner]) -> None:
+    episodes = make_episodes(CLASSES)
+    bad = Examples(x=episodes.support.x * math.nan, y=episodes.support.y)
+    learner = build(make, CLASSES)
+    with pytest.raises(ValueError, match="expected finite x"):
+        learner.adapt(bad)
+    phi = learner.adapt(episodes.support)
+    with pytest.raises(ValueError, match="expected finite x"):
+        learner.predict(phi, bad.x)
+    learner.train().adapt(bad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(CNP, marks=pytest.mark.xfail(strict=True, reason="masked_mean: 0 * NaN is NaN")),
+        LSTM,
+        pytest.param(InContext, marks=pytest.mark.xfail(strict=True, reason="class_mean, attention: 0 * NaN is NaN")),
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_a_nan_that_is_masked_out_as_the_error_message_advises_changes_nothing(make: type[Learner]) -> None:
+    learner, episodes = build(make, CLASSES), make_episodes(CLASSES)
+    s = episodes.support
+    mask = s.mask & (torch.arange(6) != 2)
+    x = torch.where(mask[..., None], s.x, math.nan)
+    wanted = outputs(learner, episodes, Examples(x=s.x, y=s.y, mask=mask))
+    torch.testing.assert_close(outputs(learner, episodes, Examples(x=x, y=s.y, mask=mask)), wanted)
+
+
+@pytest.mark.parametrize("make", PLAIN, ids=lambda make: make.__name__)
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="a backbone's features of nothing are always float32")
+def test_an_empty_support_works_in_double_precision(make: type[Learner]) -> None:
+    learner, episodes = build(make, CLASSES).double(), make_episodes(CLASSES)
+    nothing = Examples(x=episodes.support.x[:, :0].double(), y=episodes.support.y[:, :0])
+    assert learner.predict(learner.adapt(nothing), episodes.query.x.double()).isfinite().all()
+
+
+def test_a_learner_refuses_what_it_cannot_be_built_for() -> None:
+    with pytest.raises(ValueError, match="expected n_params of at least 1, got 0"):
+        CNP(CLASSES, 0)
+    with pytest.raises(ValueError, match="expected heads to divide the width, got 3 heads for width 128"):
+        InContext(CLASSES, 3, heads=3)
+    learner, episodes = build(CNP, CLASSES), make_episodes(CLASSES)
+    phi = learner.adapt(episodes.support)
+    with pytest.raises(ValueError, match="expected x for the 3 tasks that phi was made from, got 2"):
+        learner.predict(phi, episodes.query.x[:2])
+
+
+# ------------------------------------------------------------------------ the parts
+
+
+def test_attention_over_nothing_is_finite_and_gives_the_null_value() -> None:
+    torch.manual_seed(0)
+    block = AttentionBlock(8, 2)
+    tokens = torch.randn(3, 5, 8, requires_grad=True)
+    keys, values = block.keys_values(torch.randn(3, 4, 8) * 100)
+    out = block(tokens, keys, values, torch.zeros(3, 4, dtype=torch.bool))
+    after = tokens + block.out(block.nothing[1].flatten())
+    torch.testing.assert_close(out, after + block.feed_forward(after))
+    out.sum().backward()
+    assert tokens.grad is not None
+    assert tokens.grad.isfinite().all()
+
+
+def test_means_of_sets_are_means_by_loops() -> None:
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 7, 5, generator=random)
+    mask = torch.rand(4, 7, generator=random) < 0.6
+    mask[3] = False
+    y = torch.randint(3, (4, 7), generator=random).masked_fill(~mask, 99)  # nonsense where there is no example
+    member = membership(y, mask, 3)
+    pooled, by_class = masked_mean(values, mask), class_mean(values, member)
+    for t in range(4):
+        real = [(values[t, i], int(y[t, i])) for i in range(7) if mask[t, i]]
+        torch.testing.assert_close(pooled[t], mean([value for value, _ in real], 5))
+        for c in range(3):
+            torch.testing.assert_close(by_class[t, c], mean([value for value, label in real if label == c], 5))
+    for t in range(4):
+        for i in range(7):
+            wanted = [float(mask[t, i] and y[t, i] == c) for c in range(3)]
+            assert member[t, i].tolist() == wanted
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride", "stem"])
+@pytest.mark.parametrize("size", [(16, 16), (28, 28), (17, 30), (84, 84)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_conv4_gives_as_many_features_as_it_says(downsample: str, size: tuple[int, int], channels: int) -> None:
+    backbone = Conv4((channels, *size), width=4, downsample=downsample).eval()
+    images = torch.randint(256, (2, 3, channels, *size), dtype=torch.uint8)
+    assert backbone(images).shape == (2, 3, backbone.out_features)
+    assert backbone(images[:, :0]).shape == (2, 0, backbone.out_features)
+
+
+def test_omniglots_images_end_as_64_features_as_in_the_paper() -> None:
+    assert Conv4((1, 28, 28)).out_features == 64
+    assert Conv4((1, 28, 28), downsample="stride").out_features == 4 * 64
+    assert Conv4((3, 84, 84)).out_features == 25 * 64
+
+
+@pytest.mark.parametrize("make", [Conv4, MLP])
+def test_bytes_and_their_255th_parts_are_the_same_image(make: type[Backbone]) -> None:
+    backbone = make((1, 16, 16)).eval()
+    images = torch.randint(256, (2, 3, 1, 16, 16), dtype=torch.uint8)
+    assert torch.equal(backbone(images), backbone(images.float() / 255))
+
+
+def test_a_backbone_treats_every_input_on_its_own() -> None:
+    for backbone in (Conv4((1, 16, 16)).eval(), MLP((1, 16, 16), width=8, depth=3)):
+        images = torch.rand(2, 3, 1, 16, 16)
+        whole = backbone(images)
+        for t in range(2):
+            for n in range(3):
+                torch.testing.assert_close(backbone(images[t, n]), whole[t, n], rtol=1e-4, atol=1e-5)
+
+
+def test_mlp_is_layers_of_matrices_and_gelus() -> None:
+    backbone = MLP((2, 3), width=5, depth=2)
+    weights = [layer for layer in backbone.layers if isinstance(layer, nn.Linear)]
+    h = torch.randn(6)
+    wanted = h
+    for layer in weights:
+        wanted = layer.weight @ wanted + layer.bias
+        wanted = wanted * torch.special.ndtr(wanted)
+    assert len(weights) == 2
+    torch.testing.assert_close(backbone(h.view(2, 3)), wanted)
+    assert MLP((2, 3), depth=0).out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "downsample", "message"),
+    [
+        ((4,), "pool", r"expected images \[channels, height, width\] for Conv4, got x_shape \(4,\); use MLP"),
+        ((1, 15, 15), "pool", r"expected images of at least 16x16 for four poolings, got \(1, 15, 15\)"),
+        ((1, 28, 28), "crop", 'expected downsample "pool", "stride" or "stem", got \'crop\''),
+    ],
+)
+def test_a_conv4_that_cannot_be_is_refused(shape: tuple[int, ...], downsample: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Conv4(shape, downsample=downsample)
+
+
+def test_images_get_a_conv4_and_vectors_an_mlp_unless_told_otherwise() -> None:
+    assert isinstance(make_backbone(None, (1, 16, 16)), Conv4)
+    assert isinstance(make_backbone(None, (5,)), MLP)
+    assert isinstance(make_backbone(MLP, (1, 16, 16)), MLP)
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="MLP flattens from axis 1, which a single number has not")
+def test_an_input_may_be_a_single_number() -> None:
+    assert MLP(())(torch.zeros(2, 3)).shape == (2, 3, 128)

@@ -1,0 +1,47 @@
+"""A small task distribution and learner for tests that train: seconds matter, accuracy does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.seeding import Draws
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Signs(EpisodeSampler):
+    """Two classes: the positive and the negative numbers of a random direction."""
+
+    spec = TaskSpec((3,), "class", 2)
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        words = Draws("signs", seed, split, index, n_tasks=n_tasks, first=first).words("x", 11, 3)
+        u = torch.from_numpy(words).double().div(2**31).sub(1).float()
+        direction, x = u[:, :1], u[:, 1:]
+        y = ((direction * x).sum(-1) > 0).long()
+        return Episodes(
+            support=Examples(x=x[:, :6], y=y[:, :6]).to(device), query=Examples(x=x[:, 6:], y=y[:, 6:]).to(device)
+        )
+
+
+class Toy(Learner):
+    """Pools the support, with batch norm and dropout, so that a resumed run has both to bring back."""
+
+    def __init__(self, spec: TaskSpec, n_params: int) -> None:
+        super().__init__(spec, n_params)
+        self.encode = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+        self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16, n_params))
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        self.check(support, descriptor)
+        labelled = torch.cat([support.x, nn.functional.one_hot(support.y, 2).float()], -1)
+        return {"code": self.encode(labelled.flatten(0, 1)).view(*support.mask.shape, -1).mean(1)}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        return self.decode(torch.cat([x, phi["code"][:, None].expand(-1, x.shape[1], -1)], -1))
