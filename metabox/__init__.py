@@ -37,7 +37,7 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def train(arguments: list[str]) -> None:
@@ -81,7 +82,9 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "evaluate": 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 2 for bad input, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    top = argparse.ArgumentParser(prog="metabox", description="Learn a new task from a few examples, in one forward pass.")
+    top = argparse.ArgumentParser(
+        prog="metabox", description="Learn a new task from a few examples, in one forward pass."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function in COMMANDS.items():
         commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
@@ -110,7 +113,7 @@ def _recipe_names() -> list[str]:
     return list(discover.recipes())
 
 
-def _evaluate(parser, config, folder: Path, *, split: str, n_tasks: int, seed: int) -> None:  # type: ignore[no-untyped-def]
+def _evaluate(parser: Any, config: Any, folder: Path, *, split: Any, n_tasks: int, seed: int) -> None:
     from metabox import recipe as recipes
     from metabox.files import write_json
 

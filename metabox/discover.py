@@ -48,7 +48,8 @@ def _classes() -> list[tuple[Found, set[str], bool]]:
 
 def subclasses(base: str) -> list[Found]:
     """The concrete public classes below the class named `base`, by name."""
-    known, found = {base}, {}
+    known = {base}
+    found: dict[str, tuple[Found, bool]] = {}
     while True:
         more = {f.name: (f, abstract) for f, bases, abstract in _classes() if bases & known and f.name not in known}
         if not more:
@@ -66,7 +67,7 @@ def recipes() -> dict[str, Path]:
 def lazy(package: str, bases: tuple[str, ...]) -> Any:
     """A module's `__getattr__` that imports the classes below `bases` when they are first asked for."""
 
-    def __getattr__(name: str) -> Any:  # noqa: N807
+    def __getattr__(name: str) -> Any:
         for base in bases:
             for found in subclasses(base):
                 if found.name == name:

@@ -120,7 +120,7 @@ class Episodes:
     def __getitem__(self, index: slice) -> Episodes:
         """The tasks `[i:j]`."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Episodes(**{name: part if part is None else part[index] for name, part in parts.items()})
+        return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
     def to(self, device: Device) -> Episodes:
         return _to(self, device)
@@ -169,7 +169,9 @@ class TaskSpec:
             wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
             raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
         if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise ValueError(f"expected x as uint8 (images) or floats, got {_shape(x)}; use .to(torch.uint8) or .float()")
+            raise ValueError(
+                f"expected x as uint8 (images) or floats, got {_shape(x)}; use .to(torch.uint8) or .float()"
+            )
         if values and x.is_floating_point():
             _check_finite("x", x, mask)
 
@@ -220,7 +222,9 @@ class TaskSpec:
                 y = part.y.clamp(max=mask.shape[1] - 1)
                 missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
                 if bool(missing.any()):
-                    raise ValueError(f"expected every {name} label in its task's class_mask, got {int(missing.sum())} not")
+                    raise ValueError(
+                        f"expected every {name} label in its task's class_mask, got {int(missing.sum())} not"
+                    )
 
 
 def _check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:

@@ -116,7 +116,9 @@ def evaluate(
         _restore(modes)
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items()}
     if not all(math.isfinite(value) for values_ in per_task.values() for value in values_):
-        raise ValueError("expected finite predictions, got NaN or infinity; the learner's weights are damaged or diverged")
+        raise ValueError(
+            "expected finite predictions, got NaN or infinity; the learner's weights are damaged or diverged"
+        )
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
     return Scores(split, seed, per_task, pooled)
 

@@ -129,7 +129,9 @@ def find_run(folder: str | Path) -> Path:
     """
     path = Path(folder) / "recipe.yaml"
     if not path.is_file():
-        raise ValueError(f"expected the folder of a run, with a recipe.yaml in it, got {folder}; `metabox train` makes one")
+        raise ValueError(
+            f"expected the folder of a run, with a recipe.yaml in it, got {folder}; `metabox train` makes one"
+        )
     return path
 
 

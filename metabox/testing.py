@@ -183,7 +183,7 @@ def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> 
     learner, episodes = build(make, spec).train(), make_episodes(spec)
     with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
         for p in learner.parameters():
-            p += 0.2 * torch.randn_like(p)
+            p.add_(torch.randn_like(p), alpha=0.2)
     QueryLoss(learner, likelihood_for(spec))(episodes)["loss"].sum().backward()
     # A gradient that only rounding keeps from zero is none.
     without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
@@ -260,9 +260,10 @@ def _raises(call: Callable[[], object]) -> None:
     try:
         call()
     except ValueError as error:
-        assert "expected" in str(error), f"an error must say what was expected, got {error}"
-    else:
-        raise AssertionError("expected a ValueError for bad input, got an answer")
+        if "expected" not in str(error):
+            raise AssertionError(f"an error must say what was expected, got {error}") from error
+        return
+    raise AssertionError("expected a ValueError for bad input, got an answer")
 
 
 CHECKS: dict[str, Callable[[MakeLearner, TaskSpec], None]] = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -87,11 +87,13 @@ class OuterLoop:
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
-        for name in at_least_one + ("warmup", "weight_decay", "patience"):
+        for name in (*at_least_one, "warmup", "weight_decay", "patience"):
             if getattr(self, name) < (low := int(name in at_least_one)):
                 raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.average < 1:
-            raise ValueError(f"expected lr > 0, clip > 0 and 0 <= average < 1, got {self.lr}, {self.clip}, {self.average}")
+            raise ValueError(
+                f"expected lr > 0, clip > 0 and 0 <= average < 1, got {self.lr}, {self.clip}, {self.average}"
+            )
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) or constant."""
@@ -104,7 +106,7 @@ class OuterLoop:
 def run(
     tasks: EpisodeSampler,
     learner: MakeLearner,
-    outer: OuterLoop = OuterLoop(),  # noqa: B008  # frozen
+    outer: OuterLoop = OuterLoop(),  # frozen
     *,
     evaluation: EpisodeSampler | None = None,
     objective: MakeObjective = QueryLoss,
@@ -156,8 +158,10 @@ def run(
     make_optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[outer.optimizer]
     optimizer = make_optimizer(model.parameters(), lr=outer.lr, weight_decay=outer.weight_decay, fused=True)
     module, optimizer = fabric.setup(model, optimizer)
-    average = AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
-    kept: Objective = average.module if average else model
+    average = (
+        AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
+    )
+    kept = cast(Objective, average.module) if average else model
     spec.check_episodes(tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
 
     # What a resumed run goes on from.
@@ -171,11 +175,13 @@ def run(
         "tasks": tasks.settings(),
         "evaluation": evaluation.settings(),
     }
+    settings = json.loads(json.dumps(settings))  # as a checkpoint gives it back
     state = checkpoints.resume(saved, optimizer) or {
         "settings": settings, "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0,
         "seconds": 0.0, "window": {},
     }  # fmt: skip
     _check_same_run(state["settings"], settings, out)
+
     def validate(step: int) -> None:
         scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation)
         module.train()
@@ -232,7 +238,7 @@ def run(
                     fabric.backward(result["loss"])
                 for name, value in result.items():
                     totals[name] = totals.get(name, 0) + value.detach()
-            totals = fabric.all_reduce(totals) if fabric.world_size > 1 else totals
+            totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
 
             numbers = _as_floats({**totals, "gradient_norm": norm})
@@ -249,8 +255,8 @@ def run(
                 state["skipped"] += 1
                 if state["skipped_in_a_row"] == outer.max_skipped:
                     raise FloatingPointError(
-                        f"the loss or its gradient was not finite in {outer.max_skipped} steps in a row, up to step {step}; "
-                        f"the checkpoint of step {state['step']} in {checkpoints.folder} is good. "
+                        f"the loss or its gradient was not finite in {outer.max_skipped} steps in a row, "
+                        f"up to step {step}; the checkpoint of step {state['step']} in {checkpoints.folder} is good. "
                         "Lower lr or clip, or use precision 32"
                     )
             optimizer.zero_grad()
@@ -259,8 +265,12 @@ def run(
             bar.update()
             if (step + 1) % LOG_EVERY == 0 and window.steps:
                 means = window.means()
-                metrics.write(step + 1, seconds=state["seconds"], lr=outer.lr_at(step), skipped=state["skipped"], train=means)
-                bar.set_postfix({name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means})
+                metrics.write(
+                    step + 1, seconds=state["seconds"], lr=outer.lr_at(step), skipped=state["skipped"], train=means
+                )
+                bar.set_postfix(
+                    {name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means}
+                )
                 window = Window()
             if (step + 1) % outer.validate_every == 0 or step + 1 == outer.steps:
                 validate(step + 1)
@@ -314,7 +324,7 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    then, now = _flat(before), _flat(json.loads(json.dumps(now)))
+    then, now = _flat(before), _flat(now)
     differ = [f"{name}: {then.get(name)} there, {value} now" for name, value in now.items() if then.get(name) != value]
     if differ:
         raise ValueError(
@@ -323,7 +333,7 @@ def _check_same_run(before: dict[str, Any], now: dict[str, Any], out: Path) -> N
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     return flat

@@ -72,7 +72,11 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, SCRIPT, tmp_path / "killed", steps], check=True, capture_output=True)
-    for name in ("best.safetensors", "checkpoints/step-00000400/model.safetensors", "checkpoints/step-00000400/average.safetensors"):
+    for name in (
+        "best.safetensors",
+        "checkpoints/step-00000400/model.safetensors",
+        "checkpoints/step-00000400/average.safetensors",
+    ):
         assert same(tmp_path / "whole" / name, tmp_path / "killed" / name), name
     assert without_clock(tmp_path / "killed") == without_clock(tmp_path / "whole")
 
@@ -80,7 +84,10 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, tmp_path / "run", "100000"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, SCRIPT, tmp_path / "run", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     while process.poll() is None and not list((tmp_path / "run" / "checkpoints").glob("step-*")):
         time.sleep(0.02)
@@ -166,7 +173,9 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
     monkeypatch.setattr(BadSteps, "bad", range(23, 1000))
     monkeypatch.setattr(BadSteps, "calls", 0)
     settings = OuterLoop(**{**QUICK.__dict__, "max_skipped": 5})
-    with pytest.raises(FloatingPointError, match="not finite in 5 steps in a row, up to step 27; the checkpoint of step 20"):
+    with pytest.raises(
+        FloatingPointError, match="not finite in 5 steps in a row, up to step 27; the checkpoint of step 20"
+    ):
         run(Signs(), Toy, settings, objective=BadSteps, out=tmp_path)
     weights = load_file(tmp_path / "checkpoints" / "step-00000020" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

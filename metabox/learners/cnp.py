@@ -39,9 +39,9 @@ class CNP(Learner):
         label_size = 0 if spec.target == "class" else spec.target_size  # a class enters by pooling, not as a vector
         self.encoder = _mlp(features + label_size, width, width)
         codes = 2 * width if spec.target == "class" else width
-        self.decoder = _mlp(features + codes + spec.descriptor_size, width, 1 if spec.target == "class" else n_params)
-        if spec.target == "class":
-            self.decoder[-1].bias = None  # the same for every class, so without effect
+        outputs = 1 if spec.target == "class" else n_params
+        # A bias on the score of every class alike would be without effect.
+        self.decoder = _mlp(features + codes + spec.descriptor_size, width, outputs, bias=spec.target != "class")
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
         """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; `descriptor [T, dz]` where there is one."""
@@ -72,7 +72,6 @@ class CNP(Learner):
         return self.decoder(torch.cat(parts, dim=-1)).squeeze(-1)
 
 
-def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
-    )
+def _mlp(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
+    hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs, bias=bias))

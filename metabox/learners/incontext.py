@@ -54,7 +54,7 @@ class InContext(Learner):
         self.embed_x = nn.Linear(self.backbone.out_features, width)
         self.embed_y = nn.Linear(width if spec.target == "class" else spec.target_size, width)
         self.null_label = nn.Parameter(torch.zeros(width))
-        self.embed_z = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
+        self.embed_z: nn.Linear | None = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, width if spec.target == "class" else n_params)
@@ -76,7 +76,7 @@ class InContext(Learner):
             tokens = x + member.to(codes.dtype) @ codes
         else:
             tokens = x + self.embed_y(support.y.to(x.dtype))
-        if self.embed_z is not None:
+        if self.embed_z is not None and descriptor is not None:
             phi["token_z"] = self.embed_z(descriptor)
             tokens = tokens + phi["token_z"][:, None]
         for i, block in enumerate(self.blocks):
