@@ -233,8 +233,8 @@ def _check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
     if bool(bad.any()):
         where = bad.nonzero()[0].tolist()
         raise ValueError(
-            f"expected finite {name}, got NaN or infinity in {int(bad.sum())} places, first at [task, position] {where}; "
-            "drop those examples or mask them out"
+            f"expected finite {name}, got NaN or infinity in {int(bad.sum())} places, "
+            f"first at [task, position] {where}; drop those examples or mask them out"
         )
 
 

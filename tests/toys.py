@@ -17,6 +17,9 @@ class Signs(EpisodeSampler):
 
     spec = TaskSpec((3,), "class", 2)
 
+    def __init__(self) -> None:
+        self.n_way = (2, 2)  # a setting that JSON does not give back as it was
+
     def sample(
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
     ) -> Episodes:

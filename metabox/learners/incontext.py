@@ -80,7 +80,7 @@ class InContext(Learner):
             phi["token_z"] = self.embed_z(descriptor)
             tokens = tokens + phi["token_z"][:, None]
         for i, block in enumerate(self.blocks):
-            keys, values = block.keys_values(tokens)
+            keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
             phi |= {f"keys.{i}": keys, f"values.{i}": values}
             if i + 1 < len(self.blocks):  # nobody reads the last block's tokens
                 tokens = block(tokens, keys, values, support.mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -89,7 +90,7 @@ class MLP(Backbone):
     def __init__(self, x_shape: tuple[int, ...], width: int = 128, depth: int = 2) -> None:
         super().__init__(x_shape)
         sizes = [math.prod(self.x_shape)] + [width] * depth
-        layers = [[nn.Linear(a, b), nn.GELU()] for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        layers = [[nn.Linear(a, b), nn.GELU()] for a, b in itertools.pairwise(sizes)]
         self.layers = nn.Sequential(*(part for layer in layers for part in layer))
         self.out_features = sizes[-1]
 
