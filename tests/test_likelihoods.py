@@ -201,14 +201,24 @@ def test_stream_loss_is_the_mean_over_a_sequence_of_one_step_losses(make: type[C
         torch.testing.assert_close(got["accuracy"][t], torch.stack(right).mean())
 
 
-def test_the_loss_stays_in_float32_under_autocast_and_scores_carry_no_gradient() -> None:
-    episodes = make_episodes(CLASSES)
-    objective = QueryLoss(build(CNP, CLASSES), Categorical(CLASSES))
+def test_the_likelihood_is_computed_outside_autocast() -> None:
+    autocast = []
+
+    class Watched(Categorical):
+        def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
+            autocast.append(torch.is_autocast_enabled("cpu"))
+            return super().log_prob(params, y, class_mask)
+
     with torch.autocast("cpu", torch.bfloat16):
-        result = objective(episodes)
-    assert result["loss"].dtype == torch.float32
-    assert result["loss"].requires_grad
-    assert not result["accuracy"].requires_grad
+        loss = QueryLoss(build(CNP, CLASSES), Watched(CLASSES))(make_episodes(CLASSES))["loss"]
+    assert autocast == [False]
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spec", [CLASSES, REALS, BINARY])
+def test_the_loss_carries_a_gradient_and_the_scores_do_not(spec: TaskSpec) -> None:
+    result = QueryLoss(build(CNP, spec), likelihood_for(spec))(make_episodes(spec))
+    assert [name for name, value in result.items() if value.requires_grad] == ["loss"]
 
 
 def test_episodes_without_queries_cost_nothing() -> None:

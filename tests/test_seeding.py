@@ -191,6 +191,9 @@ def test_a_counter_past_32_bits_is_refused_and_the_last_one_is_not() -> None:
     Draws("a", n_tasks=1, first=last).words("x", 4)
     with pytest.raises(ValueError, match=rf"expected task numbers below {last} .* 4 words a task, got {last + 1}; use"):
         Draws("a", n_tasks=1, first=last + 1).words("x", 4)
+    Draws("a", n_tasks=1, first=WORD).words("x")
+    with pytest.raises(ValueError, match="expected task numbers"):
+        Draws("a", n_tasks=2, first=WORD).words("x")
 
 
 @pytest.mark.xfail(strict=True, reason="make_key hashes repr, and that of np.int64(3) is not that of 3")

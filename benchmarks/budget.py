@@ -1,9 +1,10 @@
-"""Omniglot 5-way 1-shot: accuracy on 1,000 meta-test episodes against the budget of training.
+"""A recipe's accuracy on meta-test tasks against its budget of training.
 
-    python benchmarks/omniglot.py --data-root DIR
+    python benchmarks/budget.py glyphs-5w1s-incontext
+    python benchmarks/budget.py omniglot-5w1s-incontext --steps 900 2600 5600 14000 --data-root DIR
 
 Each budget is a whole training run of its own, whose learning rate falls to its end. A run that was
-stopped goes on when the script is called again. Writes results/omniglot.json beside this file.
+stopped goes on when the script is called again. Writes results/RECIPE.json beside this file.
 """
 
 from __future__ import annotations
@@ -18,25 +19,21 @@ from metabox.cli import main as metabox
 from metabox.environment import facts
 from metabox.files import read_json, write_json
 
-RECIPE = "omniglot-5w1s-incontext"
-BUDGETS = (900, 2600, 5600, 14000)  # optimizer steps
 
-
-def row(steps: int, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
+def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
     """Train and evaluate once; what the table says of it."""
-    out = runs / f"{RECIPE}-{steps}-seed{seed}"
+    out = runs / f"{recipe}-{steps or 'all'}-seed{seed}"
+    budget = ["--outer.steps", str(steps), "--outer.validate_every", str(min(1000, steps // 2))] if steps else []
     started = time.perf_counter()
-    budget = ["--outer.steps", str(steps), "--outer.validate_every", str(min(1000, steps // 2))]
-    if metabox(["train", RECIPE, *budget, "--seed", str(seed), "--out", str(out), *more]):
+    if metabox(["train", recipe, *budget, "--seed", str(seed), "--out", str(out), *more]):
         raise SystemExit(2)
     wall = time.perf_counter() - started
     result = read_json(next((out / "results").glob("*.json")))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = result["summary"]
     return {
-        "recipe": RECIPE,
         "seed": seed,
-        "steps": steps,
+        "steps": lines[-1]["step"],
         "training_seconds": round(lines[-1]["seconds"], 1),
         "wall_seconds_with_validation_and_test": round(wall, 1),
         "accuracy_percent": round(100 * summary["accuracy"]["mean"], 3),
@@ -45,7 +42,9 @@ def row(steps: int, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
         "calibration_error": round(summary["calibration_error"], 4),
         "test_episodes": summary["n_tasks"],
         "best_step": int(result["weights"]["step"]),
-        "validation": {str(line["step"]): round(100 * line["val"]["accuracy"], 2) for line in lines if "val" in line},
+        "validation_percent": {
+            str(line["step"]): round(100 * line["val"]["accuracy"], 2) for line in lines if "val" in line
+        },
         "protocol": result["protocol"],
         "data": result["data"],
         "trained_on": result["trained_on"],
@@ -54,15 +53,16 @@ def row(steps: int, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
-    parser.add_argument("--steps", type=int, nargs="+", default=BUDGETS, help="budgets, in optimizer steps")
+    parser.add_argument("recipe")
+    parser.add_argument("--steps", type=int, nargs="+", default=[None], help="budgets, in optimizer steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "omniglot.json")
     args = parser.parse_args()
     more = ["--data-root", args.data_root] if args.data_root else []
-    rows = [row(steps, seed, args.runs, more) for steps in args.steps for seed in args.seeds]
-    write_json(args.out, {"what": "5-way 1-shot on Omniglot, meta-test characters", "facts": facts(), "rows": rows})
+    rows = [row(args.recipe, steps, seed, args.runs, more) for steps in args.steps for seed in args.seeds]
+    out = Path(__file__).parent / "results" / f"{args.recipe}.json"
+    write_json(out, {"recipe": args.recipe, "environment": facts(), "rows": rows})
     for r in rows:
         print(
             f"{r['steps']:6} steps, {r['training_seconds']:6.0f} s: "

@@ -1,0 +1,78 @@
+"""Writes the README's section of measured numbers from the committed results: `python benchmarks/readme.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from metabox.files import read_json, write_text
+
+README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+START, END = (
+    "<!-- measured: written by benchmarks/readme.py from benchmarks/results/*.json -->",
+    "<!-- end of measured -->",
+)
+
+
+def machine(facts: dict[str, Any]) -> str:
+    return f"{facts['cores']} cores of an {facts['cpu']}, torch {facts['torch']}, commit {facts['git_commit'][:8]}"
+
+
+def learning() -> list[str]:
+    omniglot, glyphs = (read_json(RESULTS / f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
+    lines = [
+        "Omniglot, 5-way 1-shot, meta-test characters of the 1028/172/423 split with rotations, 15 queries per class,",
+        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot['environment'])}). The interval is over episodes.",
+        "",
+        "| budget: training time | steps | accuracy | calibration error | episodes |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in omniglot["rows"]:
+        lines.append(
+            f"| {row['training_seconds'] / 60:.1f} min | {row['steps']:,} | {row['accuracy_percent']:.2f} ± "
+            f"{row['interval_95_percent']:.2f} % | {row['calibration_error']:.3f} | {row['test_episodes']:,} |"
+        )
+    (row,) = glyphs["rows"]
+    lines += [
+        "",
+        f"The first command above, on glyphs that it never saw: {row['accuracy_percent']:.2f} ± "
+        f"{row['interval_95_percent']:.2f} % 5-way 1-shot after {row['training_seconds'] / 60:.1f} minutes of training.",
+        f"Repeat: `python benchmarks/budget.py omniglot-5w1s-incontext --steps {' '.join(str(r['steps']) for r in omniglot['rows'])}`",
+        "and `python benchmarks/budget.py glyphs-5w1s-incontext`.",
+    ]
+    return lines
+
+
+def sampling() -> list[str]:
+    result = read_json(RESULTS / "sampling.json")
+    threads = result["environment"]["threads"]
+    lines = [
+        f"Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call, {threads} threads, beside the bare",
+        "gather of the same bytes with indices known beforehand, interleaved in one run (median, quartiles). Repeat:",
+        "`python benchmarks/sampling.py`.",
+        "",
+        "| task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for row in result["results"]:
+        share = row["ratio"]
+        lines.append(
+            f"| {row['n_way']}-way {row['n_shot']}-shot | {'yes' if row['rotations'] else 'no'} | "
+            f"{row['episodes_per_second']:,.0f} | {share['median']:.2f} ({share['q1']:.2f} to {share['q3']:.2f}) |"
+        )
+    return lines
+
+
+def filled() -> str:
+    """The README as the committed results would have it."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    return "\n".join([before + START, "", *learning(), "", *sampling(), "", END + after])
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if filled() == README.read_text(encoding="utf-8") else "README.md differs; run benchmarks/readme.py")
+    write_text(README, filled())
