@@ -24,7 +24,8 @@ def learning() -> list[str]:
     omniglot, glyphs = (read_json(RESULTS / f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
     lines = [
         "Omniglot, 5-way 1-shot, meta-test characters of the 1028/172/423 split with rotations, 15 queries per class,",
-        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot['environment'])}). The interval is over episodes.",
+        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot['environment'])}).",
+        "The interval is over episodes.",
         "",
         "| budget: training time | steps | accuracy | calibration error | episodes |",
         "| ---: | ---: | ---: | ---: | ---: |",
@@ -35,11 +36,12 @@ def learning() -> list[str]:
             f"{row['interval_95_percent']:.2f} % | {row['calibration_error']:.3f} | {row['test_episodes']:,} |"
         )
     (row,) = glyphs["rows"]
+    steps = " ".join(str(row["steps"]) for row in omniglot["rows"])
     lines += [
         "",
-        f"The first command above, on glyphs that it never saw: {row['accuracy_percent']:.2f} ± "
-        f"{row['interval_95_percent']:.2f} % 5-way 1-shot after {row['training_seconds'] / 60:.1f} minutes of training.",
-        f"Repeat: `python benchmarks/budget.py omniglot-5w1s-incontext --steps {' '.join(str(r['steps']) for r in omniglot['rows'])}`",
+        f"The first command above, on glyphs that it never saw, 5-way 1-shot: {row['accuracy_percent']:.2f} ± "
+        f"{row['interval_95_percent']:.2f} % after {row['training_seconds'] / 60:.1f} minutes of training.",
+        f"Repeat: `python benchmarks/budget.py omniglot-5w1s-incontext --steps {steps}`",
         "and `python benchmarks/budget.py glyphs-5w1s-incontext`.",
     ]
     return lines
@@ -49,8 +51,8 @@ def sampling() -> list[str]:
     result = read_json(RESULTS / "sampling.json")
     threads = result["environment"]["threads"]
     lines = [
-        f"Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call, {threads} threads, beside the bare",
-        "gather of the same bytes with indices known beforehand, interleaved in one run (median, quartiles). Repeat:",
+        f"Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call, {threads} threads,",
+        "beside the bare gather of the same bytes with indices known beforehand, interleaved in one run (median, quartiles). Repeat:",
         "`python benchmarks/sampling.py`.",
         "",
         "| task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
