@@ -52,8 +52,8 @@ def sampling() -> list[str]:
     threads = result["environment"]["threads"]
     lines = [
         f"Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call, {threads} threads,",
-        "beside the bare gather of the same bytes with indices known beforehand, interleaved in one run (median, quartiles). Repeat:",
-        "`python benchmarks/sampling.py`.",
+        "beside the bare gather of the same bytes with indices known beforehand, interleaved in one run",
+        "(median, quartiles). Repeat: `python benchmarks/sampling.py`.",
         "",
         "| task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
         "| --- | --- | ---: | ---: |",
