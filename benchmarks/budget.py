@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
     """Train and evaluate once; what the table says of it."""
     out = runs / f"{recipe}-{steps or 'all'}-seed{seed}"
     budget = ["--outer.steps", str(steps), "--outer.validate_every", str(min(1000, steps // 2))] if steps else []
-    started = time.perf_counter()
     if metabox(["train", recipe, *budget, "--seed", str(seed), "--out", str(out), *more]):
         raise SystemExit(2)
-    wall = time.perf_counter() - started
     result = read_json(next((out / "results").glob("*.json")))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = result["summary"]
@@ -35,7 +32,6 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
         "seed": seed,
         "steps": lines[-1]["step"],
         "training_seconds": round(lines[-1]["seconds"], 1),
-        "wall_seconds_with_validation_and_test": round(wall, 1),
         "accuracy_percent": round(100 * summary["accuracy"]["mean"], 3),
         "interval_95_percent": round(100 * summary["accuracy"]["interval_95"], 3),
         "nll": round(summary["nll"]["mean"], 4),

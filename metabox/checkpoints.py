@@ -21,7 +21,9 @@ KEPT = 2  # the newest, and one before it should the disk damage the newest
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], **facts: object) -> None:
     """Write named tensors (a `state_dict`, a phi) and a few facts about them as one safetensors file."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     write_whole(path, lambda tmp: save_file(plain, tmp, metadata={key: str(value) for key, value in facts.items()}))
 
 
@@ -56,10 +58,16 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of one run: folders `step-N`, each made under another name and then renamed, so always whole."""
+    """The checkpoints of one run: folders `step-N`, each made under another name and then renamed, so always whole.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they lie.
+        settings: what the run is made of, as JSON has it; going on with other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.folder = folder
+        self.settings = settings or {}
 
     def save(self, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: Any) -> None:
         target = self.folder / f"step-{step:08d}"
@@ -68,7 +76,7 @@ class Checkpoints:
         for name, module in modules.items():
             save_tensors(temporary / f"{name}.safetensors", module.state_dict())
         write_whole(temporary / "optimizer.pt", lambda tmp: torch.save(optimizer.state_dict(), tmp))
-        write_json(temporary / "state.json", state)
+        write_json(temporary / "state.json", {"settings": self.settings, "state": state})
         if target.exists():  # the same step once more, after a resume: the same bits
             shutil.rmtree(target)
         temporary.rename(target)
@@ -76,18 +84,51 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> Any | None:
-        """Load the newest checkpoint that can be read, and return its state; None where there is none."""
-        for folder in reversed(self._steps()):
-            try:
-                state = read_json(folder / "state.json")
+        """Load the newest checkpoint that can be read, and return its state; None where there is none at all.
+
+        Raises:
+            ValueError: where the run has other settings, or every checkpoint is damaged.
+        """
+        folders = self._steps()
+        for folder in reversed(folders):
+            try:  # read everything before anything is changed
+                saved = read_json(folder / "state.json")
+                settings, state = saved["settings"], saved["state"]
+                tensors = {name: load_tensors(folder / f"{name}.safetensors")[0] for name in modules}
                 optimizer_state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-                for name, module in modules.items():
-                    load_weights(module, folder / f"{name}.safetensors")
-                optimizer.load_state_dict(optimizer_state)
-                return state
-            except (OSError, ValueError, RuntimeError, EOFError) as error:
+                _ = optimizer_state["state"], optimizer_state["param_groups"]
+            except Exception as error:  # a damaged file makes its reader raise whatever it likes
                 log.warning("checkpoint %s cannot be read (%s); trying the one before it", folder, error)
+                continue
+            self._check_same(settings)
+            for name, module in modules.items():
+                module.load_state_dict(tensors[name])
+            optimizer.load_state_dict(optimizer_state)
+            return state
+        if folders:
+            raise ValueError(
+                f"expected a checkpoint that can be read in {self.folder}, got {len(folders)} damaged ones; "
+                "restore one, or start anew in another folder"
+            )
         return None
+
+    def _check_same(self, settings: dict[str, Any]) -> None:
+        then, now = _flat(settings), _flat(self.settings)
+        differ = [
+            f"{name}: {then.get(name)} there, {value} now" for name, value in now.items() if then.get(name) != value
+        ]
+        if differ:
+            raise ValueError(
+                f"expected the run in {self.folder.parent} to have the same settings, got {'; '.join(differ)}; "
+                "use another folder"
+            )
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

@@ -12,15 +12,16 @@ from typing import Any
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
+    from metabox import discover
     from metabox import recipe as recipes
     from metabox.files import write_text
     from metabox.training import run
 
+    if not arguments:
+        raise ValueError(f"expected a recipe; known are {', '.join(discover.recipes())}; `metabox list` says more")
     path, arguments = _positional(arguments, recipes.find)
     parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
     config = recipes.parse(parser, arguments)
-    if path is None and config.config is None:
-        raise ValueError(f"expected a recipe; known are {', '.join(_recipe_names())}; `metabox list` says more")
     if config.n_test < 1:
         raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
@@ -105,12 +106,6 @@ def _positional(arguments: list[str], read: Callable[[str], Path]) -> tuple[Path
     if arguments and not arguments[0].startswith("-"):
         return read(arguments[0]), arguments[1:]
     return None, arguments
-
-
-def _recipe_names() -> list[str]:
-    from metabox import discover
-
-    return list(discover.recipes())
 
 
 def _evaluate(parser: Any, config: Any, folder: Path, *, split: Any, n_tasks: int, seed: int) -> None:

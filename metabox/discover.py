@@ -29,12 +29,12 @@ class Found:
 
 @lru_cache
 def _classes() -> list[tuple[Found, set[str], bool]]:
-    """Every public class, the names of its bases, and whether it has abstract methods of its own."""
+    """Every class, the names of its bases, and whether it has abstract methods of its own."""
     classes = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
                 summary = (ast.get_docstring(node) or "").partition("\n")[0]
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 abstract = any(
@@ -56,7 +56,9 @@ def subclasses(base: str) -> list[Found]:
             break
         known |= set(more)
         found |= more
-    return sorted((f for f, abstract in found.values() if not abstract), key=lambda f: f.name)
+    return sorted(
+        (f for f, abstract in found.values() if not abstract and not f.name.startswith("_")), key=lambda f: f.name
+    )
 
 
 def recipes() -> dict[str, Path]:

@@ -77,6 +77,14 @@ class Examples:
     def to(self, device: Device) -> Examples:
         return _to(self, device)
 
+    def blanked(self) -> Examples:
+        """The same with zeros in the padding, where a NaN or a label of -1 would else spread (images stay)."""
+        y = torch.where(self.mask if self.y.ndim == 2 else self.mask[..., None], self.y, 0)
+        x = self.x
+        if x.is_floating_point():
+            x = torch.where(self.mask.view(*self.mask.shape, *[1] * (x.ndim - 2)), x, 0)
+        return replace(self, x=x, y=y)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
@@ -106,6 +114,10 @@ class Episodes:
             raise ValueError(
                 f"expected support and query of the same tasks and kind, got x {_shape(s.x)} and {_shape(q.x)}, "
                 f"y {_shape(s.y)} and {_shape(q.y)}; only axis 1 (the number of examples) may differ"
+            )
+        if s.x.device != q.x.device:
+            raise ValueError(
+                f"expected support and query on one device, got {s.x.device} and {q.x.device}; use .to(device)"
             )
         for name, ndim in (("descriptor", 2), ("class_mask", 2), ("oracle", 1), ("origin", 2)):
             value = getattr(self, name)
@@ -219,7 +231,7 @@ class TaskSpec:
             if self.target != "class" or mask.shape[1] > self.target_size:
                 raise ValueError(f"expected class_mask [T, at most {self.target_size}] for classes, got {_shape(mask)}")
             for name, part in (("support", episodes.support), ("query", episodes.query)):
-                y = part.y.clamp(max=mask.shape[1] - 1)
+                y = part.y.clamp(0, mask.shape[1] - 1)
                 missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
                 if bool(missing.any()):
                     raise ValueError(

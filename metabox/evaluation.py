@@ -93,7 +93,7 @@ def evaluate(
     if learner.spec.union(tasks.spec) != learner.spec:
         raise ValueError(f"expected tasks of at most {learner.spec.target_size} classes, got {tasks.spec.target_size}")
     likelihood = likelihood or likelihood_for(learner.spec)
-    device = next(learner.parameters()).device
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     modes = [(module, module.training) for module in learner.modules()]
     learner.eval()
     columns: dict[str, list[Tensor]] = {}
@@ -103,7 +103,7 @@ def evaluate(
         for first in range(0, n_tasks, batch):
             episodes = tasks.sample(0, min(batch, n_tasks - first), split=split, device=device, seed=seed, first=first)
             params = learner(episodes)
-            query, class_mask = episodes.query, episodes.class_mask
+            query, class_mask = episodes.query.blanked(), episodes.class_mask
             values = {"nll": -likelihood.log_prob(params, query.y, class_mask)}
             values |= likelihood.scores(params, query.y, class_mask)
             for name, value in values.items():

@@ -43,6 +43,7 @@ def hash_words(words: Words, key: tuple[int, int]) -> Words:
 
 def make_key(*parts: object) -> tuple[int, int]:
     """A 64-bit key, as two words, from anything with a stable `repr` (numbers, strings)."""
+    parts = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
@@ -74,14 +75,14 @@ class Draws:
         """32 random bits, `[T, *shape]`."""
         size = int(np.prod(shape, dtype=np.int64))
         counters = self.tasks[:, None] * size + np.arange(size, dtype=np.int64)
-        if counters.size and counters[-1, -1] > WORD:
+        if self.tasks[0] < 0 or (counters.size and counters[-1, -1] > WORD):
             raise ValueError(
-                f"expected task numbers below {WORD // max(size, 1)} for draws of {size} words a task, "
-                f"got {self.tasks[-1]}; use a new `index` for further tasks"
+                f"expected task numbers from 0 to {WORD // max(size, 1)} for draws of {size} words a task, "
+                f"got {self.tasks[0]} to {self.tasks[-1]}; use a new `index` for further tasks"
             )
         keys = np.array([make_key(name, *address) for address in self.addresses], dtype=np.uint32)[:, :, None, None]
         narrow: Any = counters.astype(np.uint32)  # see the top of the file
-        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).astype(np.int64).reshape(-1, *shape)
+        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).astype(np.int64).reshape(len(keys) * len(counters), *shape)
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from lightning_fabric import Fabric
@@ -90,6 +90,9 @@ class OuterLoop:
         for name in (*at_least_one, "warmup", "weight_decay", "patience"):
             if getattr(self, name) < (low := int(name in at_least_one)):
                 raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        for name in ("optimizer", "schedule", "precision"):
+            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
+                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.average < 1:
             raise ValueError(
                 f"expected lr > 0, clip > 0 and 0 <= average < 1, got {self.lr}, {self.clip}, {self.average}"
@@ -165,8 +168,6 @@ def run(
     spec.check_episodes(tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
 
     # What a resumed run goes on from.
-    checkpoints = Checkpoints(out / "checkpoints")
-    saved: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
     settings = {
         "outer": asdict(outer),
         "seed": seed,
@@ -175,12 +176,11 @@ def run(
         "tasks": tasks.settings(),
         "evaluation": evaluation.settings(),
     }
-    settings = json.loads(json.dumps(settings))  # as a checkpoint gives it back
+    checkpoints = Checkpoints(out / "checkpoints", json.loads(json.dumps(settings)))  # as JSON gives them back
+    saved: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
     state = checkpoints.resume(saved, optimizer) or {
-        "settings": settings, "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0,
-        "seconds": 0.0, "window": {},
+        "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0, "seconds": 0.0, "window": {},
     }  # fmt: skip
-    _check_same_run(state["settings"], settings, out)
 
     def validate(step: int) -> None:
         scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation)
@@ -254,10 +254,14 @@ def run(
                 state["skipped_in_a_row"] += 1
                 state["skipped"] += 1
                 if state["skipped_in_a_row"] == outer.max_skipped:
+                    good = (
+                        f"the checkpoint of step {state['step']} in {out} is good"
+                        if state["step"]
+                        else "no checkpoint yet"
+                    )
                     raise FloatingPointError(
                         f"the loss or its gradient was not finite in {outer.max_skipped} steps in a row, "
-                        f"up to step {step}; the checkpoint of step {state['step']} in {checkpoints.folder} is good. "
-                        "Lower lr or clip, or use precision 32"
+                        f"up to step {step}; {good}. Lower lr or clip, or use precision 32"
                     )
             optimizer.zero_grad()
             state["seconds"] += time.perf_counter() - started
@@ -268,9 +272,8 @@ def run(
                 metrics.write(
                     step + 1, seconds=state["seconds"], lr=outer.lr_at(step), skipped=state["skipped"], train=means
                 )
-                bar.set_postfix(
-                    {name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means}
-                )
+                shown = {name: f"{means[name]:.4g}" for name in ("loss", "accuracy", "tasks_per_s") if name in means}
+                bar.set_postfix(shown, refresh=False)
                 window = Window()
             if (step + 1) % outer.validate_every == 0 or step + 1 == outer.steps:
                 validate(step + 1)
@@ -321,22 +324,6 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
             average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
 
     return update
-
-
-def _check_same_run(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    then, now = _flat(before), _flat(now)
-    differ = [f"{name}: {then.get(name)} there, {value} now" for name, value in now.items() if then.get(name) != value]
-    if differ:
-        raise ValueError(
-            f"expected the run in {out} to have the same settings, got {'; '.join(differ)}; use another folder"
-        )
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
 
 
 @contextmanager

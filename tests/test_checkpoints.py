@@ -5,7 +5,6 @@ The walk over the package (`metabox.discover`) reads files too: its tests are at
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import sys
@@ -103,14 +102,12 @@ def test_a_slice_of_a_phi_can_be_saved(tmp_path: Path) -> None:
     assert torch.equal(load_tensors(tmp_path / "phi.safetensors")[0]["value"], whole[1:2, :, 3:])
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="safetensors refuses tensors that share memory")
 def test_the_state_of_an_lstm_that_has_read_nothing_can_be_saved(tmp_path: Path) -> None:
     spec = SPECS["classes of vectors"]
     phi = build(LSTM, spec).adapt(make_episodes(spec, n_support=0).support)
     save_tensors(tmp_path / "phi.safetensors", phi)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="safetensors refuses tensors that share memory")
 def test_tied_weights_can_be_saved_and_loaded(tmp_path: Path) -> None:
     tied = nn.ModuleList([nn.Linear(2, 2)] * 2)
     save_tensors(tmp_path / "w.safetensors", tied.state_dict())
@@ -229,6 +226,13 @@ def test_what_a_killed_save_left_behind_is_ignored_and_then_replaced(tmp_path: P
     assert names(tmp_path / "step-00000002") == ["model.safetensors", "optimizer.pt", "state.json"]
 
 
+def test_a_checkpoint_that_does_not_have_its_name_yet_is_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    Run().save(checkpoints, 1)
+    (tmp_path / "step-00000001").rename(tmp_path / ".tmp-00000001")
+    assert Run().resume(checkpoints) is None
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(
@@ -265,8 +269,7 @@ def test_a_pickle_bomb_in_the_optimizers_place_does_not_go_off(tmp_path: Path) -
     checkpoints, _ = two_checkpoints(tmp_path / "checkpoints")
     for write in (torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb, protocol=2))):
         write(Bomb(tmp_path / "exploded"), tmp_path / "checkpoints" / "step-00000002" / "optimizer.pt")
-        with contextlib.suppress(pickle.UnpicklingError):
-            Run().resume(checkpoints)
+        assert Run().resume(checkpoints) == {"step": 1}
         assert not (tmp_path / "exploded").exists()
 
 
@@ -279,7 +282,6 @@ NOT_AN_OPTIMIZER: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_AN_OPTIMIZER)
-@pytest.mark.xfail(strict=True, reason="resume catches neither pickle.UnpicklingError nor KeyError")
 def test_an_optimizer_file_that_is_none_gives_way_to_the_checkpoint_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
@@ -291,15 +293,15 @@ def test_an_optimizer_file_that_is_none_gives_way_to_the_checkpoint_before(
     assert "step-00000002 cannot be read" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="modules are loaded one by one, before the last file has been read")
-def test_a_checkpoint_that_cannot_be_read_leaves_a_fresh_run_fresh(tmp_path: Path) -> None:
+def test_checkpoints_that_are_all_damaged_are_named_and_change_nothing(tmp_path: Path) -> None:
     checkpoints, run = Checkpoints(tmp_path), Run()
     checkpoints.save(1, {"average": run.module, "model": run.module}, run.optimizer, {"step": 1})
     (tmp_path / "step-00000001" / "model.safetensors").write_bytes(b"")
     average, model = nn.Linear(2, 2), nn.Linear(2, 2)
     before = average.weight.clone()
     optimizer = torch.optim.Adam(model.parameters())
-    assert checkpoints.resume({"average": average, "model": model}, optimizer) is None
+    with pytest.raises(ValueError, match=r"expected a checkpoint that can be read .* got 1 damaged"):
+        checkpoints.resume({"average": average, "model": model}, optimizer)
     assert torch.equal(average.weight, before)
 
 
@@ -389,7 +391,6 @@ def test_what_was_found_can_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("walked")
-@pytest.mark.xfail(strict=True, reason="private classes are left out of the walk, and with them what is below them")
 def test_a_learner_below_a_private_base_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"base.py": "class Learner: ...", "two.py": "class _Base(Learner): ...\nclass Two(_Base): ..."}
     write_package(tmp_path / "made_up_walk", files, monkeypatch)

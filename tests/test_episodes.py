@@ -168,13 +168,11 @@ def test_labels_of_padding_may_lie_outside_the_class_mask() -> None:
     CLASSES.check_episodes(episodes(class_mask=narrow, query=padded))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="check_episodes clamps labels from above only")
 def test_padding_may_be_labelled_minus_one() -> None:
     padded = examples(y=with_value(Y, (1, 2), -1), mask=hidden(2))
     CLASSES.check_episodes(episodes(class_mask=ALL_OF_THEM, query=padded))
 
 
-@pytest.mark.xfail(strict=True, reason="Episodes compares shapes only")
 def test_parts_on_two_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="device"):
         episodes(query=examples().to("meta"))

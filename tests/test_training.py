@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from toys import Signs, Toy
 
-from metabox.episodes import Episodes
+from metabox.episodes import Episodes, TaskSpec
 from metabox.evaluation import evaluate
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
@@ -131,6 +131,20 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path) -> None:
         run(Signs(), Toy, OuterLoop(**{**QUICK.__dict__, "lr": 0.1}), out=tmp_path)
 
 
+def test_going_on_with_another_learner_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    run(Signs(), Toy, QUICK, out=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"learner: (.|\n)*use another folder"):
+        run(Signs(), lambda spec, n: Wide(spec, n), QUICK, out=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class Wide(Toy):
+    def __init__(self, spec: TaskSpec, n_params: int) -> None:
+        super().__init__(spec, n_params)
+        self.decode = torch.nn.Sequential(torch.nn.Linear(19, 64), torch.nn.ReLU(), torch.nn.Linear(64, n_params))
+
+
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,8 +177,8 @@ def test_steps_with_a_loss_that_is_not_finite_are_skipped_and_counted(
     monkeypatch.setattr(BadSteps, "calls", 0)
     learner = run(Signs(), Toy, QUICK, objective=BadSteps, out=tmp_path)
     assert all(tensor.isfinite().all() for tensor in learner.state_dict().values())
-    state = json.loads((tmp_path / "checkpoints" / "step-00000040" / "state.json").read_text())
-    assert state["skipped"] == 4
+    saved = json.loads((tmp_path / "checkpoints" / "step-00000040" / "state.json").read_text())
+    assert saved["state"]["skipped"] == 4
 
 
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
@@ -258,8 +272,10 @@ def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
     assert OuterLoop(steps=1000, warmup=0, lr=1.0, schedule="constant").lr_at(999) == 1.0
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"n_tasks": 0}, {"lr": 0.0}, {"average": 1.0}, {"patience": -1}])
-def test_settings_out_of_range_are_named(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"n_tasks": 0}, {"lr": 0.0}, {"average": 1.0}, {"patience": -1}, {"optimizer": "sgd"}]
+)
+def test_settings_out_of_range_are_named(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"expected .*{next(iter(bad))}"):
         OuterLoop(**bad)  # type: ignore[arg-type]
 

@@ -17,8 +17,8 @@ Phi = dict[str, Tensor]
 class Learner(nn.Module, ABC):
     """Maps the support of a task to its parameters phi, and phi with query inputs to predictions.
 
-    A subclass implements `adapt` and `predict`, starts each with `self.check(...)` or
-    `self.check_x(...)`, and keeps nothing of a task on the module. Its constructor begins with
+    A subclass implements `adapt` and `predict`, starts them with `support = self.check(support, descriptor)`
+    and `self.check_x(phi, x)`, and keeps nothing of a task on the module. Its constructor begins with
     `(spec, n_params)`: the kind of task, and the number P of natural parameters per query point
     that the likelihood reads.
     """
@@ -70,8 +70,10 @@ class Learner(nn.Module, ABC):
         """Predictions `[T, M, P]` for the queries of a batch of tasks."""
         return self.predict(self.adapt(episodes.support, episodes.descriptor), episodes.query.x)
 
-    def check(self, support: Examples, descriptor: Tensor | None = None) -> None:
+    def check(self, support: Examples, descriptor: Tensor | None = None) -> Examples:
+        """The support with its padding blanked, or a ValueError where it is not of the learner's kind."""
         self.spec.check(support, descriptor, values=self._reads_values())
+        return support.blanked()
 
     def check_x(self, phi: Phi, x: Tensor) -> None:
         self.spec.check_x(x, values=self._reads_values())

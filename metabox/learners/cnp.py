@@ -45,7 +45,7 @@ class CNP(Learner):
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
         """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; `descriptor [T, dz]` where there is one."""
-        self.check(support, descriptor)
+        support = self.check(support, descriptor)
         h = self.backbone(support.x)
         if self.spec.target != "class":
             h = torch.cat([h, support.y.to(h.dtype)], dim=-1)

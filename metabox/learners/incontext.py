@@ -66,7 +66,7 @@ class InContext(Learner):
 
         For classes also `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`; `token_z [T, D]` for a descriptor.
         """
-        self.check(support, descriptor)
+        support = self.check(support, descriptor)
         x = self.embed_x(self.backbone(support.x))
         phi: Phi = {"mask": support.mask}
         if self.spec.target == "class":
@@ -90,9 +90,8 @@ class InContext(Learner):
         self.check_x(phi, x)
         tokens = self.embed_x(self.backbone(x))
         if self.spec.target == "class":
-            guess = self._first_guess(phi, tokens)
-            label = guess.softmax(-1).to(tokens.dtype) @ phi["codes"]
-            tokens = tokens + label
+            guess, probability = self._first_guess(phi, tokens)
+            tokens = tokens + probability.to(tokens.dtype) @ phi["codes"]
         tokens = tokens + self.null_label
         if "token_z" in phi:
             tokens = tokens + phi["token_z"][:, None]
@@ -103,17 +102,20 @@ class InContext(Learner):
             return read
         return guess + read @ phi["codes"].transpose(1, 2) / math.sqrt(read.shape[-1])
 
-    def _first_guess(self, phi: Phi, x: Tensor) -> Tensor:
-        """Log of the mean of exp(sharpness * cosine) over each class's support: x `[T, M, D]` -> `[T, M, C]`."""
-        with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the cosines
-            return self._guess(phi, F.normalize(x.float(), dim=-1))
+    def _first_guess(self, phi: Phi, x: Tensor) -> tuple[Tensor, Tensor]:
+        """How like each class's support a query is: x `[T, M, D]` -> logits `[T, M, C]`, probabilities `[T, M, C]`.
 
-    def _guess(self, phi: Phi, x: Tensor) -> Tensor:
-        sharpness = self.log_sharpness.exp()
-        similarity = sharpness * (x @ phi["features"].transpose(1, 2))  # [T, M, N]
-        # exp(similarity) summed within classes; cosines are at most 1, so subtracting the sharpness is safe
-        mass = (similarity - sharpness).exp() @ phi["member"]
-        size = phi["member"].sum(1)[:, None]  # [T, 1, C]
-        mean = mass / size.clamp(min=1)
-        # A class without support looks like the least similar one there could be.
-        return torch.where(size > 0, mean, (-2 * sharpness).exp()).clamp(min=1e-30).log()
+        The logit of a class is the log of the mean of exp(sharpness * (cosine - 1)) over its support.
+        """
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the cosines
+            sharpness = self.log_sharpness.exp()
+            cosine = F.normalize(x.float(), dim=-1) @ phi["features"].transpose(1, 2)  # [T, M, N]
+            size = phi["member"].sum(1)[:, None]  # [T, 1, C]
+            likeness = (sharpness * (cosine - 1)).exp() @ phi["member"] / size.clamp(min=1)
+            probability = likeness / likeness.sum(-1, keepdim=True).clamp(min=SMALLEST)
+            # A class without support is as unlike the query as one can be.
+            logits = torch.where(size > 0, likeness, (-2 * sharpness).exp()).clamp(min=SMALLEST).log()
+            return logits, probability
+
+
+SMALLEST = 1e-30

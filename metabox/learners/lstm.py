@@ -56,7 +56,7 @@ class LSTM(Learner):
 
     def _run(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
         """The state after the sequence, and the prediction at each of its steps `[T, N, P]`."""
-        self.check(sequence, descriptor)
+        sequence = self.check(sequence, descriptor)
         t, n = sequence.mask.shape
         features = self.backbone(sequence.x)
         if self.spec.target == "class":

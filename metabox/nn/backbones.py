@@ -29,7 +29,7 @@ class Backbone(nn.Module, ABC):
         """Any leading axes: `[T, N, *x_shape]` -> `[T, N, out_features]`. uint8 becomes floats in 0...1 here."""
         lead = x.shape[: x.ndim - len(self.x_shape)]
         if 0 in lead:
-            return torch.zeros(*lead, self.out_features, device=x.device)
+            return next(self.parameters(), x).new_zeros(*lead, self.out_features)
         x = x.reshape(-1, *self.x_shape)
         # Padding goes through as well: shapes stay fixed, and samplers pad with images of the task.
         return self.features(x.float() / 255 if x.dtype == torch.uint8 else x).view(*lead, self.out_features)
@@ -95,7 +95,7 @@ class MLP(Backbone):
         self.out_features = sizes[-1]
 
     def features(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1))
+        return self.layers(x.reshape(len(x), -1))
 
 
 def make_backbone(make: MakeBackbone | None, x_shape: tuple[int, ...]) -> Backbone:

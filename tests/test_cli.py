@@ -1,0 +1,208 @@
+"""The command line, as a user meets it: in a process of its own where that matters, else through `main`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metabox.cli import main
+from metabox.discover import recipes, subclasses
+
+GLYPHS = "glyphs-5w1s-incontext"
+QUICK = [
+    *("--outer.steps", "6", "--outer.validate_every", "3", "--outer.n_validation", "4", "--n_test", "8"),
+    *("--tasks.init_args.n_way", "5", "--outer.n_tasks", "2", "--learner.init_args.backbone.init_args.width", "8"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny finished run."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", GLYPHS, *QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def test_list_names_all_learners_data_sets_and_recipes_without_importing_torch() -> None:
+    script = (
+        "import sys\nfrom metabox.cli import main\nmain(['list'])\n"
+        "assert 'torch' not in sys.modules and 'jsonargparse' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for found in subclasses("Learner") + subclasses("EpisodeSampler"):
+        assert f"  {found.name} " in done.stdout
+        assert found.summary in done.stdout
+    assert all(f"  {name} " in done.stdout for name in recipes())
+
+
+def test_help_without_importing_torch() -> None:
+    script = "import sys\nfrom metabox.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script + "assert 'torch' not in sys.modules"], capture_output=True, text=True, check=True
+    )
+    assert all(command in done.stdout for command in ("train", "evaluate", "list"))
+
+
+def test_every_option_of_train_has_a_type_and_a_description(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", GLYPHS, "--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    options = [part.split(" ")[0] for part in said.split(" --")[1:]]
+    for option in ("tasks", "learner", "outer.steps", "outer.precision", "seed", "n_test", "out", "data-root"):
+        assert option in options, option
+    described = said.split("(type: ")
+    assert len(described) > 20
+    for part in said.split(" --outer.")[2:]:
+        assert "(type: " in part or "{" in part, part[:60]
+
+
+def test_print_config_shows_the_resolved_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", GLYPHS, "--outer.lr", "0.5", "--print_config"])
+    said = capsys.readouterr().out
+    assert "lr: 0.5" in said
+    assert f"name: {GLYPHS}" in said
+    assert "class_path: metabox.learners.InContext" in said
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_can_be_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", name, "--print_config"])
+    assert stopped.value.code == 0
+
+
+def test_training_says_where_the_result_and_the_curves_are(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", GLYPHS, *QUICK]) == 0
+    said = capsys.readouterr().out
+    out = f"runs/{GLYPHS}-seed0"
+    assert "accuracy" in said
+    assert "95% interval over tasks" in said
+    result = json.loads(Path(said.split("result: ")[1].split("\n")[0]).read_text())
+    assert f"curves: {out}/metrics.jsonl" in said
+    assert len(result["per_task"]["accuracy"]) == result["summary"]["n_tasks"] == 8
+    assert result["summary"]["split"] == "test"
+    assert result["protocol"]["init_args"]["n_way"] == 5
+    assert "running statistics" in result["protocol"]["batch_norm"]
+    assert result["trained_on"]["torch"]
+    assert result["data"].startswith("Glyphs")
+    assert str(here) not in Path(out, "recipe.yaml").read_text() + json.dumps(result)
+
+
+def test_evaluating_a_run_again_gives_the_same_scores(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (first,) = (trained / "results").glob("test-seed0-*.json")
+    before = json.loads(first.read_text())["per_task"]
+    assert main(["evaluate", str(trained)]) == 0
+    (again,) = (trained / "results").glob("test-seed0-*.json")
+    assert json.loads(again.read_text())["per_task"] == before
+
+
+def test_another_protocol_or_list_of_tasks_is_another_result(trained: Path) -> None:
+    assert main(["evaluate", str(trained), "--test_seed", "1", "--split", "val"]) == 0
+    assert main(["evaluate", str(trained), "--evaluation.init_args.n_shot", "3"]) == 0
+    assert len(list((trained / "results").glob("val-seed1-*.json"))) == 1
+    assert len(list((trained / "results").glob("test-seed0-*.json"))) == 2
+
+
+def test_a_learner_of_a_run_can_be_loaded_in_python(trained: Path) -> None:
+    import metabox
+
+    learner, tasks = metabox.load_run(trained)
+    assert not learner.training
+    (file,) = (p for p in (trained / "results").glob("test-seed0-*.json") if _shots(p) == 1)
+    scores = metabox.evaluate(learner, tasks, n_tasks=8)
+    assert scores.per_task["accuracy"] == json.loads(file.read_text())["per_task"]["accuracy"]
+
+
+def _shots(path: Path) -> int:
+    return json.loads(path.read_text())["protocol"]["init_args"]["n_shot"]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("metabox: error: ")
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], "expected a recipe"),
+        (["train", "no-such-recipe"], "known are glyphs-5w1s-incontext"),
+        (["train", GLYPHS, "--outer.step", "3"], "step"),
+        (["train", GLYPHS, "--outer.steps", "many"], "steps"),
+        (["train", GLYPHS, "--outer.steps", "0"], "expected steps of at least 1, got 0"),
+        (["train", GLYPHS, "--learner.init_args.widht", "3"], "widht"),
+        (["train", GLYPHS, "--learner", "os.system"], "os.system"),
+        (["train", GLYPHS, "--n_test", "0"], "expected n_test of at least 1, got 0"),
+        (["evaluate"], "expected the folder of a run"),
+        (["evaluate", "no-such-run"], "expected the folder of a run"),
+    ],
+)
+def test_bad_input_is_answered_by_one_line_and_exit_code_2(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert words in one_line(capsys)
+    assert not list(here.iterdir()), "bad input must leave nothing behind"
+
+
+def test_a_recipe_from_a_stranger_cannot_call_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("os.system", "subprocess.Popen", "metabox.files.write_text"):
+        (here / "evil.yaml").write_text(
+            f"tasks: {{class_path: Glyphs}}\nlearner: {{class_path: {target}, init_args: {{command: touch pwned}}}}\n"
+        )
+        assert main(["train", "evil.yaml"]) == 2
+        one_line(capsys)
+        (here / "evil.yaml").write_text("tasks: !!python/object/apply:os.system [touch pwned]\n")
+        assert main(["train", "evil.yaml"]) == 2
+    assert [path.name for path in here.iterdir()] == ["evil.yaml"]
+
+
+def test_going_on_with_another_recipe_names_the_difference(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", GLYPHS, *QUICK, "--outer.lr", "0.25", "--out", str(trained)]) == 2
+    assert "lr: 0.25" in one_line(capsys)
+
+
+def test_damaged_weights_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text((trained / "recipe.yaml").read_text())
+    (tmp_path / "best.safetensors").write_bytes((trained / "best.safetensors").read_bytes()[:500])
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "best.safetensors" in one_line(capsys)
+
+
+def test_omniglot_offline_names_the_flag_the_variable_and_the_default(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_args: object, **_kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.Omniglot", offline)
+    (here / "data").mkdir()
+    monkeypatch.setenv("METABOX_DATA", str(here / "data"))
+    assert main(["train", "omniglot-5w1s-incontext"]) == 2
+    said = one_line(capsys)
+    assert all(word in said for word in ("--data-root", "METABOX_DATA", GLYPHS))
+    assert os.listdir(here) == ["data"]
+
+
+def test_omniglot_trains_from_a_data_root(here: Path, omniglot_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METABOX_DATA", "")  # set again by the flag, and undone with this test
+    arguments = ["train", "omniglot-5w1s-incontext", *QUICK, "--outer.n_tasks", "1", "--data-root", omniglot_root]
+    assert main([*arguments, "--out", "out"]) == 0
+    (result,) = (here / "out" / "results").glob("*.json")
+    assert 0 < json.loads(result.read_text())["summary"]["accuracy"]["mean"] < 1
+    assert omniglot_root not in (here / "out" / "recipe.yaml").read_text()
