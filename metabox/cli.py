@@ -52,14 +52,15 @@ def evaluate(arguments: list[str]) -> None:
     from metabox import recipe as recipes
 
     folder, arguments = _positional(arguments, Path)
+    if folder is None and not {"-h", "--help"} & set(arguments):
+        raise ValueError("expected the folder of a run: metabox evaluate RUN")
     parser = recipes.make_parser(
         recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
     )
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
     parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
     config = recipes.parse(parser, arguments)
-    if folder is None:
-        raise ValueError("expected the folder of a run: metabox evaluate RUN")
+    assert folder is not None  # --help has ended by now
     _evaluate(parser, config, folder, split=config.pop("split"), n_tasks=config.n_test, seed=config.pop("test_seed"))
 
 

@@ -1,8 +1,9 @@
 """Recipes: one YAML file that says everything about a run. A constructor is its own configuration.
 
 A recipe names classes by `class_path`, and only subclasses of the expected base are accepted: a recipe from
-a stranger can choose among the learners and samplers on this machine, and cannot call anything else. (The
-module that it names is imported to find out, so it must be one that is already installed here.)
+a stranger can choose among the learners and samplers on this machine, and cannot call anything else. The
+module that it names is imported to find out: it must already be installed here, and must not be one that
+jsonargparse denies to configurations (os, subprocess, pickle, ...).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from metabox import discover
 from metabox.checkpoints import load_weights
@@ -52,7 +53,13 @@ def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     """The options of a run: those of `metabox.training.run`, and what the command line adds."""
     for found in discover.subclasses("EpisodeSampler") + discover.subclasses("Learner"):
         found.load()  # so that a short name is enough in a recipe
-    parser = ArgumentParser(exit_on_error=False, default_config_files=[str(defaults)] if defaults else [], **kwargs)
+    set_parsing_settings(import_path_denylist=[])  # enforce jsonargparse's own list of modules that no value may name
+    parser = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_config_files=[str(defaults)] if defaults else [],
+        **kwargs,
+    )
     parser.add_argument("--config", action=ActionConfigFile, help="A further YAML file, read over the recipe.")
     parser.add_argument("--data-root", type=str | None, help=f"Folder of the data sets; else ${DATA_VARIABLE}.")
     parser.add_argument("--name", type=str, default="run", help="What the run is called; the recipe's name by default.")

@@ -233,6 +233,17 @@ def test_a_checkpoint_that_does_not_have_its_name_yet_is_none(tmp_path: Path) ->
     assert Run().resume(checkpoints) is None
 
 
+def test_going_on_with_other_settings_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    settings = {"outer": {"lr": 0.1, "steps": 3}, "seed": 0}
+    Run().save(Checkpoints(tmp_path, settings), 1)
+    other = Run()
+    before = {name: value.clone() for name, value in other.module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"expected .* the same settings, got outer\.lr: 0\.1 there, 0\.2 now; use"):
+        other.resume(Checkpoints(tmp_path, settings | {"outer": {"lr": 0.2, "steps": 3}}))
+    assert all(torch.equal(value, before[name]) for name, value in other.module.state_dict().items())
+    assert other.resume(Checkpoints(tmp_path, settings)) == {"step": 1}
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(

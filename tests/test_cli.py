@@ -169,6 +169,7 @@ def test_a_recipe_from_a_stranger_cannot_call_anything(here: Path, capsys: pytes
         one_line(capsys)
         (here / "evil.yaml").write_text("tasks: !!python/object/apply:os.system [touch pwned]\n")
         assert main(["train", "evil.yaml"]) == 2
+        one_line(capsys)
     assert [path.name for path in here.iterdir()] == ["evil.yaml"]
 
 

@@ -19,7 +19,7 @@ from metabox.testing import build
 
 
 class Images(EpisodeSampler):
-    """Noise of a bright and a dark kind, some of it padding; the last class is missing in every other task."""
+    """Noise, some of it padding with a label of -1; the last class is missing in every other task."""
 
     spec = TaskSpec((1, 16, 16), "class", 3)
 
@@ -36,6 +36,7 @@ class Images(EpisodeSampler):
         y = torch.from_numpy(draws.words("y", 9)) % ways[:, None]
         mask = torch.from_numpy(draws.words("mask", 9) >> 30 > 0)
         mask[:, -1] = True
+        y[~mask] = -1
         return Episodes(
             support=Examples(x=x[:, :5], y=y[:, :5], mask=mask[:, :5]).to(device),
             query=Examples(x=x[:, 5:], y=y[:, 5:], mask=mask[:, 5:]).to(device),
