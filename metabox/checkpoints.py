@@ -39,6 +39,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return load_file(path), facts
     except FileNotFoundError as error:
         raise ValueError(f"expected weights in {path}, found no such file; train first, or check the path") from error
+    except OSError as error:
+        raise OSError(f"could not read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise ValueError(f"expected a safetensors file, got a damaged or other one: {path} ({error})") from error
 
@@ -101,9 +103,12 @@ class Checkpoints:
                 log.warning("checkpoint %s cannot be read (%s); trying the one before it", folder, error)
                 continue
             self._check_same(settings)
-            for name, module in modules.items():
-                module.load_state_dict(tensors[name])
-            optimizer.load_state_dict(optimizer_state)
+            try:
+                optimizer.load_state_dict(optimizer_state)
+                for name, module in modules.items():
+                    module.load_state_dict(tensors[name])
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"expected {folder} to fit this learner, got another one's: {error}") from error
             return state
         if folders:
             raise ValueError(

@@ -110,7 +110,8 @@ class Episodes:
 
     def __post_init__(self) -> None:
         s, q = self.support, self.query
-        if len(s) != len(q) or s.x.shape[2:] != q.x.shape[2:] or s.y.shape[2:] != q.y.shape[2:]:
+        same_kind = s.x.shape[2:] == q.x.shape[2:] and s.y.shape[2:] == q.y.shape[2:] and s.x.dtype == q.x.dtype
+        if len(s) != len(q) or not same_kind:
             raise ValueError(
                 f"expected support and query of the same tasks and kind, got x {_shape(s.x)} and {_shape(q.x)}, "
                 f"y {_shape(s.y)} and {_shape(q.y)}; only axis 1 (the number of examples) may differ"
@@ -123,6 +124,13 @@ class Episodes:
             value = getattr(self, name)
             if value is not None and (value.ndim != ndim or len(value) != len(s)):
                 raise ValueError(f"expected {name} of {ndim} axes, the first {len(s)} tasks long, got {_shape(value)}")
+            if value is not None and value.device != s.x.device:
+                raise ValueError(
+                    f"expected {name} on {s.x.device} like the examples, got {value.device}; use .to(device)"
+                )
+        n = s.x.shape[1] + q.x.shape[1]
+        if self.origin is not None and self.origin.shape[1] != n:
+            raise ValueError(f"expected origin [T, N + M] with N + M = {n}, got {_shape(self.origin)}")
         if self.class_mask is not None and self.class_mask.dtype != torch.bool:
             raise ValueError(f"expected class_mask as bool [T, C], got {_shape(self.class_mask)}; use .bool()")
 
@@ -136,6 +144,10 @@ class Episodes:
 
     def to(self, device: Device) -> Episodes:
         return _to(self, device)
+
+    def blanked(self) -> Episodes:
+        """The same with zeros in the padding; see `Examples.blanked`."""
+        return replace(self, support=self.support.blanked(), query=self.query.blanked())
 
 
 def _to(batch: Batch, device: Device) -> Batch:
@@ -159,6 +171,7 @@ class TaskSpec:
     descriptor_size: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "x_shape", tuple(self.x_shape))
         if self.target not in ("class", "real", "binary"):
             raise ValueError(f'expected target "class", "real" or "binary", got {self.target!r}')
         if self.target_size < 1 or self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
@@ -212,13 +225,13 @@ class TaskSpec:
                 _check_finite("y", y, examples.mask)
                 if self.target == "binary" and not bool(((y == 0) | (y == 1))[examples.mask].all()):
                     raise ValueError("expected binary labels of 0 and 1, got other values; threshold them first")
-        size = 0 if descriptor is None else descriptor.shape[-1]
-        if size != self.descriptor_size or (descriptor is not None and descriptor.shape[:-1] != (len(examples),)):
+        wanted = (len(examples), self.descriptor_size)
+        if (descriptor is not None or self.descriptor_size) and (
+            descriptor is None or descriptor.shape != wanted or not descriptor.is_floating_point()
+        ):
+            expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
             got = "none" if descriptor is None else _shape(descriptor)
-            raise ValueError(
-                f"expected a descriptor of shape [{len(examples)}, {self.descriptor_size}], got {got}; "
-                "the learner's spec says descriptor_size"
-            )
+            raise ValueError(f"expected {expected}, got {got}; the learner's spec says descriptor_size")
         if values and descriptor is not None:
             _check_finite("descriptor", descriptor, None)
 
@@ -228,6 +241,8 @@ class TaskSpec:
         self.check(episodes.query, episodes.descriptor)
         mask = episodes.class_mask
         if mask is not None:
+            if not bool(mask.any(1).all()):
+                raise ValueError("expected every task to have a class, got a row of class_mask without True")
             if self.target != "class" or mask.shape[1] > self.target_size:
                 raise ValueError(f"expected class_mask [T, at most {self.target_size}] for classes, got {_shape(mask)}")
             for name, part in (("support", episodes.support), ("query", episodes.query)):

@@ -48,7 +48,10 @@ class Scores:
         return float(stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
 
     def summary(self) -> dict[str, Any]:
-        metrics = {name: {"mean": self.mean(name), "interval_95": self.interval(name)} for name in self.per_task}
+        def interval(name: str) -> float | None:
+            return value if math.isfinite(value := self.interval(name)) else None  # JSON has no infinity
+
+        metrics = {name: {"mean": self.mean(name), "interval_95": interval(name)} for name in self.per_task}
         return {"split": self.split, "seed": self.seed, "n_tasks": self.n_tasks, **metrics, **self.pooled}
 
     def __str__(self) -> str:
@@ -101,9 +104,14 @@ def evaluate(
     correct: list[Tensor] = []
     try:
         for first in range(0, n_tasks, batch):
-            episodes = tasks.sample(0, min(batch, n_tasks - first), split=split, device=device, seed=seed, first=first)
+            n = min(batch, n_tasks - first)
+            episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first).blanked()
+            query, class_mask = episodes.query, episodes.class_mask
+            if not bool(query.mask.any(1).all()):
+                raise ValueError(
+                    f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
+                )
             params = learner(episodes)
-            query, class_mask = episodes.query.blanked(), episodes.class_mask
             values = {"nll": -likelihood.log_prob(params, query.y, class_mask)}
             values |= likelihood.scores(params, query.y, class_mask)
             for name, value in values.items():

@@ -28,8 +28,8 @@ class Objective(nn.Module, ABC):
         """Natural parameters `[T, M, P]` and the examples that they are judged on."""
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
+        episodes = episodes.blanked()
         params, examples = self.predictions(episodes)
-        examples = examples.blanked()
         # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
             log_prob = self.likelihood.log_prob(params, examples.y, episodes.class_mask)

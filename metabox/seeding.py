@@ -75,9 +75,9 @@ class Draws:
         """32 random bits, `[T, *shape]`."""
         size = int(np.prod(shape, dtype=np.int64))
         counters = self.tasks[:, None] * size + np.arange(size, dtype=np.int64)
-        if self.tasks[0] < 0 or (counters.size and counters[-1, -1] > WORD):
+        if counters.size and (counters[0, 0] < 0 or counters[-1, -1] > WORD):
             raise ValueError(
-                f"expected task numbers from 0 to {WORD // max(size, 1)} for draws of {size} words a task, "
+                f"expected task numbers from 0 to {(WORD + 1) // size - 1} for draws of {size} words a task, "
                 f"got {self.tasks[0]} to {self.tasks[-1]}; use a new `index` for further tasks"
             )
         keys = np.array([make_key(name, *address) for address in self.addresses], dtype=np.uint32)[:, :, None, None]

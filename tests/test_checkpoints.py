@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metabox import discover
 from metabox.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
 from metabox.files import read_json, write_json, write_text, write_whole
 from metabox.learners.lstm import LSTM
@@ -314,103 +312,3 @@ def test_checkpoints_that_are_all_damaged_are_named_and_change_nothing(tmp_path:
     with pytest.raises(ValueError, match=r"expected a checkpoint that can be read .* got 1 damaged"):
         checkpoints.resume({"average": average, "model": model}, optimizer)
     assert torch.equal(average.weight, before)
-
-
-# ------------------------------------------------------------------ the walk
-
-PACKAGE = {
-    "__init__.py": "",
-    "base.py": """
-        from abc import ABC, abstractmethod
-        raise RuntimeError("imported")
-        class Learner(ABC):
-            @abstractmethod
-            def adapt(self): ...
-    """,
-    "learners/__init__.py": "",
-    "learners/new.py": '''
-        import made_up_walk.base as base
-        class Half(base.Learner):
-            """Abstract still."""
-            @property
-            @abstractmethod
-            def width(self): ...
-        class New(base.Learner):
-            """A new learner.
-
-            More of it.
-            """
-        class _Hidden(Learner): ...
-        class Zed(Half): ...
-        class Unrelated: ...
-        def factory():
-            class Inner(Learner): ...
-    ''',
-    "learners/deep/er.py": "class Deep(New): ...",
-    "notes.txt": "class Text(Learner): ...",
-}
-
-
-def write_package(root: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package at `root` in metabox's place for one test."""
-    for name, text in files.items():
-        lines = text.strip("\n").splitlines()
-        indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(line[indent:] for line in lines))
-    discover._classes.cache_clear()
-    monkeypatch.setattr(discover, "PACKAGE", root)
-
-
-@pytest.fixture
-def walked(monkeypatch: pytest.MonkeyPatch) -> object:
-    """Leaves no made-up class in the cache of the walk, and no made-up module behind."""
-    yield
-    monkeypatch.undo()
-    discover._classes.cache_clear()
-    for name in [name for name in sys.modules if name.startswith("made_up_walk")]:
-        del sys.modules[name]
-
-
-@pytest.mark.usefixtures("walked")
-def test_a_learner_in_a_new_file_is_found_without_importing_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_package(tmp_path / "made_up_walk", PACKAGE, monkeypatch)
-    found = discover.subclasses("Learner")
-    assert [(f.name, f.module, f.summary) for f in found] == [
-        ("Deep", "made_up_walk.learners.deep.er", ""),
-        ("New", "made_up_walk.learners.new", "A new learner."),
-        ("Zed", "made_up_walk.learners.new", ""),
-    ]
-    assert [f.name for f in discover.subclasses("Half")] == ["Zed"]
-    assert discover.subclasses("Nothing") == []
-
-
-@pytest.mark.usefixtures("walked")
-def test_what_was_found_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"__init__.py": "class Learner: ...", "one.py": "from made_up_walk import Learner\nclass One(Learner): ..."}
-    write_package(tmp_path / "made_up_walk", files, monkeypatch)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (one,) = discover.subclasses("Learner")
-    assert one.load().__name__ == "One"
-    lazy = discover.lazy("made_up_walk.learners", ("Learner",))
-    assert lazy("One") is one.load()
-    with pytest.raises(AttributeError, match=r"module 'made_up_walk\.learners' has no attribute 'Two'"):
-        lazy("Two")
-
-
-@pytest.mark.usefixtures("walked")
-def test_a_learner_below_a_private_base_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"base.py": "class Learner: ...", "two.py": "class _Base(Learner): ...\nclass Two(_Base): ..."}
-    write_package(tmp_path / "made_up_walk", files, monkeypatch)
-    assert [f.name for f in discover.subclasses("Learner")] == ["Two"]
-
-
-def test_recipes_are_the_yaml_files_of_the_package() -> None:
-    recipes = discover.recipes()
-    assert recipes
-    for name, path in recipes.items():
-        assert path.name == f"{name}.yaml"
-        assert path.is_file()

@@ -61,7 +61,10 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(query=examples(3)), "same tasks and kind", r"\[2, 5, 3\] and float32 \[3, 5, 3\]"),
         (lambda: episodes(query=examples(x=X[..., :2])), "same tasks and kind", r"\[2, 5, 3\] and float32 \[2, 5, 2\]"),
         (lambda: episodes(query=examples(y=X)), "same tasks and kind", r"int64 \[2, 5\] and float32 \[2, 5, 3\]"),
+        (lambda: episodes(query=examples(x=X.byte())), "same tasks and kind", r"float32 \[2, 5, 3\] and uint8"),
         (lambda: episodes(descriptor=torch.zeros(2)), "descriptor of 2 axes", r"float32 \[2\]"),
+        (lambda: episodes(descriptor=torch.zeros(2, 1).to("meta")), "descriptor on cpu", "meta"),
+        (lambda: episodes(origin=torch.zeros(2, 3)), "origin .* N \\+ M", r"float32 \[2, 3\]"),
         (lambda: episodes(descriptor=torch.zeros(3, 2)), "descriptor of 2 axes, the first 2", r"float32 \[3, 2\]"),
         (lambda: episodes(class_mask=ALL_OF_THEM[:1]), "class_mask of 2 axes, the first 2", r"bool \[1, 4\]"),
         (lambda: episodes(class_mask=ALL_OF_THEM.long()), r"class_mask as bool \[T, C\]", r"int64 \[2, 4\]"),
@@ -110,6 +113,8 @@ def test_examples_of_another_kind_are_refused_and_both_sides_named(
     [
         (CLASSES, torch.zeros(2, 2), r"float32 \[2, 2\]"),
         (DESCRIBED, torch.zeros(2, 3), r"float32 \[2, 3\]"),
+        (DESCRIBED, torch.zeros(2, 2).long(), r"int64 \[2, 2\]"),
+        (DESCRIBED, torch.zeros(()), r"float32 \[\]"),
         (DESCRIBED, torch.zeros(3, 2), r"float32 \[3, 2\]"),
         (DESCRIBED, torch.full((2, 2), math.nan), "NaN or infinity in 4 places"),
     ],
@@ -166,6 +171,12 @@ def test_labels_of_padding_may_lie_outside_the_class_mask() -> None:
     narrow = torch.tensor([[True, False, False, False]]).expand(2, -1)
     padded = examples(y=with_value(with_value(Y, (0, 2), 3), (1, 2), 99), mask=hidden(2))
     CLASSES.check_episodes(episodes(class_mask=narrow, query=padded))
+
+
+def test_a_task_without_classes_is_named() -> None:
+    none = torch.tensor([[True] * 4, [False] * 4])
+    with pytest.raises(ValueError, match="expected every task to have a class"):
+        CLASSES.check_episodes(episodes(class_mask=none))
 
 
 def test_padding_may_be_labelled_minus_one() -> None:
