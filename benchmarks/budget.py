@@ -38,12 +38,13 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
         "calibration_error": round(summary["calibration_error"], 4),
         "test_episodes": summary["n_tasks"],
         "best_step": int(result["weights"]["step"]),
-        "validation_percent": {
-            str(line["step"]): round(100 * line["val"]["accuracy"], 2) for line in lines if "val" in line
-        },
-        "protocol": result["protocol"],
+        "validation_percent": [
+            [line["step"], round(100 * line["val"]["accuracy"], 2)] for line in lines if "val" in line
+        ],
+        "precision": result["trained_on"]["precision"],
+        "trained_at_commit": result["trained_on"]["git_commit"],
+        "batch_norm": result["protocol"]["batch_norm"],
         "data": result["data"],
-        "trained_on": result["trained_on"],
     }
 
 

@@ -16,15 +16,17 @@ START, END = (
 )
 
 
-def machine(facts: dict[str, Any]) -> str:
-    return f"{facts['cores']} cores of an {facts['cpu']}, torch {facts['torch']}, commit {facts['git_commit'][:8]}"
+def machine(result: dict[str, Any]) -> str:
+    facts, row = result["environment"], result["rows"][0]
+    commit = row["trained_at_commit"][:8]
+    return f"{facts['cores']} cores of an {facts['cpu']}, torch {facts['torch']}, {row['precision']}, commit {commit}"
 
 
 def learning() -> list[str]:
     omniglot, glyphs = (read_json(RESULTS / f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
     lines = [
         "Omniglot, 5-way 1-shot, meta-test characters of the 1028/172/423 split with rotations, 15 queries per class,",
-        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot['environment'])}).",
+        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot)}).",
         "The interval is over episodes.",
         "",
         "| budget: training time | steps | accuracy | calibration error | episodes |",
