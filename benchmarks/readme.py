@@ -51,21 +51,25 @@ def learning() -> list[str]:
 
 def sampling() -> list[str]:
     result = read_json(RESULTS / "sampling.json")
-    threads = result["environment"]["threads"]
     lines = [
-        f"Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call, {threads} threads,",
+        "Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call,",
         "beside the bare gather of the same bytes with indices known beforehand, interleaved in one run",
         "(median, quartiles). Repeat: `python benchmarks/sampling.py`.",
         "",
-        "| task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
-        "| --- | --- | ---: | ---: |",
+        "| threads | task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
+        "| ---: | --- | --- | ---: | ---: |",
     ]
     for row in result["results"]:
         share = row["ratio"]
         lines.append(
-            f"| {row['n_way']}-way {row['n_shot']}-shot | {'yes' if row['rotations'] else 'no'} | "
+            f"| {row['threads']} | {row['n_way']}-way {row['n_shot']}-shot | {'yes' if row['rotations'] else 'no'} | "
             f"{row['episodes_per_second']:,.0f} | {share['median']:.2f} ({share['q1']:.2f} to {share['q3']:.2f}) |"
         )
+    packing = result["packing"]
+    lines += [
+        "",
+        f"Packing all of Omniglot takes {packing['packing_s']:.1f} s, opening the pack {packing['opening_s']:.3f} s.",
+    ]
     return lines
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import os
 import statistics
 import tempfile
@@ -92,22 +93,23 @@ def show(values: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="folder that holds omniglot/")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--calls", type=int, default=32, help="calls in a round")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     results = []
-    print(f"{'task':8} {'rotations':9} {'gather, ms':22} {'sample, ms':22} {'ratio':22} episodes/s")
-    for n_way, n_shot in SHAPES:
-        for rotations in (False, True):
+    print(f"threads {'task':8} {'rotations':9} {'gather, ms':22} {'sample, ms':22} {'ratio':22} episodes/s")
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for (n_way, n_shot), rotations in itertools.product(SHAPES, (False, True)):
             sampler = Omniglot(
                 rotations=rotations, data_root=options.data_root, n_way=n_way, n_shot=n_shot, n_query=QUERIES
             )
             measured = compare(sampler, options.rounds, options.calls)
-            results.append({"n_way": n_way, "n_shot": n_shot, "rotations": rotations, **measured})
+            results.append({"threads": threads, "n_way": n_way, "n_shot": n_shot, "rotations": rotations, **measured})
             print(
+                f"{threads:7}",
                 f"{n_way}w{n_shot}s".ljust(8),
                 str(rotations).ljust(9),
                 *(show(measured[k]).ljust(22) for k in ("gather_ms", "sample_ms", "ratio")),  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ NumPy's uint32 gives the same bits in a third of the time (products wrap by them
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,11 +30,14 @@ def mix(words: Words) -> Words:
 
     The multipliers are those of Wellons' `lowbias32` (2018), found by search for low bias.
     """
-    words = words ^ (words >> 16)
-    words = (words * 0x7FEB352D) & WORD
-    words = words ^ (words >> 15)
-    words = (words * 0x846CA68B) & WORD
-    return words ^ (words >> 16)
+    words = words ^ (words >> 16)  # a copy; from here on arrays change in place
+    words *= 0x7FEB352D
+    words &= WORD
+    words ^= words >> 15
+    words *= 0x846CA68B
+    words &= WORD
+    words ^= words >> 16
+    return words
 
 
 def hash_words(words: Words, key: tuple[int, int]) -> Words:
@@ -43,9 +47,9 @@ def hash_words(words: Words, key: tuple[int, int]) -> Words:
 
 def make_key(*parts: object) -> tuple[int, int]:
     """A 64-bit key, as two words, from anything with a stable `repr` (numbers, strings)."""
-    parts = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+    plain = tuple([part.item() if isinstance(part, np.generic) else part for part in parts])
+    low, high = struct.unpack("<II", hashlib.blake2b(repr(plain).encode(), digest_size=8).digest())
+    return low, high
 
 
 def step_seed(seed: int, index: int, rank: int = 0) -> int:
@@ -86,6 +90,8 @@ class Draws:
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""
+        if np.all(high == low):  # nothing to draw, as for a fixed way or shot
+            return np.full((len(self.addresses) * len(self.tasks), *shape), low, dtype=np.int64)
         return low + (self.words(name, *shape) * (high - low + 1) >> 32)
 
     def distinct(self, name: str, k: int, n: NDArray[np.int64], smallest: int, largest: int) -> NDArray[np.int64]:
@@ -99,7 +105,9 @@ class Draws:
         # Few to choose from: sort random keys. The position rides in the low bits of its key.
         bits = max(1, int(largest - 1).bit_length())
         position = np.arange(largest, dtype=np.int64)
-        keys = self.words(name, *n.shape[1:], largest) << bits | position
+        keys = self.words(name, *n.shape[1:], largest)
+        keys <<= bits
+        keys |= position
         if smallest < largest:
             keys[position >= n[..., None]] = np.iinfo(np.int64).max
         keys.sort(axis=-1)
@@ -122,8 +130,11 @@ class Draws:
         """A random order of each row of `valid: [T, K]`, the True positions before the False ones."""
         k = valid.shape[1]
         bits = max(1, (k - 1).bit_length())
-        keys = self.words(name, k) << bits | np.arange(k, dtype=np.int64)
+        keys = self.words(name, k)
+        keys <<= bits
+        keys |= np.arange(k, dtype=np.int64)
         if not valid.all():
             keys[~valid] |= np.int64(1) << (32 + bits)
         keys.sort(axis=-1)
-        return keys & ((1 << bits) - 1)
+        keys &= (1 << bits) - 1
+        return keys

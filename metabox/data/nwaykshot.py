@@ -198,7 +198,7 @@ class NWayKShot(EpisodeSampler):
         x = x.view(*plan.classes.shape, *self.images.image_shape)
         # Copies, because the plan may be asked for again.
         label, mask, class_mask, origin = (
-            torch.tensor(part, device=device) for part in (plan.label, plan.mask, plan.has_class, plan.origin)
+            torch.from_numpy(part.copy()).to(device) for part in (plan.label, plan.mask, plan.has_class, plan.origin)
         )
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
@@ -239,9 +239,12 @@ class NWayKShot(EpisodeSampler):
             _lay_out(draws, "support", valid, 0, shots), _lay_out(draws, "query", valid, shots, each), strict=True
         )
         label, column = np.concatenate(labels, axis=1), np.concatenate(columns, axis=1)
-        source, item, mask = _pick(classes, label), _pick(items, column), _pick(valid, column)
+        source, item = _pick(classes, label), _pick(items, column)
         origin = self.images.ids(source, item)
-        if not valid.all():
+        if valid.all():
+            mask = np.ones(label.shape, dtype=np.bool_)
+        else:
+            mask = _pick(valid, column)
             label, origin = np.where(mask, label, 0), np.where(mask, origin, -1)
         return _Plan(source, item, label, mask, has_class, origin)
 
@@ -273,8 +276,10 @@ def _lay_out(draws: Draws, name: str, valid: Bools, low: int, high: int) -> tupl
     """
     t, _, j = valid.shape
     order = draws.shuffled(f"order of {name}", valid[..., low:high].reshape(t, -1))
-    label = order // (high - low)
-    return label, order + (label * (j - (high - low)) + low)
+    # Tables, because whole-number division is slow.
+    place = np.arange(valid[0, :, low:high].size)
+    label = place // (high - low)
+    return label.take(order), (place + label * (j - (high - low)) + low).take(order)
 
 
 def _pick(values: NDArray[Any], columns: Ints) -> NDArray[Any]:
