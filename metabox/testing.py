@@ -60,9 +60,12 @@ def build(make: MakeLearner, spec: TaskSpec) -> Learner:
     torch.manual_seed(0)
     learner = make(spec, likelihood_for(spec).n_params)
     with torch.no_grad():
-        for tensor in [*learner.parameters(), *learner.buffers()]:
-            if tensor.is_floating_point():
-                tensor += 0.05 * torch.rand_like(tensor)
+        for parameter in learner.parameters():
+            # Of mean zero: a drift would grow from layer to layer, until rounding hides what is checked.
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        for buffer in learner.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand_like(buffer), alpha=0.05)
     return learner.eval()
 
 
