@@ -18,8 +18,10 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 from metabox import discover
 from metabox.checkpoints import load_weights
 from metabox.data.root import DATA_VARIABLE
+from metabox.environment import facts
 from metabox.episodes import EpisodeSampler, Split
-from metabox.evaluation import Scores, evaluate
+from metabox.evaluation import BATCH_NORM, Scores, evaluate
+from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.training import run
@@ -108,14 +110,14 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     return parser.dump(kept, skip_validation=True)
 
 
-def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> tuple[Learner, EpisodeSampler]:
-    """The learner of a finished run, in evaluation mode, and the sampler it is evaluated on."""
+def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> tuple[Learner, EpisodeSampler, dict[str, str]]:
+    """The learner of a finished run in evaluation mode, the sampler it is evaluated on, the facts of its weights."""
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
     learner = made.learner(spec, likelihood_for(spec).n_params)
-    load_weights(learner, weights)
-    return learner.eval(), evaluation
+    facts_of_weights = load_weights(learner, weights)
+    return learner.eval(), evaluation, facts_of_weights
 
 
 def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
@@ -125,7 +127,8 @@ def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
         ValueError: where the folder holds no run, or its files are damaged.
     """
     parser = make_parser(find_run(folder))
-    return rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+    learner, tasks, _ = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+    return learner, tasks
 
 
 def find_run(folder: str | Path) -> Path:
@@ -146,11 +149,7 @@ def evaluate_run(
     parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
-    from metabox.environment import facts
-    from metabox.evaluation import BATCH_NORM
-    from metabox.files import read_json
-
-    learner, tasks = rebuild(parser, config, folder / "best.safetensors")
+    learner, tasks, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed)
     protocol = (config.evaluation or config.tasks).as_dict()
     result = {
@@ -160,17 +159,9 @@ def evaluate_run(
         "summary": scores.summary(),
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
-        "weights": load_facts(folder),
+        "weights": facts_of_weights,
         "trained_on": read_json(folder / "environment.json"),
         "evaluated_on": facts(),
         "per_task": scores.per_task,
     }
     return scores, result
-
-
-def load_facts(folder: Path) -> dict[str, str]:
-    """The step and the seconds of training at which a run's best weights were kept."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "best.safetensors", "pt") as file:
-        return file.metadata()

@@ -46,7 +46,7 @@ class Conv4(Backbone):
         width: channels of every block, 64 in the paper.
         downsample: how a block halves the image. "pool": 2x2 max-pooling, as in the paper. "stride": the stride
             of the convolution, as Finn et al. 2017 did for Omniglot; a quarter of the arithmetic. "stem": the
-            first block by its stride and the others by pooling; a third of the arithmetic, at little loss.
+            first block by its stride and the others by pooling; a third of the arithmetic.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conv4(Backbone):
             raise ValueError(f'expected images of at least 16x16 for four poolings, got {x_shape}; use "stride"')
         self.blocks = nn.Sequential(*blocks)
         self.out_features = width * height * width_px
-        # Channels last: a third less time per training step on a CPU, and what tensor cores want.
+        # Channels last: faster convolutions on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor) -> Tensor:
