@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,13 +41,18 @@ def mean(parts: list[Tensor], width: int) -> Tensor:
     return sum(parts, torch.zeros(width)) / max(1, len(parts))
 
 
+def embedding(learner: Learner, episodes: Episodes, t: int) -> Callable[[Tensor], Tensor]:
+    """What a learner's first layer makes of one input of task t: its features, and the descriptor beside them."""
+    z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
+    return lambda x: torch.cat([learner.embed.backbone(x), *z])
+
+
 # ------------------------------------------------------------------ the oracles
 
 
 def plain_cnp(learner: CNP, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     """Garnelo et al. 2018, equations 1 to 3: r_i = h(x_i, y_i), r = the mean of r_i, parameters = g(x, r)."""
-    features, width = learner.backbone, learner.encoder[-1].out_features
-    z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
+    features, width = embedding(learner, episodes, t), learner.encoder[-1].out_features
     seen = real_examples(episodes.support, t)
     if learner.spec.target == "class":
         codes = [(learner.encoder(features(x_i)), int(y_i)) for x_i, y_i in seen]
@@ -54,10 +60,10 @@ def plain_cnp(learner: CNP, episodes: Episodes, t: int, x: Tensor) -> Tensor:
         scores = []
         for c in range(learner.spec.target_size):
             r_c = mean([code for code, label in codes if label == c], width)
-            scores.append(learner.decoder(torch.cat([features(x), r_c, r, *z]))[0])
+            scores.append(learner.decoder(torch.cat([features(x), r_c, r]))[0])
         return torch.stack(scores)
     r = mean([learner.encoder(torch.cat([features(x_i), y_i])) for x_i, y_i in seen], width)
-    return learner.decoder(torch.cat([features(x), r, *z]))
+    return learner.decoder(torch.cat([features(x), r]))
 
 
 def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
@@ -67,11 +73,8 @@ def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
     seen = real_examples(episodes.support, t)
     labels = [F.one_hot(y, spec.target_size).float() if spec.target == "class" else y for _, y in seen]
-    z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
-    late = [torch.zeros(spec.target_size), *labels]
-    steps = [
-        torch.cat([learner.backbone(x_i), y, *z]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)
-    ]
+    late, features = [torch.zeros(spec.target_size), *labels], embedding(learner, episodes, t)
+    steps = [torch.cat([features(x_i), y]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)]
     return learner.readout(lstm(torch.stack(steps)[None])[0][0, -1])
 
 
@@ -120,15 +123,12 @@ def plain_incontext(learner: InContext, episodes: Episodes, t: int, x: Tensor) -
     """The support's tokens and one query's, through the transformer above."""
     seen = real_examples(episodes.support, t)
     width = learner.null_label.shape[0]
-    z = torch.zeros(width)
-    if learner.embed_z is not None:
-        assert episodes.descriptor is not None
-        z = learner.embed_z(episodes.descriptor[t])
-    embedded = [learner.embed_x(learner.backbone(x_i)) for x_i, _ in seen]
-    query = learner.embed_x(learner.backbone(x))
+    features = embedding(learner, episodes, t)
+    embedded = [learner.embed_x(features(x_i)) for x_i, _ in seen]
+    query = learner.embed_x(features(x))
     if learner.spec.target != "class":
-        tokens = [e + learner.embed_y(y) + z for e, (_, y) in zip(embedded, seen, strict=True)]
-        tokens.append(query + learner.null_label + z)
+        tokens = [e + learner.embed_y(y) for e, (_, y) in zip(embedded, seen, strict=True)]
+        tokens.append(query + learner.null_label)
         return learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
     labels = [int(y) for _, y in seen]
     codes = []
@@ -137,8 +137,8 @@ def plain_incontext(learner: InContext, episodes: Episodes, t: int, x: Tensor) -
         codes.append((code - code.mean()) / (code.var(unbiased=False) + 1e-5).sqrt())
     guess, probabilities = plain_guess(learner, embedded, labels, query)
     guessed = sum((p * code for p, code in zip(probabilities, codes, strict=True)), torch.zeros(width))
-    tokens = [e + codes[label] + z for e, label in zip(embedded, labels, strict=True)]
-    tokens.append(query + guessed + learner.null_label + z)
+    tokens = [e + codes[label] for e, label in zip(embedded, labels, strict=True)]
+    tokens.append(query + guessed + learner.null_label)
     read = learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
     return guess + torch.stack([read @ code for code in codes]) / math.sqrt(width)
 
@@ -162,7 +162,7 @@ def test_the_first_guess_is_its_plain_transcription() -> None:
     logits, probabilities = learner._first_guess(learner.adapt(episodes.support), query)
     for t in range(3):
         seen = real_examples(episodes.support, t)
-        tokens, labels = [learner.embed_x(learner.backbone(x)) for x, _ in seen], [int(y) for _, y in seen]
+        tokens, labels = [learner.embed_x(learner.embed.backbone(x)) for x, _ in seen], [int(y) for _, y in seen]
         for m in range(4):
             wanted = plain_guess(learner, tokens, labels, query[t, m])
             torch.testing.assert_close((logits[t, m], probabilities[t, m]), wanted, rtol=1e-4, atol=1e-5)
@@ -173,7 +173,7 @@ def test_lstm_streams_what_torchs_lstm_does_at_every_step() -> None:
     lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
     lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
     late = F.pad(F.one_hot(sequence.y, 3).float(), (0, 0, 1, 0))[:, :-1]
-    wanted = learner.readout(lstm(torch.cat([learner.backbone(sequence.x), late], -1))[0])
+    wanted = learner.readout(lstm(torch.cat([learner.embed.backbone(sequence.x), late], -1))[0])
     torch.testing.assert_close(learner.stream(sequence), wanted, rtol=1e-4, atol=1e-5)
 
 

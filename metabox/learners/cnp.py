@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
-from metabox.nn.backbones import MakeBackbone, make_backbone
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, masked_mean, membership
 
 
@@ -34,41 +35,37 @@ class CNP(Learner):
         self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 128
     ) -> None:
         super().__init__(spec, n_params)
-        self.backbone = make_backbone(backbone, spec.x_shape)
-        features = self.backbone.out_features
+        self.embed = Embedding(spec, backbone)
+        features = self.embed.out_features
         label_size = 0 if spec.target == "class" else spec.target_size  # a class enters by pooling, not as a vector
         self.encoder = _mlp(features + label_size, width, width)
         codes = 2 * width if spec.target == "class" else width
         outputs = 1 if spec.target == "class" else n_params
         # A bias on the score of every class alike would be without effect.
-        self.decoder = _mlp(features + codes + spec.descriptor_size, width, outputs, bias=spec.target != "class")
+        self.decoder = _mlp(features + codes, width, outputs, bias=spec.target != "class")
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; `descriptor [T, dz]` where there is one."""
+        """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; and what the embedding knows of the task."""
         support = self.check(support, descriptor)
-        h = self.backbone(support.x)
+        h, phi = self.embed.adapt(support, descriptor)
         if self.spec.target != "class":
             h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
         r = self.encoder(h)
-        phi = {"code": masked_mean(r, support.mask)}
+        phi["code"] = masked_mean(r, support.mask)
         if self.spec.target == "class":
             phi["class_codes"] = class_mean(r, membership(support.y, support.mask, self.n_params))
-        if descriptor is not None:
-            phi["descriptor"] = descriptor
         return phi
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         self.check_x(phi, x)
-        h = self.backbone(x)
-        shared = [phi["code"]] + ([phi["descriptor"]] if "descriptor" in phi else [])
+        h = self.embed(x, phi)
         if self.spec.target != "class":
-            codes = torch.cat(shared, dim=-1)[:, None].expand(-1, h.shape[1], -1)
-            return self.decoder(torch.cat([h, codes], dim=-1))
+            return self.decoder(torch.cat([h, phi["code"][:, None].expand(-1, h.shape[1], -1)], dim=-1))
         # Score every (query, class) pair: [T, M, C, ...]
         classes = phi["class_codes"]
         m, c = h.shape[1], classes.shape[1]
         parts = [h[:, :, None].expand(-1, -1, c, -1), classes[:, None].expand(-1, m, -1, -1)]
-        parts += [code[:, None, None].expand(-1, m, c, -1) for code in shared]
+        parts.append(phi["code"][:, None, None].expand(-1, m, c, -1))
         return self.decoder(torch.cat(parts, dim=-1)).squeeze(-1)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
 from metabox.nn.attention import AttentionBlock
-from metabox.nn.backbones import MakeBackbone, make_backbone
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, membership
 
 
@@ -50,11 +51,10 @@ class InContext(Learner):
         heads: int = 4,
     ) -> None:
         super().__init__(spec, n_params)
-        self.backbone = make_backbone(backbone, spec.x_shape)
-        self.embed_x = nn.Linear(self.backbone.out_features, width)
+        self.embed = Embedding(spec, backbone)
+        self.embed_x = nn.Linear(self.embed.out_features, width)
         self.embed_y = nn.Linear(width if spec.target == "class" else spec.target_size, width)
         self.null_label = nn.Parameter(torch.zeros(width))
-        self.embed_z: nn.Linear | None = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, width if spec.target == "class" else n_params)
@@ -64,11 +64,13 @@ class InContext(Learner):
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`.
 
-        For classes also `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`; `token_z [T, D]` for a descriptor.
+        For classes also `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`; and what the
+        embedding knows of the task.
         """
         support = self.check(support, descriptor)
-        x = self.embed_x(self.backbone(support.x))
-        phi: Phi = {"mask": support.mask}
+        features, phi = self.embed.adapt(support, descriptor)
+        x = self.embed_x(features)
+        phi["mask"] = support.mask
         if self.spec.target == "class":
             member = membership(support.y, support.mask, self.n_params)
             codes = F.layer_norm(self.embed_y(class_mean(x, member)), x.shape[-1:])
@@ -76,9 +78,6 @@ class InContext(Learner):
             tokens = x + member.to(codes.dtype) @ codes
         else:
             tokens = x + self.embed_y(support.y.to(x.dtype))
-        if self.embed_z is not None and descriptor is not None:
-            phi["token_z"] = self.embed_z(descriptor)
-            tokens = tokens + phi["token_z"][:, None]
         for i, block in enumerate(self.blocks):
             keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
             phi |= {f"keys.{i}": keys, f"values.{i}": values}
@@ -88,13 +87,11 @@ class InContext(Learner):
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         self.check_x(phi, x)
-        tokens = self.embed_x(self.backbone(x))
+        tokens = self.embed_x(self.embed(x, phi))
         if self.spec.target == "class":
             guess, probability = self._first_guess(phi, tokens)
             tokens = tokens + probability.to(tokens.dtype) @ phi["codes"]
         tokens = tokens + self.null_label
-        if "token_z" in phi:
-            tokens = tokens + phi["token_z"][:, None]
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
         read = self.readout(self.norm(tokens))

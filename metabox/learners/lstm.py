@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
-from metabox.nn.backbones import MakeBackbone, make_backbone
-from metabox.nn.sets import membership
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding, encode_labels
 
 
 class LSTM(Learner):
@@ -34,19 +34,18 @@ class LSTM(Learner):
         self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 200
     ) -> None:
         super().__init__(spec, n_params)
-        self.backbone = make_backbone(backbone, spec.x_shape)
-        inputs = self.backbone.out_features + spec.target_size + spec.descriptor_size
-        self.cell = nn.LSTMCell(inputs, width)
+        self.embed = Embedding(spec, backbone, causal=True)
+        self.cell = nn.LSTMCell(self.embed.out_features + spec.target_size, width)
         self.readout = nn.Linear(width, n_params)
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        """phi: `hidden`, `cell [T, width]`, the label still to come `label [T, L]`, and `descriptor [T, dz]`."""
+        """phi: `hidden`, `cell [T, width]`, the label still to come `label [T, L]`; what the embedding knows of the task."""
         return self._run(support, descriptor)[0]
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         self.check_x(phi, x)
         t, m = x.shape[:2]
-        inputs = self._inputs(self.backbone(x), phi["label"], phi["descriptor"])
+        inputs = _beside(self.embed(x, phi), phi["label"])
         state = tuple(phi[name][:, None].expand(-1, m, -1).reshape(t * m, -1) for name in ("hidden", "cell"))
         hidden, _ = self.cell(inputs.flatten(0, 1), state)
         return self.readout(hidden).view(t, m, -1)
@@ -58,27 +57,23 @@ class LSTM(Learner):
         """The state after the sequence, and the prediction at each of its steps `[T, N, P]`."""
         sequence = self.check(sequence, descriptor)
         t, n = sequence.mask.shape
-        features = self.backbone(sequence.x)
-        if self.spec.target == "class":
-            labels = membership(sequence.y, sequence.mask, self.spec.target_size).to(features.dtype)
-        else:
-            labels = sequence.y.to(features.dtype)
+        features, phi = self.embed.adapt(sequence, descriptor)
+        labels = encode_labels(self.spec, sequence).to(features.dtype)
         hidden = cell = features.new_zeros(t, self.cell.hidden_size)
         label = features.new_zeros(t, self.spec.target_size)
-        z = features.new_zeros(t, 0) if descriptor is None else descriptor
         outputs = []
         for i in range(n):
-            inputs = self._inputs(features[:, i : i + 1], label, z).squeeze(1)
+            inputs = _beside(features[:, i : i + 1], label).squeeze(1)
             new_hidden, new_cell = self.cell(inputs, (hidden, cell))
             outputs.append(self.readout(new_hidden))
             # Padding leaves the state as it was, wherever in the sequence it stands.
             real = sequence.mask[:, i, None]
             hidden, cell = torch.where(real, new_hidden, hidden), torch.where(real, new_cell, cell)
             label = torch.where(real, labels[:, i], label)
-        phi = {"hidden": hidden, "cell": cell, "label": label, "descriptor": z}
+        phi |= {"hidden": hidden, "cell": cell, "label": label}
         return phi, torch.stack(outputs, 1) if outputs else features.new_zeros(t, 0, self.n_params)
 
-    def _inputs(self, features: Tensor, label: Tensor, z: Tensor) -> Tensor:
-        """`[T, M, F]`, `[T, L]`, `[T, dz]` -> `[T, M, F + L + dz]`."""
-        m = features.shape[1]
-        return torch.cat([features] + [part[:, None].expand(-1, m, -1) for part in (label, z)], dim=-1)
+
+def _beside(features: Tensor, label: Tensor) -> Tensor:
+    """`[T, M, F]` and `[T, L]` -> `[T, M, F + L]`."""
+    return torch.cat([features, label[:, None].expand(-1, features.shape[1], -1)], dim=-1)

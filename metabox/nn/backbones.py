@@ -11,28 +11,55 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metabox.nn.norm import Context, Norm, NormKind
+
 
 class Backbone(nn.Module, ABC):
-    """Maps one input to one feature vector. The constructor's first argument is `x_shape`."""
+    """Maps one input to one feature vector. The constructor's first argument is `x_shape`.
+
+    out_features: width of that vector
+    norm: how it normalises, a key of `metabox.nn.norm.NORMS`
+    """
 
     out_features: int
+    norm: str = "none"
 
     def __init__(self, x_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
 
     @abstractmethod
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, context: Context) -> Tensor:
         """`[B, *x_shape]` floats (images in 0...1) -> `[B, out_features]`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any leading axes: `[T, N, *x_shape]` -> `[T, N, out_features]`. uint8 becomes floats in 0...1 here."""
+    def forward(self, x: Tensor, task: dict[str, Tensor] | None = None) -> Tensor:
+        """Any leading axes: `[T, N, *x_shape]` -> `[T, N, out_features]`. uint8 becomes floats in 0...1 here.
+
+        `task` is what `adapt` returned for the tasks of axis 0.
+        """
+        return self._run(x, Context(known=task or {}))
+
+    def adapt(self, x: Tensor, mask: Tensor, task: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The support: x `[T, N, *x_shape]`, mask `[T, N]` -> features, and `task` with the support's statistics.
+
+        `task` may hold FiLM parameters, `film.NAME [T, 2, channels]`, for the layers that `film_sizes` names.
+        """
+        context = Context(known=task or {}, mask=mask)
+        features = self._run(x, context)
+        return features, context.known | context.measured
+
+    def film_sizes(self) -> dict[str, int]:
+        """The layers that can be modulated, name to channels."""
+        return {layer.name: layer.channels for layer in self.modules() if isinstance(layer, Norm)}
+
+    def _run(self, x: Tensor, context: Context) -> Tensor:
         lead = x.shape[: x.ndim - len(self.x_shape)]
         if 0 in lead:
             return next(self.parameters(), x).new_zeros(*lead, self.out_features)
+        context.n_tasks = lead[0] if lead else 1
         x = x.reshape(-1, *self.x_shape)
         # Padding goes through as well: shapes stay fixed, and samplers pad with images of the task.
-        return self.features(x.float() / 255 if x.dtype == torch.uint8 else x).view(*lead, self.out_features)
+        return self.features(x.float() / 255 if x.dtype == torch.uint8 else x, context).view(*lead, self.out_features)
 
 
 MakeBackbone = Callable[[tuple[int, ...]], Backbone]
@@ -47,35 +74,43 @@ class Conv4(Backbone):
         downsample: how a block halves the image. "pool": 2x2 max-pooling, as in the paper. "stride": the stride
             of the convolution, as Finn et al. 2017 did for Omniglot; a quarter of the arithmetic. "stem": the
             first block by its stride and the others by pooling; a third of the arithmetic.
+        norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
     """
 
     def __init__(
-        self, x_shape: tuple[int, ...], width: int = 64, downsample: Literal["pool", "stride", "stem"] = "pool"
+        self,
+        x_shape: tuple[int, ...],
+        width: int = 64,
+        downsample: Literal["pool", "stride", "stem"] = "pool",
+        norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)
+        self.norm = norm
         if len(self.x_shape) != 3:
             raise ValueError(f"expected images [channels, height, width] for Conv4, got x_shape {x_shape}; use MLP")
         if downsample not in ("pool", "stride", "stem"):
             raise ValueError(f'expected downsample "pool", "stride" or "stem", got {downsample!r}')
         channels, height, width_px = self.x_shape
-        blocks: list[nn.Module] = []
+        self.blocks = nn.ModuleList()
         for i in range(4):
             strided = downsample == "stride" or (downsample == "stem" and i == 0)
             conv = nn.Conv2d(channels if i == 0 else width, width, 3, 2 if strided else 1, padding=1, bias=False)
-            blocks += [conv, nn.BatchNorm2d(width), nn.ReLU()]
             # ceil: an odd row is kept, so that 28x28 ends as 2x2 by stride or by stem
-            blocks += [] if strided else [nn.MaxPool2d(2, ceil_mode=downsample == "stem")]
+            pool = nn.Identity() if strided else nn.MaxPool2d(2, ceil_mode=downsample == "stem")
+            self.blocks.append(nn.ModuleList([conv, Norm(width, norm, str(i)), pool]))
             halve = math.floor if downsample == "pool" else math.ceil
             height, width_px = halve(height / 2), halve(width_px / 2)
         if not height * width_px:
             raise ValueError(f'expected images of at least 16x16 for four poolings, got {x_shape}; use "stride"')
-        self.blocks = nn.Sequential(*blocks)
         self.out_features = width * height * width_px
         # Channels last: faster convolutions on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.blocks(x.contiguous(memory_format=torch.channels_last)).flatten(1)
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv, norm, pool in self.blocks:  # type: ignore[misc]  # a ModuleList forgets what it holds
+            x = pool(torch.relu(norm(conv(x), context)))
+        return x.flatten(1)
 
 
 class MLP(Backbone):
@@ -94,7 +129,7 @@ class MLP(Backbone):
         self.layers = nn.Sequential(*(part for layer in layers for part in layer))
         self.out_features = sizes[-1]
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, context: Context) -> Tensor:
         return self.layers(x.reshape(len(x), -1))
 
 
