@@ -29,6 +29,7 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = result["summary"]
     return {
+        "recipe": recipe,
         "seed": seed,
         "steps": lines[-1]["step"],
         "training_seconds": round(lines[-1]["seconds"], 1),
@@ -37,6 +38,8 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
         "nll": round(summary["nll"]["mean"], 4),
         "calibration_error": round(summary["calibration_error"], 4),
         "test_episodes": summary["n_tasks"],
+        "claim": beside_claim(result["claim"], summary),
+        "memorisation": result["memorisation"],
         "best_step": int(result["weights"]["step"]),
         "validation_percent": [
             [line["step"], round(100 * line["val"]["accuracy"], 2)] for line in lines if "val" in line
@@ -45,6 +48,21 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
         "trained_at_commit": result["trained_on"]["git_commit"],
         "batch_norm": result["protocol"]["batch_norm"],
         "data": result["data"],
+    }
+
+
+def beside_claim(claim: dict[str, Any] | None, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The published number beside the measured one, in percent."""
+    if claim is None:
+        return None
+    measured = 100 * summary[claim["metric"]]["mean"]
+    return {
+        "metric": claim["metric"],
+        "published": claim["value"],
+        "published_interval": claim["interval"],
+        "measured": round(measured, 2),
+        "short_by": round(max(0.0, claim["value"] - measured), 2),
+        "source": claim["source"] + ("" if claim["verified"] else " (not verified)"),
     }
 
 

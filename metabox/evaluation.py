@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import EpisodeSampler, Split
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.learners.base import Learner
 from metabox.likelihoods import Categorical, Likelihood, likelihood_for, task_mean
-
-BATCH_NORM = "running statistics: no query influences another"
+from metabox.nn.backbones import Backbone
+from metabox.nn.norm import NORMS
+from metabox.objectives import Objective, QueryLoss, StreamLoss
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Scores:
     """The scores of one learner on one fixed list of tasks.
 
     split, seed: name the list
-    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1
+    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; where a sequence was
+        predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al. 2016, table 1)
     pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015)
     """
 
@@ -73,6 +76,7 @@ def evaluate(
     seed: int = 0,
     batch: int = 50,
     likelihood: Likelihood | None = None,
+    objective: Callable[[Learner, Likelihood], Objective] = QueryLoss,
 ) -> Scores:
     """Score a learner on the tasks 0 ... n_tasks - 1 of the list (split, seed).
 
@@ -87,6 +91,8 @@ def evaluate(
         seed: another seed is another list.
         batch: tasks at a time, for memory; no score depends on it.
         likelihood: by default the one that goes with the target.
+        objective: which predictions are scored: QueryLoss those for the queries, StreamLoss those at every step of
+            the sequence of support and queries.
 
     Raises:
         ValueError: where the tasks are not of the kind that the learner was built for, or a prediction is not finite.
@@ -97,6 +103,7 @@ def evaluate(
         raise ValueError(f"expected tasks of at most {learner.spec.target_size} classes, got {tasks.spec.target_size}")
     likelihood = likelihood or likelihood_for(learner.spec)
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    predictor = objective(learner, likelihood)
     modes = [(module, module.training) for module in learner.modules()]
     learner.eval()
     columns: dict[str, list[Tensor]] = {}
@@ -111,24 +118,95 @@ def evaluate(
                 raise ValueError(
                     f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
                 )
-            params = learner(episodes)
+            params, query = predictor.predictions(episodes)
             values = {"nll": -likelihood.log_prob(params, query.y, class_mask)}
             values |= likelihood.scores(params, query.y, class_mask)
-            for name, value in values.items():
-                columns.setdefault(name, []).append(task_mean(value, query.mask).double().cpu())
+            means = {name: task_mean(value, query.mask) for name, value in values.items()}
+            if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
+                means |= accuracy_by_instance(values["accuracy"], query)
+            for name, mean in means.items():
+                columns.setdefault(name, []).append(mean.double().cpu())
             if isinstance(likelihood, Categorical):
                 top = likelihood.log_probs(params, class_mask).max(-1).values.exp()
                 confidence.append(top[query.mask].cpu())
                 correct.append(values["accuracy"][query.mask].cpu())
     finally:
         _restore(modes)
-    per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items()}
+    # A k-th instance that some batch of tasks does not have is no score of all tasks.
+    per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     if not all(math.isfinite(value) for values_ in per_task.values() for value in values_):
         raise ValueError(
             "expected finite predictions, got NaN or infinity; the learner's weights are damaged or diverged"
         )
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
     return Scores(split, seed, per_task, pooled)
+
+
+def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tensor]:
+    """The accuracy at each class's first, second, ... instance in a sequence: correct `[T, N]` -> k: `[T]`.
+
+    Only for those k that every task has: the mean over the classes with a k-th instance.
+    """
+    same = (examples.y[:, :, None] == examples.y[:, None, :]) & examples.mask[:, None, :]
+    instance = torch.where(examples.mask, same.tril().sum(-1), 0)  # [T, N], from 1
+    by_k = {}
+    for k in range(1, int(instance.max()) + 1):
+        at_k = instance == k
+        if not bool(at_k.any(1).all()):
+            break
+        by_k[f"accuracy_instance_{k}"] = task_mean(correct, at_k)
+    return by_k
+
+
+class Renamed(EpisodeSampler):
+    """The tasks of another sampler with each class's name given to the next class of the task.
+
+    Args:
+        tasks: any sampler of classes.
+        queries: rename the classes of the queries as well.
+    """
+
+    def __init__(self, tasks: EpisodeSampler, queries: bool) -> None:
+        self.tasks, self.queries, self.spec = tasks, queries, tasks.spec
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first).blanked()
+        s, q = episodes.support, episodes.query
+        ways = self.spec.target_size if episodes.class_mask is None else episodes.class_mask.sum(1, keepdim=True)
+        renamed = replace(episodes, support=replace(s, y=(s.y + 1) % ways))
+        return replace(renamed, query=replace(q, y=(q.y + 1) % ways)) if self.queries else renamed
+
+
+def memorisation(
+    learner: Learner, tasks: EpisodeSampler, *, split: Split = "test", n_tasks: int = 100, seed: int = 0
+) -> dict[str, float]:
+    """Does the learner read the labels of the support, or does it know the classes by heart (Yin et al. 2020)?
+
+    Each class's name is given to another class, in the support. `accuracy_renamed` is the share of predictions
+    that follow, and should equal the ordinary accuracy; `accuracy_old_names` the share that stay with the old
+    names, which should be that of confusions.
+
+    Raises:
+        ValueError: where the targets are not classes, or as for `evaluate`.
+    """
+    if tasks.spec.target != "class":
+        raise ValueError(f'expected tasks with target "class", got {tasks.spec.target!r}; only names can be exchanged')
+    followed, stayed = (
+        evaluate(learner, Renamed(tasks, queries), split=split, n_tasks=n_tasks, seed=seed).mean("accuracy")
+        for queries in (True, False)
+    )
+    return {"accuracy_renamed": followed, "accuracy_old_names": stayed, "n_tasks": n_tasks}
+
+
+def normalisation(learner: Learner) -> dict[str, Any]:
+    """What a result must say of whose statistics normalise an image, and whether queries see each other."""
+    kinds = {module.norm for module in learner.modules() if isinstance(module, Backbone)} or {"none"}
+    return {
+        "batch_norm": "; ".join(NORMS[kind] for kind in sorted(kinds)),
+        "transductive": learner.transductive or "transductive" in kinds,
+    }
 
 
 def calibration_error(confidence: Tensor, correct: Tensor) -> float:

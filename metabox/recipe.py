@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
@@ -20,11 +20,11 @@ from metabox.checkpoints import load_weights
 from metabox.data.root import DATA_VARIABLE
 from metabox.environment import facts
 from metabox.episodes import EpisodeSampler, Split
-from metabox.evaluation import BATCH_NORM, Scores, evaluate
+from metabox.evaluation import Scores, evaluate, memorisation, normalisation
 from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
-from metabox.training import run
+from metabox.training import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
 """Where things lie on this machine is no part of what a run is."""
@@ -110,14 +110,27 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     return parser.dump(kept, skip_validation=True)
 
 
-def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> tuple[Learner, EpisodeSampler, dict[str, str]]:
-    """The learner of a finished run in evaluation mode, the sampler it is evaluated on, the facts of its weights."""
+class Rebuilt(NamedTuple):
+    """A finished run: the learner in evaluation mode, what it is evaluated on and by, the facts of its weights."""
+
+    learner: Learner
+    tasks: EpisodeSampler
+    objective: MakeObjective
+    weights: dict[str, str]
+
+
+def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> Rebuilt:
+    """What a recipe and the weights of its run give.
+
+    Raises:
+        ValueError: where the weights are damaged, or not those of the recipe's learner.
+    """
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
     learner = made.learner(spec, likelihood_for(spec).n_params)
     facts_of_weights = load_weights(learner, weights)
-    return learner.eval(), evaluation, facts_of_weights
+    return Rebuilt(learner.eval(), evaluation, made.objective, facts_of_weights)
 
 
 def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
@@ -127,8 +140,8 @@ def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
         ValueError: where the folder holds no run, or its files are damaged.
     """
     parser = make_parser(find_run(folder))
-    learner, tasks, _ = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
-    return learner, tasks
+    rebuilt = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+    return rebuilt.learner, rebuilt.tasks
 
 
 def find_run(folder: str | Path) -> Path:
@@ -149,14 +162,15 @@ def evaluate_run(
     parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
-    learner, tasks, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
-    scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed)
+    learner, tasks, objective, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
+    scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     protocol = (config.evaluation or config.tasks).as_dict()
     result = {
         "name": config.name,
         "seed": config.seed,
-        "protocol": {**protocol, "batch_norm": BATCH_NORM},
+        "protocol": protocol | normalisation(learner),
         "summary": scores.summary(),
+        "memorisation": memorisation(learner, tasks, split=split, seed=seed) if tasks.spec.target == "class" else None,
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,

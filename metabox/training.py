@@ -183,7 +183,7 @@ def run(
     }  # fmt: skip
 
     def validate(step: int) -> None:
-        scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation)
+        scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation, objective=objective)
         module.train()
         value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
         state["since_best"] += 1

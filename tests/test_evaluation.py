@@ -10,10 +10,13 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
-from metabox.evaluation import Scores, calibration_error, evaluate
+from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner, Phi
 from metabox.learners.cnp import CNP
+from metabox.learners.lstm import LSTM
 from metabox.likelihoods import likelihood_for
+from metabox.nn.backbones import Conv4
+from metabox.objectives import StreamLoss
 from metabox.seeding import Draws
 from metabox.testing import build
 
@@ -229,3 +232,107 @@ class NoWeights(Given):
 
 def test_a_learner_without_weights_is_scored() -> None:
     assert evaluate(NoWeights(), Images(), n_tasks=2).n_tasks == 2
+
+
+# ------------------------------------------------------------------ sequences
+
+
+def test_accuracy_is_counted_at_each_instance_of_a_class() -> None:
+    y = torch.tensor([[0, 1, 0, 0, 1, 2], [5, 5, 5, 5, 5, 5]])
+    mask = torch.tensor([[True, True, True, True, True, False], [True, False, True, True, True, True]])
+    correct = torch.tensor([[1.0, 0, 1, 0, 0, 9], [0, 9, 1, 1, 1, 0]])
+    got = accuracy_by_instance(correct, Examples(x=torch.zeros(2, 6, 1), y=y, mask=mask))
+    # task 0: firsts are 1 and 0, seconds 1 and 0, the only third is 0, and it has no fourth
+    wanted = {"accuracy_instance_1": [0.5, 0], "accuracy_instance_2": [0.5, 1], "accuracy_instance_3": [0, 1]}
+    assert {name: value.tolist() for name, value in got.items()} == wanted
+
+
+def test_a_stream_is_scored_at_every_step_and_by_instance() -> None:
+    learner, tasks = build(LSTM, Images.spec), Images()
+    got = evaluate(learner, tasks, n_tasks=5, batch=2, objective=StreamLoss)
+    for i in range(5):
+        e = tasks.sample(0, 1, split="test", first=i).blanked()
+        x, y, mask = (
+            torch.cat([getattr(e.support, name), getattr(e.query, name)], 1)[0] for name in ("x", "y", "mask")
+        )
+        seen, right = [], []
+        for x_t, y_t in zip(x[mask], y[mask], strict=True):
+            past = Examples(x=x[mask][None, : len(seen)], y=y[mask][None, : len(seen)])
+            logits = learner.predict(learner.adapt(past), x_t[None, None])[0, 0].detach()
+            logits = torch.where(e.class_mask[0], logits, -math.inf)
+            right.append(float(logits.argmax() == y_t))
+            seen.append(int(y_t))
+        assert got.per_task["accuracy"][i] == pytest.approx(sum(right) / len(right))
+        firsts = [r for k, r in enumerate(right) if seen[k] not in seen[:k]]
+        assert got.per_task["accuracy_instance_1"][i] == pytest.approx(sum(firsts) / len(firsts))
+    assert "accuracy_instance_9" not in got.per_task  # no task has a class so often
+
+
+# ------------------------------------------------------------------ memorisation
+
+
+class Nearest(Learner):
+    """Names a query like the support image that it is equal to."""
+
+    def __init__(self) -> None:
+        super().__init__(Doubles.spec, 3)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        return {"x": support.x, "y": support.y}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        same = (x[:, :, None] == phi["x"][:, None]).all(-1).float()  # [T, M, N]
+        return 9 * same @ torch.nn.functional.one_hot(phi["y"], 3).float()
+
+
+class ByHeart(Nearest):
+    """Knows the name of each image from training and does not look at the support."""
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        return 9 * torch.nn.functional.one_hot(x[..., 0].long(), 3).float()
+
+
+class Doubles(EpisodeSampler):
+    """The support is each class once, the queries are the same again; x tells the class, as it must not."""
+
+    spec = TaskSpec((1,), "class", 3)
+
+    def __init__(self, ways: int = 3) -> None:
+        self.ways = ways
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        y = torch.arange(self.ways).expand(n_tasks, -1)
+        examples = Examples(x=y[..., None].float(), y=y)
+        mask = (torch.arange(3) < self.ways).expand(n_tasks, -1)
+        return Episodes(support=examples, query=examples, class_mask=mask)
+
+
+@pytest.mark.parametrize("ways", [2, 3])
+def test_a_learner_that_reads_the_support_follows_the_names_and_one_that_knows_them_by_heart_does_not(
+    ways: int,
+) -> None:
+    reads, by_heart = memorisation(Nearest(), Doubles(ways)), memorisation(ByHeart(), Doubles(ways))
+    assert (reads["accuracy_renamed"], reads["accuracy_old_names"]) == (1, 0)
+    assert (by_heart["accuracy_renamed"], by_heart["accuracy_old_names"]) == (0, 1)
+    assert evaluate(ByHeart(), Doubles(ways)).mean("accuracy") == 1  # which is what makes the check worth its while
+
+
+def test_names_can_be_exchanged_for_classes_only() -> None:
+    with pytest.raises(ValueError, match="expected tasks with target \"class\", got 'real'"):
+        memorisation(build(CNP, Reals.spec), Reals())
+
+
+# ------------------------------------------------------------------ whose statistics
+
+
+@pytest.mark.parametrize(
+    ("norm", "says", "transductive"),
+    [("batch", "running statistics", False), ("support", "support", False), ("transductive", "TRANSDUCTIVE", True)],
+)
+def test_a_result_says_whose_statistics_normalise_an_image(norm: str, says: str, transductive: bool) -> None:
+    got = normalisation(CNP(Images.spec, 3, backbone=lambda shape: Conv4(shape, norm=norm)))
+    assert says in got["batch_norm"]
+    assert got["transductive"] is transductive
+    assert normalisation(CNP(Reals.spec, 4))["batch_norm"].startswith("no normalisation")
