@@ -49,6 +49,32 @@ def learning() -> list[str]:
     return lines
 
 
+def published(minutes: str) -> list[str]:
+    """The learners under one budget, each beside its claim."""
+    result = read_json(RESULTS / f"omniglot-{minutes}min.json")
+    rows, facts = result["rows"], result["environment"]
+    commits = sorted({row["trained_at_commit"][:8] for row in rows})
+    lines = [
+        f"Every learner {minutes} minutes of training on {facts['threads']} thread of an {facts['cpu']}, torch {facts['torch']}"
+        f", from nothing (commits {', '.join(commits)}). Published values had longer training.",
+        "",
+        "| recipe | steps | measured | published | short by | renamed labels followed |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        claim = row["claim"] or {"measured": row["accuracy_percent"]}
+        printed = f"{claim['published']:.2f} ({claim['source']})" if "published" in claim else "ours"
+        measured = f"{claim['measured']:.2f}"
+        if row["claim"] and claim["metric"] != "accuracy":
+            measured += f" ({claim['metric'].replace('_', ' ')})"
+        lines.append(
+            f"| `{row['recipe']}` | {row['steps']:,} | {measured} | {printed} | {claim.get('short_by', '')} | "
+            f"{100 * row['memorisation']['accuracy_renamed']:.1f} |"
+        )
+    lines += ["", f"Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot.py RECIPE... --minutes {minutes}`."]
+    return lines
+
+
 def sampling() -> list[str]:
     result = read_json(RESULTS / "sampling.json")
     lines = [

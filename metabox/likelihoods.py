@@ -44,6 +44,13 @@ class Likelihood(ABC):
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
         """What people read beside the likelihood, each `[T, M]`: accuracy, squared error."""
 
+    @abstractmethod
+    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+        """The one prediction that stands for several, all equally likely: `[T, S, M, P]` -> `[T, M, P]`, float32.
+
+        It has the mixture's probabilities where it can (classes, labels), else its mean and variance.
+        """
+
 
 class Categorical(Likelihood):
     """One of C classes; the natural parameters are logits. Classes outside `class_mask` have probability 0."""
@@ -67,6 +74,19 @@ class Categorical(Likelihood):
 
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
         return {"accuracy": (self.log_probs(params, class_mask).argmax(-1) == y).float()}
+
+    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+        """Here each prediction is a distribution over the classes of `class_mask` (all, in a task without any).
+
+        The logits of the others are left on the scale of these, and count for nothing where there is a mask.
+        """
+        logits = params.float()
+        counted = logits
+        if class_mask is not None:
+            absent = F.pad(~class_mask, (0, self.size - class_mask.shape[1]), value=True)
+            absent = absent & class_mask.any(1, keepdim=True)
+            counted = logits.masked_fill(absent[:, None, None], -math.inf)
+        return (logits - counted.logsumexp(-1, keepdim=True)).logsumexp(1) - math.log(params.shape[1])
 
 
 class Gaussian(Likelihood):
@@ -107,6 +127,17 @@ class Gaussian(Likelihood):
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
         return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}
 
+    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+        """Here the normal with the mixture's mean and, unless the noise is fixed, its variance."""
+        means, scales = self.mean_and_scale(params)
+        mean = means.mean(1)
+        if self.noise:
+            return mean
+        variance = scales.square().mean(1) + means.var(1, correction=0)  # the law of total variance
+        above = (variance.sqrt() - self.min_scale).clamp(min=SMALLEST)
+        raw = above + torch.log(-torch.expm1(-above))  # the inverse of softplus
+        return torch.cat([mean, raw], dim=-1)
+
 
 class Bernoulli(Likelihood):
     """L independent yes/no labels; the natural parameters are their logits."""
@@ -123,7 +154,14 @@ class Bernoulli(Likelihood):
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
         return {"accuracy": ((params > 0) == (y > 0.5)).float().mean(-1)}
 
+    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+        logits = params.float()
+        return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
+
 
 def likelihood_for(spec: TaskSpec) -> Likelihood:
     """The likelihood that goes with the kind of target."""
     return {"class": Categorical, "real": Gaussian, "binary": Bernoulli}[spec.target](spec)
+
+
+SMALLEST = 1e-6

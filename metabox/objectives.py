@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Episodes, Examples
-from metabox.learners.base import Learner
+from metabox.learners.base import Learner, Phi
 from metabox.likelihoods import Likelihood, task_mean
 
 
@@ -53,6 +54,118 @@ class StreamLoss(Objective):
     """
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
-        s, q = episodes.support, episodes.query
-        whole = Examples(x=torch.cat([s.x, q.x], 1), y=torch.cat([s.y, q.y], 1), mask=torch.cat([s.mask, q.mask], 1))
+        whole = _whole(episodes)
         return self.learner.stream(whole, episodes.descriptor), whole
+
+
+@runtime_checkable
+class JointLearner(Protocol):
+    """A learner that also predicts the queries of a task together, each given the labels of those before it."""
+
+    def joint(self, phi: Phi, query: Examples) -> Tensor:
+        """Parameters `[T, M, P]` of p(y_m | x_m, support, query[:m])."""
+
+
+class JointLoss(Objective):
+    """The negative log likelihood of all of D_i^test together, given D_i^tr, divided by the number of queries.
+
+    By the chain rule the mean, over m, of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen & Grover
+    2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
+
+    Raises:
+        ValueError: where the learner predicts every query by itself.
+    """
+
+    def __init__(self, learner: Learner, likelihood: Likelihood) -> None:
+        super().__init__(learner, likelihood)
+        if not isinstance(learner, JointLearner):
+            raise ValueError(
+                f"expected a learner with a method joint(phi, query), such as TNPA, got {type(learner).__name__}, "
+                "which predicts every query by itself; use QueryLoss"
+            )
+
+    def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
+        phi = self.learner.adapt(episodes.support, episodes.descriptor)
+        return cast(JointLearner, self.learner).joint(phi, episodes.query), episodes.query
+
+
+@runtime_checkable
+class LatentLearner(Protocol):
+    """A learner with a latent z; its phi holds `z_mean` and `z_scale [T, Z]`, those of q(z | support)."""
+
+    def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """q(z | examples), a normal with independent parts: mean and scale, each `[T, Z]`."""
+
+    def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
+        """Natural parameters given z: x `[T, M, *x_shape]`, z `[T, S, Z]` -> `[T, S, M, P]`."""
+
+
+class LatentLoss(QueryLoss):
+    """The bound on the log likelihood that neural processes are trained by (Garnelo et al. 2018b, equation 9).
+
+    loss = (KL(q(z | C, T) || q(z | C)) - E_{q(z | C, T)} log p(y_T | x_T, C, z)) / |T| for C = D_i^tr, T = D_i^test,
+    in nats per query as the other losses; the score `kl` is the first term, so divided. The targets are D_i^test
+    alone, as in that equation. In Kim et al. 2019 (equation 3, and the notebook that its authors published) they
+    include the contexts: with `predict_support` the expectation is also over D_i^tr, and |T| counts both.
+
+    `predictions`, and so evaluation, are those of `predict`, for which z comes from q(z | C). The other scores are
+    those of the predictions at the mean of q(z | C): a z that has seen the answers would flatter them.
+
+    Args:
+        learner: with a latent path, such as NP or ANP.
+        likelihood: of the targets.
+        n_samples: samples of z that stand for the expectation.
+        predict_support: count D_i^tr among the targets.
+
+    Raises:
+        ValueError: where the learner has no latent path.
+    """
+
+    def __init__(
+        self, learner: Learner, likelihood: Likelihood, n_samples: int = 1, predict_support: bool = False
+    ) -> None:
+        super().__init__(learner, likelihood)
+        if not isinstance(learner, LatentLearner):
+            raise ValueError(
+                f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
+                "which has no methods encode and decode; use QueryLoss"
+            )
+        if n_samples < 1:
+            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
+        self.n_samples = n_samples
+        self.predict_support = predict_support
+
+    def forward(self, episodes: Episodes) -> dict[str, Tensor]:
+        episodes = episodes.blanked()
+        whole, n = _whole(episodes), self.n_samples
+        targets = whole if self.predict_support else episodes.query
+        learner = cast(LatentLearner, self.learner)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor)
+        prior = phi["z_mean"], phi["z_scale"]
+        posterior = learner.encode(whole, episodes.descriptor)
+        mean, scale = (part[:, None].expand(-1, n, -1) for part in posterior)
+        z = torch.cat([mean + scale * torch.randn_like(scale), prior[0][:, None]], dim=1)
+        params = learner.decode(phi, targets.x, z)
+        with torch.autocast(params.device.type, enabled=False):
+            samples, at_mean = params[:, :-1].flatten(0, 1), params[:, -1].detach()
+            y, class_mask = targets.y, episodes.class_mask
+            class_masks = None if class_mask is None else class_mask.repeat_interleave(n, dim=0)
+            log_prob = self.likelihood.log_prob(samples, y.repeat_interleave(n, dim=0), class_masks)
+            expected = log_prob.unflatten(0, (-1, n)).mean(1)
+            kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
+            scores = self.likelihood.scores(at_mean, y, class_mask)
+            means = {name: task_mean(score, targets.mask) for name, score in scores.items()}
+            return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
+
+
+def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tensor) -> Tensor:
+    """KL(N(mean, scale) || N(other_mean, other_scale)) in nats, independent parts `[T, Z]` summed -> `[T]`."""
+    ratio = (scale.float() / other_scale.float()).square()
+    distance = ((mean.float() - other_mean.float()) / other_scale.float()).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def _whole(episodes: Episodes) -> Examples:
+    """Support, then query."""
+    s, q = episodes.support, episodes.query
+    return Examples(x=torch.cat([s.x, q.x], 1), y=torch.cat([s.y, q.y], 1), mask=torch.cat([s.mask, q.mask], 1))

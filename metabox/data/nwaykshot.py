@@ -120,9 +120,13 @@ class NWayKShot(EpisodeSampler):
         imbalanced: draw the number of shots for each class of a task separately, instead of once for the task.
         within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
         augment: changes the images of the training split at random.
+        names: draw the class labels of each task without replacement from this many ids, instead of giving out
+            0 ... n_way - 1. A learner is not told which ids a task has, so there is no class_mask, and it is
+            scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
 
     Raises:
-        ValueError: at the first episode of a split, where it has too few classes, groups or images.
+        ValueError: where there are fewer names than classes in a task; at the first episode of a split, where it
+            has too few classes, groups or images.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class NWayKShot(EpisodeSampler):
         imbalanced: bool = False,
         within_groups: bool = False,
         augment: Augmentation | None = None,
+        names: int | None = None,
     ) -> None:
         self.n_way = _bounds("n_way", n_way)
         self.n_shot = _bounds("n_shot", n_shot)
@@ -140,6 +145,9 @@ class NWayKShot(EpisodeSampler):
         self.imbalanced = imbalanced
         self.within_groups = within_groups
         self.augment = augment
+        self.names = names
+        if names is not None and names < self.n_way[1]:
+            raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
         self._pools: dict[Split, _Pool] = {}
         self._block: tuple[_Call | None, range, _Plan] = (None, range(0), _Plan._make([np.empty(0)] * 6))
 
@@ -153,7 +161,7 @@ class NWayKShot(EpisodeSampler):
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
-        return TaskSpec(x_shape=self.images.image_shape, target="class", target_size=self.n_way[1])
+        return TaskSpec(x_shape=self.images.image_shape, target="class", target_size=self.names or self.n_way[1])
 
     def fingerprint(self) -> str:
         return self.images.fingerprint
@@ -204,7 +212,7 @@ class NWayKShot(EpisodeSampler):
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
             query=Examples(x=x[:, n:], y=label[:, n:], mask=mask[:, n:]),
-            class_mask=class_mask,
+            class_mask=class_mask if self.names is None else None,
             origin=origin,
         )
 
@@ -240,6 +248,9 @@ class NWayKShot(EpisodeSampler):
         )
         label, column = np.concatenate(labels, axis=1), np.concatenate(columns, axis=1)
         source, item = _pick(classes, label), _pick(items, column)
+        if self.names is not None:
+            name = draws.distinct("names", self.n_way[1], np.full_like(way, self.names), self.names, self.names)
+            label = _pick(name, label)
         origin = self.images.ids(source, item)
         if valid.all():
             mask = np.ones(label.shape, dtype=np.bool_)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
+from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean, masked_mean, membership
 
 
@@ -38,11 +39,11 @@ class CNP(Learner):
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         label_size = 0 if spec.target == "class" else spec.target_size  # a class enters by pooling, not as a vector
-        self.encoder = _mlp(features + label_size, width, width)
+        self.encoder = Perceptron(features + label_size, width, width)
         codes = 2 * width if spec.target == "class" else width
         outputs = 1 if spec.target == "class" else n_params
         # A bias on the score of every class alike would be without effect.
-        self.decoder = _mlp(features + codes, width, outputs, bias=spec.target != "class")
+        self.decoder = Perceptron(features + codes, width, outputs, bias=spec.target != "class")
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
         """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; and what the embedding knows of the task."""
@@ -58,17 +59,8 @@ class CNP(Learner):
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         self.check_x(phi, x)
-        h = self.embed(x, phi)
+        h, code = self.embed(x, phi), phi["code"][:, None]
         if self.spec.target != "class":
-            return self.decoder(torch.cat([h, phi["code"][:, None].expand(-1, h.shape[1], -1)], dim=-1))
+            return self.decoder(h, code)
         # Score every (query, class) pair: [T, M, C, ...]
-        classes = phi["class_codes"]
-        m, c = h.shape[1], classes.shape[1]
-        parts = [h[:, :, None].expand(-1, -1, c, -1), classes[:, None].expand(-1, m, -1, -1)]
-        parts.append(phi["code"][:, None, None].expand(-1, m, c, -1))
-        return self.decoder(torch.cat(parts, dim=-1)).squeeze(-1)
-
-
-def _mlp(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
-    hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(width, outputs, bias=bias))
+        return self.decoder(h[:, :, None], phi["class_codes"][:, None], code[:, None]).squeeze(-1)

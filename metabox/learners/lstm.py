@@ -2,76 +2,142 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.embedding import Embedding
+from metabox.nn.labels import LabelCode, LabelKind
 
 
-class LSTM(Learner):
-    """LSTM that reads the support as a sequence (Hochreiter et al. 2001; the baseline of Santoro et al. 2016).
+class Recurrent(Learner):
+    """A learner that reads the support as a sequence, one step for each example, and a query as one step more.
 
     The input at step t is (x_t, y_{t-1}): the label comes one step late and is zero at the first step, so
-    the network must hold an input until its label arrives. A query is the step after the last support
-    example; all queries of a task take that step from the same state.
+    the network must hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2).
+    All queries of a task take their step from the same state, none of them from another's.
+
+    A subclass says what the state is: `start`, `step` and `advance`; and makes `readout`, from a step's outputs to
+    `self.labels.out_size` scores. `self.in_size` is the width of a step's input.
+    """
+
+    ordered = True
+    readout: nn.Module
+
+    def __init__(
+        self, spec: TaskSpec, n_params: int, backbone: MakeBackbone | None = None, labels: LabelKind = "one-hot"
+    ) -> None:
+        super().__init__(spec, n_params)
+        self.embed = Embedding(spec, backbone, causal=True)
+        self.labels = LabelCode(spec, n_params, labels)
+        self.in_size = self.embed.out_features + self.labels.in_size
+
+    @abstractmethod
+    def start(self, like: Tensor) -> Phi:
+        """The state before the first step, of the dtype and device of `like [T, ...]`."""
+
+    @abstractmethod
+    def step(self, state: Phi, inputs: Tensor) -> tuple[Tensor, Any]:
+        """One step for each of the inputs `[T, M, in_size]`, all from the same state.
+
+        Returns the outputs `[T, M, O]`, and what `advance` needs to know of the step.
+        """
+
+    @abstractmethod
+    def advance(self, state: Phi, taken: Any, real: Tensor) -> Phi:
+        """The state after a step of one input (M = 1) where `real [T]` is True, as it was elsewhere."""
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: the state, the label still to come `label [T, L]`, and what the embedding knows of the task."""
+        return self._run(support, descriptor)[0]
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        outputs, _ = self.step(phi, _beside(self.embed(x, phi), phi["label"]))
+        return self.labels.decode(self.readout(outputs))
+
+    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+        return self._run(examples, descriptor)[1]
+
+    def _run(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
+        """phi after the sequence, and the prediction at each of its steps `[T, N, P]`."""
+        sequence = self.check(sequence, descriptor)
+        features, known = self.embed.adapt(sequence, descriptor)
+        labels = self.labels.encode(sequence).to(features.dtype)
+        state, label = self.start(features), features.new_zeros(len(features), self.labels.in_size)
+        steps = []
+        for i in range(features.shape[1]):
+            outputs, taken = self.step(state, _beside(features[:, i : i + 1], label))
+            steps.append(outputs)
+            # Padding leaves the state and the label to come as they were, wherever in the sequence it stands.
+            real = sequence.mask[:, i]
+            state, label = self.advance(state, taken, real), torch.where(real[:, None], labels[:, i], label)
+        phi = known | state | {"label": label}
+        if not steps:
+            return phi, features.new_zeros(len(features), 0, self.n_params)
+        return phi, self.labels.decode(self.readout(torch.cat(steps, dim=1)))
+
+
+class LSTM(Recurrent):
+    """LSTM that reads the support as a sequence (Hochreiter et al. 2001; the baseline of Santoro et al. 2016).
+
+    The input at step t is (x_t, y_{t-1}): the label comes one step late. A query is the step after the last
+    support example; all queries of a task take that step from the same state.
 
     Deviations: inputs pass through a backbone, where Hochreiter et al. used the raw vector and Santoro et
-    al. the flattened image.
+    al. the flattened image (the backbone `Flatten`).
 
     Args:
         spec: the tasks.
         n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the LSTM, 200 in Santoro et al.
+        labels: how classes are written, "one-hot" or "strings" of five characters (see `LabelCode`).
     """
 
-    ordered = True
-
     def __init__(
-        self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 200
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 200,
+        labels: LabelKind = "one-hot",
     ) -> None:
-        super().__init__(spec, n_params)
-        self.embed = Embedding(spec, backbone, causal=True)
-        self.cell = nn.LSTMCell(self.embed.out_features + spec.target_size, width)
-        self.readout = nn.Linear(width, n_params)
+        super().__init__(spec, n_params, backbone, labels)
+        self.cell = nn.LSTMCell(self.in_size, width)
+        self.readout = nn.Linear(width, self.labels.out_size)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        """phi: `hidden`, `cell [T, width]`, the label still to come `label [T, L]`; what the embedding knows of the task."""
-        return self._run(support, descriptor)[0]
+    def start(self, like: Tensor) -> Phi:
+        """The state: `hidden` and `cell [T, width]`, zeros."""
+        zeros = like.new_zeros(len(like), self.cell.hidden_size)
+        return {"hidden": zeros, "cell": zeros}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
-        t, m = x.shape[:2]
-        inputs = _beside(self.embed(x, phi), phi["label"])
-        state = tuple(phi[name][:, None].expand(-1, m, -1).reshape(t * m, -1) for name in ("hidden", "cell"))
-        hidden, _ = self.cell(inputs.flatten(0, 1), state)
-        return self.readout(hidden).view(t, m, -1)
+    def step(self, state: Phi, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        hidden, cell = lstm_step(self.cell, state, inputs)
+        return hidden, (hidden, cell)
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
-        return self._run(examples, descriptor)[1]
+    def advance(self, state: Phi, taken: tuple[Tensor, Tensor], real: Tensor) -> Phi:
+        return lstm_advance(state, *taken, real)
 
-    def _run(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
-        """The state after the sequence, and the prediction at each of its steps `[T, N, P]`."""
-        sequence = self.check(sequence, descriptor)
-        t, n = sequence.mask.shape
-        features, phi = self.embed.adapt(sequence, descriptor)
-        labels = encode_labels(self.spec, sequence).to(features.dtype)
-        hidden = cell = features.new_zeros(t, self.cell.hidden_size)
-        label = features.new_zeros(t, self.spec.target_size)
-        outputs = []
-        for i in range(n):
-            inputs = _beside(features[:, i : i + 1], label).squeeze(1)
-            new_hidden, new_cell = self.cell(inputs, (hidden, cell))
-            outputs.append(self.readout(new_hidden))
-            # Padding leaves the state as it was, wherever in the sequence it stands.
-            real = sequence.mask[:, i, None]
-            hidden, cell = torch.where(real, new_hidden, hidden), torch.where(real, new_cell, cell)
-            label = torch.where(real, labels[:, i], label)
-        phi |= {"hidden": hidden, "cell": cell, "label": label}
-        return phi, torch.stack(outputs, 1) if outputs else features.new_zeros(t, 0, self.n_params)
+
+def lstm_step(lstm: nn.LSTMCell, state: Phi, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """`hidden` and `cell [T, width]` of the state and inputs `[T, M, F]` to the next ones, each `[T, M, width]`."""
+    t, m = inputs.shape[:2]
+    hidden, cell = (state[name][:, None].expand(-1, m, -1).flatten(0, 1) for name in ("hidden", "cell"))
+    hidden, cell = lstm(inputs.flatten(0, 1), (hidden, cell))
+    return hidden.view(t, m, -1), cell.view(t, m, -1)
+
+
+def lstm_advance(state: Phi, hidden: Tensor, cell: Tensor, real: Tensor) -> Phi:
+    """The next `hidden` and `cell`, of `lstm_step` for M = 1, where `real [T]` is True."""
+    new = {"hidden": hidden.squeeze(1), "cell": cell.squeeze(1)}
+    return {name: torch.where(real[:, None], part, state[name]) for name, part in new.items()}
 
 
 def _beside(features: Tensor, label: Tensor) -> Tensor:

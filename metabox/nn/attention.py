@@ -1,10 +1,16 @@
-"""A transformer block whose keys and values can be kept: the support is read once, queries any time after."""
+"""Attention whose keys and values can be kept: the support is read once, queries any time after."""
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from metabox.nn.mlp import Perceptron
+from metabox.nn.sets import class_mean
 
 
 class AttentionBlock(nn.Module):
@@ -19,9 +25,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"expected heads to divide the width, got {heads} heads for width {width}")
-        self.heads = heads
+        self.heads = _checked(heads, width)
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
@@ -34,7 +38,7 @@ class AttentionBlock(nn.Module):
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
         key, value = self.key_value(self.norm(tokens)).chunk(2, dim=-1)
-        return self._split(key), self._split(value)
+        return split_heads(key, self.heads), split_heads(value, self.heads)
 
     def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` where mask `[T, N]` is True."""
@@ -44,10 +48,117 @@ class AttentionBlock(nn.Module):
             for some, own in zip((keys, values), self.nothing, strict=True)
         )
         visible = F.pad(mask, (0, 1), value=True)[:, None, None, :]
-        seen = F.scaled_dot_product_attention(self._split(self.query(self.norm(tokens))), key, value, attn_mask=visible)
+        query = split_heads(self.query(self.norm(tokens)), self.heads)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(tokens)
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        t, n, width = tokens.shape
-        return tokens.view(t, n, self.heads, width // self.heads).transpose(1, 2)
+
+def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    """Scaled dot-product attention, which is zero for a query that sees nothing.
+
+    query `[T, heads, M, D]`, key and value `[T, heads, N, D]`, visible: bool, broadcast to `[T, heads, M, N]`.
+    """
+    # A key and value of zeros stand in where there is nothing else: a softmax over nothing would be NaN.
+    visible = torch.cat([visible, ~visible.any(-1, keepdim=True)], dim=-1)
+    key, value = (F.pad(part, (0, 0, 0, 1)) for part in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+class TransformerLayer(nn.Module):
+    """`torch.nn.TransformerEncoderLayer(norm_first=True)` without dropout, over given keys and values.
+
+    Attention over nothing gives zero.
+
+    Args:
+        width: features of a token.
+        heads: attention heads, a divisor of `width`.
+        feed_forward: hidden units of the feed-forward part.
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.heads = _checked(heads, width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.feed_forward = Perceptron(width, feed_forward, width, depth=2)
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
+        key, value = self.key_value(self.norms[0](tokens)).chunk(2, dim=-1)
+        return split_heads(key, self.heads), split_heads(value, self.heads)
+
+    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` where `visible [T, 1 or M, N]`."""
+        query = split_heads(self.query(self.norms[0](tokens)), self.heads)
+        tokens = tokens + self.out(attend(query, keys, values, visible[:, None]).transpose(1, 2).flatten(2))
+        return tokens + self.feed_forward(self.norms[1](tokens))
+
+
+AttentionKind = Literal["uniform", "laplace", "dot", "multihead"]
+
+
+class CrossAttention(nn.Module):
+    """Queries read the values of keys that are like them (Kim et al. 2019, section 3), within each of several groups.
+
+    Keys and queries go through one perceptron first. "uniform": the mean of the values. "laplace": weights in
+    proportion to exp(-|q - k|_1). "dot": to exp(q.k / sqrt(D)). "multihead": dot-product attention between linear
+    maps of queries, keys and values, `heads` of them side by side, and a linear map of the result.
+
+    Args:
+        kind: one of the four.
+        features: width of the inputs that queries and keys are made of.
+        width: of keys, queries and values.
+        heads: attention heads, a divisor of `width`; for "multihead" alone.
+    """
+
+    def __init__(self, kind: AttentionKind, features: int, width: int, heads: int = 8) -> None:
+        super().__init__()
+        if kind not in get_args(AttentionKind):
+            raise ValueError(f"expected attention among {get_args(AttentionKind)}, got {kind!r}")
+        self.kind = kind
+        self.heads = _checked(heads, width) if kind == "multihead" else 1
+        if kind != "uniform":
+            self.represent = Perceptron(features, width, width, depth=2)
+        make = partial(nn.Linear, width, width, bias=False) if kind == "multihead" else nn.Identity
+        self.query, self.key, self.value, self.out = make(), make(), make(), make()
+
+    def forward(self, x: Tensor, support: Tensor, values: Tensor, groups: Tensor) -> Tensor:
+        """Inputs `[T, M, F]` and `[T, N, F]`, values `[T, N, R]`, groups `[T, N, G]` -> `[T, M, G, R]`.
+
+        A group without a member reads zeros.
+        """
+        m, g = x.shape[1], groups.shape[2]
+        if self.kind == "uniform":
+            return class_mean(values, groups)[:, None].expand(-1, m, -1, -1)
+        query, key = self.represent(x), self.represent(support)
+        visible = groups.transpose(1, 2)[:, None] > 0  # [T, 1, G, N]
+        if self.kind == "laplace":
+            with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the distances
+                precise = torch.promote_types(query.dtype, torch.float32)
+                likeness = -torch.cdist(query.to(precise), key.to(precise), p=1.0)[:, :, None]
+                weights = likeness.masked_fill(~visible, torch.finfo(likeness.dtype).min).softmax(-1) * visible
+                return weights @ values.to(weights.dtype)[:, None]
+        query, key, values = (
+            split_heads(map_(part), self.heads)
+            for map_, part in ((self.query, query), (self.key, key), (self.value, values))
+        )
+        # A query stands once for each group, one after the other.
+        seen = attend(
+            query.repeat_interleave(g, dim=2), key, values, visible.expand(-1, m, -1, -1).flatten(1, 2)[:, None]
+        )
+        return self.out(seen.transpose(1, 2).flatten(2)).unflatten(1, (m, g))
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """`[T, N, D]` -> `[T, heads, N, D/heads]`."""
+    t, n, width = tokens.shape
+    return tokens.view(t, n, heads, width // heads).transpose(1, 2)
+
+
+def _checked(heads: int, width: int) -> int:
+    if width % heads:
+        raise ValueError(f"expected heads to divide the width, got {heads} heads for width {width}")
+    return heads

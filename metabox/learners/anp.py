@@ -1,0 +1,69 @@
+"""Attentive neural process: every query reads the support by attention. phi is its inputs, codes and groups."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metabox.episodes import TaskSpec
+from metabox.learners.base import Phi
+from metabox.learners.neural_process import NeuralProcess
+from metabox.nn.attention import AttentionKind, CrossAttention
+from metabox.nn.backbones import MakeBackbone
+
+
+class ANP(NeuralProcess):
+    """Attentive neural process (Kim et al. 2019, "Attentive Neural Processes", section 3).
+
+    As `NP`, but r is read by cross-attention with the query's x as the query, the x_i as keys and the r_i as values,
+    and self-attention layers follow the perceptron in both encoders (figure 2). Train it with `LatentLoss`, the bound
+    of its equation 3. The forms of attention and the sizes are those of the notebook that the authors published
+    (github.com/google-deepmind/neural-processes), which leaves out self-attention: `self_attention: 0`.
+
+    Deviations: those of `NP`. The self-attention layers are those of Vaswani et al. 2017, with feed-forward layers as
+    wide as the rest. For classes the support of each class is a context set of its own: self-attention stays within
+    the class, and a query reads one code from each class, which is what the decoder scores the class by, beside one
+    code from the whole support. An empty set reads as zeros.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: units of the hidden layers, of keys and queries, and of the codes.
+        latent: size of z.
+        attention: the form of the cross-attention; "uniform" is the mean, as in `NP`.
+        self_attention: number of self-attention layers in each encoder.
+        heads: heads of multihead attention, a divisor of `width`.
+        n_samples: samples of z in a prediction.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 128,
+        latent: int = 128,
+        attention: AttentionKind = "multihead",
+        self_attention: int = 0,
+        heads: int = 8,
+        n_samples: int = 16,
+    ) -> None:
+        super().__init__(
+            spec,
+            n_params,
+            backbone=backbone,
+            width=width,
+            latent=latent,
+            n_samples=n_samples,
+            self_attention=self_attention,
+            heads=heads,
+        )
+        self.attention = CrossAttention(attention, self.embed.out_features, width, heads)
+
+    def remember(self, r: Tensor, h: Tensor, groups: Tensor) -> Phi:
+        """`keys [T, N, D]`, `values [T, N, R]`, `groups [T, N, G]`."""
+        return {"keys": h, "values": r, "groups": groups}
+
+    def code(self, phi: Phi, h: Tensor) -> Tensor:
+        return self.attention(h, phi["keys"], phi["values"], phi["groups"])

@@ -1,0 +1,83 @@
+"""Memory-augmented neural network: phi is the memory, how it was used, and the controller's state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import TaskSpec
+from metabox.learners.base import Phi
+from metabox.learners.lstm import Recurrent, lstm_advance, lstm_step
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.labels import LabelKind
+from metabox.nn.memory import Access, GateKind, LRUMemory
+
+
+class MANN(Recurrent):
+    """Memory-augmented neural network (Santoro et al. 2016, "Meta-Learning with Memory-Augmented Neural Networks").
+
+    An LSTM controller reads (x_t, y_{t-1}) and r_{t-1}, what it read from memory one step before. Its state h_t
+    gives the keys of a memory with least recently used access (equations 2 to 8, in `LRUMemory`), and
+    (h_t, r_t) the prediction.
+
+    A query is the step after the last support example. Each would write before it reads; the queries of a task do
+    so to memories of their own, in one pass (see `LRUMemory`).
+
+    Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write
+    every head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). So
+    it is here; `read_first` and `gate: emitted` are the readings of some public code.
+
+    The paper does not say, and here it is so: keys are linear in h_t, then tanh; each head has its own key, read
+    weights and alpha (first 0); the memory and all weights start at zero, and of rows that were used equally the
+    first counts as the least used; an empty row has cosine 0 to every key.
+
+    Deviations: inputs pass through a backbone, where the paper has the flattened image (the backbone `Flatten`).
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: units of the controller.
+        rows: rows of the memory.
+        size: numbers in a row.
+        heads: read heads.
+        decay: gamma of the usage weights (equation 5).
+        gate: where alpha of equation 7 comes from: "learned", or "emitted" by the controller at each step.
+        read_first: read the memory before the write of the step.
+        labels: how classes are written, "one-hot" or "strings" of five characters (see `LabelCode`).
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 200,
+        rows: int = 128,
+        size: int = 40,
+        heads: int = 4,
+        decay: float = 0.95,
+        gate: GateKind = "learned",
+        read_first: bool = False,
+        labels: LabelKind = "one-hot",
+    ) -> None:
+        super().__init__(spec, n_params, backbone, labels)
+        self.memory = LRUMemory(width, rows, size, heads, decay, gate, read_first)
+        self.cell = nn.LSTMCell(self.in_size + self.memory.out_features, width)
+        self.readout = nn.Linear(width + self.memory.out_features, self.labels.out_size)
+
+    def start(self, like: Tensor) -> Phi:
+        """The state: `hidden` and `cell [T, width]`, and that of `LRUMemory`, all zeros."""
+        zeros = like.new_zeros(len(like), self.cell.hidden_size)
+        return {"hidden": zeros, "cell": zeros, **self.memory.start(like)}
+
+    def step(self, state: Phi, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Access]]:
+        vectors = state["vectors"][:, None].expand(-1, inputs.shape[1], -1)
+        hidden, cell = lstm_step(self.cell, state, torch.cat([inputs, vectors], dim=-1))
+        access = self.memory(state, hidden)
+        return torch.cat([hidden, access.vectors], dim=-1), (hidden, cell, access)
+
+    def advance(self, state: Phi, taken: tuple[Tensor, Tensor, Access], real: Tensor) -> Phi:
+        hidden, cell, access = taken
+        return lstm_advance(state, hidden, cell, real) | self.memory.advance(state, access, real)

@@ -1,0 +1,133 @@
+"""SNAIL: causal convolutions and attention over the support. phi is each layer's past, read once for all queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.causal import CausalAttention, DenseBlock, Past
+from metabox.nn.embedding import Embedding, encode_labels
+
+
+class SNAIL(Learner):
+    """Simple neural attentive learner (Mishra et al. 2018, "A Simple Neural Attentive Meta-Learner").
+
+    The sequence is (x_1, y_1), ..., (x_N, y_N), (x, 0): the support, then one query. It passes through
+    AttentionBlock(64, 32), TCBlock(T, 128), AttentionBlock(256, 128), TCBlock(T, 128), AttentionBlock(512, 256)
+    and a linear layer at each position. TCBlock(T, D) is DenseBlock(2^i, D) for i = 1 ... ceil(log2 T), as printed
+    in section 3.1, so that the convolutions hear even distances (2, 4, 8, ...); attention sees all.
+
+    No support example sees the query, so the support is read once. A query needs of each dense block what its
+    input was one dilation before, and of each attention block the keys and values; all queries of a task are
+    answered from these in one pass, each as if it stood alone after the support.
+
+    Deviations: the paper builds the network for one number T = NK + 1 of examples; here `horizon` sets only how many
+    dense blocks there are, and any number of examples can be read. A padded example takes no position.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: units of the linear layer after the backbone, 64 for Omniglot in the paper.
+        horizon: T, the length of sequence that the convolutions are built to span; 26 is 5 ways, 5 shots and a query.
+        filters: D of the temporal convolutions.
+        attention: key and value size of each attention block; a temporal convolution stands between two of them.
+    """
+
+    ordered = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 64,
+        horizon: int = 26,
+        filters: int = 128,
+        attention: tuple[tuple[int, int], ...] = ((64, 32), (256, 128), (512, 256)),
+    ) -> None:
+        super().__init__(spec, n_params)
+        if horizon < 2 or not attention:
+            raise ValueError(
+                f"expected a horizon of at least 2 (one example and a query) and an attention block, "
+                f"got horizon {horizon}, attention {attention}"
+            )
+        self.embed = Embedding(spec, backbone, causal=True)
+        self.project = nn.Linear(self.embed.out_features, width)
+        self.blocks = nn.ModuleList()
+        size = width + spec.target_size
+        for i, (key_size, value_size) in enumerate(attention):
+            if i:
+                for j in range(math.ceil(math.log2(horizon))):
+                    self.blocks.append(DenseBlock(size, 2 ** (j + 1), filters))
+                    size += filters
+            self.blocks.append(CausalAttention(size, key_size, value_size))
+            size += value_size
+        self.readout = nn.Linear(size, n_params)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: of block i `i.echo [T, 1, 2 * filters]` or `i.keys`, `i.values [T, N, ...]`; and `visible [T, 1, N]`.
+
+        And what the embedding knows of the task.
+        """
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        order = _real_first(support.mask)
+        tokens = self._token(h, encode_labels(self.spec, support)).take_along_dim(order, dim=1)
+        phi["visible"] = support.mask.take_along_dim(order[..., 0], dim=1)[:, None]
+        position = support.mask.sum(1)[:, None, None]  # of every query: after the support
+        for i, (_, past) in enumerate(self._read(tokens)):
+            if "echo" in past:
+                past = {"echo": past["echo"].take_along_dim(position, dim=1)}
+            phi |= {f"{i}.{name}": part for name, part in past.items()}
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        tokens = self._token(self.embed(x, phi))
+        for i, block in enumerate(self.blocks):
+            past = {name: phi[f"{i}.{name}"] for name in ("echo", "keys", "values") if f"{i}.{name}" in phi}
+            tokens = block(tokens, past, phi["visible"])
+        return self.readout(tokens)
+
+    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+        examples = self.check(examples, descriptor)
+        h, _ = self.embed.adapt(examples, descriptor)
+        order = _real_first(examples.mask)
+        tokens = self._token(h, encode_labels(self.spec, examples)).take_along_dim(order, dim=1)
+        queries = self._token(h).take_along_dim(order, dim=1)
+        for block, past in self._read(tokens):
+            queries = block(queries, past, _before(queries))
+        return self.readout(queries).take_along_dim(order.argsort(dim=1), dim=1)
+
+    def _read(self, tokens: Tensor) -> Iterator[tuple[nn.Module, Past]]:
+        """Each block, and its past of the labelled tokens `[T, N, D]`."""
+        for i, block in enumerate(self.blocks):
+            past: Past = block.remember(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
+            yield block, past
+            if i + 1 < len(self.blocks):  # nobody reads the last block's outputs for the support
+                tokens = block(tokens, past, _before(tokens))
+
+    def _token(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Features `[T, N, F]` beside their labels, or beside zeros: `[T, N, width + L]`."""
+        h = self.project(h)
+        labels = h.new_zeros(*h.shape[:2], self.spec.target_size) if labels is None else labels.to(h.dtype)
+        return torch.cat([h, labels], dim=-1)
+
+
+def _before(tokens: Tensor) -> Tensor:
+    """Which positions come before which: bool `[1, N, N]`."""
+    n = tokens.shape[1]
+    return torch.ones(1, n, n, dtype=torch.bool, device=tokens.device).tril(-1)
+
+
+def _real_first(mask: Tensor) -> Tensor:
+    """The order `[T, N, 1]` that puts padding last: there it is behind all that a query or a real example can see."""
+    return (~mask).byte().argsort(dim=1, stable=True)[..., None]

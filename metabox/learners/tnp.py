@@ -1,0 +1,130 @@
+"""Transformer neural processes: one token for each pair. phi is the per-layer keys and values of the support."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.attention import TransformerLayer
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.mlp import Perceptron
+
+
+class TNPD(Learner):
+    """TNP-D, every query by itself (Nguyen & Grover 2022, "Transformer Neural Processes", section 4).
+
+    The tokens of a transformer without positions are the pairs (x_i, y_i) of the support and (x, 0) of the queries.
+    All attend to the support and to nothing else: a query sees neither another one nor itself (so in the authors'
+    code, github.com/tung-nd/TNP-pytorch, which the layers and their sizes follow as well).
+
+    Deviations: inputs pass through a backbone, which for vectors has two of the four layers that the paper has between
+    a pair and its token. Layers normalise first, and once more before the readout: normalising last, as the paper,
+    took several times the steps in our tests, or a smaller learning rate. The standard deviation is that of the
+    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which the paper has
+    not, gives zero. Classes, which it has not either, enter as one-hot vectors: renaming them changes predictions.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: features of a token.
+        depth: transformer layers.
+        heads: attention heads of a layer, a divisor of `width`.
+        feed_forward: hidden units of a layer's feed-forward part and of the readout.
+        embed_depth: linear layers between the pair and its token.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 64,
+        depth: int = 6,
+        heads: int = 4,
+        feed_forward: int = 128,
+        embed_depth: int = 2,
+    ) -> None:
+        super().__init__(spec, n_params)
+        self.embed = Embedding(spec, backbone)
+        self.embed_pair = Perceptron(self.embed.out_features + spec.target_size, width, width, embed_depth)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, feed_forward) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.readout = Perceptron(width, feed_forward, n_params, depth=2)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`; what the embedding knows."""
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        return self._write(phi | {"mask": support.mask}, self._pairs(h, support), support.mask[:, None])
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        return self._read(phi, self.embed(x, phi), phi["mask"][:, None])
+
+    def _pairs(self, h: Tensor, examples: Examples) -> Tensor:
+        return self.embed_pair(h, encode_labels(self.spec, examples).to(h.dtype))
+
+    def _write(self, phi: Phi, tokens: Tensor, visible: Tensor) -> Phi:
+        """phi with more tokens `[T, N, D]`, each of which sees what is `visible [T, 1 or N, held + N]`."""
+        phi = dict(phi)
+        for i, layer in enumerate(self.layers):
+            for name, new in zip((f"keys.{i}", f"values.{i}"), layer.keys_values(tokens), strict=True):  # type: ignore[operator]
+                phi[name] = torch.cat([phi[name], new], dim=2) if name in phi else new
+            if i + 1 < len(self.layers):  # nobody reads the last layer's tokens
+                tokens = layer(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], visible)
+        return phi
+
+    def _read(self, phi: Phi, h: Tensor, visible: Tensor) -> Tensor:
+        """Features `[T, M, F]` to parameters `[T, M, P]`; a query sees what is `visible [T, 1 or M, held]`."""
+        tokens = self.embed_pair(h, h.new_zeros(1, 1, self.spec.target_size))
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], visible)
+        return self.readout(self.norm(tokens))
+
+
+class TNPA(TNPD):
+    """TNP-A, autoregressive: a query also sees the queries before it, with their labels (there, equation 4).
+
+    Beside the tokens of `TNPD` there are the pairs (x_i, y_i) of the queries. Such a pair sees the support, the pairs
+    before it and itself; the token (x_i, 0) that is read out sees the support and the pairs before it. Train it with
+    `JointLoss`. `predict` gives each query by itself, as the first one: its marginal distribution.
+
+    Deviations: those of `TNPD`. For images the paper blurs the labels of earlier targets in training; not so here.
+    """
+
+    def extend(self, phi: Phi, examples: Examples) -> Phi:
+        """phi after more examples `[T, N, ...]`, each of which sees the support and those before it.
+
+        Unlike in `adapt` their order counts, and what phi held stays as it was.
+
+        Raises:
+            ValueError: where the examples are not of the kind that the learner was built for.
+        """
+        examples = self.check(examples, phi.get("descriptor"))
+        return self._extend(phi, self.embed(examples.x, phi), examples)
+
+    def joint(self, phi: Phi, query: Examples) -> Tensor:
+        """Parameters `[T, M, P]` of p(y_m | x_m, support, query[:m]) for every m, in one pass.
+
+        Raises:
+            ValueError: where the query is not of the kind that the learner was built for.
+        """
+        query = self.check(query, phi.get("descriptor"))
+        h = self.embed(query.x, phi)
+        return self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
+
+    def _extend(self, phi: Phi, h: Tensor, examples: Examples) -> Phi:
+        mask = torch.cat([phi["mask"], examples.mask], dim=1)
+        return self._write(phi, self._pairs(h, examples), _visible(phi, examples, itself=True)) | {"mask": mask}
+
+
+def _visible(phi: Phi, examples: Examples, itself: bool) -> Tensor:
+    """What each of `examples [T, M]` sees: all that phi holds, and the examples before it: `[T, M, held + M]`."""
+    m = examples.mask.shape[1]
+    earlier = torch.ones(m, m, dtype=torch.bool, device=examples.mask.device).tril(0 if itself else -1)
+    return torch.cat([phi["mask"][:, None].expand(-1, m, -1), earlier & examples.mask[:, None]], dim=-1)

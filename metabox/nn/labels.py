@@ -1,0 +1,79 @@
+"""How labels enter and leave a recurrent learner: one-hot, or as strings of five characters."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.nn.embedding import encode_labels
+
+LabelKind = Literal["one-hot", "strings"]
+
+CHARACTERS = 5  # 'a' to 'e'
+LENGTH = 5  # characters of a string
+
+
+def strings(n: int) -> Tensor:
+    """The strings of the ids 0 ... n - 1, one-hot per character: bool `[n, LENGTH * CHARACTERS]`.
+
+    A string's characters are the digits of its id in base 5, the highest first: 0 is 'aaaaa', 6 is 'aaabb'.
+    """
+    power = CHARACTERS ** torch.arange(LENGTH - 1, -1, -1)
+    digits = torch.arange(n)[:, None] // power % CHARACTERS
+    return nn.functional.one_hot(digits, CHARACTERS).flatten(1).bool()
+
+
+class LabelCode(nn.Module):
+    """Labels to the vectors that a network reads, and the scores that it writes to natural parameters.
+
+    "one-hot": a class is a one-hot vector, and the scores are its logits. Real and binary targets pass as they are.
+
+    "strings" (Santoro et al. 2016, section 4.1): a class is a string of five characters out of five, read as five
+    one-hot vectors. The scores are five softmaxes, so that p(string) is the product of p(character):
+    logit[c] = sum_k log softmax(scores_k)[character k of c]. The strings are those of the ids 0 to 3,124.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        kind: which of the two.
+
+    Raises:
+        ValueError: where strings are asked of targets that are not classes, or of more than 3,125 of them.
+    """
+
+    table: Tensor  # [C, 25], which string is which
+
+    def __init__(self, spec: TaskSpec, n_params: int, kind: LabelKind = "one-hot") -> None:
+        super().__init__()
+        if kind not in get_args(LabelKind):
+            raise ValueError(f"expected labels among {get_args(LabelKind)}, got {kind!r}")
+        if kind == "strings" and (spec.target != "class" or spec.target_size > CHARACTERS**LENGTH):
+            raise ValueError(
+                f'expected at most {CHARACTERS**LENGTH} classes for labels "strings", got {spec}; use "one-hot"'
+            )
+        self.spec, self.kind = spec, kind
+        self.in_size, self.out_size = spec.target_size, n_params
+        if kind == "strings":
+            self.in_size = self.out_size = CHARACTERS * LENGTH
+            self.register_buffer("table", strings(spec.target_size), persistent=False)
+
+    def encode(self, examples: Examples) -> Tensor:
+        """`[T, N, in_size]`, zeros for padding."""
+        if self.kind == "one-hot":
+            return encode_labels(self.spec, examples)
+        known = self.table[examples.y.masked_fill(~examples.mask, 0)]
+        return (known & examples.mask[..., None]).float()
+
+    def decode(self, scores: Tensor) -> Tensor:
+        """Scores `[..., out_size]` to natural parameters `[..., n_params]`."""
+        if self.kind == "one-hot":
+            return scores
+        with torch.autocast(scores.device.type, enabled=False):
+            log_p = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)
+            return log_p.flatten(-2) @ self.table.float().T
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}"
