@@ -36,7 +36,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-        return load_file(path), facts
+        # Copies: a part of a file begins anywhere, and how a product is rounded depends on where its factors begin.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}, facts
     except FileNotFoundError as error:
         raise ValueError(f"expected weights in {path}, found no such file; train first, or check the path") from error
     except OSError as error:

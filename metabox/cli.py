@@ -65,11 +65,11 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def list_(arguments: list[str]) -> None:
-    """List the learners, data sets and recipes that are here."""
+    """List the learners, backbones, data sets and recipes that are here."""
     from metabox import discover
 
     argparse.ArgumentParser(prog="metabox list", description=list_.__doc__).parse_args(arguments)
-    for title, base in (("learners", "Learner"), ("data sets", "EpisodeSampler")):
+    for title, base in (("learners", "Learner"), ("backbones", "Backbone"), ("data sets", "EpisodeSampler")):
         print(f"{title}:")
         for found in discover.subclasses(base):
             print(f"  {found.name:28} {found.summary}")

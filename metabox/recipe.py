@@ -53,8 +53,9 @@ class Claim:
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     """The options of a run: those of `metabox.training.run`, and what the command line adds."""
-    for found in discover.subclasses("EpisodeSampler") + discover.subclasses("Learner"):
-        found.load()  # so that a short name is enough in a recipe
+    for base in ("EpisodeSampler", "Learner", "Backbone"):
+        for found in discover.subclasses(base):
+            found.load()  # so that a short name is enough in a recipe
     set_parsing_settings(import_path_denylist=[])  # enforce jsonargparse's own list of modules that no value may name
     parser = ArgumentParser(
         exit_on_error=False,

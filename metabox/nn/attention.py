@@ -121,7 +121,8 @@ class CrossAttention(nn.Module):
         self.kind = kind
         self.heads = _checked(heads, width) if kind == "multihead" else 1
         if kind != "uniform":
-            self.represent = Perceptron(features, width, width, depth=2)
+            # The difference of a query and a key knows nothing of a last bias.
+            self.represent = Perceptron(features, width, width, depth=2, bias=kind != "laplace")
         make = partial(nn.Linear, width, width, bias=False) if kind == "multihead" else nn.Identity
         self.query, self.key, self.value, self.out = make(), make(), make(), make()
 

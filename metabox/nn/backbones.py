@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ class Backbone(nn.Module, ABC):
     """Maps one input to one feature vector. The constructor's first argument is `x_shape`.
 
     out_features: width of that vector
+    map_shape: where the vector is a feature map, laid flat, its (channels, height, width); None elsewhere
     norm: how it normalises, a key of `metabox.nn.norm.NORMS`
     """
 
     out_features: int
+    map_shape: tuple[int, int, int] | None = None
     norm: str = "none"
 
     def __init__(self, x_shape: tuple[int, ...]) -> None:
@@ -54,12 +56,13 @@ class Backbone(nn.Module, ABC):
 
     def _run(self, x: Tensor, context: Context) -> Tensor:
         lead = x.shape[: x.ndim - len(self.x_shape)]
+        if x.dtype == torch.uint8:
+            x = x.to(next(self.parameters(), torch.empty(0)).dtype) / 255
         if 0 in lead:
-            return next(self.parameters(), x).new_zeros(*lead, self.out_features)
+            return x.new_zeros(*lead, self.out_features)
         context.n_tasks = lead[0] if lead else 1
-        x = x.reshape(-1, *self.x_shape)
         # Padding goes through as well: shapes stay fixed, and samplers pad with images of the task.
-        return self.features(x.float() / 255 if x.dtype == torch.uint8 else x, context).view(*lead, self.out_features)
+        return self.features(x.reshape(-1, *self.x_shape), context).view(*lead, self.out_features)
 
 
 MakeBackbone = Callable[[tuple[int, ...]], Backbone]
@@ -86,11 +89,9 @@ class Conv4(Backbone):
     ) -> None:
         super().__init__(x_shape)
         self.norm = norm
-        if len(self.x_shape) != 3:
-            raise ValueError(f"expected images [channels, height, width] for Conv4, got x_shape {x_shape}; use MLP")
+        channels, height, width_px = image_shape(self)
         if downsample not in ("pool", "stride", "stem"):
             raise ValueError(f'expected downsample "pool", "stride" or "stem", got {downsample!r}')
-        channels, height, width_px = self.x_shape
         self.blocks = nn.ModuleList()
         for i in range(4):
             strided = downsample == "stride" or (downsample == "stem" and i == 0)
@@ -102,13 +103,15 @@ class Conv4(Backbone):
             height, width_px = halve(height / 2), halve(width_px / 2)
         if not height * width_px:
             raise ValueError(f'expected images of at least 16x16 for four poolings, got {x_shape}; use "stride"')
-        self.out_features = width * height * width_px
+        self.map_shape = (width, height, width_px)
+        self.out_features = math.prod(self.map_shape)
         # Channels last: faster convolutions on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        for conv, norm, pool in self.blocks:  # type: ignore[misc]  # a ModuleList forgets what it holds
+        for block in self.blocks:
+            conv, norm, pool = cast(nn.ModuleList, block)
             x = pool(torch.relu(norm(conv(x), context)))
         return x.flatten(1)
 
@@ -131,6 +134,36 @@ class MLP(Backbone):
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         return self.layers(x.reshape(len(x), -1))
+
+
+class Flatten(Backbone):
+    """The input itself, flattened: no parameters.
+
+    Args:
+        x_shape: the shape of one input.
+    """
+
+    def __init__(self, x_shape: tuple[int, ...]) -> None:
+        super().__init__(x_shape)
+        self.out_features = math.prod(self.x_shape)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        return x.reshape(len(x), -1)
+
+
+def image_shape(backbone: Backbone) -> tuple[int, int, int]:
+    """(channels, height, width) of a backbone that takes images.
+
+    Raises:
+        ValueError: where its inputs are none.
+    """
+    if len(backbone.x_shape) != 3:
+        raise ValueError(
+            f"expected images [channels, height, width] for {type(backbone).__name__}, got x_shape "
+            f"{backbone.x_shape}; use MLP"
+        )
+    channels, height, width = backbone.x_shape
+    return channels, height, width
 
 
 def make_backbone(make: MakeBackbone | None, x_shape: tuple[int, ...]) -> Backbone:

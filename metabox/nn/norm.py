@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,17 @@ NORMS: dict[str, str] = {
 }
 """What a result has to say of each mode."""
 
+MOMENTUM = 0.1
+
 
 @dataclass
 class Context:
     """What the layers of a backbone know of the tasks while their images pass through.
 
-    known: by layer, `film.NAME [T, 2, channels]` and, after the support has passed, `norm.NAME [T, 2, channels]`
+    known: by layer, FiLM parameters `film.NAME [T, 2, channels]`, and for queries what the support left behind
     mask: `[T, N]` where the images are a support, None where they are queries
-    measured: what the layers found out about the support
+    measured: what the support leaves behind: moments `norm.NAME [T, 2, channels]`, and numbers of images `count.NAME
+        [T]` where they matter
     """
 
     known: dict[str, Tensor] = field(default_factory=dict)
@@ -39,12 +43,22 @@ class Context:
 class Norm(nn.Module):
     """One normalisation layer, then FiLM where the context has some for it (as Requeima et al. 2019 place it).
 
+    * "batch" (Ioffe & Szegedy 2015): running statistics in evaluation; in training those of all images that pass
+      through together, of whatever task.
+    * "support" (MetaBN of Bronskill et al. 2020, "TaskNorm"): support and queries by the moments of the task's support.
+    * "task" (TaskNorm-I, there): these moments, m_s and v_s, pooled with those of the image itself, m_i and v_i:
+      m = a m_s + (1 - a) m_i and v = a (v_s + (m_s - m)^2) + (1 - a) (v_i + (m_i - m)^2), where
+      a = sigmoid(SCALE n + OFFSET) for a support of n images; SCALE and OFFSET are learned, and zero at first.
+    * "transductive" (as in Finn et al. 2017): the support by its own moments, and the queries by theirs, padded ones
+      included, so that queries see each other.
+    * "group" (Wu & He 2018): up to 32 groups of at least two channels.
+
+    Moments are those of each channel. An empty support has the running ones, which "support", "task" and
+    "transductive" keep for it alone. Except for SCALE and OFFSET, the weights of one kind but "group" fit the others.
+
     Args:
         channels: of the images `[B, channels, height, width]`.
-        kind: "batch": running statistics in evaluation (Ioffe & Szegedy 2015), those of all tasks' images together
-            in training. "support": each task by the statistics of its support (metaBN; Bronskill et al. 2020,
-            section 3.3). "task": TaskNorm-I (there, equations 8 and 9). "transductive": support and queries each
-            by their own statistics, as in Finn et al. 2017: queries see each other. "group": Wu & He 2018.
+        kind: whose statistics.
         name: the key of this layer in a `Context`.
     """
 
@@ -53,68 +67,73 @@ class Norm(nn.Module):
         if kind not in get_args(NormKind):
             raise ValueError(f"expected a normalisation among {get_args(NormKind)}, got {kind!r}")
         self.kind, self.name, self.channels = kind, name, channels
-        self.norm: nn.Module
+        self.norm: nn.GroupNorm | nn.BatchNorm2d
         if kind == "group":
-            self.norm = nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+            self.norm = nn.GroupNorm(max(1, math.gcd(64, channels) // 2), channels)
         else:
-            self.norm = nn.BatchNorm2d(channels)
-        if kind == "task":  # alpha = sigmoid(scale * |D_tr| + offset)
-            self.alpha = nn.Parameter(torch.zeros(2))
+            self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        if kind == "task":
+            self.scale_offset = nn.Parameter(torch.zeros(2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.norm(x) if self.kind in ("batch", "group") else self._per_task(x, context)
+        """x `[T * N, channels, height, width]`, the images of a task one after the other."""
+        x = self.norm(x) if self.kind in ("batch", "group") else self._by_task(x, context)
         film = context.known.get(f"film.{self.name}")
         if film is None:
             return x
-        scale, shift = _per_image(film.to(x.dtype), x, context).unbind(1)
+        film = film.to(x.dtype).repeat_interleave(len(x) // context.n_tasks, dim=0)
+        scale, shift = film[..., None, None].unbind(1)
         return x * (1 + scale) + shift
 
-    def _per_task(self, x: Tensor, context: Context) -> Tensor:
-        """x `[T * N, channels, height, width]`, by statistics `[T, 2, channels]` of each task."""
-        assert isinstance(self.norm, nn.BatchNorm2d)
-        images = x.float().unflatten(0, (context.n_tasks, -1))
-        if self.kind == "transductive" or context.mask is not None:
-            statistics = self._measure(images, context.mask)
-            if self.kind != "transductive":
-                count = torch.zeros(len(images)) if context.mask is None else context.mask.sum(1)
-                context.measured[f"norm.{self.name}"] = statistics
-                context.measured[f"count.{self.name}"] = count.float()
-        else:
-            statistics = context.known.get(f"norm.{self.name}", self._running(len(images)))
-        mean, var = _per_image(statistics, x, context).unbind(1)
+    def _by_task(self, x: Tensor, context: Context) -> Tensor:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(exact, dim=(2, 3), correction=0)
+        own = torch.stack([mean, var], dim=1).unflatten(0, (context.n_tasks, -1))  # [T, N, 2, channels]
+        moments = self._of_task(own, context)[:, None].expand_as(own)
         if self.kind == "task":
-            count = context.mask.sum(1).float() if context.mask is not None else context.known.get(f"count.{self.name}")
-            count = x.new_zeros(len(images), dtype=torch.float32) if count is None else count
-            alpha = (self.alpha[0] * count + self.alpha[1]).sigmoid().repeat_interleave(images.shape[1])
-            alpha = alpha[:, None, None, None]
-            own_mean, own_var = x.float().mean((2, 3), keepdim=True), x.float().var((2, 3), False, keepdim=True)
-            mixed = alpha * mean + (1 - alpha) * own_mean
-            var = alpha * (var + (mean - mixed) ** 2) + (1 - alpha) * (own_var + (own_mean - mixed) ** 2)
-            mean = mixed
-        x = (x - mean) * torch.rsqrt(var + self.norm.eps)
-        return x * self.norm.weight[:, None, None] + self.norm.bias[:, None, None]
+            blend = self._blend(own, context)
+            moments = pooled(torch.stack([moments, own], dim=2), torch.stack([blend, 1 - blend], dim=-1)[:, None])
+        mean, var = moments.flatten(0, 1)[..., None, None].unbind(1)
+        weight, bias = self.norm.weight[:, None, None], self.norm.bias[:, None, None]
+        return ((exact - mean) * (var + self.norm.eps).rsqrt() * weight + bias).to(x.dtype)
 
-    def _measure(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean and variance of each task's valid images `[T, N, channels, ...]`: `[T, 2, channels]`."""
-        assert isinstance(self.norm, nn.BatchNorm2d)
-        assert self.norm.running_mean is not None and self.norm.running_var is not None
-        valid = images.new_ones(images.shape[:2]) if mask is None else mask.to(images.dtype)
-        weight = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, :, None]
-        mean = (images.mean((3, 4)) * weight).sum(1)
-        var = ((images - mean[:, None, :, None, None]).square().mean((3, 4)) * weight).sum(1)
-        some = valid.any(1)[:, None]
+    def _of_task(self, own: Tensor, context: Context) -> Tensor:
+        """The moments `[T, 2, channels]` that belong to each task, of its images' own ones `[T, N, 2, channels]`."""
+        norm = cast(nn.BatchNorm2d, self.norm)
+        running = torch.stack([cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)])
+        if context.mask is None and self.kind != "transductive":
+            return context.known.get(f"norm.{self.name}", running.expand(len(own), -1, -1))
+        valid = torch.ones_like(own[:, :, 0, 0]) if context.mask is None else context.mask.to(own.dtype)
+        count = valid.sum(1)
+        moments = pooled(own, valid / count.clamp(min=1)[:, None])
+        moments = torch.where(count[:, None, None] > 0, moments, running)
+        if self.kind != "transductive":
+            context.measured[f"norm.{self.name}"] = moments
+        if self.kind == "task":
+            context.measured[f"count.{self.name}"] = count
         if self.training:
-            with torch.no_grad():  # for tasks without a support
-                self.norm.running_mean.lerp_(mean.mean(0), self.norm.momentum or 0.1)
-                self.norm.running_var.lerp_(var.mean(0), self.norm.momentum or 0.1)
-        return torch.where(some[..., None], torch.stack([mean, var], 1), self._running(len(images)))
+            with torch.no_grad():
+                total = valid.sum()
+                now = pooled(own.flatten(0, 1), valid.flatten() / total.clamp(min=1))
+                running.lerp_(torch.where(total > 0, now, running), MOMENTUM)
+                cast(Tensor, norm.running_mean).copy_(running[0])
+                cast(Tensor, norm.running_var).copy_(running[1])
+        return moments
 
-    def _running(self, n_tasks: int) -> Tensor:
-        assert isinstance(self.norm, nn.BatchNorm2d)
-        assert self.norm.running_mean is not None and self.norm.running_var is not None
-        return torch.stack([self.norm.running_mean, self.norm.running_var]).clone().expand(n_tasks, -1, -1)
+    def _blend(self, own: Tensor, context: Context) -> Tensor:
+        """The share of the support's moments in each task: `[T]`."""
+        count = (context.known if context.mask is None else context.measured).get(f"count.{self.name}")
+        count = own.new_zeros(len(own)) if count is None else count
+        scale, offset = self.scale_offset
+        return (scale * count + offset).sigmoid()
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, kind={self.kind!r}"
 
 
-def _per_image(values: Tensor, x: Tensor, context: Context) -> Tensor:
-    """One row for each image: `[T, 2, channels]` -> `[T * N, 2, channels, 1, 1]`."""
-    return values.repeat_interleave(len(x) // context.n_tasks, dim=0)[..., None, None]
+def pooled(moments: Tensor, weight: Tensor) -> Tensor:
+    """Mean and variance `[..., K, 2, channels]` of K parts with weights `[..., K]` (sum 1): `[..., 2, channels]`."""
+    mean, var = moments.unbind(-2)
+    together = (weight[..., None] * mean).sum(-2)
+    spread = var + (mean - together[..., None, :]).square()
+    return torch.stack([together, (weight[..., None] * spread).sum(-2)], dim=-2)

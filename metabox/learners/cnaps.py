@@ -1,0 +1,148 @@
+"""CNAPs: the support modulates the whole feature extractor and generates the classifier. phi is both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import MLP, Backbone, MakeBackbone
+from metabox.nn.conditioning import FiLM
+from metabox.nn.embedding import Embedding
+from metabox.nn.metric import exact
+from metabox.nn.norm import Context
+from metabox.nn.sets import class_mean, masked_mean, membership
+
+
+class CNAPs(Learner):
+    """Conditional neural adaptive processes (Requeima et al. 2019).
+
+    The paper is "Fast and Flexible Multi-Task Classification Using Conditional Neural Adaptive Processes"; all of the
+    following is in its section 2.2. A set encoder gives the task's code z_G, the mean over the support of a small
+    network. From it, an adaptation network for each normalisation layer generates scale and shift of every channel
+    (FiLM). With the features so modulated, another network generates each class's linear weights and bias from the
+    mean feature of its support: any way and shot. Sizes and forms are those of the code that the authors published
+    (github.com/cambridge-mlg/cnaps), in its variant "film", without the auto-regressive part.
+
+    Deviations: the auto-regressive local codes z_AR are left out (the paper has results for both). The feature
+    extractor is trained together with the rest, where the paper has a ResNet-18, pre-trained on ImageNet and frozen.
+    No penalty on the amounts of modulation; the outer loop's weight decay takes its place. The set encoder
+    pools an image only while there is something to halve, and is an MLP for vectors. A backbone without
+    normalisation layers has its output modulated. A bias that all classes would share is without effect and left
+    out. A class without support has the weights generated from a mean feature of zero.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: size of the task's code, and channels of the set encoder.
+    """
+
+    targets = ("class",)
+    label_equivariant = True
+
+    def __init__(self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 64) -> None:
+        super().__init__(spec, n_params)
+        self.embed = Embedding(spec, backbone)
+        self.encoder: Backbone = SetConv(spec.x_shape, width) if len(spec.x_shape) == 3 else MLP(spec.x_shape, width)
+        sizes, features = self.embed.backbone.film_sizes(), self.embed.out_features
+        self.layers = tuple(sizes)
+        self.films = nn.ModuleList(FiLMGenerator(width, channels) for channels in sizes.values())
+        self.modulate = None if sizes else FiLM(features, width)
+        self.weight = generator(features, features)
+        self.bias = generator(features, 1)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `weights [T, C, D]`, `biases [T, C]` of the classifier, and what the embedding knows of the task.
+
+        To that belong the layers' scales and shifts, `backbone.film.NAME [T, 2, channels]`; where the backbone has no
+        normalisation layers, there is the `code [T, Z]` instead.
+        """
+        support = self.check(support, descriptor)
+        code = masked_mean(self.encoder(support.x), support.mask)
+        films = {f"film.{name}": film(code) for name, film in zip(self.layers, self.films, strict=True)}
+        h, phi = self.embed.adapt(support, descriptor, task=films)
+        if self.modulate:
+            h, phi["code"] = self.modulate(h, code), code
+        pooled = class_mean(h, membership(support.y, support.mask, self.n_params))
+        phi["weights"] = pooled + self.weight(pooled)
+        phi["biases"] = self.bias(pooled).squeeze(-1)
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h = self.embed(x, phi)
+        if self.modulate:
+            h = self.modulate(h, phi["code"])
+        with torch.autocast(h.device.type, enabled=False):
+            return exact(h) @ exact(phi["weights"]).transpose(1, 2) + exact(phi["biases"])[:, None]
+
+
+class FiLMGenerator(nn.Module):
+    """A code `[T, Z]` to the scale (but for 1) and shift of a layer's channels, `[T, 2, channels]`.
+
+    One shared ReLU layer, then for either three residual layers, and a learned amount that begins near 0.
+
+    Args:
+        code: width of the code.
+        channels: of the layer.
+    """
+
+    def __init__(self, code: int, channels: int) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(nn.Linear(code, channels), nn.ReLU())
+        self.scale, self.shift = (
+            nn.Sequential(Residual(channels), nn.ReLU(), Residual(channels), nn.ReLU(), Residual(channels))
+            for _ in range(2)
+        )
+        self.amount = nn.Parameter(torch.randn(2, channels) * 1e-3)
+
+    def forward(self, code: Tensor) -> Tensor:
+        code = self.shared(code)
+        return torch.stack([self.scale(code), self.shift(code)], dim=1) * self.amount
+
+
+class Residual(nn.Module):
+    """x + a linear map of x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(x)
+
+
+def generator(features: int, outputs: int) -> nn.Sequential:
+    """Class means to a part of the classifier: two ELU layers and a linear one."""
+    return nn.Sequential(
+        *(nn.Linear(features, outputs), nn.ELU(), nn.Linear(outputs, outputs), nn.ELU()),
+        nn.Linear(outputs, outputs, bias=False),
+    )
+
+
+class SetConv(Backbone):
+    """The set encoder's part before pooling: five blocks of 3x3 convolution, batch norm, ReLU and halving; the mean.
+
+    Args:
+        x_shape: `(channels, height, width)`.
+        width: channels of every block, and so of the features.
+    """
+
+    norm = "batch"
+
+    def __init__(self, x_shape: tuple[int, ...], width: int = 64) -> None:
+        super().__init__(x_shape)
+        channels, *size = self.x_shape
+        layers: list[nn.Module] = []
+        for i in range(5):
+            layers += [nn.Conv2d(width if i else channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.ReLU(), nn.MaxPool2d(2)][: 2 if min(size) > 1 else 1]
+            size = [side // 2 for side in size] if min(size) > 1 else size
+        self.layers = nn.Sequential(*layers)
+        self.out_features = width
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        return self.layers(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))

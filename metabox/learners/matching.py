@@ -1,0 +1,159 @@
+"""Matching networks: attention over the support by cosine. phi is the embedded support and its labels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.conditioning import Gate
+from metabox.nn.embedding import Embedding
+from metabox.nn.metric import cosines, exact
+from metabox.nn.sets import membership
+
+
+class MatchingNet(Learner):
+    """Matching network (Vinyals et al. 2016, "Matching Networks for One Shot Learning"), without full context.
+
+    P(y | x, S) = sum_i a(x, x_i) y_i (equation 1), where a(x, x_i) is the softmax over the support of the cosines
+    c(f(x), g(x_i)) (section 2.1.1). Here f = g, the backbone. The predicted parameters are log P, but for a constant.
+
+    Deviations: the cosines are multiplied by `sharpness` before the softmax, by default a learned factor. With the
+    paper's factor of 1 the probability of a class in a 5-way 1-shot task is at most e / (e + 4 / e) = 0.65, however
+    well it matches. A class without support, whose probability would be 0, counts as one example with a cosine of
+    -1. A descriptor gates the features (`Gate`), because a shift would partly cancel; the paper has none.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
+    """
+
+    targets = ("class",)
+    label_equivariant = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        sharpness: float | None = None,
+    ) -> None:
+        super().__init__(spec, n_params)
+        if sharpness is not None and sharpness <= 0:
+            raise ValueError(f"expected a sharpness above 0, got {sharpness}; None learns it")
+        self.embed = Embedding(spec, backbone, condition=Gate)
+        self.sharpness = sharpness
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0))) if sharpness is None else None
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `features [T, N, D]`, which are g(x_i), and `member [T, N, C]`, which are y_i (zeros for padding).
+
+        And what the embedding knows of the task.
+        """
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        member = membership(support.y, support.mask, self.n_params)
+        return phi | {"features": self.g(h, support.mask), "member": member}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        cosine = cosines(self.f(self.embed(x, phi), phi), phi["features"])
+        with torch.autocast(x.device.type, enabled=False):
+            member = phi["member"].to(cosine.dtype)
+            sharpness = cosine.new_tensor(self.sharpness) if self.sharpness else self.log_sharpness.exp()
+            attention = (sharpness * (cosine - 1)).exp()  # but for the norm, which is the same for all classes
+            unseen = (member.sum(1) == 0)[:, None]
+            return torch.where(unseen, (-2 * sharpness).exp(), attention @ member).clamp(min=SMALLEST).log()
+
+    def g(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Of the support: features g' `[T, N, D]`, of which mask `[T, N]` tells the padding, to g `[T, N, D]`."""
+        return h
+
+    def f(self, h: Tensor, phi: Phi) -> Tensor:
+        """Of queries: features f' `[T, M, D]` to f `[T, M, D]`."""
+        return h
+
+    def extra_repr(self) -> str:
+        return f"sharpness={self.sharpness}"
+
+
+class FullContextMatchingNet(MatchingNet):
+    """Matching network with full context embeddings (Vinyals et al. 2016, sections 2.1.2, A.1 and A.2).
+
+    The support is embedded in the context of all of it: g(x_i, S) is g'(x_i) + the outputs at step i of two LSTMs
+    that read the support forwards and backwards (A.2), so that its order matters. A query is embedded by `n_steps`
+    steps of an LSTM that reads from the support before each: equations 3 to 6.
+
+    Deviations: those of `MatchingNet`. The paper does not say how many steps there are, nor from where h, c start:
+    here from zeros, so that the first read-out is the mean of the support.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
+        n_steps: K, the processing steps of a query.
+    """
+
+    ordered = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        sharpness: float | None = None,
+        n_steps: int = 5,
+    ) -> None:
+        super().__init__(spec, n_params, backbone=backbone, sharpness=sharpness)
+        if n_steps < 1:
+            raise ValueError(f"expected n_steps of at least 1, got {n_steps}; MatchingNet has none")
+        width, self.n_steps = self.embed.out_features, n_steps
+        self.forwards = nn.LSTM(width, width, batch_first=True)
+        self.backwards = nn.LSTM(width, width, batch_first=True)
+        # Equation 3 has [h, r] for its hidden state; as a linear map does not care, r enters beside the input here.
+        self.cell = nn.LSTMCell(2 * width, width)
+
+    def g(self, h: Tensor, mask: Tensor) -> Tensor:
+        place = torch.arange(h.shape[1], device=h.device).expand(mask.shape)
+        # Real examples first, in the order of reading: the padding is read after them, too late to matter.
+        forwards = _read(self.forwards, h, torch.where(mask, place, len(mask[0])).argsort(dim=1))
+        backwards = _read(self.backwards, h, torch.where(mask, -place, len(mask[0])).argsort(dim=1))
+        return forwards + backwards + h
+
+    def f(self, h: Tensor, phi: Phi) -> Tensor:
+        support, real = exact(phi["features"]), phi["member"].any(-1)[:, None]
+        hidden = cell = torch.zeros_like(h)
+        for _ in range(self.n_steps):
+            with torch.autocast(h.device.type, enabled=False):
+                scores = exact(hidden) @ support.transpose(1, 2)
+                scores = scores.masked_fill(~real, torch.finfo(scores.dtype).min)
+                read = (scores.softmax(-1) * real) @ support  # equations 5 and 6
+            out, cell = self.cell(  # equation 3
+                torch.cat([h, read.to(h.dtype)], dim=-1).flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1))
+            )
+            hidden, cell = out.view_as(h) + h, cell.view_as(h)  # equation 4
+        return hidden
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, n_steps={self.n_steps}"
+
+
+def _read(lstm: nn.LSTM, h: Tensor, order: Tensor) -> Tensor:
+    """The LSTM's output at each of h `[T, N, D]`, which it reads in the given order `[T, N]`."""
+    if not h.numel():
+        return h
+    where = order[..., None].expand_as(h)
+    out = lstm(h.gather(1, where))[0]
+    return torch.zeros_like(out).scatter(1, where, out)
+
+
+SMALLEST = 1e-30

@@ -1,0 +1,75 @@
+"""Prototypical network: each class is the mean of its examples. phi is those means."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.conditioning import Gate
+from metabox.nn.embedding import Embedding
+from metabox.nn.metric import cosines, exact, squared_distances
+from metabox.nn.sets import class_mean, membership
+
+Distance = Literal["euclidean", "cosine"]
+
+
+class ProtoNet(Learner):
+    """Prototypical network (Snell et al. 2017, "Prototypical Networks for Few-shot Learning").
+
+    The prototype c_k of class k is the mean of its embedded support (equation 1); the logit of class k is
+    -d(f(x), c_k) (equation 2). With the squared Euclidean distance this is a linear classifier with weights 2 c_k
+    and biases -|c_k|^2 (equation 8).
+
+    Deviations: none where every class of a task has support. A class without any is as far away as the farthest
+    prototype, and all classes are alike without support. A descriptor gates the features (`Gate`), because a shift
+    would cancel in the distances; the paper has none in its few-shot part.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        distance: "euclidean", which is squared, or "cosine", which is 1 - cos (there, section 2.6).
+    """
+
+    targets = ("class",)
+    label_equivariant = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        distance: Distance = "euclidean",
+    ) -> None:
+        super().__init__(spec, n_params)
+        if distance not in get_args(Distance):
+            raise ValueError(f"expected a distance among {get_args(Distance)}, got {distance!r}")
+        self.embed = Embedding(spec, backbone, condition=Gate)
+        self.distance = distance
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `prototypes [T, C, D]`, `counts [T, C]` of their examples, and what the embedding knows of the task."""
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        member = membership(support.y, support.mask, self.n_params)
+        with torch.autocast(h.device.type, enabled=False):
+            phi |= {"prototypes": class_mean(exact(h), member), "counts": member.sum(1)}
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h, prototypes = self.embed(x, phi), phi["prototypes"]
+        far = squared_distances(h, prototypes) if self.distance == "euclidean" else 1 - cosines(h, prototypes)
+        seen = phi["counts"][:, None] > 0
+        farthest = far.masked_fill(~seen, -math.inf).amax(-1, keepdim=True).clamp(min=0)  # 0 where no class is seen
+        return -torch.where(seen, far, farthest)
+
+    def extra_repr(self) -> str:
+        return f"distance={self.distance!r}"

@@ -1,0 +1,149 @@
+"""Relation network: a learned comparison of each query with each class. phi is the summed maps of each class."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
+from metabox.nn.conditioning import Gate
+from metabox.nn.embedding import Embedding
+from metabox.nn.mlp import Perceptron
+from metabox.nn.norm import Context, Norm, NormKind
+from metabox.nn.sets import membership
+
+
+class RelationNet(Learner):
+    """Relation network (Sung et al. 2018, "Learning to Compare: Relation Network for Few-Shot Learning").
+
+    The score of class k for a query is g(C(f_k, f(x))) (equation 1): g is the relation module, C puts feature maps
+    beside each other in depth, and f_k is the element-wise sum of the maps of the class's support (section 3.2).
+    The module has two blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1
+    (section 3.4 and figure 2).
+
+    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by
+    the log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
+    class. The class of the highest score is the same by both. A bias in the last layer, common to all classes, would
+    be without effect. A map that is too small to be halved is not. For features that are not maps (a backbone without
+    `map_shape`), the module is a perceptron. A class without support is compared as a map of zeros. A descriptor
+    gates the features (`Gate`); the paper has none in its few-shot part.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default RelationConv for images, an MLP for vectors.
+        width: channels of the relation module.
+        hidden: units of its last layer but one.
+    """
+
+    targets = ("class",)
+    label_equivariant = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 64,
+        hidden: int = 8,
+    ) -> None:
+        super().__init__(spec, n_params)
+        if backbone is None and len(spec.x_shape) == 3:
+            backbone = RelationConv
+        self.embed = Embedding(spec, backbone, condition=Gate)
+        map_shape = self.embed.backbone.map_shape
+        self.relation: nn.Module
+        if map_shape:
+            self.relation = MapRelation(map_shape, width, hidden)
+        else:
+            self.relation = Perceptron(2 * self.embed.out_features, width, 1, bias=False)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `sums [T, C, D]` of the features of each class's support, and what the embedding knows of the task."""
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        member = membership(support.y, support.mask, self.n_params)
+        return phi | {"sums": member.transpose(1, 2).to(h.dtype) @ h}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h = self.embed(x, phi)
+        return self.relation(phi["sums"][:, None], h[:, :, None]).squeeze(-1)
+
+
+class MapRelation(nn.Module):
+    """The relation module for maps (Sung et al. 2018, figure 2): `[T, 1, C, D]`, `[T, M, 1, D]` -> `[T, M, C, 1]`.
+
+    Args:
+        map_shape: channels, height and width of a map, which comes flattened, D long.
+        width: channels of the two blocks.
+        hidden: units of the last layer but one.
+    """
+
+    def __init__(self, map_shape: tuple[int, int, int], width: int, hidden: int) -> None:
+        super().__init__()
+        channels, *size = self.map_shape = tuple(map_shape)
+        self.convolution = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
+        pools = []
+        for _ in range(2):
+            pools.append(nn.MaxPool2d(2) if min(size) > 1 else nn.Identity())
+            size = [side // 2 for side in size] if min(size) > 1 else size
+        self.rest = nn.Sequential(
+            *(nn.BatchNorm2d(width), nn.ReLU(), pools[0]),
+            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), pools[1]),
+            *(nn.Flatten(), nn.Linear(width * math.prod(size), hidden), nn.ReLU(), nn.Linear(hidden, 1, bias=False)),
+        )
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        # The first convolution of two maps beside each other: each by itself, and added up; M * C pairs, M + C maps.
+        weights = self.convolution.weight.chunk(2, dim=1)
+        a, b = (self._convolve(part, weight) for part, weight in zip((support, query), weights, strict=True))
+        pairs = a + b
+        if not pairs.numel():
+            return pairs.new_zeros(*pairs.shape[:3], 1)
+        return self.rest(pairs.flatten(0, 2)).unflatten(0, pairs.shape[:3])
+
+    def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
+        flat = maps.reshape(-1, *self.map_shape)
+        return F.conv2d(flat, weight, padding=1).unflatten(0, maps.shape[:3])
+
+
+class RelationConv(Backbone):
+    """Four convolutional blocks of which the first two halve the image (Sung et al. 2018, section 3.4).
+
+    Two poolings instead of four, for the relation module to have maps to compare: 5x5 of an image of 28x28. The 3x3
+    convolutions of the first two blocks are not padded, as in the code that the authors published.
+
+    Args:
+        x_shape: `(channels, height, width)`.
+        width: channels of every block, 64 in the paper.
+        norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
+    """
+
+    def __init__(self, x_shape: tuple[int, ...], width: int = 64, norm: NormKind = "batch") -> None:
+        super().__init__(x_shape)
+        self.norm = norm
+        channels, height, width_px = image_shape(self)
+        if min(height, width_px) < 10:
+            raise ValueError(f"expected images of at least 10x10 for two blocks without padding, got {x_shape}")
+        inputs = [channels, width, width, width]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels, width, 3, padding=int(i > 1), bias=False) for i, channels in enumerate(inputs)
+        )
+        self.norms = nn.ModuleList(Norm(width, norm, str(i)) for i in range(4))
+        self.map_shape = (width, ((height - 2) // 2 - 2) // 2, ((width_px - 2) // 2 - 2) // 2)
+        self.out_features = math.prod(self.map_shape)
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = torch.relu(norm(convolution(x), context))
+            x = F.max_pool2d(x, 2) if i < 2 else x
+        return x.flatten(1)

@@ -1,0 +1,113 @@
+"""VERSA: a distribution over each class's linear weights, inferred from its support. phi is those distributions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.likelihoods import Categorical
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding
+from metabox.nn.metric import exact
+from metabox.nn.sets import class_mean, membership
+
+
+class VERSA(Learner):
+    """VERSA (Gordon et al. 2019, "Meta-Learning Probabilistic Inference for Prediction").
+
+    Features h(x) are shared by all tasks. Weights and bias of class c are independent normals whose means and log
+    variances are networks of the mean feature of the class's support alone: context independent, so any way and shot
+    (section 3). p(y | x, D) is the mean of softmax(W_l h(x) + b_l) over L samples; the training objective is the log
+    of that mean (section 2.2). As in the code that the authors published (github.com/Gordonjo/versa), what is sampled
+    are the logits, which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and
+    a linear one.
+
+    Deviations: in evaluation the L samples are fixed, so that a prediction is a function of phi: the same L quantiles
+    of the normal for every class, in an order of its own; renaming a class changes which order it gets, and nothing
+    else. One network infers a class's weights and bias together, where the code has one for each. Log variances are
+    bent to stay below 10. The last bias of the means, common to all classes, would be without effect and is left out.
+    A class without support has the weights inferred from a mean feature of zero. No dropout in the backbone.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: units of the hidden layers of the inference networks.
+        n_samples: L, 10 in the authors' code.
+    """
+
+    targets = ("class",)
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 256,
+        n_samples: int = 10,
+    ) -> None:
+        super().__init__(spec, n_params)
+        if n_samples < 1:
+            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
+        self.embed = Embedding(spec, backbone)
+        features = self.embed.out_features
+        self.mean = inference_network(features, width, features + 1, bias=False)
+        self.log_variance = inference_network(features, width, features + 1)
+        self.likelihood = Categorical(spec)
+        self.draws = normal_quantiles(n_samples, n_params)  # not a buffer: weights do not depend on the largest way
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `mean`, `log_variance [T, C, D + 1]` of each class's weights and, last, its bias.
+
+        Also `seen [T, C]`, which classes have support, and what the embedding knows of the task.
+        """
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        member = membership(support.y, support.mask, self.n_params)
+        pooled = class_mean(h, member)
+        log_variance = LARGEST * torch.tanh(self.log_variance(pooled) / LARGEST)
+        return phi | {"mean": self.mean(pooled), "log_variance": log_variance, "seen": member.any(1)}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        mean, variance = self.logits(phi, x)
+        if self.training:
+            draws = torch.randn(len(mean), len(self.draws), *mean.shape[1:], device=mean.device, dtype=mean.dtype)
+        else:
+            draws = self.draws[:, None].to(mean)
+        return self.likelihood.mixture(mean[:, None] + variance.sqrt()[:, None] * draws, phi["seen"])
+
+    def logits(self, phi: Phi, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each logit, which is normal: x `[T, M, *x_shape]` -> two of `[T, M, C]`."""
+        h = exact(self.embed(x, phi))
+        with torch.autocast(h.device.type, enabled=False):
+            h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
+            mean, log_variance = exact(phi["mean"]), exact(phi["log_variance"])
+            return h @ mean.transpose(1, 2), h.square() @ log_variance.exp().transpose(1, 2)
+
+
+def inference_network(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
+    """Two ELU layers and a linear one, with the first weights of Glorot & Bengio 2010 and biases near 0."""
+    network = nn.Sequential(
+        *(nn.Linear(inputs, width), nn.ELU(), nn.Linear(width, width), nn.ELU(), nn.Linear(width, outputs, bias=bias))
+    )
+    for parameter in network.parameters():
+        nn.init.xavier_normal_(parameter) if parameter.ndim > 1 else nn.init.normal_(parameter, std=1e-3)
+    return network
+
+
+def normal_quantiles(n_samples: int, n_classes: int) -> Tensor:
+    """Fixed standard normal draws `[L, C]`: the same L quantiles for each class, in a random order of its own.
+
+    Scaled to variance 1; a single draw is the mean.
+    """
+    random = torch.Generator().manual_seed(0)
+    quantiles = torch.special.ndtri((torch.arange(n_samples) + 0.5) / n_samples)
+    quantiles = quantiles / quantiles.square().mean().sqrt().clamp(min=1e-3)
+    return torch.stack([quantiles[torch.randperm(n_samples, generator=random)] for _ in range(n_classes)], dim=1)
+
+
+LARGEST = 10.0  # of a log variance, which tanh bends towards it, so that a variance stays finite

@@ -1,0 +1,201 @@
+"""The residual backbones of the few-shot literature, and DropBlock, which regularises them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabox.nn.backbones import Backbone, image_shape
+from metabox.nn.norm import Context, Norm, NormKind
+
+LEAK = 0.1
+
+
+class DropBlock(nn.Module):
+    """Zeroes square blocks of a feature map in training (Ghiasi et al. 2018, algorithm 1 and equation 1).
+
+    Blocks lie wholly inside the map, in each channel by itself, and may overlap. One begins at each place where it fits
+    with probability gamma = rate / size^2 * (h w) / ((h - size + 1) (w - size + 1)). What is left is scaled up by the
+    share of it, over all images together.
+
+    Args:
+        rate: share of the numbers to drop; less are where blocks overlap.
+        size: side of a block; that of the map, where the map is smaller.
+        ramp: the rate rises linearly from zero over this many calls in training.
+
+    Raises:
+        ValueError: for options out of range.
+    """
+
+    calls: Tensor
+
+    def __init__(self, rate: float = 0.1, size: int = 5, ramp: int = 0) -> None:
+        super().__init__()
+        if not 0 <= rate < 1 or size < 1 or ramp < 0:
+            raise ValueError(f"expected 0 <= rate < 1, size >= 1 and ramp >= 0, got {rate}, {size} and {ramp}")
+        self.rate, self.size, self.ramp = rate, size, ramp
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x `[B, channels, h, w]`."""
+        if not self.training or not self.rate:
+            return x
+        self.calls += 1
+        h, w = x.shape[2:]
+        size = min(self.size, h, w)
+        room = h - size + 1, w - size + 1
+        # A tensor, so that nothing waits for the device.
+        gamma = (self.calls / max(1, self.ramp)).clamp(max=1) * (self.rate / size**2 * h * w / math.prod(room))
+        begins = (torch.rand(*x.shape[:2], *room, device=x.device) < gamma).float()
+        left = 1 - F.max_pool2d(F.pad(begins, [size - 1] * 4), size, stride=1)
+        return x * (left * (left.numel() / left.sum().clamp(min=1))).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, size={self.size}, ramp={self.ramp}"
+
+
+class ResNet12(Backbone):
+    """ResNet-12 of MetaOptNet (Lee et al. 2019) and RFS (Tian et al. 2020).
+
+    Four blocks: three 3x3 convolutions, each batch-normalised and all but the third followed by LeakyReLU(0.1); plus a
+    batch-normalised 1x1 convolution of the block's input; LeakyReLU(0.1); 2x2 max-pooling; then dropout in the first
+    two blocks, DropBlock in the others. Everything is as in the authors' code (github.com/kjunelee/MetaOptNet and
+    github.com/WangYueFt/rfs), which has a pooling in every block; the RFS paper's text leaves out the last one.
+
+    Deviations: the ramp of DropBlock's rate counts calls in training alone, while that code counts those in evaluation
+    too. A block of DropBlock that is larger than the map is cut to its size, where that code fails.
+
+    Args:
+        x_shape: `(channels, height, width)`.
+        widths: channels of the four blocks; (64, 128, 256, 512) is the smaller ResNet-12 of other papers.
+        average: average the last feature map over its places, as RFS does; else keep the map, as MetaOptNet does.
+        drop_rate: of dropout and DropBlock.
+        drop_size: side of a dropped block, at 84x84 pixels 5; 2 for the 32x32 pixels of CIFAR-FS.
+        drop_ramp: calls in training over which DropBlock's rate rises to `drop_rate` (a step makes two, for support
+            and queries).
+        norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
+
+    Raises:
+        ValueError: for inputs that are no images of at least 16x16, or options out of range.
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        widths: tuple[int, int, int, int] = (64, 160, 320, 640),
+        average: bool = True,
+        drop_rate: float = 0.1,
+        drop_size: int = 5,
+        drop_ramp: int = 40_000,
+        norm: NormKind = "batch",
+    ) -> None:
+        super().__init__(x_shape)
+        channels, height, width = image_shape(self)
+        if min(height, width) < 16:
+            raise ValueError(f"expected images of at least 16x16 for four poolings, got {x_shape}")
+        self.norm, self.average = norm, average
+        drops: list[nn.Module] = [nn.Dropout(drop_rate), nn.Dropout(drop_rate)]
+        drops += [DropBlock(drop_rate, drop_size, drop_ramp) for _ in range(2)]
+        self.blocks = nn.ModuleList(
+            _ResNet12Block(inputs, outputs, norm, str(i), drop)
+            for i, (inputs, outputs, drop) in enumerate(zip((channels, *widths[:3]), widths, drops, strict=True))
+        )
+        self.map_shape = None if average else (widths[3], height // 16, width // 16)
+        self.out_features = widths[3] if average else widths[3] * (height // 16) * (width // 16)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x, context)
+        return x.mean((2, 3)) if self.average else x.flatten(1)
+
+
+class _ResNet12Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, norm: NormKind, name: str, drop: nn.Module) -> None:
+        super().__init__()
+        widths = (inputs, outputs, outputs)
+        self.convs = nn.ModuleList(nn.Conv2d(width, outputs, 3, padding=1, bias=False) for width in widths)
+        self.norms = nn.ModuleList(Norm(outputs, norm, f"{name}.{i}") for i in range(3))
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.shortcut_norm = Norm(outputs, norm, f"{name}.shortcut")
+        self.drop = drop
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        out = x
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            out = norm(conv(out), context)
+            if i < 2:
+                out = F.leaky_relu(out, LEAK)
+        out = F.leaky_relu(out + self.shortcut_norm(self.shortcut(x), context), LEAK)
+        return self.drop(F.max_pool2d(out, 2))
+
+
+class SNAILEmbedding(Backbone):
+    """The residual network that SNAIL sees mini-ImageNet through (Mishra et al. 2018, appendix), 14 layers deep.
+
+    Four blocks: three times a 3x3 convolution, batch norm and LeakyReLU(0.1); plus a 1x1 convolution of the block's
+    input; 2x2 max-pooling; dropout. Then a 1x1 convolution with 2,048 filters, the mean over the 6x6 places that 84x84
+    pixels end as, ReLU, dropout, and a 1x1 convolution with 384 filters.
+
+    Deviations: the mean is taken before the convolution with 2,048 filters, which gives the same numbers for less
+    arithmetic, and over all places, however many there are. The paper's "dropout 0.9" is read as the probability of
+    keeping a number, as it was in the library of that time.
+
+    Args:
+        x_shape: `(channels, height, width)`.
+        widths: channels of the four blocks.
+        drop_rate: share of the numbers that dropout drops.
+        norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
+
+    Raises:
+        ValueError: where the inputs are no images.
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        widths: tuple[int, int, int, int] = (64, 96, 128, 256),
+        drop_rate: float = 0.1,
+        norm: NormKind = "batch",
+    ) -> None:
+        super().__init__(x_shape)
+        channels, _, _ = image_shape(self)
+        self.norm, self.out_features = norm, 384
+        self.blocks = nn.ModuleList(
+            _SNAILBlock(inputs, outputs, norm, str(i), drop_rate)
+            for i, (inputs, outputs) in enumerate(zip((channels, *widths[:3]), widths, strict=True))
+        )
+        self.readout = nn.Sequential(
+            nn.Linear(widths[3], 2048), nn.ReLU(), nn.Dropout(drop_rate), nn.Linear(2048, self.out_features)
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.readout(x.mean((2, 3)))
+
+
+class _SNAILBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, norm: NormKind, name: str, drop_rate: float) -> None:
+        super().__init__()
+        widths = (inputs, outputs, outputs)
+        self.convs = nn.ModuleList(nn.Conv2d(width, outputs, 3, padding=1, bias=False) for width in widths)
+        self.norms = nn.ModuleList(Norm(outputs, norm, f"{name}.{i}") for i in range(3))
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        out = x
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            out = F.leaky_relu(norm(conv(out), context), LEAK)
+        # ceil: an odd row is kept, so that 84x84 ends as 6x6
+        return self.drop(F.max_pool2d(out + self.shortcut(x), 2, ceil_mode=True))
