@@ -23,7 +23,8 @@ class Scores:
     """The scores of one learner on one fixed list of tasks.
 
     split, seed: name the list
-    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; where a sequence was
+    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; where the best possible
+        prediction is known, `gap_to_oracle`, how many nats per query the nll is above its; where a sequence was
         predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al. 2016, table 1)
     pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015)
     """
@@ -124,6 +125,8 @@ def evaluate(
             means = {name: task_mean(value, query.mask) for name, value in values.items()}
             if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
                 means |= accuracy_by_instance(values["accuracy"], query)
+            if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
+                means["gap_to_oracle"] = means["nll"] + episodes.oracle
             for name, mean in means.items():
                 columns.setdefault(name, []).append(mean.double().cpu())
             if isinstance(likelihood, Categorical):

@@ -94,6 +94,25 @@ class Draws:
             return np.full((len(self.addresses) * len(self.tasks), *shape), low, dtype=np.int64)
         return low + (self.words(name, *shape) * (high - low + 1) >> 32)
 
+    def uniform(self, name: str, low: float, high: float, *shape: int) -> NDArray[np.float64]:
+        """Uniform in (low, high), `[T, *shape]`."""
+        return low + (high - low) * self._between_0_and_1(name, *shape)
+
+    def normal(self, name: str, *shape: int) -> NDArray[np.float64]:
+        """Standard normal, `[T, *shape]`: the inverse of its distribution function, so within 6.4 of 0.
+
+        Drawn on the host, so they are the same bits for every device; another version of SciPy may round otherwise.
+        """
+        from scipy.special import ndtri  # takes a while to import
+
+        values: NDArray[np.float64] = ndtri(self._between_0_and_1(name, *shape))
+        return values
+
+    def _between_0_and_1(self, name: str, *shape: int) -> NDArray[np.float64]:
+        """Uniform among the 2**32 middles of equal parts of the unit interval: never 0 or 1."""
+        middles: Any = (self.words(name, *shape) + 0.5) * 2.0**-32
+        return middles
+
     def distinct(self, name: str, k: int, n: NDArray[np.int64], smallest: int, largest: int) -> NDArray[np.int64]:
         """k numbers of range(n) without replacement, in random order: `n: [T, ...] -> [T, ..., k]`.
 

@@ -18,6 +18,7 @@ from metabox.likelihoods import likelihood_for
 from metabox.nn.backbones import Conv4
 from metabox.objectives import StreamLoss
 from metabox.seeding import Draws
+from metabox.tasks import GaussianProcess
 from metabox.testing import build
 
 
@@ -232,6 +233,17 @@ class NoWeights(Given):
 
 def test_a_learner_without_weights_is_scored() -> None:
     assert evaluate(NoWeights(), Images(), n_tasks=2).n_tasks == 2
+
+
+def test_the_gap_to_the_oracle_is_how_much_worse_than_the_best_possible_a_learner_is() -> None:
+    tasks = GaussianProcess(n_support=3, n_query=5, max_points=None)
+    got = evaluate(build(CNP, tasks.spec), tasks, n_tasks=4, batch=3)
+    oracle = tasks.sample(0, 4, split="test").oracle
+    assert got.per_task["gap_to_oracle"] == pytest.approx(
+        [n + float(o) for n, o in zip(got.per_task["nll"], oracle, strict=False)]
+    )
+    assert min(got.per_task["gap_to_oracle"]) > 0
+    assert "gap_to_oracle" not in evaluate(build(CNP, Reals.spec), Reals(), n_tasks=2).per_task
 
 
 # ------------------------------------------------------------------ sequences
