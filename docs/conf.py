@@ -73,6 +73,31 @@ def samplers() -> str:
     return _found("EpisodeSampler")
 
 
+def backbones() -> str:
+    return _found("Backbone")
+
+
+def methods() -> str:
+    """What each learner's class declares, and its phi as the docstring of `adapt` has it."""
+    lines = ["| learner | targets | reads the support as | renaming classes | phi |", "| --- | --- | --- | --- | --- |"]
+    for found in discover.subclasses("Learner"):
+        made = found.load()
+        phi = " ".join((inspect.getdoc(made.adapt) or "").split()).partition("phi: ")[2].replace("|", "\\|")
+        lines.append(
+            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | {', '.join(made.targets)} | "
+            f"{'a sequence' if made.ordered else 'a set'} | "
+            f"{'renames predictions' if made.label_equivariant else 'may change them'} | {phi} |"
+        )
+    return "\n".join(lines)
+
+
+def norms() -> str:
+    """The kinds of normalisation, and what a result says of each."""
+    from metabox.nn.norm import NORMS
+
+    return "\n".join(f"- `{kind}`: {says}" for kind, says in NORMS.items() if kind != "none")
+
+
 def recipes() -> str:
     """The name of each recipe, and what its first line says of it."""
     first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in discover.recipes().items()}
@@ -101,7 +126,7 @@ def results() -> str:
 
 
 FILLS: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (api, learners, samplers, recipes, checks, splits, results)
+    f.__name__: f for f in (api, learners, methods, backbones, norms, samplers, recipes, checks, splits, results)
 }
 
 

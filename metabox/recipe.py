@@ -165,13 +165,16 @@ def evaluate_run(
     """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
     learner, tasks, objective, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
+    renamed = None
+    if tasks.spec.target == "class":
+        renamed = memorisation(learner, tasks, split=split, n_tasks=min(n_tasks, 100), seed=seed)
     protocol = (config.evaluation or config.tasks).as_dict()
     result = {
         "name": config.name,
         "seed": config.seed,
         "protocol": protocol | normalisation(learner),
         "summary": scores.summary(),
-        "memorisation": memorisation(learner, tasks, split=split, seed=seed) if tasks.spec.target == "class" else None,
+        "memorisation": renamed,
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metabox import recipe
 from metabox.cli import main
 from metabox.discover import recipes, subclasses
 
@@ -34,13 +35,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_list_names_all_learners_data_sets_and_recipes_without_importing_torch() -> None:
+def test_list_names_all_learners_backbones_data_sets_and_recipes_without_importing_torch() -> None:
     script = (
         "import sys\nfrom metabox.cli import main\nmain(['list'])\n"
         "assert 'torch' not in sys.modules and 'jsonargparse' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for found in subclasses("Learner") + subclasses("EpisodeSampler"):
+    assert {"Conv4", "Flatten", "MLP", "ResNet12", "SNAILEmbedding", "TorchVision"} <= {
+        found.name for found in subclasses("Backbone")
+    }
+    for found in subclasses("Learner") + subclasses("Backbone") + subclasses("EpisodeSampler"):
         assert f"  {found.name} " in done.stdout
         assert found.summary in done.stdout
     assert all(f"  {name} " in done.stdout for name in recipes())
@@ -75,6 +79,13 @@ def test_print_config_shows_the_resolved_recipe(capsys: pytest.CaptureFixture[st
     assert "lr: 0.5" in said
     assert f"name: {GLYPHS}" in said
     assert "class_path: metabox.learners.InContext" in said
+
+
+def test_a_recipe_may_name_any_backbone_by_its_short_name() -> None:
+    parser = recipe.make_parser(recipe.find(GLYPHS))
+    for found in subclasses("Backbone"):
+        config = recipe.parse(parser, [f"--learner.init_args.backbone={found.name}"])
+        assert config.learner.init_args.backbone.class_path == f"{found.module}.{found.name}"
 
 
 @pytest.mark.parametrize("name", recipes())

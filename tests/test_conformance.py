@@ -1,11 +1,20 @@
 """Every learner in the package, every check, every kind of task."""
 
+from typing import Any
+
 import pytest
 
 from metabox.discover import subclasses
 from metabox.testing import CHECKS, SPECS
 
 LEARNERS = {found.name: found for found in subclasses("Learner")}
+
+
+def load(learner: str) -> Any:
+    made = LEARNERS[learner].load()
+    if made.requires:
+        pytest.importorskip(made.requires, reason=f"{learner} needs the optional package {made.requires}")
+    return made
 
 
 def test_the_walk_finds_the_learners() -> None:
@@ -16,7 +25,7 @@ def test_the_walk_finds_the_learners() -> None:
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_learner_conforms(learner: str, kind: str, check: str) -> None:
-    made = LEARNERS[learner].load()
+    made = load(learner)
     if SPECS[kind].target not in made.targets:
         return  # refused with a ValueError: see the test below
     CHECKS[check](made, SPECS[kind])
@@ -25,7 +34,7 @@ def test_learner_conforms(learner: str, kind: str, check: str) -> None:
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_refuses_targets_that_it_does_not_declare(learner: str, kind: str) -> None:
-    made = LEARNERS[learner].load()
+    made = load(learner)
     if SPECS[kind].target not in made.targets:
         with pytest.raises(ValueError, match="expected a target among"):
             made(SPECS[kind], 3)

@@ -31,6 +31,8 @@ class Learner(nn.Module, ABC):
     """True where queries may see each other."""
     label_equivariant: ClassVar[bool] = False
     """True where renaming the classes renames the predictions, and does nothing else."""
+    requires: ClassVar[str | None] = None
+    """The name of an optional package that it needs."""
 
     def __init__(self, spec: TaskSpec, n_params: int) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ class MatchingNet(Learner):
         cosine = cosines(self.f(self.embed(x, phi), phi), phi["features"])
         with torch.autocast(x.device.type, enabled=False):
             member = phi["member"].to(cosine.dtype)
-            sharpness = cosine.new_tensor(self.sharpness) if self.sharpness else self.log_sharpness.exp()
+            sharpness = cosine.new_tensor(self.sharpness) if self.log_sharpness is None else self.log_sharpness.exp()
             attention = (sharpness * (cosine - 1)).exp()  # but for the norm, which is the same for all classes
             unseen = (member.sum(1) == 0)[:, None]
             return torch.where(unseen, (-2 * sharpness).exp(), attention @ member).clamp(min=SMALLEST).log()
@@ -125,8 +125,8 @@ class FullContextMatchingNet(MatchingNet):
     def g(self, h: Tensor, mask: Tensor) -> Tensor:
         place = torch.arange(h.shape[1], device=h.device).expand(mask.shape)
         # Real examples first, in the order of reading: the padding is read after them, too late to matter.
-        forwards = _read(self.forwards, h, torch.where(mask, place, len(mask[0])).argsort(dim=1))
-        backwards = _read(self.backwards, h, torch.where(mask, -place, len(mask[0])).argsort(dim=1))
+        forwards = _read(self.forwards, h, torch.where(mask, place, h.shape[1]).argsort(dim=1))
+        backwards = _read(self.backwards, h, torch.where(mask, -place, h.shape[1]).argsort(dim=1))
         return forwards + backwards + h
 
     def f(self, h: Tensor, phi: Phi) -> Tensor:
@@ -136,7 +136,7 @@ class FullContextMatchingNet(MatchingNet):
             with torch.autocast(h.device.type, enabled=False):
                 scores = exact(hidden) @ support.transpose(1, 2)
                 scores = scores.masked_fill(~real, torch.finfo(scores.dtype).min)
-                read = (scores.softmax(-1) * real) @ support  # equations 5 and 6
+                read = scores.softmax(-1) @ support  # equations 5 and 6
             out, cell = self.cell(  # equation 3
                 torch.cat([h, read.to(h.dtype)], dim=-1).flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1))
             )

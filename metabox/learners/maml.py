@@ -1,0 +1,197 @@
+"""MAML and ANIL: phi is the network itself, or its last layer, after a few steps of gradient descent on D_tr."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.likelihoods import Gaussian, likelihood_for, task_mean
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding
+
+WEIGHTS = "weights."
+"""What the names of adapted parameters begin with in phi."""
+
+
+class MAML(Learner):
+    """Model-agnostic meta-learning (Finn et al. 2017), on learn2learn: the baseline that is not a black box.
+
+    Equation (1) and algorithm 2: theta'_i = theta - lr * grad L_i(f_theta) on the support, once or several times, and
+    the outer loop minimises L_i(f_theta'_i) on the queries, through these steps. Here phi_i is theta'_i.
+    In the inner loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the
+    squared error of the means, for reals; predicted scales have no part in it.
+
+    Deviations: L_i is a mean over the support in the inner loop too. The released code sums over the N classes
+    the means over K shots, so that its step size of 0.4 (5-way) or 0.1 (20-way) is 2.0 here. There the inner loop
+    changes convolutions and the last layer, and batch norm has a shift only, which it leaves alone; here, as in
+    learn2learn's examples, it changes all parameters, batch norm's scale and shift among them. There the last
+    feature map of Omniglot is averaged to 64 features, and the first weights of the last layer are normal with
+    variance 1. With a backbone of norm "batch", running statistics are used in evaluation; those of the paper, of all
+    queries of a task together, are norm "transductive". Tasks are adapted one after the other, in a Python loop.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        lr: step size of the inner loop.
+        steps: gradient steps of the inner loop in training.
+        evaluation_steps: the same in evaluation.
+        first_order: take the gradients of the inner loop as constants (section 5.2).
+
+    Raises:
+        ImportError: where learn2learn is not installed.
+    """
+
+    requires = "learn2learn"
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        lr: float = 0.4,
+        steps: int = 1,
+        evaluation_steps: int = 3,
+        first_order: bool = False,
+    ) -> None:
+        super().__init__(spec, n_params)
+        learn2learn()
+        if lr <= 0 or steps < 1 or evaluation_steps < 1:
+            raise ValueError(f"expected lr > 0 and at least 1 step, got lr {lr}, steps {steps}, {evaluation_steps}")
+        self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
+        # Equation (2) for reals: half the squared error of the means, up to a constant.
+        self.likelihood = Gaussian(spec, noise=1.0) if spec.target == "real" else likelihood_for(spec)
+        self.network = Network(spec, n_params, backbone)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `weights.NAME [T, ...]`, every trainable parameter of the network; what the embedding knows of the task."""
+        support = self.check(support, descriptor)
+        parts = [
+            self._adapt_task(support[t : t + 1], None if descriptor is None else descriptor[t : t + 1])
+            for t in range(len(support))
+        ]
+        return {name: torch.cat([phi[name] for phi in parts]) for name in parts[0]}
+
+    def _adapt_task(self, support: Examples, descriptor: Tensor | None) -> Phi:
+        """phi of one task, `[1, ...]`."""
+        known: Phi = {}
+
+        def predictions(network: Network) -> Tensor:
+            nonlocal known
+            h, known = network.embed.adapt(support, descriptor)
+            return network.head(h)
+
+        network = self._descend(self.network, predictions, support)
+        if any(name.startswith("backbone.") for name in known):  # statistics of the support: those of the last weights
+            predictions(network)
+        return _named_weights(network) | known
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        parts = []
+        for t in range(len(x)):
+            mine = {name: value[t : t + 1] for name, value in phi.items()}
+            weights = {name.removeprefix(WEIGHTS): v[0] for name, v in mine.items() if name.startswith(WEIGHTS)}
+            parts.append(functional_call(self.network, weights, (x[t : t + 1], mine)))
+        return torch.cat(parts)
+
+    def _descend(self, module: Any, predictions: Callable[[Any], Tensor], support: Examples) -> Any:
+        """A copy of `module` after gradient descent on the loss of `predictions(copy)`.
+
+        The copy's parameters are functions of the module's.
+        """
+        first_order = self.first_order or not torch.is_grad_enabled()
+        # Evaluation needs gradients as well; and bf16 would round them before they are multiplied by `lr`.
+        with torch.enable_grad(), torch.autocast(support.x.device.type, enabled=False):
+            copy = learn2learn().algorithms.MAML(module, self.lr, first_order, allow_nograd=True).clone()
+            for _ in range(self.steps if self.training else self.evaluation_steps):
+                params = predictions(copy.module)[..., : self.likelihood.n_params]
+                copy.adapt(-task_mean(self.likelihood.log_prob(params, support.y), support.mask).sum())
+        return copy.module
+
+    def extra_repr(self) -> str:
+        return (
+            f"lr={self.lr}, steps={self.steps}, evaluation_steps={self.evaluation_steps}, "
+            f"first_order={self.first_order}"
+        )
+
+
+class ANIL(MAML):
+    """Almost no inner loop (Raghu et al. 2020, section 5): MAML whose inner loop changes the last layer alone.
+
+    Deviations: as for `MAML`, where they concern the last layer. Batch norm sees the images of all tasks together in
+    training, as in the other learners, because here they pass through the same backbone.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        lr: step size of the inner loop.
+        steps: gradient steps of the inner loop in training.
+        evaluation_steps: the same in evaluation.
+        first_order: take the gradients of the inner loop as constants.
+
+    Raises:
+        ImportError: where learn2learn is not installed.
+    """
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `weights.head.weight [T, P, D]`, `weights.head.bias [T, P]`; what the embedding knows of the task."""
+        support = self.check(support, descriptor)
+        features, phi = self.network.embed.adapt(support, descriptor)
+        heads = []
+        for t in range(len(support)):
+            h = features[t : t + 1].to(self.network.head.weight.dtype)
+            heads.append(self._descend(self.network.head, lambda head, h=h: head(h), support[t : t + 1]))
+        phi[f"{WEIGHTS}head.weight"] = torch.stack([head.weight for head in heads])
+        phi[f"{WEIGHTS}head.bias"] = torch.stack([head.bias for head in heads])
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h = self.network.embed(x, phi)
+        return h @ phi[f"{WEIGHTS}head.weight"].mT.to(h.dtype) + phi[f"{WEIGHTS}head.bias"][:, None]
+
+
+class Network(nn.Module):
+    """What is adapted: inputs `[T, M, *x_shape]` and what the embedding knows of the tasks, to `[T, M, P]`."""
+
+    def __init__(self, spec: TaskSpec, n_params: int, backbone: MakeBackbone | None) -> None:
+        super().__init__()
+        self.embed = Embedding(spec, backbone)
+        self.head = nn.Linear(self.embed.out_features, n_params)
+
+    def forward(self, x: Tensor, known: Phi) -> Tensor:
+        return self.head(self.embed(x, known))
+
+
+def _named_weights(network: nn.Module) -> Phi:
+    return {WEIGHTS + name: p[None] for name, p in network.named_parameters() if p.requires_grad}
+
+
+@cache
+def learn2learn() -> Any:
+    """The package, imported when it is first needed.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # gym, which it imports, advertises its successor
+            return importlib.import_module("learn2learn")
+    except ImportError as error:
+        raise ImportError(
+            "MAML and ANIL need learn2learn 0.2.0, which pip alone cannot install; "
+            "run `python benchmarks/install_learn2learn.py` from a checkout of metabox"
+        ) from error
