@@ -1,4 +1,4 @@
-"""Install learn2learn 0.2.0 into the Python that runs this script: `.venv/bin/python benchmarks/install_learn2learn.py`.
+"""Install learn2learn 0.2.0 into the Python that runs this: `.venv/bin/python benchmarks/install_learn2learn.py`.
 
 MAML and ANIL need it; nothing else does. It is no extra in pyproject.toml, because pip alone cannot install it: there
 is no wheel, and the C files in its source archive are too old for Python 3.11. Here they are generated anew, by a
@@ -116,7 +116,9 @@ def main() -> None:
         folder = Path(name)
         wheel = build(unpack(download(folder), folder / "source"), folder / "tools")
         constraints = folder / "constraints.txt"
-        constraints.write_text("".join(f"{package}=={version}\n" for package in STAYS if (version := installed(package))))
+        constraints.write_text(
+            "".join(f"{package}=={version}\n" for package in STAYS if (version := installed(package)))
+        )
         run("installing", sys.executable, "-m", "pip", "install", "-q", "-c", constraints, wheel)
     if not works():
         raise Failed("learn2learn is installed and cannot be imported; see `python -c 'import learn2learn'`")

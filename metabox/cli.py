@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = top.parse_args(arguments[:1]).command
     try:
         COMMANDS[command](arguments[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"metabox: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

@@ -103,10 +103,10 @@ class LatentLearner(Protocol):
 class LatentLoss(QueryLoss):
     """The bound on the log likelihood that neural processes are trained by (Garnelo et al. 2018b, equation 9).
 
-    loss = (KL(q(z | C, T) || q(z | C)) - E_{q(z | C, T)} log p(y_T | x_T, C, z)) / |T| for C = D_i^tr, T = D_i^test,
+    `loss = (KL(q(z | C, T) || q(z | C)) - E_{q(z | C, T)} log p(y_T | x_T, C, z)) / |T|` for C = D_i^tr, T = D_i^test,
     in nats per query as the other losses; the score `kl` is the first term, so divided. The targets are D_i^test
     alone, as in that equation. In Kim et al. 2019 (equation 3, and the notebook that its authors published) they
-    include the contexts: with `predict_support` the expectation is also over D_i^tr, and |T| counts both.
+    include the contexts: with `predict_support` the expectation is also over D_i^tr, and `|T|` counts both.
 
     `predictions`, and so evaluation, are those of `predict`, for which z comes from q(z | C). The other scores are
     those of the predictions at the mean of q(z | C): a z that has seen the answers would flatter them.

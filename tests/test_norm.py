@@ -231,7 +231,7 @@ def test_a_learner_that_reads_a_sequence_refuses_statistics_of_the_whole_support
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "batch"])
 @pytest.mark.parametrize("learner", [CNP, ProtoNet], ids=lambda learner: learner.__name__)
 def test_a_set_learner_conforms_with_every_kind(learner: type[Learner], kind: NormKind, check: str) -> None:
-    make = partial(learner, backbone=partial(Conv4, width=8, norm=kind))
+    make = partial(learner, backbone=partial(Conv4, width=16, norm=kind))
     if kind == "transductive" and CHECKS[check] is check_queries_do_not_see_each_other:
         with pytest.raises(AssertionError):
             CHECKS[check](make, IMAGES)

@@ -43,9 +43,10 @@ class MAML(Learner):
         spec: the tasks.
         n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        lr: step size of the inner loop.
+        lr: step size of the inner loop, 0.4 in the paper for Omniglot, 5-way.
         steps: gradient steps of the inner loop in training.
-        evaluation_steps: the same in evaluation.
+        evaluation_steps: the same in evaluation; as many as in training, where it is None. The paper took 3 after
+            training with 1. With running statistics, and early in training, more steps than in training do harm.
         first_order: take the gradients of the inner loop as constants (section 5.2).
 
     Raises:
@@ -62,20 +63,23 @@ class MAML(Learner):
         backbone: MakeBackbone | None = None,
         lr: float = 0.4,
         steps: int = 1,
-        evaluation_steps: int = 3,
+        evaluation_steps: int | None = None,
         first_order: bool = False,
     ) -> None:
         super().__init__(spec, n_params)
         learn2learn()
+        evaluation_steps = steps if evaluation_steps is None else evaluation_steps
         if lr <= 0 or steps < 1 or evaluation_steps < 1:
-            raise ValueError(f"expected lr > 0 and at least 1 step, got lr {lr}, steps {steps}, {evaluation_steps}")
+            raise ValueError(
+                f"expected lr above 0, steps and evaluation_steps of at least 1, got {lr}, {steps}, {evaluation_steps}"
+            )
         self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
         # Equation (2) for reals: half the squared error of the means, up to a constant.
         self.likelihood = Gaussian(spec, noise=1.0) if spec.target == "real" else likelihood_for(spec)
         self.network = Network(spec, n_params, backbone)
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        """phi: `weights.NAME [T, ...]`, every trainable parameter of the network; what the embedding knows of the task."""
+        """phi: `weights.NAME [T, ...]`, all trainable parameters; what the embedding knows of the task."""
         support = self.check(support, descriptor)
         parts = [
             self._adapt_task(support[t : t + 1], None if descriptor is None else descriptor[t : t + 1])
@@ -111,6 +115,8 @@ class MAML(Learner):
 
         The copy's parameters are functions of the module's.
         """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(f"{type(self).__name__} adapts by gradients; use torch.no_grad, not inference_mode")
         first_order = self.first_order or not torch.is_grad_enabled()
         # Evaluation needs gradients as well; and bf16 would round them before they are multiplied by `lr`.
         with torch.enable_grad(), torch.autocast(support.x.device.type, enabled=False):
@@ -139,7 +145,7 @@ class ANIL(MAML):
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         lr: step size of the inner loop.
         steps: gradient steps of the inner loop in training.
-        evaluation_steps: the same in evaluation.
+        evaluation_steps: the same in evaluation; as many as in training, where it is None.
         first_order: take the gradients of the inner loop as constants.
 
     Raises:
@@ -153,7 +159,7 @@ class ANIL(MAML):
         heads = []
         for t in range(len(support)):
             h = features[t : t + 1].to(self.network.head.weight.dtype)
-            heads.append(self._descend(self.network.head, lambda head, h=h: head(h), support[t : t + 1]))
+            heads.append(self._descend(self.network.head, lambda head, h=h: head(h), support[t : t + 1]))  # type: ignore[misc]
         phi[f"{WEIGHTS}head.weight"] = torch.stack([head.weight for head in heads])
         phi[f"{WEIGHTS}head.bias"] = torch.stack([head.bias for head in heads])
         return phi

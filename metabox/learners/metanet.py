@@ -139,7 +139,7 @@ class MetaNet(Learner):
 def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
     """Andrychowicz et al. 2016, appendix A: numbers `[...]` -> `[..., 2]`, in -1 ... 1 unless they are large.
 
-    (log|g| / p, sign(g)) where |g| >= e^-p, else (-1, e^p g); p = 7 in the code of Munkhdalai & Yu.
+    `(log|g| / p, sign(g))` where `|g| >= e^-p`, else `(-1, e^p g)`; p = 7 in the code of Munkhdalai & Yu.
     """
     log = gradient.abs().clamp(min=math.exp(-p)).log() / p
     return torch.stack([log, (gradient * math.exp(p)).clamp(-1, 1)], dim=-1)

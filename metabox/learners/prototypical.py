@@ -24,7 +24,7 @@ class ProtoNet(Learner):
 
     The prototype c_k of class k is the mean of its embedded support (equation 1); the logit of class k is
     -d(f(x), c_k) (equation 2). With the squared Euclidean distance this is a linear classifier with weights 2 c_k
-    and biases -|c_k|^2 (equation 8).
+    and biases `-|c_k|^2` (equation 8).
 
     Deviations: none where every class of a task has support. A class without any is as far away as the farthest
     prototype, and all classes are alike without support. A descriptor gates the features (`Gate`), because a shift

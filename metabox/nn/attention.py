@@ -104,7 +104,7 @@ class CrossAttention(nn.Module):
     """Queries read the values of keys that are like them (Kim et al. 2019, section 3), within each of several groups.
 
     Keys and queries go through one perceptron first. "uniform": the mean of the values. "laplace": weights in
-    proportion to exp(-|q - k|_1). "dot": to exp(q.k / sqrt(D)). "multihead": dot-product attention between linear
+    proportion to `exp(-|q - k|_1)`. "dot": to exp(q.k / sqrt(D)). "multihead": dot-product attention between linear
     maps of queries, keys and values, `heads` of them side by side, and a linear map of the result.
 
     Args:
