@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metabox.episodes import Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.causal import CausalAttention, DenseBlock, Past
+from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
 from metabox.nn.embedding import Embedding, encode_labels
 
 
@@ -79,7 +79,7 @@ class SNAIL(Learner):
         """
         support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
-        order = _real_first(support.mask)
+        order = real_first(support.mask)
         tokens = self._token(h, encode_labels(self.spec, support)).take_along_dim(order, dim=1)
         phi["visible"] = support.mask.take_along_dim(order[..., 0], dim=1)[:, None]
         position = support.mask.sum(1)[:, None, None]  # of every query: after the support
@@ -100,7 +100,7 @@ class SNAIL(Learner):
     def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
         examples = self.check(examples, descriptor)
         h, _ = self.embed.adapt(examples, descriptor)
-        order = _real_first(examples.mask)
+        order = real_first(examples.mask)
         tokens = self._token(h, encode_labels(self.spec, examples)).take_along_dim(order, dim=1)
         queries = self._token(h).take_along_dim(order, dim=1)
         for block, past in self._read(tokens):
@@ -126,8 +126,3 @@ def _before(tokens: Tensor) -> Tensor:
     """Which positions come before which: bool `[1, N, N]`."""
     n = tokens.shape[1]
     return torch.ones(1, n, n, dtype=torch.bool, device=tokens.device).tril(-1)
-
-
-def _real_first(mask: Tensor) -> Tensor:
-    """The order `[T, N, 1]` that puts padding last: there it is behind all that a query or a real example can see."""
-    return (~mask).byte().argsort(dim=1, stable=True)[..., None]

@@ -78,3 +78,8 @@ class CausalAttention(nn.Module):
         weights = (logits / math.sqrt(key.shape[-1])).softmax(-1)
         seen = weights[..., :-1].to(value.dtype) @ past["values"] + weights[..., -1:].to(value.dtype) * value
         return torch.cat([x, seen], dim=-1)
+
+
+def real_first(mask: Tensor) -> Tensor:
+    """The order `[T, N, 1]` that puts padding last: there it is behind all that a query or a real example can see."""
+    return (~mask).byte().argsort(dim=1, stable=True)[..., None]

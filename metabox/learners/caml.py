@@ -1,0 +1,106 @@
+"""CAML: a transformer over image features beside fixed label codes. phi is the per-layer keys and values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.attention import AttentionBlock
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.embedding import Embedding
+from metabox.nn.sets import class_mean, membership
+
+
+class CAML(Learner):
+    """Context-aware meta-learning (Fifty et al. 2024, "Context-Aware Meta-Learning").
+
+    A token is the features of an image beside a label code; the query has a learned code for "unknown". The codes of
+    the C classes are an ELMES (equal length and maximally equiangular set): unit vectors any two of which have the
+    cosine -1 / (C - 1). A transformer that is not causal reads the tokens. The features are meant to come from a
+    backbone that was trained elsewhere and is frozen: `backbone: TorchVision` with `freeze: true`.
+
+    Deviations: the support does not see the query, so that all queries are answered from one phi; in the paper a
+    sequence holds one query, and all see all. The logit of a class is the product of its code with a linear map of the
+    query's output, where the paper has a classifier of C outputs. Codes are not given to classes by their names but in
+    the order of their mean features along one direction: an ELMES makes all classes alike to a first layer only, this
+    makes renaming the classes rename the predictions exactly. By default the backbone is trained along.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: features of an image in a token, and of a token.
+        depth: transformer blocks.
+        heads: attention heads of a block.
+    """
+
+    targets = ("class",)
+    label_equivariant = True
+    elmes: Tensor
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 128,
+        depth: int = 3,
+        heads: int = 4,
+    ) -> None:
+        super().__init__(spec, n_params)
+        self.embed = Embedding(spec, backbone)
+        self.register_buffer("elmes", equiangular(n_params))
+        self.unknown = nn.Parameter(torch.randn(n_params) / math.sqrt(n_params))
+        self.token = nn.Linear(self.embed.out_features + n_params, width)
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.readout = nn.Linear(width, n_params)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`, `codes [T, C, C]` of the classes.
+
+        And what the embedding knows of the task.
+        """
+        support = self.check(support, descriptor)
+        h, phi = self.embed.adapt(support, descriptor)
+        member = membership(support.y, support.mask, self.n_params)
+        codes = self.elmes[self._ranks(h, member)]
+        phi |= {"mask": support.mask, "codes": codes}
+        tokens = self.token(torch.cat([h, (member @ codes).to(h.dtype)], dim=-1))
+        for i, block in enumerate(self.blocks):
+            keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
+            phi |= {f"keys.{i}": keys, f"values.{i}": values}
+            if i + 1 < len(self.blocks):  # nobody reads the last block's tokens
+                tokens = block(tokens, keys, values, support.mask)
+        return phi
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        h = self.embed(x, phi)
+        tokens = self.token(torch.cat([h, self.unknown.to(h.dtype).expand(*h.shape[:2], -1)], dim=-1))
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
+        read = self.readout(self.norm(tokens))
+        with torch.autocast(read.device.type, enabled=False):
+            return read.float() @ phi["codes"].float().transpose(1, 2)
+
+    def _ranks(self, h: Tensor, member: Tensor) -> Tensor:
+        """The place of each class `[T, C]` by its mean feature along a fixed direction, absent ones last."""
+        with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
+            along = torch.linspace(-1, 1, h.shape[-1], device=h.device)
+            place = (class_mean(h.float(), member) * along).sum(-1)
+            place = place.masked_fill(~member.any(1), math.inf)
+            return place.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def equiangular(n: int) -> Tensor:
+    """n unit vectors of n numbers, any two of which have the cosine -1 / (n - 1): `[n, n]`.
+
+    The corners of a simplex around 0: sqrt(n / (n - 1)) (I - 1/n).
+    """
+    return math.sqrt(n / max(1, n - 1)) * (torch.eye(n) - 1 / n) if n > 1 else torch.ones(1, 1)
