@@ -77,6 +77,16 @@ def published(minutes: int) -> list[str]:
     return [*lines, "", f"Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot.py RECIPE... --minutes {minutes}`."]
 
 
+def one_minute() -> list[str]:
+    """Black boxes and the gradient baseline after one minute."""
+    rows = read_json(RESULTS / "omniglot-1min.json")["rows"]
+    shown = [
+        f"`{row['recipe']}` {row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} % ({row['steps']:,} steps)"
+        for row in rows
+    ]
+    return ["The same after one minute:", ", ".join(shown[:-1]) + f" and {shown[-1]}." if len(shown) > 1 else shown[0]]
+
+
 def sampling() -> list[str]:
     result = read_json(RESULTS / "sampling.json")
     lines = [
@@ -105,7 +115,9 @@ def filled() -> str:
     """The README as the committed results would have it."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    return "\n".join([before + START, "", *learning(), "", *published(8), "", *sampling(), "", END + after])
+    return "\n".join(
+        [before + START, "", *learning(), "", *published(8), "", *one_minute(), "", *sampling(), "", END + after]
+    )
 
 
 if __name__ == "__main__":
