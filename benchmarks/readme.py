@@ -72,8 +72,8 @@ def published(minutes: int) -> list[str]:
             printed, short = f"{claim['published']:.1f}, {claim['source']}", f"{claim['short_by']:.2f}"
             measured = measured if claim["metric"] == "accuracy" else f"{claim['measured']:.2f}"
         lines.append(
-            f"| `{row['recipe']}` | {row['training_seconds']:.0f} | {row['steps']:,} | {measured} | {printed} | {short} | "
-            f"{100 * row['memorisation']['accuracy_renamed']:.1f} |"
+            f"| `{row['recipe']}` | {row['training_seconds']:.0f} | {row['steps']:,} | {measured} | {printed} | "
+            f"{short} | {100 * row['memorisation']['accuracy_renamed']:.1f} |"
         )
     return [*lines, "", f"Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot.py RECIPE... --minutes {minutes}`."]
 
