@@ -28,7 +28,8 @@ class SNAIL(Learner):
     answered from these in one pass, each as if it stood alone after the support.
 
     Deviations: the paper builds the network for one number T = NK + 1 of examples; here `horizon` sets only how many
-    dense blocks there are, and any number of examples can be read. A padded example takes no position.
+    dense blocks there are, and any number of examples can be read. A padded example takes no position. Keys have no
+    bias, which would be without effect.
 
     Args:
         spec: the tasks.

@@ -62,7 +62,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.out_features = inputs + value_size
         self.query = nn.Linear(inputs, key_size)
-        self.key = nn.Linear(inputs, key_size)
+        self.key = nn.Linear(inputs, key_size, bias=False)  # a bias would add the same to all logits of a query
         self.value = nn.Linear(inputs, value_size)
 
     def remember(self, x: Tensor) -> Past:
