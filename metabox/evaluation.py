@@ -161,7 +161,7 @@ def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tenso
     return by_k
 
 
-class Renamed(EpisodeSampler):
+class _Renamed(EpisodeSampler):
     """The tasks of another sampler with each class's name given to the next class of the task.
 
     Args:
@@ -197,7 +197,7 @@ def memorisation(
     if tasks.spec.target != "class":
         raise ValueError(f'expected tasks with target "class", got {tasks.spec.target!r}; only names can be exchanged')
     followed, stayed = (
-        evaluate(learner, Renamed(tasks, queries), split=split, n_tasks=n_tasks, seed=seed).mean("accuracy")
+        evaluate(learner, _Renamed(tasks, queries), split=split, n_tasks=n_tasks, seed=seed).mean("accuracy")
         for queries in (True, False)
     )
     return {"accuracy_renamed": followed, "accuracy_old_names": stayed, "n_tasks": n_tasks}

@@ -16,8 +16,9 @@ from metabox.nn.embedding import Embedding, encode_labels
 
 
 class GPICL(Learner):
-    """General-purpose in-context learner (Kirsch et al. 2022, "General-Purpose In-Context Learning by Meta-Learning
-    Transformers").
+    """General-purpose in-context learner: a plain causal transformer (Kirsch et al. 2022).
+
+    Source: "General-Purpose In-Context Learning by Meta-Learning Transformers".
 
     Token i is a linear map of (x_i, y_{i-1}), the label one step late and zero at the first step, and its place in the
     sequence; a causal transformer predicts y_i from it. Train it by `StreamLoss` on tasks made many by
