@@ -117,7 +117,7 @@ def splits() -> str:
     for path in sorted((discover.PACKAGE / "data" / "splits").glob("*.json")):
         lists = json.loads(path.read_text(encoding="utf-8"))
         counts = [f"{len(lists.get(split, [])):,}" for split in ("train", "val", "test")]
-        lines.append(f"| {path.stem.replace('_', ', ')} | {' | '.join(counts)} |")
+        lines.append(f"| {path.stem.replace('_', ' ')} | {' | '.join(counts)} |")
     return "\n".join(lines)
 
 

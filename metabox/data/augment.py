@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,10 @@ from torch import Tensor
 class Augmentation(ABC):
     """Changes images at random; used on the training split only."""
 
-    n_draws: int
-    """Random numbers that one image needs."""
+    @property
+    @abstractmethod
+    def n_draws(self) -> int:
+        """Random numbers that one image needs."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in sorted(vars(self).items()))})"
@@ -61,3 +65,189 @@ class RandomAffine(Augmentation):
         ]
         grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, align_corners=False).round_().to(torch.uint8)
+
+
+class Chain(Augmentation):
+    """Several augmentations, one after the other.
+
+    Args:
+        steps: the augmentations, the first one first.
+    """
+
+    def __init__(self, steps: Sequence[Augmentation]) -> None:
+        self.steps = list(steps)
+
+    @property
+    def n_draws(self) -> int:
+        return sum(step.n_draws for step in self.steps)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        for step, own in zip(self.steps, draws.split([step.n_draws for step in self.steps], dim=1), strict=True):
+            images = step(images, own)
+        return images
+
+
+class RandomFlip(Augmentation):
+    """Mirrors an image left to right.
+
+    Args:
+        p: the share of images that are.
+    """
+
+    n_draws = 1
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"expected p as a share between 0 and 1, got {p}")
+        self.p = p
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        return torch.where(draws[:, :1, None, None] < self.p, images.flip(-1), images)
+
+
+class RandomCrop(Augmentation):
+    """Adds a black border and cuts out a window of the old size: a shift by whole pixels.
+
+    Args:
+        padding: width of the border in pixels.
+    """
+
+    n_draws = 2
+
+    def __init__(self, padding: int = 4) -> None:
+        if padding < 0:
+            raise ValueError(f"expected padding of at least 0 pixels, got {padding}")
+        self.padding = padding
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        padded = F.pad(images, [self.padding] * 4)
+        top, left = _whole(draws, torch.full_like(draws, 2 * self.padding + 1)).unbind(1)
+        return _columns(_rows(padded, top[:, None] + _range(height, top)), left[:, None] + _range(width, left))
+
+
+class RandomResizedCrop(Augmentation):
+    """Cuts out a random rectangle and stretches it to the size of the image, bilinearly (Szegedy et al. 2015).
+
+    The rectangle is that of torchvision: ten times an area and a ratio of the sides are drawn, and the first rectangle
+    that fits is taken, or else the largest one in the middle that has an allowed ratio. Cuts are made from the images
+    as they are stored. In whole numbers, so that devices can differ only where their exponentials round a side
+    differently; off by one grey level at most from torchvision, which rounds once for each axis.
+
+    Args:
+        scale: bounds of the area, as shares of the image's.
+        ratio: bounds of width to height.
+    """
+
+    n_draws = 22  # ten areas, ten ratios, and the place
+
+    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"expected scale as shares 0 < low <= high <= 1 of the area, got {scale}")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"expected ratio as 0 < low <= high, width to height, got {ratio}")
+        self.scale, self.ratio = scale, ratio
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        top, left, high, wide = self.boxes(draws, *images.shape[2:])
+        images = _stretch(images.int(), 2, top, high)
+        images = _stretch(images, 3, left, wide)
+        return ((images + (1 << 2 * BITS - 1)) >> 2 * BITS).to(torch.uint8)
+
+    def boxes(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, height and width of each image's rectangle, int64 `[K]` each."""
+        area, aspect = draws[:, :10], draws[:, 10:20]
+        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * area) * (height * width)
+        low, high = (math.log(bound) for bound in self.ratio)
+        aspect = torch.exp(low + (high - low) * aspect)
+        w, h = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        first = fits.int().argmax(1, keepdim=True)  # the first of equals
+        middle_w = min(width, round(height * self.ratio[1]))
+        middle_h = min(height, round(width / self.ratio[0]))
+        none = ~fits.any(1)
+        w = torch.where(none, middle_w, w.gather(1, first)[:, 0])
+        h = torch.where(none, middle_h, h.gather(1, first)[:, 0])
+        top = torch.where(none, (height - middle_h) // 2, _whole(draws[:, 20], height - h + 1))
+        left = torch.where(none, (width - middle_w) // 2, _whole(draws[:, 21], width - w + 1))
+        return top, left, h, w
+
+
+class ColorJitter(Augmentation):
+    """Changes brightness, contrast and saturation, in this order, each by a factor drawn from 1 - s ... 1 + s.
+
+    The order is that of Chen et al. 2019 ("A closer look at few-shot classification", whose code jitters by 0.4);
+    torchvision's ColorJitter draws one, and can also turn hues. The steps themselves are torchvision's, bit for bit.
+    Grey images have no saturation to change.
+
+    Args:
+        brightness: s for brightness.
+        contrast: s for contrast.
+        saturation: s for saturation.
+    """
+
+    n_draws = 3
+
+    def __init__(self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4) -> None:
+        if min(brightness, contrast, saturation) < 0:
+            raise ValueError(f"expected strengths of at least 0, got {(brightness, contrast, saturation)}")
+        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        strengths = (self.brightness, self.contrast, self.saturation)
+        by = [
+            (max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * draw)[:, None, None, None]
+            for s, draw in zip(strengths, draws.unbind(1), strict=True)
+        ]
+        images = _blend(images, torch.zeros_like(images), by[0])
+        # A sum of whole numbers has no order of summation.
+        mean = _grey(images).sum((1, 2, 3), keepdim=True).float() / math.prod(images.shape[2:])
+        images = _blend(images, mean, by[1])
+        return _blend(images, _grey(images), by[2]) if images.shape[1] == 3 else images
+
+
+BITS = 11  # of a bilinear weight; a byte times two of them still is an int32
+
+
+def _stretch(images: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
+    """The pixels `start ... start + length` of an axis stretched over all of it, times 2 ** BITS."""
+    n = images.shape[dim]
+    # Where the centre of each new pixel lies in the old ones, in units of 1 / (2 n) of a pixel.
+    place = (2 * _range(n, start) + 1) * length[:, None] - n
+    place = place.clamp(min=0).minimum(2 * n * (length[:, None] - 1))
+    low = place.div(2 * n, rounding_mode="floor")
+    weight = ((place - low * 2 * n << BITS) + n).div(2 * n, rounding_mode="floor").int()
+    high = (low + 1).minimum(length[:, None] - 1)
+    pick = _rows if dim == 2 else _columns
+    weight = weight[:, None, :, None] if dim == 2 else weight[:, None, None, :]
+    below, above = (pick(images, start[:, None] + place) for place in (low, high))
+    return below * ((1 << BITS) - weight) + above * weight
+
+
+def _rows(images: Tensor, which: Tensor) -> Tensor:
+    """Row `which[k, i]` of image k as its row i: `[K, channels, height, width], [K, I] -> [K, channels, I, width]`."""
+    return images.gather(2, which[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))
+
+
+def _columns(images: Tensor, which: Tensor) -> Tensor:
+    return images.gather(3, which[:, None, None, :].expand(-1, images.shape[1], images.shape[2], -1))
+
+
+def _range(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device)
+
+
+def _whole(draws: Tensor, n: Tensor) -> Tensor:
+    """Uniform whole numbers in 0 ... n - 1 from uniform draws in [0, 1)."""
+    return (draws * n).long().minimum(n.long() - 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] != 3:
+        return images
+    red, green, blue = images.float().unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).to(torch.uint8)[:, None]
+
+
+def _blend(images: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return (share * images + (1 - share) * other).clamp(0, 255).to(torch.uint8)

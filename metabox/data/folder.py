@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -37,6 +36,7 @@ class ClassFolder(NWayKShot):
             Fractions go by the hash of a class's name, so a new class never moves another one from split to
             split; the numbers of classes come out near the fractions, not at them.
         rotations: count every class four times, turned by 0, 90, 180 and 270 degrees (square images only).
+        on_device: keep all images on the device; see `StoredImages`.
 
     Raises:
         ValueError: at the first use, naming every folder, file or class that does not fit.
@@ -49,6 +49,7 @@ class ClassFolder(NWayKShot):
         channels: Literal[1, 3] = 3,
         splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
         rotations: bool = False,
+        on_device: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,6 +66,7 @@ class ClassFolder(NWayKShot):
         self.channels = channels
         self.splits = splits
         self.rotations = rotations
+        self._on_device = on_device
 
     def load(self) -> StoredImages:
         folder = Path(self.path).expanduser()
@@ -74,14 +76,13 @@ class ClassFolder(NWayKShot):
         key = ("folder", folder.name, self.image_size, self.channels, files.stamp())
         pack = open_pack(folder.resolve().name, key, lambda: _classes(files, self.splits), self._decode)
         names = split_by_hash(pack.class_names, self.splits) if not isinstance(self.splits, str) else _read(self.splits)
-        return StoredImages(pack, names, self.rotations)
+        return StoredImages(pack, names, self.rotations, self._on_device)
 
-    def _decode(self, content: bytes) -> NDArray[np.uint8]:
-        with Image.open(io.BytesIO(content)) as image:
-            image = image.convert("L" if self.channels == 1 else "RGB")
-            if self.image_size is not None:
-                image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+    def _decode(self, image: Image.Image) -> NDArray[np.uint8]:
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        if self.image_size is not None:
+            image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
         return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], self.channels).transpose(2, 0, 1))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,9 +72,8 @@ class Omniglot(NWayKShot):
         pack = open_pack("omniglot", key, lambda: _characters(parts), self._decode)
         return StoredImages(pack, read_json(SPLITS / f"omniglot_{self.split}.json"), self.rotations)
 
-    def _decode(self, content: bytes) -> NDArray[np.uint8]:
-        with Image.open(io.BytesIO(content)) as image:
-            small = image.convert("L").resize((self.image_size, self.image_size), Image.Resampling.BOX)
+    def _decode(self, image: Image.Image) -> NDArray[np.uint8]:
+        small = image.convert("L").resize((self.image_size, self.image_size), Image.Resampling.BOX)
         return 255 - np.asarray(small)[None]
 
 

@@ -3,38 +3,41 @@
 A pack is a safetensors file: `images` uint8 `[n, channels, height, width]` sorted by class, `start`
 int64 `[n_classes + 1]`, `groups` int64 `[n_classes]` (or empty), and JSON about them. It is keyed by
 what is cheap to know of the source (names, sizes, times, options), and carries a fingerprint of the
-content that is the same however the source was packaged. It is written whole or not at all, and a
-checksum shows when it has been damaged since.
+content that is the same however the source was packaged. It is written image by image, for a set may be
+larger than the memory, and whole or not at all; a checksum shows when it has been damaged since.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from metabox.data.root import Files, cache_folder
 from metabox.files import write_whole
 
-FORMAT = 1
+FORMAT = 2
 SHOWN = 10  # names in one error message
+CHECKED = 4 << 30  # bytes of images that the checksum covers: reading more at every start would take long
 
 log = logging.getLogger(__name__)
 
-Decode = Callable[[bytes], NDArray[np.uint8]]
+Decode = Callable[[Image.Image], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ _open: weakref.WeakValueDictionary[Path, Pack] = weakref.WeakValueDictionary()
 
 
 def open_pack(
-    name: str, key: object, classes: Callable[[], list[ClassFiles]], decode: Decode, cache: str | None = None
+    name: str,
+    key: object,
+    classes: Callable[[], list[ClassFiles]],
+    decode: Decode,
+    cache: str | None = None,
+    check: Callable[[list[ClassFiles]], list[str]] = lambda _: [],
 ) -> Pack:
     """Open the pack of a source, and make it first where there is none.
 
@@ -89,11 +97,12 @@ def open_pack(
         name: begins the name of the file.
         key: anything with a stable `repr` that changes when the source or the options of `decode` do.
         classes: lists the source; called only where the pack is to be made.
-        decode: one image file's bytes to uint8 `[channels, height, width]`, the same shape for all.
+        decode: one image to uint8 `[channels, height, width]`, the same shape for all.
         cache: folder of the packs; see `root.cache_folder`.
+        check: what is wrong with the classes found; reported together with the images that cannot be read.
 
     Raises:
-        ValueError: where images cannot be read, naming them.
+        ValueError: where the classes are wrong or images cannot be read, naming them all at once.
         OSError: where the pack cannot be written (disk full), naming it.
     """
     digest = blake2b(repr((FORMAT, key)).encode(), digest_size=8).hexdigest()
@@ -108,7 +117,8 @@ def open_pack(
             log.warning("%s is damaged (%s); making it again", path, error)
     if pack is None:
         found = sorted(classes(), key=lambda c: c.name)
-        write_whole(path, lambda temporary: _write(temporary, found, _read_images(name, found, decode)))
+        images = _read_images(name, found, decode, check(found))
+        write_whole(path, lambda temporary: _write(temporary, found, images))
         pack = _read(path)
     _open[path] = pack
     return pack
@@ -120,58 +130,81 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_images(name: str, classes: list[ClassFiles], decode: Decode) -> NDArray[np.uint8]:
-    """`[n, channels, height, width]`. Every unreadable file is found before one error names them."""
-    images: NDArray[np.uint8] | None = None
-    total, done, bad = sum(len(c.images) for c in classes), 0, []
+def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: list[str]) -> Iterator[NDArray[np.uint8]]:
+    """All images, each `[channels, height, width]`. What is unreadable or wrong is told at the end, all at once."""
+    shape: tuple[int, ...] | None = None
+    total, bad = sum(len(c.images) for c in classes), []
     with tqdm(total=total, desc=f"packing {name}", unit=" images", leave=False, disable=None) as bar:
         for c in classes:
             for file in c.images:
                 try:
-                    image = decode(c.files.read(file))
-                    if images is None:
-                        images = np.empty((total, *image.shape), dtype=np.uint8)
-                    if image.shape != images.shape[1:]:
-                        raise ValueError(f"shape {list(image.shape)}, others have {list(images.shape[1:])}")
-                    images[done] = image
+                    with c.files.image(file) as opened:
+                        image = decode(opened)
+                    shape = shape or image.shape
+                    if image.shape != shape:
+                        raise ValueError(f"shape {list(image.shape)}, others have {list(shape)}")
                 except Exception as error:  # image decoders raise whatever they like
                     bad.append(f"{c.files.path.name}/{file} ({error or type(error).__name__})")
-                done += 1
+                else:
+                    yield image
             bar.update(len(c.images))
-    if bad or images is None:
-        raise ValueError(
-            f"expected readable images of one shape, got {len(bad) or 'none'}: {name_some(bad)}; mend or remove them"
-        )
-    return images
+    if bad or shape is None:
+        wrong = [*wrong, f"{len(bad) or 'none'}: {name_some(bad)}"]
+    if wrong:
+        raise ValueError(f"expected readable images of one shape, got {'; '.join(wrong)}; mend or remove them")
 
 
-def _write(path: Path, classes: list[ClassFiles], images: NDArray[np.uint8]) -> None:
-    counts = [len(c.images) for c in classes]
+def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.uint8]]) -> None:
+    """The file from front to back, then its header once more, when the hashes of the content are known."""
     group_names = sorted({c.group for c in classes if c.group is not None})
     number = {group: i for i, group in enumerate(group_names)}
-    groups = [number[c.group] for c in classes if c.group is not None]
-    start = np.cumsum([0, *counts], dtype=np.int64)
-    about = {
-        "format": FORMAT,
-        "class_names": [c.name for c in classes],
-        "group_names": group_names,
-        "fingerprint": _fingerprint([c.name for c in classes], start, images),
-        "checksum": _checksum(images, start, np.array(groups, dtype=np.int64)),
+    groups = np.array([number[c.group] for c in classes if c.group is not None], dtype=np.int64)
+    start = np.cumsum([0, *(len(c.images) for c in classes)], dtype=np.int64)
+    first = next(images)
+    about = {"format": FORMAT, "class_names": [c.name for c in classes], "group_names": group_names}
+    shapes = {"start": start.shape, "groups": groups.shape, "images": (int(start[-1]), *first.shape)}
+    fingerprint = blake2b(repr(first.shape).encode(), digest_size=8)  # of names and pixels, in the order of the names
+    checksum = _checksum(start, groups)
+    with path.open("wb") as file:
+        file.write(_header(about, "0" * 16, "0" * 8, shapes))
+        file.write(start.tobytes() + groups.tobytes())
+        images, left = chain([first], images), CHECKED
+        for c in classes:
+            fingerprint.update(f"{c.name}\0{len(c.images)}\0".encode())
+            for image in islice(images, len(c.images)):
+                content = image.tobytes()
+                file.write(content)
+                fingerprint.update(content)
+                checksum = zlib.crc32(content[: max(left, 0)], checksum)
+                left -= len(content)
+        next(images, None)  # the reader's last word
+        file.seek(0)
+        file.write(_header(about, fingerprint.hexdigest(), f"{checksum:08x}", shapes))
+
+
+def _header(about: dict[str, object], fingerprint: str, checksum: str, shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """The header of a safetensors file, as long for other hashes of the same length."""
+    header: dict[str, object] = {
+        "__metadata__": {"metabox": json.dumps({**about, "fingerprint": fingerprint, "checksum": checksum})}
     }
-    tensors = {"images": images, "start": start, "groups": np.array(groups, dtype=np.int64)}
-    try:
-        save_file({k: torch.from_numpy(v) for k, v in tensors.items()}, path, {"metabox": json.dumps(about)})
-    except SafetensorError as error:  # safetensors' own name for a full disk
-        raise OSError(str(error)) from error
+    at = 0
+    for name, shape in shapes.items():
+        code, size = ("U8", 1) if name == "images" else ("I64", 8)
+        end = at + size * math.prod(shape)
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": (at, end)}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _read(path: Path) -> Pack:
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {})["metabox"])
         images, start, groups = (file.get_tensor(name) for name in ("images", "start", "groups"))
-    got = _checksum(*(t.numpy() for t in (images, start, groups)))
+    got = f"{_checksum(start.numpy(), groups.numpy(), images.numpy().reshape(-1)[:CHECKED]):08x}"
     if got != about["checksum"]:
-        raise ValueError(f"checksum {got:08x}, expected {about['checksum']:08x}")
+        raise ValueError(f"checksum {got}, expected {about['checksum']}")
     return Pack(
         images=images,
         start=start.numpy(),
@@ -187,12 +220,3 @@ def _checksum(*arrays: NDArray[np.generic]) -> int:
     for array in arrays:
         checksum = zlib.crc32(array, checksum)  # type: ignore[arg-type]  # a contiguous array is a buffer
     return checksum
-
-
-def _fingerprint(names: list[str], start: NDArray[np.int64], images: NDArray[np.uint8]) -> str:
-    """A hash of class names and pixels in the order of the names; the files' names and packaging do not enter."""
-    content = blake2b(repr(images.shape[1:]).encode(), digest_size=8)
-    for name, low, high in zip(names, start[:-1], start[1:], strict=True):
-        content.update(f"{name}\0{high - low}\0".encode())
-        content.update(images[low:high].tobytes())
-    return content.hexdigest()

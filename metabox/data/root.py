@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+
+from PIL import Image
 
 DATA_VARIABLE = "METABOX_DATA"
 CACHE_VARIABLE = "METABOX_CACHE"
@@ -38,7 +42,7 @@ def how_to_name_a_root() -> str:
 
 
 class Files(ABC):
-    """A tree of files, read into memory one at a time; names are relative, with `/`."""
+    """Images by name, opened one at a time; the names of files are relative, with `/`."""
 
     path: Path
 
@@ -52,7 +56,7 @@ class Files(ABC):
         """All files, sorted; hidden ones (a name that begins with a dot or with __) are passed over."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes: ...
+    def image(self, name: str) -> Image.Image: ...
 
 
 def _hidden(name: str) -> bool:
@@ -60,8 +64,11 @@ def _hidden(name: str) -> bool:
 
 
 class FolderFiles(Files):
-    def __init__(self, path: Path) -> None:
+    """The files below a folder; with `only`, those below some of the folders in it, which saves looking at the rest."""
+
+    def __init__(self, path: Path, only: Sequence[str] | None = None) -> None:
         self.path = path
+        self.only = only
 
     def stamp(self) -> list[object]:
         return list(self._found)
@@ -70,6 +77,9 @@ class FolderFiles(Files):
     def _found(self) -> list[tuple[str, int, int]]:
         """Name, size and time of every file, and of every folder by a name that ends in `/`."""
         found, todo = [], [(str(self.path), "")]
+        if self.only is not None:
+            todo = [(str(self.path / name), f"{name}/") for name in self.only if (self.path / name).is_dir()]
+            found = [(prefix, 0, 0) for _, prefix in todo]
         while todo:
             folder, prefix = todo.pop()
             with os.scandir(folder) as entries:
@@ -93,8 +103,8 @@ class FolderFiles(Files):
         """All folders below, the empty ones too, sorted."""
         return [name[:-1] for name, _, _ in self._found if name.endswith("/")]
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    def image(self, name: str) -> Image.Image:
+        return Image.open(self.path / name)
 
 
 class ZipFiles(Files):
@@ -118,5 +128,5 @@ class ZipFiles(Files):
     def names(self) -> list[str]:
         return sorted(name for name in self._archive.namelist() if not name.endswith("/") and not _hidden(name))
 
-    def read(self, name: str) -> bytes:
-        return self._archive.read(name)
+    def image(self, name: str) -> Image.Image:
+        return Image.open(io.BytesIO(self._archive.read(name)))

@@ -1,4 +1,4 @@
-"""Images in memory: one uint8 tensor for a whole set, shared by all samplers of it in the process."""
+"""Stored images: one uint8 tensor for a set, on the device or in a file, shared by all samplers in the process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metabox.data.pack import Pack, name_some
 from metabox.episodes import Device, Split
 
 QUARTERS = 4
+ROOM = 8 << 30  # bytes for images where a device does not say how many it has
 
 
 class StoredImages(ClassImages):
@@ -25,18 +26,30 @@ class StoredImages(ClassImages):
     upright and turned once; the other two are those with their pixels in reverse order, which costs
     about as much as the gather itself (turning each image where it is drawn costs four times that).
 
+    A set that does not fit stays in the pack's memory-mapped file: an episode's rows are gathered on the host, copied
+    to the device and turned there. The episodes are the same, bit for bit, and `Prefetch` hides most of the way.
+
     Args:
         pack: the images.
         splits: names of the classes of each split.
         rotations: count every class four times, turned.
+        on_device: keep all images on the device (True) or in the file (False); None keeps them on the device where
+            they take at most half of what is free there when they are first asked for.
 
     Raises:
         ValueError: where a split names a class that is not there, or a class is in two splits or twice in one,
             or images to be turned are not square.
     """
 
-    def __init__(self, pack: Pack, splits: Mapping[Split, Sequence[str]], rotations: bool = False) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        splits: Mapping[Split, Sequence[str]],
+        rotations: bool = False,
+        on_device: bool | None = None,
+    ) -> None:
         self.pack, self.rotations = pack, rotations
+        self._wanted, self._fits = on_device, dict[torch.device, bool]()
         c, h, w = pack.images.shape[1:]
         if rotations and h != w:
             raise ValueError(f"expected square images to rotate, got {h}x{w}; set image_size, or rotations to false")
@@ -52,13 +65,37 @@ class StoredImages(ClassImages):
 
     def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
         device = torch.device(device)
+        on_device = self._on_device(device)
         if not self.rotations:
             rows = self.pack.start.take(classes) + items
-            return self.pack.pixels(device).index_select(0, _put(rows, device)).view(-1, *self.image_shape)
-        rows = self.pack.start.take(classes >> 2) + items + (classes & 1) * len(self.pack.images)
-        pixels = self.pack.pixels(device, turned=True).index_select(0, _put(rows, device))
-        pixels = pixels.view(len(pixels), self.image_shape[0], -1)
-        return self._reverse(pixels, (classes & 2) > 0).view(-1, *self.image_shape)
+            return self._rows(rows, device, on_device).view(-1, *self.image_shape)
+        rows = self.pack.start.take(classes >> 2) + items
+        if on_device:  # the images turned once follow the upright ones
+            rows += (classes & 1) * len(self.pack.images)
+        pixels = self._rows(rows, device, on_device).view(len(rows), *self.image_shape)
+        if not on_device:
+            turned = _put((classes & 1) > 0, device)[:, None, None, None]
+            pixels = torch.where(turned, pixels.rot90(1, (2, 3)), pixels)
+        return self._reverse(pixels.flatten(2), (classes & 2) > 0).view(-1, *self.image_shape)
+
+    def _rows(self, rows: Ints, device: torch.device, on_device: bool) -> Tensor:
+        """Rows `[K, pixels]` of the images, on the device."""
+        if on_device:
+            return self.pack.pixels(device, self.rotations).index_select(0, _put(rows, device))
+        images = self.pack.images.flatten(1)
+        # Pinned memory is copied while the device computes.
+        picked = torch.empty(len(rows), images.shape[1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+        torch.index_select(images, 0, torch.from_numpy(rows), out=picked)
+        return picked.to(device, non_blocking=True)
+
+    def _on_device(self, device: torch.device) -> bool:
+        if self._wanted is not None:
+            return self._wanted
+        if device not in self._fits:
+            needed = self.pack.images.nbytes * (1 + self.rotations)
+            room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else ROOM
+            self._fits[device] = (device, self.rotations) in self.pack.copies or needed <= room
+        return self._fits[device]
 
     def _reverse(self, pixels: Tensor, rows: Bools) -> Tensor:
         """The images `[K, channels, pixels]` with some of them turned by 180 degrees."""
