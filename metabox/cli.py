@@ -1,9 +1,11 @@
-"""The command line: `metabox train | evaluate | list`. torch is imported only by the commands that compute."""
+"""The command line, `metabox COMMAND`. torch is imported only by the commands that compute."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ def train(arguments: list[str]) -> None:
     from metabox import discover
     from metabox import recipe as recipes
     from metabox.files import write_text
+    from metabox.reports import manifest
     from metabox.training import run
 
     if not arguments:
@@ -34,6 +37,7 @@ def train(arguments: list[str]) -> None:
     made = parser.instantiate(config)
     _ = made.tasks.spec  # a missing data set is named before anything is written
     write_text(kept, text)
+    finished = manifest.is_finished(folder)
     run(
         made.tasks,
         made.learner,
@@ -43,7 +47,7 @@ def train(arguments: list[str]) -> None:
         seed=config.seed,
         out=folder,
     )
-    _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0)
+    _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
     print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 
 
@@ -64,6 +68,42 @@ def evaluate(arguments: list[str]) -> None:
     _evaluate(parser, config, folder, split=config.pop("split"), n_tasks=config.n_test, seed=config.pop("test_seed"))
 
 
+def report(arguments: list[str]) -> None:
+    """Write a report of finished runs: one HTML page, and the same as Markdown and JSON."""
+    parser = argparse.ArgumentParser(prog="metabox report", description=report.__doc__, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Folder of a finished run.")
+    parser.add_argument("--out", default="report", help="Folder of the report.")
+    parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of what is measured anew; 0: nothing is.")
+    parser.add_argument("--data-root", help="Folder of the data sets.")
+    options = parser.parse_args(arguments)
+    if options.data_root:
+        from metabox.data.root import DATA_VARIABLE
+
+        os.environ[DATA_VARIABLE] = options.data_root
+    _report(options.runs, options.out, n_tasks=options.n_tasks)
+
+
+def reproduce(arguments: list[str]) -> None:
+    """Train recipes with several seeds and report on them. Options of the recipes may be overridden, for all alike."""
+    from metabox import recipe as recipes
+
+    parser = argparse.ArgumentParser(
+        prog="metabox reproduce RECIPE...", description=reproduce.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="Training runs of each recipe, with the seeds 0, 1, ...")
+    parser.add_argument("--out", default="reproduced", help="Folder of the report, and of the runs below it.")
+    parser.add_argument("--n_tasks", type=int, default=100, help="As for `metabox report`.")
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options, more = parser.parse_known_args(arguments[len(names) :])
+    if not names or options.seeds < 1:
+        raise ValueError(f"expected RECIPE... and seeds of at least 1, got {names} and {options.seeds}")
+    folders = []
+    for name, seed in itertools.product(names, range(options.seeds)):
+        folders.append(f"{options.out}/runs/{recipes.find(name).stem}-seed{seed}")
+        train([name, *more, "--seed", str(seed), "--out", folders[-1]])
+    _report(folders, options.out, n_tasks=options.n_tasks)
+
+
 def list_(arguments: list[str]) -> None:
     """List the learners, backbones, data sets and recipes that are here."""
     from metabox import discover
@@ -78,7 +118,13 @@ def list_(arguments: list[str]) -> None:
         print(f"  {name:28} {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "evaluate": evaluate, "list": list_}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "reproduce": reproduce,
+    "list": list_,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,14 +155,27 @@ def _positional(arguments: list[str], read: Callable[[str], Path]) -> tuple[Path
     return None, arguments
 
 
-def _evaluate(parser: Any, config: Any, folder: Path, *, split: Any, n_tasks: int, seed: int) -> None:
+def _evaluate(
+    parser: Any, config: Any, folder: Path, *, split: Any, n_tasks: int, seed: int, trained: bool = False
+) -> None:
     from metabox import recipe as recipes
     from metabox.files import write_json
+    from metabox.reports import manifest
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
     # Another protocol is another file: the name carries a digest of it.
     digest = hashlib.blake2b(repr((result["protocol"], n_tasks)).encode(), digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
     write_json(path, result)
+    manifest.record(folder, path, trained=trained)
     print(f"{config.name}: {scores}")
     print(f"result: {path}")
+
+
+def _report(folders: list[str], out: str, *, n_tasks: int) -> None:
+    from metabox.reports.page import write_report
+
+    for table in write_report(folders, out, n_tasks=n_tasks)["claims"]:
+        for row in table["rows"]:
+            print(f"{row['recipe']}: {row['verdict']}")
+    print(f"report: {out}/report.html, report.md, report.json")

@@ -1,0 +1,142 @@
+"""The table of claims: what was published, what we measured, and how to measure it again."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Any
+
+from metabox import discover
+from metabox.recipe import dump, make_parser, parse
+from metabox.reports.collect import Run, flat, settings
+from metabox.reports.compare import headline
+
+SOURCES = ("source", "value", "interval", "metric", "protocol", "verified")
+
+
+def claim_table(runs: list[Run]) -> dict[str, Any]:
+    """The runs of one claim (or, without one, of one protocol): a row for each recipe, its seeds side by side."""
+    rows: dict[str, list[Run]] = {}
+    for run in runs:
+        rows.setdefault(run.configuration, []).append(run)
+    claim = runs[0].claim
+    return {
+        "claim": claim and {name: claim.get(name) for name in SOURCES},
+        "protocol": runs[0].protocol,
+        "rows": [_row(sorted(row, key=lambda run: run.seed)) for row in rows.values()],
+    }
+
+
+def _row(runs: list[Run]) -> dict[str, Any]:
+    first = runs[0]
+    metric = str(first.claim["metric"]) if first.claim else headline(first)
+    seeds = [_seed(run, metric) for run in runs]
+    means = [seed["mean"] for seed in seeds if seed["mean"] is not None]
+    mean = math.fsum(means) / len(means) if means else None
+    command, differ = repeat(first)
+    return {
+        "recipe": first.name,
+        "metric": metric,
+        "unit": "%" if metric.startswith("accuracy") else "",
+        "seeds": seeds,
+        "mean": mean,
+        "spread": _deviation(means),
+        "verdict": _verdict(first.claim, metric, mean, seeds),
+        "about_the_recipe": about(first.name),
+        "differs_from_the_recipe": differ,
+        "steps": first.recipe["outer"].get("steps"),
+        "tasks_per_step": first.recipe["outer"].get("n_tasks"),
+        "command": command,
+        "text": first.text,
+    }
+
+
+def _seed(run: Run, metric: str) -> dict[str, Any]:
+    """One training run: its score with the interval over tasks, and the facts of its making."""
+    scale = 100 if metric.startswith("accuracy") else 1
+    measured = metric in run.scores.per_task
+    interval = scale * run.scores.interval(metric) if measured else math.inf
+    made = run.result["trained_on"]
+    last = run.curve[-1] if run.curve else {}
+    return {
+        "seed": run.seed,
+        "folder": run.folder.name,
+        "mean": scale * run.scores.mean(metric) if measured else None,
+        "interval_95": interval if math.isfinite(interval) else None,
+        "steps": last.get("step"),
+        "best_step": run.result["weights"].get("step"),
+        "training_seconds": last.get("seconds"),
+        "hardware": _hardware(made),
+        "versions": ", ".join(f"{name} {made[name]}" for name in ("metabox", "torch", "python") if made.get(name)),
+        "commit": made.get("git_commit"),
+        "uncommitted_changes": made.get("git_dirty"),
+        "data": run.result["data"],
+        "changed_files": run.changed,
+    }
+
+
+def _hardware(made: dict[str, Any]) -> str:
+    threads = f"{made['threads']} of {made['cores']} cores" if {"threads", "cores"} <= made.keys() else None
+    return ", ".join(
+        str(part) for part in (made.get("device"), made.get("cpu"), threads, made.get("precision")) if part
+    )
+
+
+def _deviation(values: list[float]) -> float | None:
+    """The standard deviation, which one value does not have."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _verdict(claim: dict[str, Any] | None, metric: str, mean: float | None, seeds: list[dict[str, Any]]) -> str:
+    """Whether the mean over seeds meets the published value.
+
+    The two intervals together, as the root of the sum of squares, are what is put down to the draw of test tasks. Ours
+    is the widest among the seeds: all have seen the same tasks, so more seeds do not narrow it.
+    """
+    if claim is None:
+        return "no claim"
+    if any(seed["changed_files"] for seed in seeds):
+        return "not judged: files were changed after the run"
+    intervals = [seed["interval_95"] for seed in seeds]
+    if mean is None or None in intervals:
+        return f"not judged: {metric} has no interval here"
+    difference = mean - claim["value"]
+    if abs(difference) <= math.hypot(claim.get("interval") or 0, max(intervals)):
+        return "reproduced"
+    better = (difference > 0) == metric.startswith("accuracy")  # of a loss, less is better
+    return f"{'above' if better else 'short'} by {abs(difference):.2f}"
+
+
+def about(name: str) -> str:
+    """What the package's recipe of that name says of itself: how it differs from the paper."""
+    path = discover.recipes().get(name)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    comment = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+    first, *more = [line.lstrip("# ") for line in comment] or [""]
+    return " ".join([f"{first}." if more else first, *more])
+
+
+def repeat(run: Run) -> tuple[str, list[str]]:
+    """The command that trains and evaluates a run again, and how its recipe differs from the package's.
+
+    The command is a recipe of the package with the options that were changed, where that resolves to the very same
+    recipe; else the recipe of the run itself, which the report holds.
+    """
+    path = discover.recipes().get(run.name)
+    if path is not None:
+        parser = make_parser(path)
+        theirs, ours = flat(settings(parse(parser, []))), flat(run.recipe)
+        changed = {name: value for name, value in ours.items() if theirs.get(name) != value}
+        options = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+        try:
+            same = dump(parser, parse(parser, options)) == run.text
+        except ValueError:
+            same = False
+        if same:
+            changed.pop("seed", None)
+            differ = [f"{name} {value} instead of {theirs.get(name)}" for name, value in changed.items()]
+            return shlex.join(["metabox", "train", run.name, *options]), differ
+    return shlex.join(["metabox", "train", "recipe.yaml", "--seed", str(run.seed)]), []

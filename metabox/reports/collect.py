@@ -1,0 +1,201 @@
+"""Run folders read back, and which of them may stand in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from metabox.evaluation import Scores
+from metabox.files import read_json
+from metabox.recipe import NOT_OF_THE_RUN, dump, find_run, make_parser, parse
+from metabox.reports import manifest
+
+NEEDED = {
+    "seed": int,
+    "protocol": dict,
+    "summary": dict,
+    "per_task": dict,
+    "data": str,
+    "weights": dict,
+    "trained_on": dict,
+    "evaluated_on": dict,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run.
+
+    folder: where it lies
+    text, recipe: its resolved recipe, as YAML and as what that says
+    result: what the evaluation that the recipe itself asks for has given
+    others: results of other lists of tasks or protocols
+    curve: the lines of metrics.jsonl
+    changed: files that are not as they were when they were recorded; None where nothing was recorded
+    """
+
+    folder: Path
+    text: str
+    recipe: dict[str, Any]
+    result: dict[str, Any]
+    others: list[dict[str, Any]]
+    curve: list[dict[str, Any]]
+    changed: list[str] | None
+
+    @property
+    def name(self) -> str:
+        return str(self.recipe["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe["seed"])
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def claim(self) -> dict[str, Any] | None:
+        return self.recipe.get("claim")
+
+    @property
+    def configuration(self) -> str:
+        """The same for runs that differ in nothing but the seed."""
+        return json.dumps(self.recipe | {"seed": None}, sort_keys=True)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What two results must share to stand in one table, as flat names and values."""
+        return protocol_of(self.result)
+
+    @property
+    def scores(self) -> Scores:
+        return scores_of(self.result)
+
+
+def read_run(folder: str | Path) -> Run:
+    """
+    Raises:
+        ValueError: where the folder holds no finished run, or a file of it is not what it should be.
+    """
+    folder = Path(folder)
+    parser = make_parser(find_run(folder))
+    config = parse(parser, [])  # every name and type in it is checked here
+    recipe = settings(config)
+    results = [_read_result(file) for file in sorted((folder / "results").glob("*.json"))]
+    own = [result for result in results if _is_own(result, recipe)]
+    if len(own) != 1:
+        raise ValueError(
+            f"expected one result of the recipe's own evaluation in {folder / 'results'}, got {len(own)} among "
+            f"{len(results)}; `metabox evaluate {folder}` makes it"
+        )
+    return Run(
+        folder=folder,
+        text=dump(parser, config),
+        recipe=recipe,
+        result=own[0],
+        others=[result for result in results if result is not own[0]],
+        curve=_read_curve(folder / "metrics.jsonl"),
+        changed=manifest.changes(folder),
+    )
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[list[Run]]:
+    """The runs of each claim, or, where they have none, of each protocol: what may stand in one table.
+
+    Raises:
+        ValueError: where a run comes twice, or runs of one claim have different protocols, saying in what.
+    """
+    tables: dict[str, list[Run]] = {}
+    seen: dict[tuple[str, int], Run] = {}
+    for run in map(read_run, folders):
+        twin = seen.setdefault((run.configuration, run.seed), run)
+        if twin is not run:
+            raise ValueError(
+                f"expected every run once, got {run.label} in {twin.folder} and {run.folder}: a seed that is "
+                "counted twice would make the spread over seeds too small; name one of them"
+            )
+        table = tables.setdefault(json.dumps(run.claim or run.protocol, sort_keys=True), [])
+        if table and (differ := differences(table[0].protocol, run.protocol)):
+            raise ValueError(
+                f"expected the runs of one claim to have one protocol, got {'; '.join(differ)} in {table[0].folder} "
+                f"and {run.folder}; their accuracies answer different questions, so report them apart"
+            )
+        table.append(run)
+    if not tables:
+        raise ValueError("expected the folder of at least one run, got none; `metabox train` makes one")
+    return list(tables.values())
+
+
+def settings(config: Namespace) -> dict[str, Any]:
+    """A resolved recipe as plain values, without what belongs to a machine."""
+    plain = {name: value for name, value in config.as_dict().items() if name not in NOT_OF_THE_RUN and name[0] != "_"}
+    return json.loads(json.dumps(plain, default=str))
+
+
+def protocol_of(result: dict[str, Any]) -> dict[str, Any]:
+    summary = result["summary"]
+    about = {"split": summary["split"], "list of tasks": summary["seed"], "test tasks": summary["n_tasks"]}
+    return flat(result["protocol"]) | about | {"data": result["data"]}
+
+
+def scores_of(result: dict[str, Any]) -> Scores:
+    """The scores, from those of every task: the summary beside them is for people."""
+    return Scores(result["summary"]["split"], result["summary"]["seed"], result["per_task"])
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Where two flat settings differ: `name: this against that`."""
+    names = sorted(one.keys() | other.keys())
+    return [f"{name}: {one.get(name)} against {other.get(name)}" for name in names if one.get(name) != other.get(name)]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, without those that are null."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    result = read_json(path)
+    good = isinstance(result, dict) and all(isinstance(result.get(name), kind) for name, kind in NEEDED.items())
+    good = good and {"split", "seed", "n_tasks"} <= result["summary"].keys() and "nll" in result["per_task"]
+    if good:
+        columns, n_tasks = result["per_task"].values(), result["summary"]["n_tasks"]
+        good = all(isinstance(c, list) and len(c) == n_tasks for c in columns) and all(
+            isinstance(value, (int, float)) for column in columns for value in column
+        )
+    if not good:
+        raise ValueError(f"expected a result of `metabox evaluate` in {path}, got something else; restore or delete it")
+    return result
+
+
+def _is_own(result: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """Whether a result is the one that `metabox train` has written: of the recipe's tasks, list and number."""
+    asked = flat(recipe.get("evaluation") or recipe["tasks"])
+    protocol = flat({name: value for name, value in result["protocol"].items() if name in ("class_path", "init_args")})
+    summary = result["summary"]
+    listed = (summary["split"], summary["seed"], summary["n_tasks"]) == ("test", 0, recipe["n_test"])
+    return listed and not differences(asked, protocol)
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object in every line of {path}, got another ({error})") from error
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+        raise ValueError(f"expected a step in every line of {path}, got a line without; restore the file")
+    return lines

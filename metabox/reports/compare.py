@@ -1,0 +1,58 @@
+"""Two runs on the same episodes: the mean difference of their scores, task by task."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import combinations
+from typing import Any
+
+from metabox.evaluation import Scores
+from metabox.reports.collect import Run
+
+NOT_OF_THE_TASKS = ("batch_norm", "transductive")  # the learner's, not the sampler's
+
+
+def comparisons(runs: list[Run]) -> list[dict[str, Any]]:
+    """Every pair of runs on the same list of tasks, but for two seeds of one recipe; see `paired`."""
+    found = []
+    for one, other in combinations(runs, 2):
+        metric = headline(one)
+        if one.configuration != other.configuration and tasks_of(one) == tasks_of(other) and metric == headline(other):
+            got = paired(one.scores.per_task[metric], other.scores.per_task[metric])
+            found.append({"one": one.label, "other": other.label, "metric": metric, **got})
+    return found
+
+
+def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
+    """The mean difference one - other over tasks, and two tests that it is none.
+
+    `interval_95` is half the width of the paired t interval, `t_test_p` its p value; `wilcoxon_p` that of the signed
+    rank test (tasks without a difference are left out), for differences that are far from normal. Both p values are
+    None where no task tells the two apart.
+    """
+    from scipy import stats
+
+    difference = [a - b for a, b in zip(one, other, strict=True)]
+    scores = Scores("test", 0, {"nll": difference})  # the same interval of a mean over tasks
+    if len(difference) < 2 or not any(difference):
+        return {"difference": scores.mean("nll"), "interval_95": None, "t_test_p": None, "wilcoxon_p": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all differences are equal: p is 0, as it should be
+        t_test_p = float(stats.ttest_rel(one, other).pvalue)
+    return {
+        "difference": scores.mean("nll"),
+        "interval_95": scores.interval("nll"),
+        "t_test_p": t_test_p,
+        "wilcoxon_p": float(stats.wilcoxon(difference).pvalue),
+    }
+
+
+def headline(run: Run) -> str:
+    """The metric that a run is about."""
+    if run.claim and run.claim["metric"] in run.scores.per_task:
+        return str(run.claim["metric"])
+    return "accuracy" if "accuracy" in run.scores.per_task else "nll"
+
+
+def tasks_of(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.protocol.items() if name not in NOT_OF_THE_TASKS}
