@@ -13,8 +13,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metabox.parts import Part, check_parts
+
 Split = Literal["train", "val", "test"]
-Target = Literal["class", "real", "binary"]
+Target = Literal["class", "real", "binary", "parts"]
 Device = torch.device | str
 Batch = TypeVar("Batch", "Examples", "Episodes")
 
@@ -28,7 +30,8 @@ class Examples:
     """Labelled examples of T tasks, padded to the same N; `mask` tells which are real.
 
     x: `[T, N, *x_shape]`, images as uint8 `[T, N, channels, height, width]`
-    y: `[T, N]` class ids (int64), `[T, N, dy]` reals or `[T, N, L]` binary labels (floating point)
+    y: `[T, N]` class ids (int64), `[T, N, dy]` reals, `[T, N, L]` binary labels or `[T, N, K]` named parts (floating
+        point; see `metabox.parts`)
     mask: `[T, N]` bool, all True where it is not given
 
     Raises:
@@ -96,6 +99,7 @@ class Episodes:
     class_mask: `[T, C]` bool, the classes that a task has (all of the learner's, where it is None)
     oracle: `[T]` best possible mean query log likelihood, nats
     origin: `[T, N + M]` ids of the source examples, -1 for padding: for audit only, no learner reads it
+    task: `[T]` which of finitely many named tasks each is (int64): for weights and tables, no learner reads it
 
     Raises:
         ValueError: where the parts disagree about the number of tasks or the kind of example.
@@ -107,6 +111,7 @@ class Episodes:
     class_mask: Tensor | None = None
     oracle: Tensor | None = None
     origin: Tensor | None = None
+    task: Tensor | None = None
 
     def __post_init__(self) -> None:
         s, q = self.support, self.query
@@ -120,7 +125,7 @@ class Episodes:
             raise ValueError(
                 f"expected support and query on one device, got {s.x.device} and {q.x.device}; use .to(device)"
             )
-        for name, ndim in (("descriptor", 2), ("class_mask", 2), ("oracle", 1), ("origin", 2)):
+        for name, ndim in (("descriptor", 2), ("class_mask", 2), ("oracle", 1), ("origin", 2), ("task", 1)):
             value = getattr(self, name)
             if value is not None and (value.ndim != ndim or len(value) != len(s)):
                 raise ValueError(f"expected {name} of {ndim} axes, the first {len(s)} tasks long, got {_shape(value)}")
@@ -160,29 +165,47 @@ class TaskSpec:
     """What a learner must know to be built.
 
     x_shape: shape of one input; three axes mean an image `[channels, height, width]`
-    target: "class" (one of C), "real" (a vector) or "binary" (several yes/no labels)
-    target_size: largest C, dy or L
+    target: "class" (one of C), "real" (a vector), "binary" (several yes/no labels) or "parts" (several of these)
+    target_size: largest C, dy or L; the columns of y for parts, where it need not be given
     descriptor_size: dz, 0 where tasks carry no descriptor
+    tasks: names of the tasks, where they are finitely many and known
+    parts: the named parts of a target
     """
 
     x_shape: tuple[int, ...]
     target: Target
-    target_size: int
+    target_size: int = 0
     descriptor_size: int = 0
+    tasks: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x_shape", tuple(self.x_shape))
-        if self.target not in ("class", "real", "binary"):
-            raise ValueError(f'expected target "class", "real" or "binary", got {self.target!r}')
+        for name in ("x_shape", "tasks", "parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.target not in ("class", "real", "binary", "parts"):
+            raise ValueError(f'expected target "class", "real", "binary" or "parts", got {self.target!r}')
+        if bool(self.parts) != (self.target == "parts"):
+            raise ValueError(f'expected named parts with target "parts" and no other, got {self}')
+        check_parts(self.parts)
+        if self.parts and not self.target_size:
+            object.__setattr__(self, "target_size", sum(part.columns for part in self.parts))
+        if self.parts and self.target_size != sum(part.columns for part in self.parts):
+            raise ValueError(f"expected target_size as the columns of all parts, got {self}; leave it out")
         if self.target_size < 1 or self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
             raise ValueError(
                 f"expected sizes of at least 1 (descriptor_size: at least 0), got x_shape {self.x_shape}, "
                 f"target_size {self.target_size}, descriptor_size {self.descriptor_size}"
             )
 
+    @property
+    def label_size(self) -> int:
+        """Numbers of one target as `metabox.nn.embedding.encode_labels` writes it."""
+        return sum(part.label_size for part in self.parts) if self.parts else self.target_size
+
     def union(self, other: TaskSpec) -> TaskSpec:
         """The spec of a learner that serves both: the larger number of classes."""
-        if (self.x_shape, self.target, self.descriptor_size) != (other.x_shape, other.target, other.descriptor_size):
+        same = ("x_shape", "target", "descriptor_size", "tasks", "parts")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
             raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
         if self.target != "class" and self.target_size != other.target_size:
             raise ValueError(f"expected targets of one size, got {self.target_size} and {other.target_size}")
@@ -221,7 +244,11 @@ class TaskSpec:
         else:
             if y.ndim != 3 or y.shape[2] != self.target_size:
                 raise ValueError(f"expected y as floats [T, N, {self.target_size}], got {_shape(y)}")
-            if values:
+            if values and self.parts:
+                columns = y[examples.mask].split([part.columns for part in self.parts], dim=-1)
+                for part, column in zip(self.parts, columns, strict=True):
+                    part.check(column)
+            elif values:
                 _check_finite("y", y, examples.mask)
                 if self.target == "binary" and not bool(((y == 0) | (y == 1))[examples.mask].all()):
                     raise ValueError("expected binary labels of 0 and 1, got other values; threshold them first")
@@ -239,6 +266,11 @@ class TaskSpec:
         """Raise a ValueError unless the episodes can be learned from; reads every number."""
         self.check(episodes.support, episodes.descriptor)
         self.check(episodes.query, episodes.descriptor)
+        if self.tasks and (
+            episodes.task is None or not bool(((episodes.task >= 0) & (episodes.task < len(self.tasks))).all())
+        ):
+            got = "none" if episodes.task is None else f"{episodes.task.tolist()}"
+            raise ValueError(f"expected task ids from 0 to {len(self.tasks) - 1} for the named tasks, got {got}")
         mask = episodes.class_mask
         if mask is not None:
             if not bool(mask.any(1).all()):

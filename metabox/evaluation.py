@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.learners.base import Learner
-from metabox.likelihoods import Categorical, Likelihood, likelihood_for, task_mean
+from metabox.likelihoods import Categorical, Likelihood, likelihood_for, score_mean, task_mean
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
@@ -26,12 +26,15 @@ class Scores:
     per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; where the best possible
         prediction is known, `gap_to_oracle`, how many nats per query the nll is above its; where a sequence was
         predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al. 2016, table 1)
+        A score that a task does not have (a named part without a label in it) is NaN, and left out of means
+    tasks: the name of each task, where tasks have names
     pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015)
     """
 
     split: str
     seed: int
     per_task: dict[str, list[float]]
+    tasks: list[str] = field(default_factory=list)
     pooled: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -39,13 +42,25 @@ class Scores:
         return len(self.per_task["nll"])
 
     def mean(self, metric: str) -> float:
-        return math.fsum(self.per_task[metric]) / self.n_tasks
+        return mean_of(self.per_task[metric])
+
+    def means(self) -> dict[str, float]:
+        """The mean of every metric that some task has."""
+        means = {name: self.mean(name) for name in self.per_task}
+        return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+    def by_task(self, metric: str) -> dict[str, float]:
+        """The mean of a metric over the rows of each named task, in the order of their first row."""
+        rows: dict[str, list[float]] = {}
+        for name, value in zip(self.tasks, self.per_task[metric], strict=True):
+            rows.setdefault(name, []).append(value)
+        return {name: mean_of(values) for name, values in rows.items()}
 
     def interval(self, metric: str) -> float:
         """Half the width of the 95% interval of the mean, Student's t with the task as the unit."""
         from scipy.special import stdtrit
 
-        values, mean = self.per_task[metric], self.mean(metric)
+        values, mean = [value for value in self.per_task[metric] if not math.isnan(value)], self.mean(metric)
         if len(values) < 2:
             return math.inf
         variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
@@ -55,16 +70,22 @@ class Scores:
         def interval(name: str) -> float | None:
             return value if math.isfinite(value := self.interval(name)) else None  # JSON has no infinity
 
-        metrics = {name: {"mean": self.mean(name), "interval_95": interval(name)} for name in self.per_task}
+        metrics = {name: {"mean": mean, "interval_95": interval(name)} for name, mean in self.means().items()}
         return {"split": self.split, "seed": self.seed, "n_tasks": self.n_tasks, **metrics, **self.pooled}
 
     def __str__(self) -> str:
         parts = []
-        for name in sorted(self.per_task):
+        for name, mean in sorted(self.means().items()):
             scale, unit = (100, "%") if name == "accuracy" else (1, "")
-            parts.append(f"{name} {scale * self.mean(name):.4g}{unit} ± {scale * self.interval(name):.2g}{unit}")
+            parts.append(f"{name} {scale * mean:.4g}{unit} ± {scale * self.interval(name):.2g}{unit}")
         parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.pooled.items()]
         return f"{', '.join(parts)} ({self.n_tasks} {self.split} tasks, 95% interval over tasks)"
+
+
+def mean_of(values: list[float]) -> float:
+    """The mean of those that are not NaN; NaN for none."""
+    there = [value for value in values if not math.isnan(value)]
+    return math.fsum(there) / len(there) if there else math.nan
 
 
 @torch.no_grad()
@@ -108,6 +129,7 @@ def evaluate(
     modes = [(module, module.training) for module in learner.modules()]
     learner.eval()
     columns: dict[str, list[Tensor]] = {}
+    names: list[str] = []
     confidence: list[Tensor] = []
     correct: list[Tensor] = []
     try:
@@ -120,13 +142,15 @@ def evaluate(
                     f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
                 )
             params, query = predictor.predictions(episodes)
-            values = {"nll": -likelihood.log_prob(params, query.y, class_mask)}
-            values |= likelihood.scores(params, query.y, class_mask)
-            means = {name: task_mean(value, query.mask) for name, value in values.items()}
+            values = likelihood.scores(params, query.y, class_mask)
+            means = {"nll": likelihood.loss(params, query.y, query.mask, class_mask)}
+            means |= {name: score_mean(value, query.mask) for name, value in values.items()}
             if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
                 means |= accuracy_by_instance(values["accuracy"], query)
             if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
                 means["gap_to_oracle"] = means["nll"] + episodes.oracle
+            if episodes.task is not None:
+                names += [learner.spec.tasks[i] for i in episodes.task.tolist()]
             for name, mean in means.items():
                 columns.setdefault(name, []).append(mean.double().cpu())
             if isinstance(likelihood, Categorical):
@@ -137,12 +161,12 @@ def evaluate(
         _restore(modes)
     # A k-th instance that some batch of tasks does not have is no score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
-    if not all(math.isfinite(value) for values_ in per_task.values() for value in values_):
+    if not all(math.isfinite(value) for name in ("nll", "accuracy") for value in per_task.get(name, [])):
         raise ValueError(
             "expected finite predictions, got NaN or infinity; the learner's weights are damaged or diverged"
         )
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
-    return Scores(split, seed, per_task, pooled)
+    return Scores(split, seed, per_task, names, pooled)
 
 
 def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tensor]:

@@ -18,17 +18,20 @@ class Window:
     """Sums over the steps since the last line of the log; part of a checkpoint, so that no line changes by a resume."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     tasks: int = 0
     seconds: float = 0.0
 
     def add(self, values: dict[str, float], tasks: int, seconds: float) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if not math.isnan(value):  # no task of this step has the score
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
         self.steps, self.tasks, self.seconds = self.steps + 1, self.tasks + tasks, self.seconds + seconds
 
     def means(self) -> dict[str, float]:
-        means = {name: total / self.steps for name, total in self.sums.items()}
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
         return means | {"tasks_per_s": self.tasks / self.seconds}
 
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.likelihoods import Likelihood, task_mean
+from metabox.likelihoods import Composite, Likelihood, score_mean, task_mean
 
 
 class Objective(nn.Module, ABC):
     """A learner and a likelihood as the one module that is compiled, distributed and cast.
 
-    `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached.
+    `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. Where targets have named parts, also
+    `loss_NAME [T]` of each part, with gradients, for those who weigh them anew.
     """
 
     def __init__(self, learner: Learner, likelihood: Likelihood) -> None:
@@ -33,10 +34,14 @@ class Objective(nn.Module, ABC):
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            log_prob = self.likelihood.log_prob(params, examples.y, episodes.class_mask)
+            loss = self.likelihood.loss(params, examples.y, examples.mask, episodes.class_mask)
             scores = self.likelihood.scores(params.detach(), examples.y, episodes.class_mask)
-            means = {name: task_mean(score, examples.mask) for name, score in scores.items()}
-            return {"loss": task_mean(-log_prob, examples.mask), **means}
+            means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
+            if isinstance(self.likelihood, Composite):
+                by_part = self.likelihood.losses(params, examples.y, examples.mask)
+                means |= {f"loss_{name}": value for name, value in by_part.items()}
+            penalty = self.learner.penalty()
+            return {"loss": loss if penalty is None else loss + penalty, **means}
 
 
 class QueryLoss(Objective):
@@ -154,7 +159,7 @@ class LatentLoss(QueryLoss):
             expected = log_prob.unflatten(0, (-1, n)).mean(1)
             kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
             scores = self.likelihood.scores(at_mean, y, class_mask)
-            means = {name: task_mean(score, targets.mask) for name, score in scores.items()}
+            means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
             return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
 
 

@@ -8,6 +8,7 @@ jsonargparse denies to configurations (os, subprocess, pickle, ...).
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,9 @@ def evaluate_run(
         "weights": facts_of_weights,
         "trained_on": read_json(folder / "environment.json"),
         "evaluated_on": facts(),
-        "per_task": scores.per_task,
+        "tasks": scores.tasks,
+        "per_task": {
+            name: [None if math.isnan(value) else value for value in values] for name, values in scores.per_task.items()
+        },
     }
     return scores, result

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.checkpoints import load_tensors, load_weights, save_tensors
@@ -22,6 +23,7 @@ from metabox.episodes import Episodes, Examples, TaskSpec
 from metabox.learners.base import Learner, Phi
 from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
+from metabox.parts import Part
 
 MakeLearner = Callable[[TaskSpec, int], Learner]
 
@@ -32,6 +34,10 @@ SPECS = {
     "binary labels": TaskSpec((4,), "binary", 2),
     "classes with a descriptor": TaskSpec((4,), "class", 3, descriptor_size=2),
     "reals with a descriptor": TaskSpec((2,), "real", 1, descriptor_size=3),
+    "named parts": TaskSpec(
+        (4,), "parts", 5, parts=(Part("kind", "class", 3), Part("place", "real", 2), Part("marks", "binary", 2))
+    ),
+    "named tasks": TaskSpec((4,), "class", 3, descriptor_size=3, tasks=("a", "b", "c")),
 }
 
 
@@ -46,13 +52,28 @@ def make_episodes(spec: TaskSpec, n_tasks: int = 3, n_support: int = 6, n_query:
             x = torch.randn(n_tasks, n, *spec.x_shape, generator=random)
         if spec.target == "class":
             y = torch.stack([torch.randperm(n, generator=random) % spec.target_size for _ in range(n_tasks)])
+        elif spec.target == "parts":
+            y = torch.cat([_labels(part, n_tasks, n, random) for part in spec.parts], dim=-1)
         else:
             y = torch.randn(n_tasks, n, spec.target_size, generator=random)
             y = (y > 0).float() if spec.target == "binary" else y
         return Examples(x=x, y=y)
 
     z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None
-    return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z)
+    task = torch.arange(n_tasks) % len(spec.tasks) if spec.tasks else None
+    if task is not None and z is not None:  # the first columns tell the task
+        z[:, : len(spec.tasks)] = F.one_hot(task, len(spec.tasks))
+    return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z, task=task)
+
+
+def _labels(part: Part, n_tasks: int, n: int, random: torch.Generator) -> Tensor:
+    """Random labels of a part `[T, N, part.columns]`, every fifth of them missing."""
+    y = torch.randn(n_tasks, n, part.columns, generator=random)
+    if part.target == "binary":
+        y = (y > 0).float()
+    elif part.target == "class":
+        y = torch.randint(part.size, y.shape, generator=random).float()
+    return y.masked_fill(torch.rand(y.shape, generator=random) < 0.2, math.nan)
 
 
 def build(make: MakeLearner, spec: TaskSpec) -> Learner:
@@ -185,10 +206,11 @@ def check_bf16_stays_close_to_float32(make: MakeLearner, spec: TaskSpec) -> None
 
 def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec).train(), make_episodes(spec)
-    with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
-        for p in learner.parameters():
-            p.add_(torch.randn_like(p), alpha=0.2)
-    QueryLoss(learner, likelihood_for(spec))(episodes)["loss"].sum().backward()
+    for _ in range(2):  # a unit may be saturated in one draw
+        with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
+            for p in learner.parameters():
+                p.add_(torch.randn_like(p), alpha=0.2)
+        QueryLoss(learner, likelihood_for(spec))(episodes)["loss"].sum().backward()
     # A gradient that only rounding keeps from zero is none.
     without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
     assert not without, f"no gradient reaches {without}"
@@ -196,6 +218,8 @@ def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> 
 
 def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -> None:
     """Two opposite points, and two tasks that swap their targets: only the support tells which task it is.
+
+    For a learner that does not read the support, the descriptor does; without a descriptor there is one task.
 
     To bind a label to the input of the step before takes a recurrent learner thousands of steps. An
     `ordered` learner therefore gets two tasks in each of which both points have the same target.
@@ -205,25 +229,10 @@ def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -
     learner = make(spec, likelihood.n_params)
     objective, optimizer = QueryLoss(learner, likelihood), torch.optim.Adam(learner.parameters(), lr=3e-3)
     random = torch.Generator().manual_seed(0)
-    point = make_episodes(spec).support.x[0, 0]
-    if point.dtype == torch.uint8:  # noise and its negative look alike to a convolution: take a bright and a dark half
-        point = (torch.arange(spec.x_shape[-1]) < spec.x_shape[-1] // 2).mul(255).byte().expand(spec.x_shape)
-    points = torch.stack([point, -point if point.is_floating_point() else 255 - point])
     best = math.inf
     for _ in range(400):
-        which = torch.randint(2, (32, 8), generator=random)
-        which[:, 1] = 1 - which[:, 0]  # both points are in the support, which is the first four
-        task = torch.randint(2, (32, 1), generator=random).expand(-1, 8)
-        y = task if learner.ordered else which ^ task
-        if spec.target != "class":
-            y = y[..., None].expand(-1, -1, spec.target_size).float()
-        episodes = Episodes(
-            support=Examples(x=points[which[:, :4]], y=y[:, :4]),
-            query=Examples(x=points[which[:, 4:]], y=y[:, 4:]),
-            descriptor=torch.zeros(32, spec.descriptor_size) if spec.descriptor_size else None,
-        )
-        result = objective(episodes)
-        best = min(best, float(result["squared_error" if spec.target == "real" else "loss"].detach().mean()))
+        result = objective(_small_family(spec, learner, random))
+        best = min(best, _error(spec, result))
         if best < 0.02:
             return
         optimizer.zero_grad()
@@ -233,12 +242,56 @@ def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -
     raise AssertionError(f"expected to learn the family to an error below 0.02, got {best:.3f}")
 
 
+def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> Episodes:
+    point = make_episodes(spec).support.x[0, 0]
+    if point.dtype == torch.uint8:  # noise and its negative look alike to a convolution: take a bright and a dark half
+        point = (torch.arange(spec.x_shape[-1]) < spec.x_shape[-1] // 2).mul(255).byte().expand(spec.x_shape)
+    points = torch.stack([point, -point if point.is_floating_point() else 255 - point])
+    which = torch.randint(2, (32, 8), generator=random)
+    which[:, 1] = 1 - which[:, 0]  # both points are in the support, which is the first four
+    task = torch.randint(2, (32, 1), generator=random)
+    z = _told(spec, task[:, 0], learner.reads_support, random)
+    if z is None and not learner.reads_support:
+        task = torch.zeros_like(task)
+    y = task.expand(-1, 8) if learner.ordered else which ^ task
+    if spec.target != "class":
+        y = y[..., None].expand(-1, -1, spec.target_size).float()
+    support, query = Examples(x=points[which[:, :4]], y=y[:, :4]), Examples(x=points[which[:, 4:]], y=y[:, 4:])
+    return Episodes(support=support, query=query, descriptor=z)
+
+
+def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
+    """A number that is 0 where all is learned; of several parts the largest."""
+    if spec.target != "parts":
+        return float(result["squared_error" if spec.target == "real" else "loss"].detach().mean())
+    means = {name: float(score.mean()) for name, score in result.items() if not name.startswith("loss")}
+    return max(1 - mean if name.startswith("accuracy") else mean for name, mean in means.items())
+
+
+def _told(spec: TaskSpec, task: Tensor, reads_support: bool, random: torch.Generator) -> Tensor | None:
+    """Descriptors for two tasks `[T, dz]`, one-hot where tasks have names; zeros tell nothing.
+
+    A learner that reads the support is told half of the tasks, if they have names, and else none of them.
+    """
+    if not spec.descriptor_size:
+        return None
+    z = F.one_hot(task, len(spec.tasks)).float() if spec.tasks else (2.0 * task[:, None] - 1)
+    told = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads_support else 1.0
+    return F.pad(z * told, (0, spec.descriptor_size - z.shape[1]))
+
+
+def check_the_support_is_read_or_not_as_it_says(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    got, other = outputs(learner, episodes), outputs(learner, episodes, make_episodes(spec, seed=1).support)
+    assert torch.equal(got, other) != learner.reads_support
+
+
 def check_the_descriptor_is_used(make: MakeLearner, spec: TaskSpec) -> None:
     if not spec.descriptor_size:
         return
     learner, episodes = build(make, spec), make_episodes(spec)
     assert episodes.descriptor is not None
-    other = replace(episodes, descriptor=episodes.descriptor + 1)
+    other = replace(episodes, descriptor=episodes.descriptor.roll(1, 0))  # another task's
     assert not torch.allclose(outputs(learner, other), outputs(learner, episodes), atol=1e-4)
 
 
@@ -249,7 +302,10 @@ def check_bad_input_is_named(make: MakeLearner, spec: TaskSpec) -> None:
     if spec.target == "class":
         bad += [Examples(x=s.x, y=s.y + spec.target_size), Examples(x=s.x, y=s.y[..., None].float())]
     else:
-        bad += [Examples(x=s.x, y=s.y * math.nan), Examples(x=s.x, y=s.y[..., 0].long())]
+        nonsense = math.inf if spec.target == "parts" else math.nan  # of a part, NaN is a missing label
+        bad += [Examples(x=s.x, y=s.y + nonsense), Examples(x=s.x, y=s.y[..., 0].long())]
+    if spec.target == "parts":
+        bad += [Examples(x=s.x, y=s.y + 10)]  # no such classes
     if s.x.is_floating_point():
         bad += [Examples(x=s.x * math.inf, y=s.y)]
     for support in bad:

@@ -29,13 +29,17 @@ from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import Likelihood, likelihood_for
 from metabox.metrics import Metrics, Window
+from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
+from metabox.transfer import CosineRecorder
+from metabox.weighting.base import Weighting, losses_by_task, task_names
 
 log = logging.getLogger(__name__)
 
 MakeLearner = Callable[[TaskSpec, int], Learner]
 MakeObjective = Callable[[Learner, Likelihood], Objective]
+MakeWeighting = Callable[[int], Weighting]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class OuterLoop:
         lr: peak learning rate.
         optimizer: "adamw" decays the weights by themselves, "adam" through the gradient.
         weight_decay: strength of that decay.
+        epsilon: of Adam, which keeps steps short where gradients are not far above it.
         warmup: steps over which the learning rate rises from 0.
         schedule: "cosine" falls to 1% of the peak at the last step, "constant" stays.
         clip: largest norm of the gradient; a longer one is scaled down.
@@ -57,6 +62,8 @@ class OuterLoop:
         precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
         validate_every: steps between validations; each also writes a checkpoint.
         n_validation: validation tasks.
+        cosines_every: steps between two records of how the gradients of named tasks or parts agree, in
+            cosines.json (see `metabox.transfer`); 0 for none.
         patience: stop after this many validations in a row without a new best; 0 never does.
         max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
         accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
@@ -70,6 +77,7 @@ class OuterLoop:
     lr: float = 2e-3
     optimizer: Literal["adam", "adamw"] = "adamw"
     weight_decay: float = 1e-4
+    epsilon: float = 1e-8
     warmup: int = 100
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 5.0
@@ -78,6 +86,7 @@ class OuterLoop:
     precision: Literal["auto", "bf16", "32"] = "auto"
     validate_every: int = 500
     n_validation: int = 200
+    cosines_every: int = 0
     patience: int = 0
     max_skipped: int = 20
     accelerator: str = "auto"
@@ -87,15 +96,16 @@ class OuterLoop:
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
-        for name in (*at_least_one, "warmup", "weight_decay", "patience"):
+        for name in (*at_least_one, "warmup", "weight_decay", "patience", "cosines_every"):
             if getattr(self, name) < (low := int(name in at_least_one)):
                 raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
         for name in ("optimizer", "schedule", "precision"):
             if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
                 raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
-        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.average < 1:
+        if min(self.lr, self.clip, self.epsilon) <= 0 or not 0 <= self.average < 1:
             raise ValueError(
-                f"expected lr > 0, clip > 0 and 0 <= average < 1, got {self.lr}, {self.clip}, {self.average}"
+                f"expected lr, clip and epsilon above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
+                f"{self.epsilon} and {self.average}"
             )
 
     def lr_at(self, step: int) -> float:
@@ -113,6 +123,7 @@ def run(
     *,
     evaluation: EpisodeSampler | None = None,
     objective: MakeObjective = QueryLoss,
+    weighting: MakeWeighting | None = None,
     seed: int = 0,
     out: str | Path,
 ) -> Learner:
@@ -127,6 +138,8 @@ def run(
         outer: the settings of the outer loop.
         evaluation: where validation tasks come from; by default like the training tasks.
         objective: what is minimised.
+        weighting: how the losses of named tasks, or of a target's parts, become one step, built from their number; by
+            default by their plain sum, which is the mean loss of the batch.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
         out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
 
@@ -158,13 +171,21 @@ def run(
     spec = tasks.spec.union(evaluation.spec)
     likelihood = likelihood_for(spec)
     model = objective(learner(spec, likelihood.n_params), likelihood)
+    weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
+    if weigh and fabric.world_size > 1:
+        raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    if weigh and (learned := list(weigh.parameters())):
+        groups.append({"params": learned, "weight_decay": 0.0})
     make_optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[outer.optimizer]
-    optimizer = make_optimizer(model.parameters(), lr=outer.lr, weight_decay=outer.weight_decay, fused=True)
+    optimizer = make_optimizer(groups, lr=outer.lr, weight_decay=outer.weight_decay, eps=outer.epsilon, fused=True)
     module, optimizer = fabric.setup(model, optimizer)
     average = (
         AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
     )
     kept = cast(Objective, average.module) if average else model
+    shared = list(shared_parameters(model.learner).values())
+    recorder = CosineRecorder(model, shared, out / "cosines.json", outer.cosines_every) if outer.cosines_every else None
     spec.check_episodes(tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
 
     # What a resumed run goes on from.
@@ -172,12 +193,14 @@ def run(
         "outer": asdict(outer),
         "seed": seed,
         "objective": type(model).__name__,
+        "weighting": repr(weigh),
         "learner": repr(model.learner),
         "tasks": tasks.settings(),
         "evaluation": evaluation.settings(),
     }
     checkpoints = Checkpoints(out / "checkpoints", json.loads(json.dumps(settings)))  # as JSON gives them back
-    saved: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
+    saved: dict[str, nn.Module] = {"model": model}
+    saved |= {name: part for name, part in (("average", average), ("weighting", weigh)) if part is not None}
     state = checkpoints.resume(saved, optimizer) or {
         "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0, "seconds": 0.0, "window": {},
     }  # fmt: skip
@@ -191,12 +214,15 @@ def run(
             state.update(best={"step": step, "value": value}, since_best=0)
             if fabric.is_global_zero:
                 save_tensors(out / "best.safetensors", kept.learner.state_dict(), step=step, seconds=state["seconds"])
-        metrics.write(step, seconds=state["seconds"], val={name: scores.mean(name) for name in scores.per_task})
+        metrics.write(step, seconds=state["seconds"], val=scores.means())
 
     def save(step: int) -> None:
         state.update(step=step, window=asdict(window))
         if fabric.is_global_zero:
             checkpoints.save(step, saved, optimizer, state)
+
+    def backward(loss: Tensor) -> None:
+        fabric.backward(loss / outer.accumulate)
 
     def finished() -> bool:
         return state["step"] >= outer.steps or 0 < outer.patience <= state["since_best"]
@@ -222,7 +248,8 @@ def run(
             for group in optimizer.param_groups:
                 group["lr"] = outer.lr_at(step)
 
-            buffers = [buffer.clone() for buffer in model.buffers()]
+            buffers = [*model.buffers(), *(weigh.buffers() if weigh else ())]
+            before = [buffer.clone() for buffer in buffers]
             totals: dict[str, Tensor] = {}
             for i in range(outer.accumulate):
                 episodes = tasks.sample(
@@ -233,11 +260,17 @@ def run(
                     seed=seed,
                     first=(i * fabric.world_size + fabric.global_rank) * per_batch,
                 )
+                if recorder and i == 0 and fabric.is_global_zero:
+                    recorder(step, episodes)
                 with fabric.no_backward_sync(module, enabled=i + 1 < outer.accumulate):
-                    result = {name: value.mean() / outer.accumulate for name, value in module(episodes).items()}
-                    fabric.backward(result["loss"])
-                for name, value in result.items():
-                    totals[name] = totals.get(name, 0) + value.detach()
+                    result = module(episodes)
+                    if weigh is None:
+                        backward(result["loss"].mean())
+                    else:
+                        weigh.backward(*losses_by_task(spec, result, episodes.task), shared, backward)
+                for name, value in result.items():  # scores, which have no gradient, may be missing: NaN
+                    mean = value.detach().mean() if value.requires_grad else value.nanmean()
+                    totals[name] = totals.get(name, 0) + mean / outer.accumulate
             totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
 
@@ -249,8 +282,8 @@ def run(
                 state["skipped_in_a_row"] = 0
                 window.add(numbers, outer.n_tasks, time.perf_counter() - started)
             else:
-                for buffer, before in zip(model.buffers(), buffers, strict=True):
-                    buffer.copy_(before)  # batch norm has seen the bad batch
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)  # batch norm has seen the bad batch
                 state["skipped_in_a_row"] += 1
                 state["skipped"] += 1
                 if state["skipped_in_a_row"] == outer.max_skipped:

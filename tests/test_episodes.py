@@ -70,7 +70,7 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(class_mask=ALL_OF_THEM.long()), r"class_mask as bool \[T, C\]", r"int64 \[2, 4\]"),
         (lambda: episodes(oracle=torch.zeros(2, 1)), "oracle of 1 axes", r"float32 \[2, 1\]"),
         (lambda: episodes(origin=torch.zeros(3, 12)), "origin of 2 axes", r"float32 \[3, 12\]"),
-        (lambda: TaskSpec((3,), "words", 4), 'target "class", "real" or "binary"', "'words'"),
+        (lambda: TaskSpec((3,), "words", 4), 'target "class", "real", "binary" or "parts"', "'words'"),
         (lambda: TaskSpec((3,), "class", 0), "sizes of at least 1", "target_size 0"),
         (lambda: TaskSpec((3, 0), "class", 2), "sizes of at least 1", r"x_shape \(3, 0\)"),
         (lambda: TaskSpec((3,), "class", 2, -1), "sizes of at least 1", "descriptor_size -1"),

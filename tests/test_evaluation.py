@@ -92,7 +92,7 @@ def test_one_task_alone_says_nothing_about_the_spread() -> None:
 
 
 def test_the_summary_and_the_line_say_what_was_scored() -> None:
-    result = Scores("val", 7, {"nll": [1.0, 2.0], "accuracy": [0.5, 1.0]}, {"calibration_error": 0.125})
+    result = Scores("val", 7, {"nll": [1.0, 2.0], "accuracy": [0.5, 1.0]}, pooled={"calibration_error": 0.125})
     summary = result.summary()
     assert {k: summary[k] for k in ("split", "seed", "n_tasks")} == {"split": "val", "seed": 7, "n_tasks": 2}
     assert summary["accuracy"] == {"mean": 0.75, "interval_95": pytest.approx(12.7062 * 0.25, rel=1e-5)}

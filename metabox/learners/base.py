@@ -31,6 +31,8 @@ class Learner(nn.Module, ABC):
     """True where queries may see each other."""
     label_equivariant: ClassVar[bool] = False
     """True where renaming the classes renames the predictions, and does nothing else."""
+    reads_support: bool = True
+    """False where the support is left out, and only a descriptor tells what the task is."""
     requires: ClassVar[str | None] = None
     """The name of an optional package that it needs."""
 
@@ -67,6 +69,10 @@ class Learner(nn.Module, ABC):
             for t in range(examples.x.shape[1])
         ]
         return torch.cat(steps, dim=1)
+
+    def penalty(self) -> Tensor | None:
+        """What the parameters themselves add to the loss of every task, a number; None for nothing."""
+        return None
 
     def forward(self, episodes: Episodes) -> Tensor:
         """Predictions `[T, M, P]` for the queries of a batch of tasks."""

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from metabox.nn.sharing import Stack
+
 
 class Conditioner(nn.Module, ABC):
     """Features h `[T, M, features]` and a code `[T, code]` to features `[T, M, out_features]`.
@@ -36,7 +38,10 @@ class Concat(Conditioner):
 
 
 class Add(Conditioner):
-    """h + W code. Before a linear layer it can do what `Concat` can, and no more."""
+    """h + W code. Before a linear layer it can do what `Concat` can, and no more.
+
+    Where that layer has no more outputs than h is wide: to a wider one, `Concat` can add a vector that no h gives.
+    """
 
     def __init__(self, features: int, code: int) -> None:
         super().__init__(features, code)
@@ -47,7 +52,11 @@ class Add(Conditioner):
 
 
 class Gate(Conditioner):
-    """Multiplicative gating: h * (1 + W code), feature by feature."""
+    """Multiplicative gating: h * (1 + W code), feature by feature.
+
+    On the features of K networks side by side it contains K independent networks, and before a linear layer, on K
+    copies of shared features, K independent heads: with a one-hot code it switches off all but one block of h.
+    """
 
     def __init__(self, features: int, code: int) -> None:
         super().__init__(features, code)
@@ -67,3 +76,49 @@ class FiLM(Conditioner):
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
         scale, shift = self.scale_shift(code)[:, None].chunk(2, dim=-1)
         return h * (1 + scale) + shift
+
+
+class Heads(Conditioner):
+    """A linear layer per task, picked by a one-hot code and mixed by a soft one: sum_k z_k (W_k h + b_k).
+
+    Args:
+        features: width of h.
+        code: K, the number of tasks.
+        out_features: of each layer; as many as features where it is not given.
+    """
+
+    def __init__(self, features: int, code: int, out_features: int | None = None) -> None:
+        super().__init__(features, code)
+        self.out_features = out_features or features
+        self.layers = Stack(code, features, self.out_features, of_tasks=True)
+
+    def forward(self, h: Tensor, code: Tensor) -> Tensor:
+        return self.layers(h, code)
+
+
+class BackboneFiLM(nn.Module):
+    """FiLM for every layer of a backbone that can be modulated: a code `[T, code]` to what `Backbone.adapt` takes.
+
+    The result holds, for each layer, `film.NAME [T, 2, channels]`: a scale (but for 1) and a shift, linear in the code.
+
+    Args:
+        sizes: the layers, name to channels, as `Backbone.film_sizes` gives them.
+        code: width of the task code.
+
+    Raises:
+        ValueError: where there is no such layer.
+    """
+
+    def __init__(self, sizes: dict[str, int], code: int) -> None:
+        super().__init__()
+        if not sizes:
+            raise ValueError(
+                "expected a backbone with normalisation layers to modulate, got one without; use Conv4, or another way "
+                "for the code to enter"
+            )
+        self.sizes = sizes
+        self.linear = nn.Linear(code, 2 * sum(sizes.values()))
+
+    def forward(self, code: Tensor) -> dict[str, Tensor]:
+        films = self.linear(code).split([2 * channels for channels in self.sizes.values()], dim=-1)
+        return {f"film.{name}": film.unflatten(-1, (2, -1)) for name, film in zip(self.sizes, films, strict=True)}

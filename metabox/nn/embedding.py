@@ -65,7 +65,14 @@ class Embedding(nn.Module):
 
 
 def encode_labels(spec: TaskSpec, examples: Examples) -> Tensor:
-    """Targets as vectors, zeros for padding: `[T, N, L]`, one-hot for classes and as they are for the others."""
+    """Targets as vectors, zeros for padding: `[T, N, spec.label_size]`, one-hot for classes and as they are for others.
+
+    Of parts, each as `Part.encode` writes it: values, with zeros where a label is missing, then which labels are there.
+    """
+    if spec.parts:
+        columns = examples.y.float().split([part.columns for part in spec.parts], dim=-1)
+        encoded = [part.encode(column) for part, column in zip(spec.parts, columns, strict=True)]
+        return torch.cat(encoded, dim=-1) * examples.mask[..., None]
     if spec.target == "class":
         hot = torch.nn.functional.one_hot(examples.y.masked_fill(~examples.mask, 0), spec.target_size)
         return hot * examples.mask[..., None].float()

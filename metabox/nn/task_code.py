@@ -1,0 +1,76 @@
+"""Which of K named tasks this is: told by the descriptor, inferred from the support, or both."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.nn.backbones import Conv4, make_backbone
+from metabox.nn.embedding import encode_labels
+from metabox.nn.mlp import Perceptron
+
+CodeKind = Literal["given", "inferred", "both"]
+
+
+class TaskCode(nn.Module):
+    """The code `[T, K]` of the task: z, which tells it, and D_i^tr, which shows it, in one formula.
+
+    code = softmax(b + a z + sum_n e(x_n, y_n)) is Bayes' rule for one of K tasks: b_k is the log of the prior, e_k the
+    log likelihood of an example in task k, and a is a learned trust in what is told. A z of zeros tells nothing,
+    an empty support shows nothing; without either the code is the prior.
+
+    e begins as zero and is divided by its width. The networks that the code chooses from so learn from what is told
+    before the evidence is of any weight; it could else settle on one of them while all are alike.
+
+    * "given": the code is z as it is; nothing is inferred, and there are no parameters.
+    * "inferred": z is left out.
+    * "both": all of the formula. To be of use without z, it has to be trained on some tasks that are not told.
+
+    Args:
+        spec: the tasks. Without names there is one task, and its code is 1.
+        kind: where the code comes from.
+        width: hidden units of e, and channels or units of the backbone below.
+
+    Raises:
+        ValueError: where there is nothing to infer, or the code is to be told and the descriptor is too small for that.
+    """
+
+    def __init__(self, spec: TaskSpec, kind: CodeKind = "given", width: int = 32) -> None:
+        super().__init__()
+        if kind not in get_args(CodeKind):
+            raise ValueError(f"expected a code among {get_args(CodeKind)}, got {kind!r}")
+        k = len(spec.tasks)
+        if kind != "given" and k < 2:
+            raise ValueError(f'expected at least 2 named tasks to infer one of them, got {spec}; use code "given"')
+        if kind != "inferred" and spec.descriptor_size < k:
+            raise ValueError(
+                f"expected a descriptor that begins with the task, one-hot, of size {k} at least, got "
+                f'{spec.descriptor_size}; give the sampler descriptors, or use code "inferred"'
+            )
+        self.spec, self.kind, self.width, self.n_tasks = spec, kind, width, max(1, k)
+        if kind != "given":
+            small = partial(Conv4, width=width, downsample="stem") if len(spec.x_shape) == 3 else None
+            self.backbone = make_backbone(small, spec.x_shape)
+            self.evidence = Perceptron(self.backbone.out_features + spec.target_size, width, k, depth=2, bias=False)
+            nn.init.zeros_(cast(nn.Linear, self.evidence[-1]).weight)
+            self.prior = nn.Parameter(torch.zeros(k))
+        if kind == "both":
+            self.trust = nn.Parameter(torch.tensor(3 + math.log(k)))  # what is told has 0.95 or more at first
+
+    def forward(self, support: Examples, descriptor: Tensor | None) -> Tensor:
+        """The support and z `[T, dz]`, which begins with what is told of the task `[T, K]` -> `[T, K]`."""
+        told = None if descriptor is None else descriptor[:, : self.n_tasks]
+        if self.kind == "given":
+            if told is None or not self.spec.tasks:
+                return torch.ones(len(support), 1, device=support.x.device)
+            return told
+        evidence = self.evidence(self.backbone(support.x), encode_labels(self.spec, support))
+        score = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
+        if self.kind == "both" and told is not None:
+            score = score + self.trust * told
+        return score.softmax(-1)
