@@ -1,0 +1,91 @@
+"""Convolutional conditional neural process: phi is a function on a grid, made by a CNN from the support."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.grid import Grid, GridUNet, SetConv
+
+
+class ConvCNP(Learner):
+    """ConvCNP (Gordon et al. 2020, "Convolutional Conditional Neural Processes", algorithm 1, off the grid).
+
+    The support becomes a function, E(x) = Σ_i (1, y_i) ψ(x - x_i), whose first part is a density that divides the
+    others, on a grid. A CNN maps it to another function h, and a query reads Σ_t h(t) ψ'(x - t) over the grid points
+    t. ψ and ψ' are normal bells with learned length scales. Where nobody is near the ends of the grid, moving support
+    and query together moves the predictions: it is equivariant to translation, by multiples of the coarsest spacing.
+
+    phi is the function h, so the CNN runs once for a task, and queries cost next to nothing.
+
+    Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that no query, and no
+    other task, changes it. There is no perceptron between E and the CNN. ψ has one length scale for all its channels,
+    and ψ' one. Images (x in two dimensions) are read off the grid as any set of points; the paper has another variant
+    for them. A descriptor, which it has not, enters the CNN as channels that are the same everywhere.
+
+    Args:
+        spec: the tasks, with one or two inputs.
+        n_params: natural parameters per query point.
+        domain: range that inputs lie in, in each dimension. Beyond its margin of 0.1 there is no grid, and predictions
+            soon are the same everywhere.
+        points_per_unit: grid points per unit of x; by default 64 for one input, as in the paper, and 4 for two.
+        width: channels of the CNN, a U-Net.
+        depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.
+        kernel: size of its kernels, odd.
+
+    Raises:
+        ValueError: for inputs of other shapes, or options out of range.
+    """
+
+    targets = ("real",)
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        domain: tuple[float, float] = (-2.0, 2.0),
+        points_per_unit: float | None = None,
+        width: int = 64,
+        depth: int | None = None,
+        kernel: int = 5,
+    ) -> None:
+        super().__init__(spec, n_params)
+        if spec.x_shape not in ((1,), (2,)):
+            raise ValueError(f"expected one or two inputs, x_shape (1,) or (2,), got {spec.x_shape}; use CNP or TNPD")
+        (dim,), (low, high) = spec.x_shape, domain
+        density = (64.0 if dim == 1 else 4.0) if points_per_unit is None else points_per_unit
+        depth = (6 if dim == 1 else 3) if depth is None else depth
+        if not low < high or density <= 0 or min(width, depth) < 1 or kernel % 2 == 0:
+            raise ValueError(
+                "expected domain as [low, high] with low < high, points_per_unit > 0, width and depth of at least 1 "
+                f"and an odd kernel, got {domain}, {density}, {width}, {depth} and {kernel}"
+            )
+        grid = Grid(dim, low, high, density, multiple=2**depth)
+        self.encode = SetConv(grid, scale=2 / density)
+        self.cnn = GridUNet(dim, 1 + spec.target_size + spec.descriptor_size, width, depth, kernel)
+        self.readout = nn.Linear(width, n_params)
+        self.decode = SetConv(grid, scale=2 / density)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `field [T, P, G, H]`, a function on the grid for each natural parameter."""
+        support = self.check(support, descriptor)
+        here = support.mask[..., None].float()
+        density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
+            [1, self.spec.target_size], dim=1
+        )
+        known = [density, values / (density + SMALLEST)]
+        if descriptor is not None:
+            known.append(descriptor[..., None, None].float().expand(-1, -1, *density.shape[2:]))
+        h = self.cnn(torch.cat(known, dim=1))
+        with torch.autocast(h.device.type, enabled=False):  # what is summed next has to be exact
+            return {"field": self.readout(h.float().movedim(1, -1)).movedim(-1, 1)}
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        return self.decode.from_grid(phi["field"], x)
+
+
+SMALLEST = 1e-8

@@ -1,0 +1,128 @@
+"""Interleaved: a GPT-2 over x_1, y_1, x_2, y_2, ... phi is the per-layer keys and values of the support."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabox.episodes import Examples, TaskSpec
+from metabox.learners.base import Learner, Phi
+from metabox.nn.attention import TransformerLayer
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.causal import real_first
+from metabox.nn.embedding import Embedding, encode_labels
+
+
+class Interleaved(Learner):
+    """The in-context learner of function classes (Garg et al. 2022, "What can transformers learn in-context?").
+
+    An input and its target are a token each, in turn: x_1, y_1, x_2, y_2, ... One linear map reads both, each filled up
+    with zeros to the wider one's size. A causal transformer predicts y_i at the token of x_i: train it by `StreamLoss`,
+    the loss at every prefix (there, section 2). The transformer is GPT-2 as in the authors' code
+    (github.com/dtsip/in-context-learning) without dropout, with its table of learned positions. They train 12 layers
+    of 8 heads and width 256; the defaults here are those of their "tiny" configuration.
+
+    Deviations: inputs may pass through a backbone (`Flatten` for the paper's plain vectors). The likelihood has a
+    learned standard deviation where the paper has the squared error. A padded example takes no place.
+
+    Args:
+        spec: the tasks.
+        n_params: natural parameters per query point.
+        backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
+        width: features of a token.
+        depth: transformer layers.
+        heads: attention heads of a layer, a divisor of `width`.
+        points: examples of the longest sequence, the query included: the rows of the table of positions, halved.
+
+    Raises:
+        ValueError: where `points` is below 1; in `adapt` and `stream` for more examples than there are positions.
+    """
+
+    ordered = True
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        n_params: int,
+        *,
+        backbone: MakeBackbone | None = None,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 2,
+        points: int = 101,
+    ) -> None:
+        super().__init__(spec, n_params)
+        if points < 1:
+            raise ValueError(f"expected points of at least 1, the query, got {points}")
+        self.embed = Embedding(spec, backbone, causal=True)
+        self.read_in = nn.Linear(max(self.embed.out_features, spec.target_size), width)
+        self.positions = nn.Parameter(torch.empty(2 * points, width).normal_(std=0.02))
+        self.layers = nn.ModuleList(_gpt2_layer(width, heads, depth) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.read_out = nn.Linear(width, n_params)
+
+    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+        """phi: `keys.i`, `values.i [T, heads, 2N, D/heads]` of layer i, `mask [T, 2N]`; what the embedding knows."""
+        self._check_length(support.mask.shape[1] + 1)
+        return self._read(support, descriptor)[0]
+
+    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+        self.check_x(phi, x)
+        mask, m = phi["mask"], x.shape[1]
+        tokens = self._read_in(self.embed(x, phi)) + self.positions[mask.sum(1)][:, None]
+        # A query sees the support and itself.
+        itself = torch.eye(m, dtype=torch.bool, device=mask.device).expand(len(mask), -1, -1)
+        visible = torch.cat([mask[:, None].expand(-1, m, -1), itself], dim=-1)
+        for i, layer in enumerate(self.layers):
+            keys, values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
+            keys, values = torch.cat([phi[f"keys.{i}"], keys], 2), torch.cat([phi[f"values.{i}"], values], 2)
+            tokens = layer(tokens, keys, values, visible)
+        return self.read_out(self.norm(tokens))
+
+    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+        self._check_length(examples.mask.shape[1])
+        return self._read(examples, descriptor)[1]
+
+    def _read(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
+        """phi after the sequence, and the prediction at each of its steps `[T, N, P]`, by one causal pass."""
+        sequence = self.check(sequence, descriptor)
+        h, phi = self.embed.adapt(sequence, descriptor)
+        order = real_first(sequence.mask)
+        y = encode_labels(self.spec, sequence).to(h.dtype)
+        pairs = torch.stack([self._read_in(part.take_along_dim(order, dim=1)) for part in (h, y)], dim=2)
+        tokens = pairs.flatten(1, 2)  # [T, 2N, D]
+        n = tokens.shape[1]
+        tokens = tokens + self.positions[:n]
+        phi["mask"] = sequence.mask.take_along_dim(order[..., 0], dim=1).repeat_interleave(2, dim=1)
+        causal = torch.ones(1, n, n, dtype=torch.bool, device=h.device).tril()
+        for i, layer in enumerate(self.layers):
+            keys, values = layer.keys_values(tokens)  # type: ignore[operator]
+            phi |= {f"keys.{i}": keys, f"values.{i}": values}
+            tokens = layer(tokens, keys, values, causal)
+        return phi, self.read_out(self.norm(tokens[:, ::2])).take_along_dim(order.argsort(dim=1), dim=1)
+
+    def _read_in(self, part: Tensor) -> Tensor:
+        """Inputs or targets `[T, N, size]` to tokens `[T, N, D]`."""
+        return self.read_in(F.pad(part, (0, self.read_in.in_features - part.shape[-1])))
+
+    def _check_length(self, points: int) -> None:
+        if 2 * points > len(self.positions):
+            raise ValueError(
+                f"expected at most {len(self.positions) // 2} examples, the query included, got {points}; "
+                "build the learner with more `points`"
+            )
+
+
+def _gpt2_layer(width: int, heads: int, depth: int) -> TransformerLayer:
+    """A layer of GPT-2: GELU by its tanh formula, small first weights, smaller ones where the residual stream ends."""
+    layer = TransformerLayer(width, heads, 4 * width)
+    layer.feed_forward[1] = nn.GELU(approximate="tanh")
+    ends = (layer.out, layer.feed_forward[2])
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if module in ends else 0.02)
+            nn.init.zeros_(module.bias)
+    return layer

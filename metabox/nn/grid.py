@@ -1,0 +1,116 @@
+"""Functions on a regular grid: set convolution to and from it, and a U-Net over it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Grid(nn.Module):
+    """A regular grid over `[low - margin, high + margin]` in each of one or two dimensions.
+
+    In the code a grid always has two axes, G and H; over one dimension G is 1.
+
+    Args:
+        dim: inputs, 1 or 2.
+        low: end of the range that inputs lie in.
+        high: its other end.
+        points_per_unit: grid points per unit of x.
+        multiple: the number of points of an axis is a multiple of this; further ones widen both margins.
+        margin: what is added to both ends of the range.
+    """
+
+    def __init__(
+        self, dim: int, low: float, high: float, points_per_unit: float, multiple: int = 1, margin: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.dim, self.points_per_unit = dim, points_per_unit
+        self.size = math.ceil((high - low + 2 * margin) * points_per_unit / multiple) * multiple
+        self.first = (low + high) / 2 - (self.size - 1) / (2 * points_per_unit)
+
+    def weights(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(-d²/2 scale²) between inputs `[T, N, dim]` and the grid, by axis: `[T, N, G]` and `[T, N, H]`."""
+        at = self.first + torch.arange(self.size, device=x.device) / self.points_per_unit
+        gap = (x / scale)[..., None] - at / scale  # [T, N, dim, size]
+        near = torch.exp((-0.5 * gap.square()).clamp(min=FARTHEST))
+        return (near[:, :, 0] if self.dim == 2 else torch.ones_like(near[:, :, 0, :1])), near[:, :, -1]
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, size={self.size}, points_per_unit={self.points_per_unit}"
+
+
+FARTHEST = -40.0  # exp(-40) is nothing beside 1; much smaller numbers underflow, which is slow on a CPU
+
+
+class SetConv(nn.Module):
+    """Set convolution between scattered points and a grid, Σ_i v_i exp(-d_i²/2 scale²), with a learned length scale.
+
+    Args:
+        grid: the grid.
+        scale: the length scale at first.
+    """
+
+    def __init__(self, grid: Grid, scale: float) -> None:
+        super().__init__()
+        self.grid = grid
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    def to_grid(self, x: Tensor, values: Tensor) -> Tensor:
+        """Values `[T, N, V]` at x `[T, N, dim]` -> `[T, V, G, H]`, float32."""
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the distances
+            g, h = self.grid.weights(x.float(), self.log_scale.exp())
+            rows = (values.float()[..., None] * g[:, :, None]).flatten(2)  # [T, N, V G]
+            return (rows.mT @ h).unflatten(1, (values.shape[2], -1))
+
+    def from_grid(self, field: Tensor, x: Tensor) -> Tensor:
+        """What a field `[T, V, G, H]` is at x `[T, M, dim]`: `[T, M, V]`, float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            g, h = self.grid.weights(x.float(), self.log_scale.exp())
+            columns = (field.float().flatten(1, 2) @ h.mT).unflatten(1, field.shape[1:3])  # [T, V, G, M]
+            return (columns * g.mT[:, None]).sum(2).mT
+
+
+class GridUNet(nn.Module):
+    """The U-Net of Gordon et al.'s code (github.com/cambridge-mlg/convcnp): strided convolutions and ReLU on the way
+    down, transposed ones on the way up, each beside what the way down had at that size.
+
+    Its shape commutes with shifts by 2^depth points, except near the ends, which are padded with zeros.
+
+    Args:
+        dim: 1 or 2; kernels are of size 1 along the axis that is not there.
+        inputs: channels of the input.
+        width: channels of every level.
+        depth: levels, each half as long as the one above; both sides must be multiples of 2^depth.
+        kernel: points of a kernel along an axis, odd.
+    """
+
+    def __init__(self, dim: int, inputs: int, width: int, depth: int, kernel: int = 5) -> None:
+        super().__init__()
+        size, stride, padding, more = (
+            (value if dim == 2 else along, value) for value, along in ((kernel, 1), (2, 1), (kernel // 2, 0), (1, 0))
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, size, stride, padding) for a, b in itertools.pairwise([inputs] + [width] * depth)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(width if i == 0 else 2 * width, width, size, stride, padding, more) for i in range(depth)
+        )
+        self.to(memory_format=torch.channels_last)  # faster on a CPU, and what tensor cores want
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, inputs, G, H]` -> `[T, width, G, H]`."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        levels: list[Tensor] = []
+        for layer in self.down:
+            x = F.relu(layer(x))
+            levels.append(x)
+        levels.pop()
+        for layer in self.up:
+            x = F.relu(layer(x))
+            if levels:
+                x = torch.cat([x, levels.pop()], dim=1)
+        return x
