@@ -116,8 +116,9 @@ def join_parts(parts: Sequence[Part], values: Mapping[str, Tensor]) -> Tensor:
     Raises:
         ValueError: where a name is not that of a part, or a shape does not fit.
     """
-    if unknown := set(values) - {part.name for part in parts} or not values:
-        raise ValueError(f"expected values of some of {[part.name for part in parts]}, got {unknown or 'none'}")
+    names = [part.name for part in parts]
+    if (unknown := sorted(set(values) - set(names))) or not values:
+        raise ValueError(f"expected values of some of the parts {names}, got {unknown or 'none'}")
     lead = next(
         value.shape[: value.ndim - len(part.shape)] for part in parts if (value := values.get(part.name)) is not None
     )

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -69,7 +71,8 @@ class OuterLoop:
         accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
         devices: number of devices, or "auto" for all.
         num_nodes: machines, each started by the launcher.
-        strategy: "auto", "ddp", "fsdp", ... (Lightning Fabric).
+        strategy: "auto", "ddp", ... (Lightning Fabric).
+        timeout: seconds that the other devices are waited for, before a run on several gives up.
     """
 
     steps: int = 2000
@@ -93,6 +96,7 @@ class OuterLoop:
     devices: int | str = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
@@ -102,10 +106,15 @@ class OuterLoop:
         for name in ("optimizer", "schedule", "precision"):
             if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
                 raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
-        if min(self.lr, self.clip, self.epsilon) <= 0 or not 0 <= self.average < 1:
+        if min(self.lr, self.clip, self.epsilon, self.timeout) <= 0 or not 0 <= self.average < 1:
             raise ValueError(
-                f"expected lr, clip and epsilon above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
-                f"{self.epsilon} and {self.average}"
+                f"expected lr, clip, epsilon and timeout above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
+                f"{self.epsilon}, {self.timeout} and {self.average}"
+            )
+        if self.strategy.startswith("fsdp"):
+            raise ValueError(
+                f"expected a strategy that keeps whole weights on every device, got {self.strategy!r}; use ddp, and "
+                "accumulate where memory is short"
             )
 
     def lr_at(self, step: int) -> float:
@@ -145,6 +154,7 @@ def run(
 
     Raises:
         ValueError: where the arguments do not fit together, or `out` holds another run.
+        ConnectionError: where another device's process ended, or kept this one waiting for longer than `timeout`.
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
@@ -155,7 +165,7 @@ def run(
         accelerator=outer.accelerator,
         devices=outer.devices,
         num_nodes=outer.num_nodes,
-        strategy=outer.strategy,
+        strategy=_strategy(outer),
         plugins=[precision := _precision(outer)],
     )
     fabric.launch()
@@ -200,13 +210,22 @@ def run(
     }
     checkpoints = Checkpoints(out / "checkpoints", json.loads(json.dumps(settings)))  # as JSON gives them back
     saved: dict[str, nn.Module] = {"model": model}
-    saved |= {name: part for name, part in (("average", average), ("weighting", weigh)) if part is not None}
+    saved |= {name: part for name, part in (("average", average), ("weighting", weigh)) if part and part.state_dict()}
     state = checkpoints.resume(saved, optimizer) or {
         "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0, "seconds": 0.0, "window": {},
     }  # fmt: skip
 
     def validate(step: int) -> None:
-        scores = evaluate(kept.learner, evaluation, split="val", n_tasks=outer.n_validation, objective=objective)
+        for buffer in kept.buffers() if fabric.world_size > 1 else ():
+            torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
+        scores = evaluate(
+            kept.learner,
+            evaluation,
+            split="val",
+            n_tasks=outer.n_validation,
+            objective=objective,
+            distributed=fabric.world_size > 1,
+        )
         module.train()
         value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
         state["since_best"] += 1
@@ -241,7 +260,7 @@ def run(
         mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
         disable=not fabric.is_global_zero,
     )
-    with bar, _stop_signals() as stop:
+    with bar, _stop_signals() as stop, _together(fabric.world_size):
         for step in range(outer.steps if finished() else state["step"], outer.steps):
             started = time.perf_counter()
             torch.manual_seed(step_seed(seed, step, fabric.global_rank))  # dropout: a function of the step too
@@ -271,7 +290,12 @@ def run(
                 for name, value in result.items():  # scores, which have no gradient, may be missing: NaN
                     mean = value.detach().mean() if value.requires_grad else value.nanmean()
                     totals[name] = totals.get(name, 0) + mean / outer.accumulate
-            totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
+            if fabric.world_size > 1:
+                totals["stop"] = torch.tensor(float(bool(stop)), device=fabric.device)  # all stop at the same step
+                totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
+                stopped = bool(totals.pop("stop"))
+            else:
+                stopped = bool(stop)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
 
             numbers = _as_floats({**totals, "gradient_norm": norm})
@@ -313,13 +337,14 @@ def run(
                 save(step + 1)
                 if finished():
                     break
-            elif stop:  # no validation here: a run that was stopped must end as one that was not
+            elif stopped:  # no validation here: a run that was stopped must end as one that was not
                 save(step + 1)
-            if stop:
+            if stopped:
                 metrics.close()
                 raise KeyboardInterrupt(f"stopped after step {step + 1}; the same command goes on from there")
 
     metrics.close()
+    fabric.barrier()  # until the file is there
     load_weights(kept.learner, out / "best.safetensors")
     return kept.learner.eval()
 
@@ -341,6 +366,27 @@ def _precision(outer: OuterLoop) -> Precision:
     if outer.precision == "bf16" or (outer.precision == "auto" and fast):
         return Autocast("bf16-mixed", "cuda" if on_cuda else "cpu")
     return Precision()
+
+
+def _strategy(outer: OuterLoop) -> Strategy | str:
+    """Fabric's own choice, but with the time limit; one device waits for nobody."""
+    if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):
+        return outer.strategy
+    return DDPStrategy(timeout=timedelta(seconds=outer.timeout))
+
+
+@contextmanager
+def _together(world_size: int) -> Iterator[None]:
+    """Says so where a step fails because another process of the run did."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise ConnectionError(
+                "another process of this run ended, or was waited for in vain; what it printed says why. "
+                f"The same command goes on from the last checkpoint ({error})"
+            ) from error
+        raise
 
 
 def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:

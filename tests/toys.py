@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metabox.data.finite import Rows
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
 from metabox.learners.base import Learner, Phi
+from metabox.parts import Part
 from metabox.seeding import Draws
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -48,3 +54,42 @@ class Toy(Learner):
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         self.check_x(phi, x)
         return self.decode(torch.cat([x, phi["code"][:, None].expand(-1, x.shape[1], -1)], -1))
+
+
+PARTS = (
+    Part("walls", "class", 3, (2, 2), weight=0.5),
+    Part("depth", "real", 1, (2, 2)),
+    Part("tags", "binary", 2),
+    Part("speed", "real", 2, weight=2.0),
+    Part("kind", "class", 4),
+)
+
+
+def made_parts(n_tasks: int, n: int, seed: int = 0) -> Tensor:
+    """Targets of PARTS `[n_tasks, n, 13]`, a quarter of all numbers missing; the first example has them all."""
+    random = torch.Generator().manual_seed(seed)
+    columns = []
+    for part in PARTS:
+        shape = (n_tasks, n, part.columns)
+        if part.target == "real":
+            columns.append(torch.randn(shape, generator=random))
+        else:
+            most = part.size if part.target == "class" else 2
+            columns.append(torch.randint(most, shape, generator=random).float())
+    y = torch.cat(columns, -1)
+    missing = torch.rand(y.shape, generator=random) < 0.25
+    missing[:, 0] = False
+    return y.masked_fill(missing, math.nan)
+
+
+def named_rows(n: int = 60, **kwargs: Any) -> Rows:
+    """Three named tasks of 6, 24 and 30 rows; a row's x is its number; half train, a quarter each val and test."""
+    return Rows(
+        x=torch.arange(n).float()[:, None],
+        y=torch.arange(n) % 3,
+        split=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
+        spec=TaskSpec((1,), "class", 3, descriptor_size=3, tasks=("a", "b", "c")),
+        task=np.repeat([0, 1, 2], [6, 24, 30]),
+        descriptors=torch.eye(3),
+        **kwargs,
+    )
