@@ -12,6 +12,11 @@ from PIL import Image
 from metabox.data.folder import ClassFolder
 
 ALL_TRAIN = (1.0, 0.0, 0.0)
+SHORT = [
+    *("--outer.steps", "1", "--outer.n_tasks", "1", "--outer.accumulate", "1", "--outer.warmup", "0"),
+    *("--outer.validate_every", "1", "--outer.n_validation", "1", "--n_test", "1"),
+]
+"""A recipe in a second."""
 
 
 def png(seed: int, size: int = 8, channels: int = 1) -> bytes:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up import SHORT
 from PIL import Image
 from torchvision.datasets import CelebA as Reader
 
+from metabox.cli import main
 from metabox.data import celeba, nyuv2
 
 # CelebA
@@ -201,3 +203,16 @@ def test_rooms_have_the_parts_of_scene_understanding(rooms):
     ]
     assert loaded.y.shape == (15, loaded.spec.target_size)
     assert loaded.x.shape == (15, *loaded.spec.x_shape)
+
+
+def test_the_recipe_of_faces_takes_a_step_on_them(faces, tmp_path):
+    assert main(["train", "celeba-parts-dense", *SHORT, "--data-root", str(faces), "--out", str(tmp_path / "run")]) == 0
+
+
+def test_the_recipe_of_rooms_takes_a_step_in_them(tmp_path):
+    for part in ("train", "val"):
+        for i in range(11):
+            for kind, array in example(i, (48, 64)).items():
+                (tmp_path / "nyuv2" / part / kind).mkdir(parents=True, exist_ok=True)
+                np.save(tmp_path / "nyuv2" / part / kind / f"{i}.npy", array)
+    assert main(["train", "nyuv2-dense", *SHORT, "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]) == 0

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up import SHORT
 
+from metabox.cli import main
 from metabox.data.census import COLUMNS, CensusIncome, Inputs, read_columns, read_labels
 from metabox.episodes import Episodes
 from metabox.likelihoods import likelihood_for
@@ -280,3 +282,9 @@ def test_census_files_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
         _ = CensusIncome(data_root=str(tmp_path)).spec
     with pytest.raises(ValueError, match="expected pair among"):
         CensusIncome("age")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", ["census-income-mmoe", "census-education-mmoe"])
+def test_the_recipes_of_the_census_take_a_step_on_it(tmp_path: Path, recipe: str) -> None:
+    census(tmp_path, train=(WIDOW + DOCTOR) * 40, test=(DOCTOR + WIDOW) * 40)
+    assert main(["train", recipe, *SHORT, "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]) == 0

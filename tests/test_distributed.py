@@ -1,0 +1,141 @@
+"""Two processes are one: the same gradients, weights and scores; and where one of them ends, so does the run.
+
+As a script it is one such run: `python test_distributed.py OUT DEVICES STEPS TIMEOUT`; Fabric starts the second
+process, or torchrun both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import Signs
+
+from metabox.learners import CNP
+from metabox.training import OuterLoop, run
+
+STEPS = 50  # after which metrics are written
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+class Slow(Signs):
+    """Leaves time to be killed, and its process's number where the killer finds it."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+
+    def sample(self, index: int, n_tasks: int, **kwargs):  # type: ignore[no-untyped-def]
+        if os.environ.get("SLOW"):
+            time.sleep(0.02)
+            (self._out.parent / f"pid-{os.environ.get('LOCAL_RANK', 0)}").write_text(str(os.getpid()))
+        return super().sample(index, n_tasks, **kwargs)
+
+
+def main(out: Path, devices: int, steps: int, timeout: float) -> None:
+    outer = OuterLoop(
+        steps=steps,
+        n_tasks=8,
+        validate_every=25,
+        n_validation=120,  # three batches: one for the second process, two for the first
+        warmup=5,
+        epsilon=1e-3,  # or Adam would make as much of a gradient of rounding as of another
+        precision="32",
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        timeout=timeout,
+    )
+    run(Slow(out), CNP, outer, out=out)
+
+
+def command(out: Path, devices: int, steps: int = STEPS, timeout: float = 60.0) -> list[str]:
+    return [__file__, str(out), str(devices), str(steps), str(timeout)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that one process makes."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    subprocess.run([sys.executable, *command(out, 1)], check=True, capture_output=True)
+    return out
+
+
+def check_same_run(out: Path, alone: Path) -> None:
+    one, two = (
+        load_file(folder / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors") for folder in (alone, out)
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    first, second = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (alone, out)
+    )
+    assert [line["step"] for line in first] == [line["step"] for line in second] == [25, 50, 50]
+    for before, after in zip(first, second, strict=True):
+        for kind in {"train", "val"} & before.keys():
+            wanted = {name: value for name, value in before[kind].items() if name != "tasks_per_s"}
+            assert {name: after[kind][name] for name in wanted} == pytest.approx(wanted, rel=1e-4), kind
+
+
+def test_two_processes_end_with_the_gradients_weights_and_scores_of_one(tmp_path: Path, alone: Path) -> None:
+    done = subprocess.run([*TOGETHER, *command(tmp_path / "run", 2)], check=False, timeout=120, **QUIET)
+    assert done.returncode == 0, done.stderr
+    check_same_run(tmp_path / "run", alone)
+
+
+def start(out: Path, steps: int, timeout: float) -> tuple[subprocess.Popen[str], int]:
+    """A slow run of two processes, once it has a checkpoint; and the number of the second process."""
+    process = subprocess.Popen(
+        [sys.executable, *command(out, 2, steps, timeout)], env=os.environ | {"SLOW": "1"}, **QUIET
+    )
+    while process.poll() is None and not list((out / "checkpoints").glob("step-*")):
+        time.sleep(0.05)
+    return process, int((out.parent / "pid-1").read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_ends_or_hangs_ends_the_run_which_can_go_on(
+    tmp_path: Path, alone: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    process, other = start(out, STEPS, timeout=5.0)
+    os.kill(other, number)
+    began = time.monotonic()
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        if number == signal.SIGSTOP:
+            os.kill(other, signal.SIGKILL)
+    assert time.monotonic() - began < 30
+    assert process.returncode not in (0, None)
+    assert "another process of this run ended, or was waited for in vain" in said
+    subprocess.run([sys.executable, *command(out, 2)], check=True, capture_output=True, timeout=60)
+    check_same_run(out, alone)
+
+
+def test_ctrl_c_stops_both_processes_after_the_same_step(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process, other = start(out, 100_000, timeout=20.0)
+    os.kill(other, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count("KeyboardInterrupt: stopped after step") == 2, said
+
+
+def test_a_strategy_that_shards_weights_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="expected a strategy that keeps whole weights on every device, got 'fsdp'"):
+        OuterLoop(strategy="fsdp")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
