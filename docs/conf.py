@@ -30,7 +30,9 @@ release = version = metabox.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!metabox\.).*")]  # other projects' names: their pages are not read here
+nitpick_ignore_regex = [  # pages that are not read here: other projects', and private names
+    ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),
+]
 nitpick_ignore = [("py:class", "metabox.seeding.Words")]  # a type variable has no entry
 default_role = "code"
 myst_heading_anchors = 3
@@ -91,6 +93,10 @@ def methods() -> str:
     return "\n".join(lines)
 
 
+def weightings() -> str:
+    return _found("Weighting")
+
+
 def norms() -> str:
     """The kinds of normalisation, and what a result says of each."""
     from metabox.nn.norm import NORMS
@@ -126,7 +132,8 @@ def results() -> str:
 
 
 FILLS: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (api, learners, methods, backbones, norms, samplers, recipes, checks, splits, results)
+    f.__name__: f
+    for f in (api, learners, methods, weightings, backbones, norms, samplers, recipes, checks, splits, results)
 }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from metabox.objectives import Objective as Objective
     from metabox.objectives import QueryLoss as QueryLoss
     from metabox.objectives import StreamLoss as StreamLoss
+    from metabox.parts import Part as Part
     from metabox.recipe import load_run as load_run
     from metabox.training import OuterLoop as OuterLoop
     from metabox.training import run as run
@@ -31,6 +32,7 @@ _HOMES = {
     "evaluation": ("Scores", "evaluate"),
     "learners.base": ("Learner",),
     "likelihoods": ("Likelihood", "likelihood_for"),
+    "parts": ("Part",),
     "objectives": ("Objective", "QueryLoss", "StreamLoss"),
     "recipe": ("load_run",),
     "training": ("OuterLoop", "run"),

@@ -197,6 +197,13 @@ class TaskSpec:
                 f"target_size {self.target_size}, descriptor_size {self.descriptor_size}"
             )
 
+    def __repr__(self) -> str:
+        """Without what is not there, and the number of tasks instead of all their names."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
+        given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != ())
+        return f"TaskSpec({given})"
+
     @property
     def label_size(self) -> int:
         """Numbers of one target as `metabox.nn.embedding.encode_labels` writes it."""

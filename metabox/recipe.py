@@ -54,7 +54,7 @@ class Claim:
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     """The options of a run: those of `metabox.training.run`, and what the command line adds."""
-    for base in ("EpisodeSampler", "Learner", "Backbone"):
+    for base in ("EpisodeSampler", "Learner", "Backbone", "Weighting", "Descriptor"):
         for found in discover.subclasses(base):
             found.load()  # so that a short name is enough in a recipe
     set_parsing_settings(import_path_denylist=[])  # enforce jsonargparse's own list of modules that no value may name

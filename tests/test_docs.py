@@ -112,9 +112,10 @@ def build_recipe(path: str) -> None:
     """Everything that the recipe names can be made, and fits together."""
     parser = make_parser(Path(path))
     made = parser.instantiate(parse(parser, []))
-    spec = made.tasks.spec.union(made.evaluation.spec)
+    evaluation = made.evaluation or made.tasks
+    spec = made.tasks.spec.union(evaluation.spec)
     learner = made.learner(spec, likelihood_for(spec).n_params)
-    assert learner.eval()(made.evaluation.sample(0, 2, split="val")).isfinite().all()
+    assert learner.eval()(evaluation.sample(0, 2, split="val")).isfinite().all()
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Independent(MultiTask):
 class SoftSharing(Independent):
     """Soft sharing: K networks, and a penalty on the distance between their parameters.
 
-    penalty = strength * sum_k |theta_k - mean_j theta_j|^2, as in regularised multi-task learning (Evgeniou & Pontil
+    `penalty = strength * sum_k |theta_k - mean_j theta_j|^2`, as in regularised multi-task learning (Evgeniou & Pontil
     2004, for kernel machines); 1 / (2 K) of it is what all pairs of networks give (Duong et al. 2015, for two).
 
     Deviations: the last layers are left free, since what they predict may be unlike from task to task.

@@ -39,7 +39,7 @@ class Uncertainty(Weights):
     """Weights from a learned noise of each task (Kendall, Gal & Cipolla 2018, equations 5 to 10).
 
     The total is `sum_k s_k (exp(-v_k) L_k + v_k / 2)` with v = log sigma^2, a parameter that starts at 0. With a
-    negative log likelihood as L_k this is equation (7), where L = |y - f|^2 / 2 at sigma = 1, and equation (10).
+    negative log likelihood as L_k this is equation (7), where `L = |y - f|^2 / 2` at sigma = 1, and equation (10).
 
     Deviations:
         v stays between -LIMIT and LIMIT. A density may exceed 1, so the loss of a real target may be negative, and
@@ -64,7 +64,7 @@ class Uncertainty(Weights):
 class GradNorm(Weights):
     """Weights that bring the norms of the tasks' gradients to one scale (Chen et al. 2018, algorithm 1).
 
-    With G_k = |grad_W w_k L_k| and r_k the loss relative to its first value, divided by the tasks' mean of that, w
+    With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the tasks' mean of that, w
     takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is scaled
     to the sum K. Tasks without rows in the batch keep their weight and are left out of the means.
 
