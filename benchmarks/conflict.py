@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from metabox.environment import facts
 from metabox.files import read_json, write_json
 from metabox.weighting import Weighting
 from metabox.weighting.surgery import METHODS, Surgery
@@ -52,22 +53,26 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.005)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = read_json(RESULT) if RESULT.exists() else {}
+    rows = read_json(RESULT)["rows"] if RESULT.exists() else []
     for method in args.methods:
+        rows = [row for row in rows if row["method"] != method]
         for start in STARTS:
             began = time.perf_counter()
             weighting = Fixed(2) if method == "sum" else Surgery(2, method)
             end = walk(weighting, start, args.steps, args.lr)
-            found.setdefault(method, {})[str(start)] = {
-                "end": [round(value, 2) for value in end],
+            row = {
+                "method": method,
+                "start": str(start),
+                "end": str(tuple(round(value, 2) for value in end)),
                 "mean_loss": round(float(losses(torch.tensor(end)).mean()), 3),
                 "in_pareto_set": abs(end[0]) <= 7.1 and math.isclose(end[1], -8.36, abs_tol=0.2),
                 "steps": args.steps,
                 "lr": args.lr,
                 "ms_per_step": round(1000 * (time.perf_counter() - began) / args.steps, 2),
             }
-            print(method, start, found[method][str(start)], flush=True)
-            write_json(RESULT, found)
+            print(row, flush=True)
+            rows.append(row)
+        write_json(RESULT, {"environment": facts(), "rows": rows})
 
 
 if __name__ == "__main__":
