@@ -87,7 +87,7 @@ def test_the_oracle_of_regressions_is_the_likelihood_of_the_true_means_and_noise
     likelihood = likelihood_for(tasks.spec)
     raw = torch.full((3, 50, 1), inverse_softplus(0.1 - 0.01))  # above the least scale of the likelihood
     params = torch.cat([mean[..., :1], raw, mean[..., 1:], raw], -1)
-    log_prob = likelihood.log_prob(params, episodes.query.y).mean(1)
+    log_prob = -likelihood.loss(params, episodes.query.y, episodes.query.mask)
     torch.testing.assert_close(episodes.oracle, log_prob, rtol=1e-4, atol=1e-4)
     entropy = math.log(0.1) + 0.5 * math.log(2 * math.pi * math.e)
     assert abs(float(episodes.oracle.mean()) + 2 * entropy) < 0.3
@@ -99,7 +99,7 @@ def test_the_oracle_of_viewers_is_the_likelihood_of_the_true_probabilities() -> 
     engaging, satisfying = torch.from_numpy(tasks.appeals(episodes.query.x.double().numpy())).float().unbind(-1)
     raw = torch.full_like(engaging, inverse_softplus(0.5 - 0.01))
     params = torch.stack([2 * engaging, engaging, raw, 2 * satisfying, satisfying, raw], -1)
-    log_prob = likelihood_for(tasks.spec).log_prob(params, episodes.query.y).mean(1)
+    log_prob = -likelihood_for(tasks.spec).loss(params, episodes.query.y, episodes.query.mask)
     torch.testing.assert_close(episodes.oracle, log_prob, rtol=1e-4, atol=1e-4)
 
 
@@ -155,7 +155,7 @@ def test_another_data_seed_is_another_truth_and_the_same_inputs(kind: type[ManyT
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CorrelatedRegressions(1.5), "correlation from -1 to 1, got 64 and 1.5"),
+        (lambda: CorrelatedRegressions(1.5), "correlation from -1 to 1, got 1.5"),
         (lambda: CorrelatedRegressions(n_query=0), "n_query of at least 1"),
         (lambda: CorrelatedRegressions(dim=1), "dim of at least 2"),
         (lambda: CorrelatedRegressions(noise=0.0), "noise above 0"),

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from typing import Literal
 
 import numpy as np
-import torch
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Split, TaskSpec
 from metabox.parts import Part
 from metabox.seeding import Draws
 from metabox.tasks.base import Floats
+from metabox.tasks.endless import EndlessTask
 
 
-class ManyTargets(EpisodeSampler):
-    """Endless examples of one p(x, y), whose y has several named parts.
-
-    The support is empty: each of the T rows of a batch is `n_query` examples. Splits differ in their draws alone. All
-    is computed on the host, so every device gets the same bits. `oracle` of a row is the mean log likelihood under the
-    true p(y|x), the parts added up as the likelihood adds them.
+class ManyTargets(EndlessTask):
+    """Endless examples of one p(x, y), whose y has several named parts, and whose p(y|x) is known.
 
     Args:
         n_query: examples of a row.
@@ -32,27 +26,10 @@ class ManyTargets(EpisodeSampler):
     """
 
     def __init__(self, n_query: int, correlation: float, data_seed: int) -> None:
-        if n_query < 1 or not -1 <= correlation <= 1:
-            raise ValueError(
-                f"expected n_query of at least 1 and correlation from -1 to 1, got {n_query} and {correlation}"
-            )
-        self.n_query, self.correlation, self.data_seed = n_query, correlation, data_seed
-
-    @abstractmethod
-    def draw(self, draws: Draws) -> tuple[Floats, Floats, Floats]:
-        """Inputs `[T, M, dx]`, targets `[T, M, K]`, NaN where one is missing, and log p(y|x) of each `[T, M, K]`."""
-
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` rows of examples; see `EpisodeSampler.sample`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        parts = self.draw(Draws(type(self).__name__, seed, split, index, n_tasks=n_tasks, first=first))
-        x, y, log_p = (torch.from_numpy(part.astype(np.float32)) for part in parts)
-        weights = torch.tensor([part.weight for part in self.spec.parts])
-        oracle = (torch.where(y.isnan(), 0.0, log_p) * weights).sum(-1).mean(1)
-        return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), oracle=oracle).to(device)
+        super().__init__(n_query)
+        if not -1 <= correlation <= 1:
+            raise ValueError(f"expected correlation from -1 to 1, got {correlation}")
+        self.correlation, self.data_seed = correlation, data_seed
 
 
 def related_weights(dim: int, correlation: float, seed: int) -> Floats:
@@ -120,7 +97,7 @@ class CorrelatedRegressions(ManyTargets):
         along = x @ self._weights.T
         return along + np.sin(along[..., None] * self._alpha + self._beta).sum(-1)
 
-    def draw(self, draws: Draws) -> tuple[Floats, Floats, Floats]:
+    def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
         x = draws.normal("x", self.n_query, self.dim)
         mean = self.means(x)
         y = mean + self.noise * draws.normal("noise", self.n_query, 2)
@@ -168,13 +145,9 @@ class Viewers(ManyTargets):
                 f"{noise}"
             )
         self.traits, self.rated, self.noise = traits, rated, noise
-        kinds: dict[str, Literal["binary", "real"]] = {
-            "clicked": "binary",
-            "watched": "real",
-            "liked": "binary",
-            "rating": "real",
-        }
-        parts = tuple(Part(name, kind, 1) for name, kind in kinds.items())
+        engagement = Part("clicked", "binary", 1), Part("watched", "real", 1)
+        satisfaction = Part("liked", "binary", 1), Part("rating", "real", 1)
+        parts = (*engagement, *satisfaction)
         self.spec = TaskSpec(x_shape=(2 * traits,), target="parts", target_size=4, parts=parts)
         self._weights = related_weights(traits, correlation, data_seed)
 
@@ -186,7 +159,7 @@ class Viewers(ManyTargets):
         taste, trait = x[..., : self.traits], x[..., self.traits :]
         return (taste * trait) @ self._weights.T
 
-    def draw(self, draws: Draws) -> tuple[Floats, Floats, Floats]:
+    def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
         m = self.n_query
         x = draws.normal("x", m, 2 * self.traits)
         engaging, satisfying = np.moveaxis(self.appeals(x), -1, 0)
@@ -200,4 +173,4 @@ class Viewers(ManyTargets):
         seen = np.stack([np.ones_like(clicked), clicked, clicked, clicked & rated], -1)
         y = np.stack([yes[..., 0], amount[..., 0], yes[..., 1], amount[..., 1]], -1)
         log_p = np.stack([log_yes[..., 0], log_amount[..., 0], log_yes[..., 1], log_amount[..., 1]], -1)
-        return x, np.where(seen, y, np.nan), log_p
+        return x, np.where(seen, y, np.nan), np.where(seen, log_p, np.nan)
