@@ -167,7 +167,7 @@ def evaluate_run(
     learner, tasks, objective, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     renamed = None
-    if tasks.spec.target == "class":
+    if tasks.spec.target == "class" and not tasks.spec.tasks:  # named tasks have classes of their own
         renamed = memorisation(learner, tasks, split=split, n_tasks=min(n_tasks, 100), seed=seed)
     protocol = (config.evaluation or config.tasks).as_dict()
     result = {
@@ -176,6 +176,7 @@ def evaluate_run(
         "protocol": protocol | normalisation(learner),
         "summary": scores.summary(),
         "memorisation": renamed,
+        "learner": learner.describe(tasks.sample(0, min(n_tasks, 50), split=split, seed=seed)),
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,

@@ -248,6 +248,9 @@ def test_gate_usage_is_the_mean_of_each_tasks_gate_over_its_queries(spec: TaskSp
         torch.testing.assert_close(usage[k], torch.stack(rows).mean(0))
     if spec.tasks:
         assert learner.gate_usage(episodes[:2])[2].isnan().all()
+    said = learner.describe(episodes[:2] if spec.tasks else episodes)["gate_usage"]
+    assert list(said) == (list(spec.tasks[:2]) or [part.name for part in spec.parts])  # none of a task without rows
+    assert all(sum(gate) == pytest.approx(1, abs=1e-3) for gate in said.values())
 
 
 def test_a_row_costs_one_network_whatever_the_number_of_tasks() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,10 @@ class Learner(nn.Module, ABC):
     def penalty(self) -> Tensor | None:
         """What the parameters themselves add to the loss of every task, a number; None for nothing."""
         return None
+
+    def describe(self, episodes: Episodes) -> dict[str, Any]:
+        """What a result file should say of how it works on some tasks, as JSON has it; nothing here."""
+        return {}
 
     def forward(self, episodes: Episodes) -> Tensor:
         """Predictions `[T, M, P]` for the queries of a batch of tasks."""

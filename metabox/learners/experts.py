@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +23,7 @@ class MMoE(MultiTask):
 
     `expert_dropout` works against gates that collapse onto few experts: in training each weight of a gate is set to
     0 with that probability, and the others are divided by their sum (Zhao et al. 2019, "Recommending What Video to
-    Watch Next", who take 0.1). `gate_usage` reports how far they did.
+    Watch Next", who take 0.1). `gate_usage`, which every result file has, reports how far they did.
 
     Deviations: images pass a backbone first. A gate whose weights were all dropped keeps them all.
 
@@ -74,6 +77,15 @@ class MMoE(MultiTask):
             return (gate * real.view(-1, 1)).sum(1) / real.sum()
         total = code.T.float() @ (gate * real[..., None]).sum(1)
         return total / (code.T.float() @ real.sum(1, keepdim=True))
+
+    def describe(self, episodes: Episodes) -> dict[str, Any]:
+        names = self.spec.tasks or tuple(part.name for part in self.spec.parts) or ("the task",)
+        usage = zip(names, self.gate_usage(episodes).tolist(), strict=True)
+        return {
+            "gate_usage": {
+                name: [round(weight, 4) for weight in gate] for name, gate in usage if not math.isnan(gate[0])
+            }
+        }
 
 
 class PLE(MultiTask):
