@@ -152,7 +152,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "words"),
     [
         (["train"], "expected a recipe"),
-        (["train", "no-such-recipe"], "known are glyphs-5w1s-incontext"),
+        (["train", "no-such-recipe"], "glyphs-5w1s-incontext, "),
         (["train", GLYPHS, "--outer.step", "3"], "step"),
         (["train", GLYPHS, "--outer.steps", "many"], "steps"),
         (["train", GLYPHS, "--outer.steps", "0"], "expected steps of at least 1, got 0"),
