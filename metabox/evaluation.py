@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
@@ -99,6 +100,7 @@ def evaluate(
     batch: int = 50,
     likelihood: Likelihood | None = None,
     objective: Callable[[Learner, Likelihood], Objective] = QueryLoss,
+    distributed: bool = False,
 ) -> Scores:
     """Score a learner on the tasks 0 ... n_tasks - 1 of the list (split, seed).
 
@@ -115,6 +117,8 @@ def evaluate(
         likelihood: by default the one that goes with the target.
         objective: which predictions are scored: QueryLoss those for the queries, StreamLoss those at every step of
             the sequence of support and queries.
+        distributed: share the batches among the processes of torch.distributed, each of which calls this alike and
+            gets the scores of all tasks, the same as one process would.
 
     Raises:
         ValueError: where the tasks are not of the kind that the learner was built for, or a prediction is not finite.
@@ -128,37 +132,27 @@ def evaluate(
     predictor = objective(learner, likelihood)
     modes = [(module, module.training) for module in learner.modules()]
     learner.eval()
-    columns: dict[str, list[Tensor]] = {}
-    names: list[str] = []
-    confidence: list[Tensor] = []
-    correct: list[Tensor] = []
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    batches = []
     try:
-        for first in range(0, n_tasks, batch):
+        for first in range(0, n_tasks, batch)[rank::ranks]:
             n = min(batch, n_tasks - first)
             episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first).blanked()
-            query, class_mask = episodes.query, episodes.class_mask
-            if not bool(query.mask.any(1).all()):
+            if not bool(episodes.query.mask.any(1).all()):
                 raise ValueError(
                     f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
                 )
-            params, query = predictor.predictions(episodes)
-            values = likelihood.scores(params, query.y, class_mask)
-            means = {"nll": likelihood.loss(params, query.y, query.mask, class_mask)}
-            means |= {name: score_mean(value, query.mask) for name, value in values.items()}
-            if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
-                means |= accuracy_by_instance(values["accuracy"], query)
-            if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
-                means["gap_to_oracle"] = means["nll"] + episodes.oracle
-            if episodes.task is not None:
-                names += [learner.spec.tasks[i] for i in episodes.task.tolist()]
-            for name, mean in means.items():
-                columns.setdefault(name, []).append(mean.double().cpu())
-            if isinstance(likelihood, Categorical):
-                top = likelihood.log_probs(params, class_mask).max(-1).values.exp()
-                confidence.append(top[query.mask].cpu())
-                correct.append(values["accuracy"][query.mask].cpu())
+            batches.append(_scored(predictor, episodes))
     finally:
         _restore(modes)
+    if distributed:
+        batches = _of_all_ranks(batches, len(range(0, n_tasks, batch)))
+    columns: dict[str, list[Tensor]] = {}
+    for scored in batches:
+        for name, values in scored.columns.items():
+            columns.setdefault(name, []).append(values)
+    names = [name for scored in batches for name in scored.names]
+    confidence, correct = ([part for one in batches for part in one[i]] for i in (2, 3))
     # A k-th instance that some batch of tasks does not have is no score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     if not all(math.isfinite(value) for name in ("nll", "accuracy") for value in per_task.get(name, [])):
@@ -167,6 +161,42 @@ def evaluate(
         )
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
     return Scores(split, seed, per_task, names, pooled)
+
+
+class _Scored(NamedTuple):
+    """One batch: the scores of its tasks by metric, their names, and each query's confidence and correctness."""
+
+    columns: dict[str, Tensor]
+    names: list[str]
+    confidence: list[Tensor]
+    correct: list[Tensor]
+
+
+def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
+    learner, likelihood, class_mask = predictor.learner, predictor.likelihood, episodes.class_mask
+    params, query = predictor.predictions(episodes)
+    values = likelihood.scores(params, query.y, class_mask)
+    means = {"nll": likelihood.loss(params, query.y, query.mask, class_mask)}
+    means |= {name: score_mean(value, query.mask) for name, value in values.items()}
+    if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
+        means |= accuracy_by_instance(values["accuracy"], query)
+    if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
+        means["gap_to_oracle"] = means["nll"] + episodes.oracle
+    scored = _Scored({name: mean.double().cpu() for name, mean in means.items()}, [], [], [])
+    if episodes.task is not None:
+        scored.names.extend(learner.spec.tasks[i] for i in episodes.task.tolist())
+    if isinstance(likelihood, Categorical):
+        top = likelihood.log_probs(params, class_mask).max(-1).values.exp()
+        scored.confidence.append(top[query.mask].cpu())
+        scored.correct.append(values["accuracy"][query.mask].cpu())
+    return scored
+
+
+def _of_all_ranks(mine: list[_Scored], n_batches: int) -> list[_Scored]:
+    """The batches of every process in the order of the list; batch i was scored by process i % ranks."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(n_batches)]
 
 
 def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tensor]:

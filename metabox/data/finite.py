@@ -142,16 +142,16 @@ class FiniteTasks(Sized, EpisodeSampler):
             count = self._places["train"][2][task]
             n_support = np.minimum(n_support, count - 1)  # one is left to ask for
             n_query = np.minimum(n_query, count - n_support)
-            chosen = self._choose(draws, "rows", split, task, n_support + n_query)
+            chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
             place = np.arange(max(1, int(n_query.max())))
             support = _first(chosen, n_support)
             query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + place, chosen.shape[1] - 1), axis=1)
             query = np.where(place < n_query[:, None], query, -1)
         else:
-            support = self._choose(
-                draws, "support", "train", task, np.minimum(n_support, self._places["train"][2][task])
-            )
-            query = self._choose(draws, "query", split, task, np.minimum(n_query, self._places[split][2][task]))
+            kept = np.minimum(n_support, self._places["train"][2][task])
+            support = _first(self._choose(draws, "support", "train", task, self.n_support[1]), kept)
+            asked = np.minimum(n_query, self._places[split][2][task])
+            query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
         return self._episodes(draws, task, support, query).to(device)
 
     def _tasks(self, draws: Draws, split: Split) -> Ints:
@@ -167,23 +167,27 @@ class FiniteTasks(Sized, EpisodeSampler):
         edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
 
-    def _choose(self, draws: Draws, name: str, split: Split, task: Ints, count: Ints) -> Ints:
-        """`count[t]` rows of each task without replacement, in random order: `[T, W]`, -1 for padding."""
+    def _choose(self, draws: Draws, name: str, split: Split, task: Ints, most: int) -> Ints:
+        """`most` rows of each task without replacement, in random order, or all where it has fewer: `[T, W]`.
+
+        Rows beyond a task's own are any. How they are drawn does not depend on which tasks stand side by side.
+        """
         rows, start, size = self._places[split]
-        n, width = size[task], int(count.max())
-        if n.min() >= width:
-            place = draws.distinct(name, width, n, int(n.min()), int(n.max()))
+        there, n = size[size > 0], size[task]
+        if not most or not len(there):
+            return np.zeros((len(task), 0), dtype=np.int64)
+        if there.min() >= most:
+            place = draws.distinct(name, most, n, int(there.min()), int(there.max()))
         else:
-            place = draws.shuffled(name, np.arange(n.max()) < n[:, None])[:, :width]
-        chosen = rows[np.minimum(start[task][:, None] + place, len(rows) - 1)] if width else place
-        return _first(chosen, count)
+            place = draws.shuffled(name, np.arange(there.max()) < n[:, None])[:, :most]
+        return rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
 
     def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
         rows = self._rows
         examples = []
         for place in (support, query):
             at, mask = torch.from_numpy(np.maximum(place, 0)), torch.from_numpy(place >= 0)
-            examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask))
+            examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
             told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)

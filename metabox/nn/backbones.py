@@ -133,7 +133,7 @@ class MLP(Backbone):
         self.out_features = sizes[-1]
 
     def features(self, x: Tensor, context: Context) -> Tensor:
-        return self.layers(x.reshape(len(x), -1))
+        return self.layers(x.reshape(x.shape[0], -1))  # len(x) would fix a size that an export leaves free
 
 
 class Flatten(Backbone):
@@ -148,7 +148,7 @@ class Flatten(Backbone):
         self.out_features = math.prod(self.x_shape)
 
     def features(self, x: Tensor, context: Context) -> Tensor:
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
 
 
 def image_shape(backbone: Backbone) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import numpy as np
 
@@ -30,6 +31,10 @@ class ManyTargets(EndlessTask):
         if not -1 <= correlation <= 1:
             raise ValueError(f"expected correlation from -1 to 1, got {correlation}")
         self.correlation, self.data_seed = correlation, data_seed
+
+    @abstractmethod
+    def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
+        """Inputs `[T, M, dx]`, targets and log p(y|x) of each, both `[T, M, K]`, NaN where one is missing."""
 
 
 def related_weights(dim: int, correlation: float, seed: int) -> Floats:
