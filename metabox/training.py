@@ -289,10 +289,12 @@ def run(
                 if recorder and i == 0 and fabric.is_global_zero:
                     recorder(step, episodes)
                 with fabric.no_backward_sync(module, enabled=i + 1 < outer.accumulate):
-                    result = module(episodes)
                     if weigh is None:
+                        result = module(episodes)
                         backward(result["loss"].mean())
                     else:
+                        with fabric.autocast():  # Fabric's module lets nobody else take gradients
+                            result = model(episodes)
                         weigh.backward(*losses_by_task(spec, result, episodes.task), shared, backward)
                 for name, value in result.items():  # scores, which have no gradient, may be missing: NaN
                     mean = value.detach().mean() if value.requires_grad else value.nanmean()

@@ -116,6 +116,12 @@ def test_a_run_with_a_weighting_that_was_stopped_ends_as_one_that_was_not(
         assert all(torch.equal(one[key], two[key]) for key in one), file
 
 
+@pytest.mark.parametrize("name", ["gradnorm", "pcgrad"])
+def test_a_weighting_that_takes_gradients_of_its_own_works_in_bf16(tmp_path: Path, name: str) -> None:
+    trained = train(tmp_path, WEIGHTINGS[name], outer=replace(QUICK, precision="bf16", cosines_every=10))
+    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in trained.values())
+
+
 def test_learned_weights_move_and_do_not_decay(tmp_path: Path) -> None:
     train(tmp_path, Uncertainty, outer=replace(QUICK, optimizer="adamw", weight_decay=100.0, lr=1e-3))
     learned = load_file(tmp_path / "checkpoints/step-00000024/weighting.safetensors")["log_variance"]
