@@ -132,6 +132,15 @@ def write(out: Path, content: dict[str, Any]) -> None:
     write_json(out, content)
 
 
+def draw(recorded: Path) -> str:
+    """The figure of the gradient cosines, and what they hint at."""
+    names, steps, cosines = read_cosines(recorded)
+    drawing = figure(names, steps, cosines)
+    out = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
+    write_whole(out, lambda tmp: drawing.savefig(tmp, format="svg"))
+    return str(hint(cosines, names))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", default=list(ROWS), metavar="ROW", help=f"among {', '.join(ROWS)}")
@@ -153,10 +162,7 @@ def main() -> None:
             for label, of in scores.items():
                 content["scores"].setdefault(label, {})[str(seed)] = of
             if outer.cosines_every:
-                names, _, cosines = recorded = read_cosines(folder / "cosines.json")
-                content["hint"] = str(hint(cosines, names))
-                drawing = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
-                write_whole(drawing, lambda tmp, recorded=recorded: figure(*recorded).savefig(tmp, format="svg"))
+                content["hint"] = draw(folder / "cosines.json")
             write(out, content)
             print(json.dumps(content["summary"][-1]), flush=True)
 

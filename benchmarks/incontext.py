@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omniglot import steps_for
+from published import steps_for
 
 import metabox
 from metabox.cli import main as command
