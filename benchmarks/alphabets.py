@@ -150,7 +150,7 @@ def main() -> None:
     if unknown := set(args.rows) - set(ROWS):
         parser.error(f"expected rows among {list(ROWS)}, got {sorted(unknown)}")
     out = Path(__file__).parent / "results" / "alphabets.json"
-    content = read_json(out) if out.exists() else {"tuning": tune(args.runs), "scores": {}}
+    content: dict[str, Any] = read_json(out) if out.exists() else {"tuning": tune(args.runs), "scores": {}}
     for seed in args.seeds:
         for name in args.rows:
             outer = replace(chosen(content["tuning"], name), cosines_every=20 if (name, seed) == ("heads", 0) else 0)

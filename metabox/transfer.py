@@ -211,9 +211,11 @@ def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figur
         axes, some = places[str(i)], slice(min(start, len(steps) - 1), max(stop, start + 1))
         image = axes.imshow(cosines[some].nanmean(0).numpy(), vmin=-1, vmax=1, cmap="RdBu")
         axes.set_title(f"steps {steps[some][0]} to {steps[some][-1]}")
-        named = len(tasks) <= 12
-        axes.set_xticks(range(len(tasks)) if named else [], tasks if named else None, rotation=90)
-        axes.set_yticks(range(len(tasks)) if named and i == 0 else [], tasks if named and i == 0 else None)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if len(tasks) <= 12:  # more names cannot be read
+            axes.set_xticks(range(len(tasks)), tasks, rotation=90)
+            axes.set_yticks(range(len(tasks)) if i == 0 else [], tasks if i == 0 else [])
     drawing.colorbar(image, ax=[places[name] for name in "012"], label="cosine of the gradients")
     i, j = torch.tril_indices(len(tasks), len(tasks), -1)
     pairs = cosines[:, i, j]

@@ -169,6 +169,12 @@ def test_the_figure_shows_the_matrix_along_training(steps: int, tmp_path: Path) 
     assert list(line.get_ydata()) == pytest.approx([-1 / 3] * steps)
 
 
+def test_many_tasks_have_a_figure_without_names() -> None:
+    names = [str(k) for k in range(13)]
+    drawing = figure(names, [0, 10], torch.eye(13).expand(2, -1, -1))
+    assert all(not axes.get_xticklabels() for axes in drawing.axes if axes.get_title().startswith("steps"))
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
