@@ -35,7 +35,7 @@ SMALL = partial(Conv4, width=32, downsample="stride")
 SUPPORT = 20
 EVERYTHING = 1000  # queries: more than any alphabet has in a split
 OUTER = OuterLoop(steps=600, n_tasks=16, warmup=50, validate_every=200, n_validation=50)
-GRID = [{"lr": lr, "weight_decay": decay} for lr in (2e-3, 5e-3) for decay in (1e-4, 0.1)]
+GRID: list[dict[str, Any]] = [{"lr": lr, "weight_decay": decay} for lr in (2e-3, 5e-3, 1e-2) for decay in (1e-4, 0.1)]
 
 
 class Row(NamedTuple):
