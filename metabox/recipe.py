@@ -109,7 +109,7 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     kept = config.clone()
     for name in NOT_OF_THE_RUN:
         kept.pop(name, None)
-    return parser.dump(kept, skip_validation=True)
+    return parser.dump(kept, skip_unset=False, skip_validation=True)  # null may be another value than the default
 
 
 class Rebuilt(NamedTuple):
@@ -127,12 +127,22 @@ def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> Rebuilt
     Raises:
         ValueError: where the weights are damaged, or not those of the recipe's learner.
     """
+    learner, evaluation, objective, _ = build(parser, config)
+    facts_of_weights = load_weights(learner, weights)
+    return Rebuilt(learner.eval(), evaluation, objective, facts_of_weights)
+
+
+def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
+    """The same before its training, with the first weights."""
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    learner = made.learner(spec, likelihood_for(spec).n_params)
-    facts_of_weights = load_weights(learner, weights)
-    return Rebuilt(learner.eval(), evaluation, made.objective, facts_of_weights)
+    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective, {})
+
+
+def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
+    """How a result of the recipe comes about: the test tasks, and what of the learner matters for comparing."""
+    return (config.evaluation or config.tasks).as_dict() | normalisation(learner)
 
 
 def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
@@ -169,11 +179,10 @@ def evaluate_run(
     renamed = None
     if tasks.spec.target == "class" and not tasks.spec.tasks:  # named tasks have classes of their own
         renamed = memorisation(learner, tasks, split=split, n_tasks=min(n_tasks, 100), seed=seed)
-    protocol = (config.evaluation or config.tasks).as_dict()
     result = {
         "name": config.name,
         "seed": config.seed,
-        "protocol": protocol | normalisation(learner),
+        "protocol": protocol(config, learner),
         "summary": scores.summary(),
         "memorisation": renamed,
         "learner": learner.describe(tasks.sample(0, min(n_tasks, 50), split=split, seed=seed)),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def test_print_config_shows_the_resolved_recipe(capsys: pytest.CaptureFixture[st
 def test_a_recipe_may_name_any_backbone_by_its_short_name() -> None:
     parser = recipe.make_parser(recipe.find(GLYPHS))
     for found in subclasses("Backbone"):
-        config = recipe.parse(parser, [f"--learner.init_args.backbone={found.name}"])
+        needed = [name for name, p in signature(found.load()).parameters.items() if p.default is p.empty][1:]
+        options = [f"--learner.init_args.backbone.init_args.{name}=x" for name in needed]
+        config = recipe.parse(parser, [f"--learner.init_args.backbone={found.name}", *options])
         assert config.learner.init_args.backbone.class_path == f"{found.module}.{found.name}"
 
 

@@ -59,7 +59,7 @@ class Alphabets(FiniteTasks):
         images = Omniglot(image_size=self.image_size, rotations=False, data_root=self.data_root).load()
         pack = images.pack
         names = self._chosen(pack.group_names)
-        alphabet = np.array([pack.group_names[group] for group in pack.groups if pack.groups is not None])
+        alphabet = np.array([name.split("/")[1] for name in pack.class_names])
         x, y, task = [], [], []
         for k, name in enumerate(names):
             (characters,) = np.nonzero(alphabet == name)

@@ -6,9 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from metabox.seeding import Draws
 
 
 class Augmentation(ABC):
@@ -25,6 +28,13 @@ class Augmentation(ABC):
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """uint8 images `[K, channels, height, width]` and uniform draws in [0, 1) `[K, n_draws]` to images alike."""
+
+
+def augmented(augment: Augmentation, images: Tensor, *address: object, n_tasks: int, first: int) -> Tensor:
+    """Images `[n_tasks * K, ...]` of the tasks `first ...` changed by the draws of an address (see `Draws`)."""
+    draws = Draws("augmentation", *address, n_tasks=n_tasks, first=first)
+    words = draws.words("uniform", len(images) // n_tasks, augment.n_draws)
+    return augment(images, torch.from_numpy((words >> 8).astype(np.float32) / 2**24).to(images.device).flatten(0, 1))
 
 
 class RandomAffine(Augmentation):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabox.data.augment import Augmentation
+from metabox.data.augment import Augmentation, augmented
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
 from metabox.seeding import Draws
 
@@ -200,9 +200,7 @@ class NWayKShot(EpisodeSampler):
         # One gather for support and query together, then two views of it.
         x = self.images.gather(plan.classes.ravel(), plan.items.ravel(), device)
         if self.augment is not None and split == "train":
-            draws = Draws("augmentation", seed, split, index, n_tasks=n_tasks, first=first)
-            words = draws.words("uniform", plan.classes.shape[1], self.augment.n_draws)
-            x = self.augment(x, torch.from_numpy((words >> 8).astype(np.float32) / 2**24).to(device).flatten(0, 1))
+            x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
         x = x.view(*plan.classes.shape, *self.images.image_shape)
         # Copies, because the plan may be asked for again.
         label, mask, class_mask, origin = (

@@ -20,11 +20,13 @@ class Backbone(nn.Module, ABC):
     out_features: width of that vector
     map_shape: where the vector is a feature map, laid flat, its (channels, height, width); None elsewhere
     norm: how it normalises, a key of `metabox.nn.norm.NORMS`
+    origin: where its first weights are from, if they were trained before
     """
 
     out_features: int
     map_shape: tuple[int, int, int] | None = None
     norm: str = "none"
+    origin: str | None = None
 
     def __init__(self, x_shape: tuple[int, ...]) -> None:
         super().__init__()

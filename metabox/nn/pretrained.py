@@ -52,6 +52,7 @@ class TorchVision(Backbone):
             raise ValueError(f"expected images of 1 or 3 channels for a network of torchvision, got x_shape {x_shape}")
         self.name, self.freeze, self.size = name, freeze, size
         self.network, preset = _load(name, weights)
+        self.origin = f"torchvision's {name} {weights}: data from elsewhere" if weights else None
         self.norm = "batch" if any(isinstance(m, nn.BatchNorm2d) for m in self.network.modules()) else "none"
         self.register_buffer("mean", _colour(preset.mean if preset else [0.0] * 3), persistent=False)
         self.register_buffer("std", _colour(preset.std if preset else [1.0] * 3), persistent=False)

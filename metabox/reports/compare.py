@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import combinations
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from metabox.evaluation import Scores
 from metabox.reports.collect import Run
 
-NOT_OF_THE_TASKS = ("batch_norm", "transductive")  # the learner's, not the sampler's
+NOT_OF_THE_TASKS = ("batch_norm", "transductive", "pretrained")  # the learner's, not the sampler's
 
 
 def comparisons(runs: list[Run]) -> list[dict[str, Any]]:
@@ -28,17 +29,18 @@ def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
 
     `interval_95` is half the width of the paired t interval, `t_test_p` its p value; `wilcoxon_p` that of the signed
     rank test (tasks without a difference are left out), for differences that are far from normal. Both p values are
-    None where no task tells the two apart.
+    None where no task tells the two apart. Tasks that one of the two has no score for (NaN) are left out.
     """
     from scipy import stats
 
-    difference = [a - b for a, b in zip(one, other, strict=True)]
+    pairs = [pair for pair in zip(one, other, strict=True) if not any(map(math.isnan, pair))]
+    difference = [a - b for a, b in pairs]
     scores = Scores("test", 0, {"nll": difference})  # the same interval of a mean over tasks
     if len(difference) < 2 or not any(difference):
         return {"difference": scores.mean("nll"), "interval_95": None, "t_test_p": None, "wilcoxon_p": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all differences are equal: p is 0, as it should be
-        t_test_p = float(stats.ttest_rel(one, other).pvalue)
+        t_test_p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
     return {
         "difference": scores.mean("nll"),
         "interval_95": scores.interval("nll"),
