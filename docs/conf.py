@@ -1,7 +1,8 @@
 """How these pages are built: `sphinx-build -W docs docs/_build`.
 
 Lists of learners, data sets, recipes, checks, splits and results are not typed into the pages. A page
-says `<!-- fill: NAME -->`, and the function NAME below writes what stands there from the package itself.
+says `<!-- fill: NAME -->`, and the function NAME below writes what stands there from the package itself; further words
+are its arguments.
 """
 
 from __future__ import annotations
@@ -131,9 +132,39 @@ def results() -> str:
     return results_page.page(DOCS.parent / "benchmarks" / "results")
 
 
-FILLS: dict[str, Callable[[], str]] = {
+def speed() -> str:
+    """The measurements of benchmarks/speed.py, a section for each part."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "speed.json")
+
+
+def scaling() -> str:
+    """The model of benchmarks/scaling.py."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "scaling.json")
+
+
+def measured(file: str, name: str) -> str:
+    """One table of a file of results."""
+    return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
+
+
+FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (api, learners, methods, weightings, backbones, norms, samplers, recipes, checks, splits, results)
+    for f in (
+        api,
+        learners,
+        methods,
+        weightings,
+        backbones,
+        norms,
+        samplers,
+        recipes,
+        checks,
+        splits,
+        speed,
+        scaling,
+        measured,
+        results,
+    )
 }
 
 
@@ -145,7 +176,7 @@ def _found(base: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    source[0] = re.sub(r"<!-- fill: (\w+) -->", lambda mark: FILLS[mark[1]](), source[0])
+    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*mark[2].split()), source[0])
 
 
 def always_read(app: Any, env: Any, *_: object) -> list[str]:

@@ -44,6 +44,26 @@ def section(path: Path) -> str:
     return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, facts + tables)])
 
 
+def parts(path: Path) -> str:
+    """Each table of a file under its own name, with what `NAME_measured_with` says of its making."""
+    if not path.exists():
+        return "Not measured yet."
+    content = json.loads(path.read_text(encoding="utf-8"))
+    sections = []
+    for name, value in content.items():
+        if isinstance(value, list):
+            facts = content.get(f"{name}_measured_with") or {k: v for k, v in content.items() if isinstance(v, dict)}
+            sections += [f"### {name}", line("measured with", flat(facts)), table([flat(row) for row in value])]
+    return "\n\n".join(sections)
+
+
+def one(path: Path, name: str) -> str:
+    """The table of that name in a file."""
+    if not path.exists():
+        return "Not measured yet."
+    return table([flat(row) for row in json.loads(path.read_text(encoding="utf-8"))[name]])
+
+
 def is_cell(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 

@@ -86,6 +86,7 @@ def report(arguments: list[str]) -> None:
 def reproduce(arguments: list[str]) -> None:
     """Train recipes with several seeds and report on them. Options of the recipes may be overridden, for all alike."""
     from metabox import recipe as recipes
+    from metabox.reports.collect import check_recipes
 
     parser = argparse.ArgumentParser(
         prog="metabox reproduce RECIPE...", description=reproduce.__doc__, allow_abbrev=False
@@ -97,11 +98,36 @@ def reproduce(arguments: list[str]) -> None:
     options, more = parser.parse_known_args(arguments[len(names) :])
     if not names or options.seeds < 1:
         raise ValueError(f"expected RECIPE... and seeds of at least 1, got {names} and {options.seeds}")
+    check_recipes(names, more)
     folders = []
     for name, seed in itertools.product(names, range(options.seeds)):
         folders.append(f"{options.out}/runs/{recipes.find(name).stem}-seed{seed}")
         train([name, *more, "--seed", str(seed), "--out", folders[-1]])
     _report(folders, options.out, n_tasks=options.n_tasks)
+
+
+def sweep(arguments: list[str]) -> None:
+    """Train recipes with several seeds and values of options. Stopped or killed, the same command goes on."""
+    parser = argparse.ArgumentParser(prog="metabox sweep", description=sweep.__doc__, allow_abbrev=False)
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="Name or path of a recipe.")
+    parser.add_argument("--seeds", type=int, default=3, help="Runs of each combination, with the seeds 0, 1, ...")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=A,B,...", help="Values of an option; all are combined."
+    )
+    parser.add_argument("--out", default="sweeps", help="Folder of the runs, and of sweep.json with their scores.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time on this machine.")
+    parser.add_argument("--engine", default="local", help='"local", or "ray" for a cluster.')
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs that Ray gives to each run.")
+    parser.add_argument("--data-root", help="Folder of the data sets.")
+    options = parser.parse_args(arguments)
+    from metabox import sweep as sweeps
+    from metabox.data.root import DATA_VARIABLE
+
+    if options.data_root:
+        os.environ[DATA_VARIABLE] = options.data_root
+    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out)
+    result = sweeps.sweep(jobs, engine=options.engine, at_once=options.jobs, gpus=options.gpus)
+    print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")
 
 
 def list_(arguments: list[str]) -> None:
@@ -123,6 +149,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "report": report,
     "reproduce": reproduce,
+    "sweep": sweep,
     "list": list_,
 }
 

@@ -152,7 +152,8 @@ def evaluate(
         for name, values in scored.columns.items():
             columns.setdefault(name, []).append(values)
     names = [name for scored in batches for name in scored.names]
-    confidence, correct = ([part for one in batches for part in one[i]] for i in (2, 3))
+    confidence = [part for scored in batches for part in scored.confidence]
+    correct = [part for scored in batches for part in scored.correct]
     # A k-th instance that some batch of tasks does not have is no score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     if not all(math.isfinite(value) for name in ("nll", "accuracy") for value in per_task.get(name, [])):
@@ -258,9 +259,11 @@ def memorisation(
 
 
 def normalisation(learner: Learner) -> dict[str, Any]:
-    """What a result must say of whose statistics normalise an image, and whether queries see each other."""
-    kinds = {module.norm for module in learner.modules() if isinstance(module, Backbone)} or {"none"}
+    """What a result must say: whose statistics normalise, whether queries see each other, where weights are from."""
+    backbones = [module for module in learner.modules() if isinstance(module, Backbone)]
+    kinds = {backbone.norm for backbone in backbones} or {"none"}
     return {
+        "pretrained": "; ".join(sorted({backbone.origin for backbone in backbones if backbone.origin})) or None,
         "batch_norm": "; ".join(NORMS[kind] for kind in sorted(kinds)),
         "transductive": learner.transductive or "transductive" in kinds,
     }

@@ -31,6 +31,7 @@ from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import Likelihood, likelihood_for
 from metabox.metrics import Metrics, Window
+from metabox.nn.attention import recompute
 from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
@@ -59,6 +60,8 @@ class OuterLoop:
         schedule: "cosine" falls to 1% of the peak at the last step, "constant" stays.
         clip: largest norm of the gradient; a longer one is scaled down.
         accumulate: batches that a step's tasks are split into, to save memory.
+        recompute: compute transformer layers again in the backward pass instead of keeping what is in them, to save
+            memory where supports are long.
         average: decay of an exponential moving average of the weights (0.999, say), which is then what is
             validated and kept; 0 for none.
         precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
@@ -88,6 +91,7 @@ class OuterLoop:
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 5.0
     accumulate: int = 1
+    recompute: bool = False
     average: float = 0.0
     precision: Literal["auto", "bf16", "32"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -185,6 +189,8 @@ def run(
     spec = tasks.spec.union(evaluation.spec)
     likelihood = likelihood_for(spec)
     model = objective(learner(spec, likelihood.n_params), likelihood)
+    if outer.recompute:
+        recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and fabric.world_size > 1:
         raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
@@ -195,7 +201,7 @@ def run(
     optimizer = make_optimizer(groups, lr=outer.lr, weight_decay=outer.weight_decay, eps=outer.epsilon, fused=True)
     spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
     if outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda"):
-        module, optimizer = fabric.setup(compiled(fabric.to_device(model), episodes, precision), optimizer)
+        module, optimizer = fabric.setup(compiled(model.to(fabric.device), episodes, precision), optimizer)
     else:
         module, optimizer = fabric.setup(model, optimizer)
     average = (
@@ -362,12 +368,12 @@ LOG_EVERY = 50
 
 
 def compiled(model: Objective, episodes: Episodes, precision: Precision, backend: str = "inductor") -> nn.Module:
-    """The model compiled, after one trial step that changes nothing; or as it is, with a line in the log, if that fails.
+    """The model compiled, after a trial step that changes nothing; or as it is, with a line in the log, if that fails.
 
     Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more.
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
-    module = torch.compile(model.train(), backend=backend)
+    module = cast(nn.Module, torch.compile(model.train(), backend=backend))
     try:
         with precision.forward_context():
             loss = module(episodes)["loss"].mean()

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ import torch
 from safetensors.torch import load_file
 from toys import Signs
 
+from metabox.evaluation import evaluate
+from metabox.files import write_json
 from metabox.learners import CNP
 from metabox.training import OuterLoop, run
 
@@ -57,6 +60,14 @@ def main(out: Path, devices: int, steps: int, timeout: float) -> None:
         timeout=timeout,
     )
     run(Slow(out), CNP, outer, out=out)
+    torch.manual_seed(0)  # a learner that is the same everywhere, to the bit
+    learner = CNP(Signs.spec, 2)
+    scores = evaluate(learner, Signs(), n_tasks=40, batch=7, distributed=devices > 1)
+    write_json(scores_of(out, int(os.environ.get("LOCAL_RANK", 0))), asdict(scores))
+
+
+def scores_of(out: Path, rank: int) -> Path:
+    return out.parent / f"scores-{rank}"
 
 
 def command(out: Path, devices: int, steps: int = STEPS, timeout: float = 60.0) -> list[str]:
@@ -91,6 +102,8 @@ def test_two_processes_end_with_the_gradients_weights_and_scores_of_one(tmp_path
     done = subprocess.run([*TOGETHER, *command(tmp_path / "run", 2)], check=False, timeout=120, **QUIET)
     assert done.returncode == 0, done.stderr
     check_same_run(tmp_path / "run", alone)
+    scores = [json.loads(scores_of(tmp_path / "run", rank).read_text()) for rank in (0, 1)]
+    assert scores == [json.loads(scores_of(alone, 0).read_text())] * 2  # of every task, to the bit
 
 
 def said(out: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean
@@ -95,6 +96,17 @@ class TransformerLayer(nn.Module):
         query = split_heads(self.query(self.norms[0](tokens)), self.heads)
         tokens = tokens + self.out(attend(query, keys, values, visible[:, None]).transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(self.norms[1](tokens))
+
+
+def recompute(model: nn.Module) -> None:
+    """From now on each transformer layer in the model keeps only its inputs, and is computed anew in the backward pass.
+
+    Gradient checkpointing (Chen et al. 2016): of a long support's memory little more than keys and values remains, for
+    about a third more time. The numbers stay the same.
+    """
+    for module in model.modules():
+        if isinstance(module, (AttentionBlock, TransformerLayer)):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 AttentionKind = Literal["uniform", "laplace", "dot", "multihead"]

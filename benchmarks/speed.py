@@ -1,0 +1,316 @@
+"""How fast everything is: beside the limits of the machine, and beside peers in the same run.
+
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, a quarter of an hour
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --parts sampling snail     # some; the others in the file stay
+
+Every time is a median with quartiles over rounds in which all that is compared takes turns (see stopwatch.py).
+Writes results/speed.json, a table for each part. A peer that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+from stopwatch import (
+    DEVICE,
+    Call,
+    cells,
+    exponent,
+    flop_of,
+    interleaved,
+    kept_bytes,
+    limits,
+    milliseconds,
+    objective_for,
+    training_step,
+)
+from torch import Tensor, nn
+
+from metabox import learners
+from metabox.data.omniglot import Omniglot
+from metabox.data.root import DATA_VARIABLE
+from metabox.environment import facts
+from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.files import read_json, write_json
+from metabox.learners import SNAIL
+from metabox.objectives import QueryLoss
+from metabox.testing import make_episodes
+from metabox.weighting import Weighting
+
+RESULTS = Path(__file__).parent / "results" / "speed.json"
+Rows = list[dict[str, Any]]
+
+
+def sampling(quick: bool) -> Rows:
+    """Tasks a second, beside the bare gather of the same bytes and the peers' loaders of the same images."""
+    rows: Rows = []
+    for way, shot in ((5, 1), (20, 5)):
+        sampler, tasks = Omniglot(rotations=False, n_way=way, n_shot=shot, n_query=15), 32
+        images: Tensor = sampler.images.pack.images.clone()  # type: ignore[attr-defined]
+        chosen = torch.randint(len(images), (64, tasks * way * (shot + 15)))
+        gathered, sampled = iter(range(10**9)), iter(range(10**9))  # other tasks in every call, as in training
+        calls: dict[str, Call] = {
+            "gather": partial(_gather, images, chosen, gathered),
+            "metabox": partial(_sample, sampler, tasks, sampled),
+            **peers.samplers(sampler),
+        }
+        times = interleaved(calls, rounds=3 if quick else 15)
+        per_task = {
+            name: t["median"] / (1 if name in ("learn2learn", "easyfsl") else tasks) for name, t in times.items()
+        }
+        rows.append(
+            {
+                "way": way,
+                "shot": shot,
+                "n_query": 15,
+                "tasks_per_s": {name: round(1e3 / ms, 1) for name, ms in per_task.items()},
+                "share_of_gather": round(per_task["gather"] / per_task["metabox"], 3),
+                "times_faster_than": {
+                    name: round(per_task[name] / per_task["metabox"], 1)
+                    for name in per_task.keys() - {"gather", "metabox"}
+                },
+                **cells(times),
+            }
+        )
+    return rows
+
+
+def _gather(images: Tensor, chosen: Tensor, number: Iterator[int]) -> Tensor:
+    return images.index_select(0, chosen[next(number) % len(chosen)])
+
+
+def _sample(sampler: Omniglot, tasks: int, number: Iterator[int]) -> Episodes:
+    return sampler.sample(next(number), tasks, split="train")
+
+
+def _loss(objective: nn.Module, episodes: Episodes) -> Tensor:
+    loss: Tensor = objective(episodes)["loss"].mean()
+    return loss
+
+
+STEPPED = ("CNP", "InContext", "ProtoNet", "MatchingNet", "RelationNet", "VERSA", "SNAIL", "LSTM", "MANN", "MAML")
+
+
+def steps(quick: bool) -> Rows:
+    """A training step, an evaluation, adapt and predict of each learner on Omniglot-like images."""
+    sizes = [(5, 1, 8)] if quick else [(5, 1, 8), (5, 5, 8), (20, 1, 8), (5, 1, 32)]
+    names = STEPPED[:1] if quick else STEPPED
+    rows: Rows = []
+    for way, shot, tasks in sizes:
+        spec = TaskSpec((1, 28, 28), "class", way)
+        episodes = make_episodes(spec, tasks, way * shot, way * 5).to(DEVICE)
+        for name in names if (way, shot, tasks) == sizes[0] else names[:2]:
+            made = getattr(learners, name)
+            if made.requires and not peers.has(made.requires):
+                continue
+            rows.append(
+                {"learner": name, "way": way, "shot": shot, "tasks": tasks, **_step(made, spec, episodes, quick)}
+            )
+    return rows
+
+
+def _step(make: Callable[..., Any], spec: TaskSpec, episodes: Episodes, quick: bool) -> dict[str, Any]:
+    objective = objective_for(make, spec)
+    learner, support, x = objective.learner, episodes.support, episodes.query.x
+    step = training_step(objective, partial(_loss, objective, episodes))
+    kept, flop = kept_bytes(objective.train(), episodes), flop_of(step)
+    learner.eval()
+    with torch.no_grad():
+        phi = learner.adapt(support)
+
+    def no_grad(call: Call) -> Call:
+        return torch.no_grad()(call)
+
+    def train() -> None:
+        objective.train()
+        step()
+        objective.eval()
+
+    times = interleaved(
+        {
+            "training_step": train,
+            "evaluation": no_grad(lambda: objective(episodes)),
+            "adapt": no_grad(lambda: learner.adapt(support)),
+            "predict": no_grad(lambda: learner.predict(phi, x)),
+            "predict_one": no_grad(lambda: learner.predict({k: v[:1] for k, v in phi.items()}, x[:1, :1])),
+        },
+        rounds=2 if quick else 5,
+    )
+    return {
+        "parameters": sum(p.numel() for p in objective.parameters()),
+        "training_gflop": round(flop / 1e9, 3),
+        "gflop_per_s": round(flop / times["training_step"]["median"] / 1e6, 2),
+        "kept_mb": round(kept / 1e6, 2),
+        **cells(times),
+    }
+
+
+def growth(quick: bool) -> Rows:
+    """Time of adapt, predict and a training step, and its memory, against each of N, M, C and T; and the exponents."""
+    start = {"support": 128, "query": 128, "classes": 4, "tasks": 4}
+    most = {"support": 2048, "query": 2048, "classes": 64, "tasks": 64}
+    rows: Rows = []
+    for name in ("CNP", "InContext") if quick else ("CNP", "ACNP", "InContext", "TNPD", "SNAIL", "LSTM"):
+        for axis in ("support",) if quick else start:
+            sizes = [start[axis] * 2**i for i in range(10) if start[axis] * 2**i <= (most[axis] // (8 if quick else 1))]
+            points = [_growing(name, start | {axis: size}) for size in sizes]
+            fitted = {what: exponent(sizes, [point[what] for point in points]) for what in points[0]}
+            rows.append({"learner": name, "axis": axis, "sizes": sizes, "exponent": fitted, "points": points})
+    return rows
+
+
+def _growing(name: str, size: dict[str, int]) -> dict[str, float]:
+    spec = TaskSpec((4,), "class", size["classes"])
+    objective = objective_for(getattr(learners, name), spec)
+    episodes = make_episodes(spec, size["tasks"], size["support"], size["query"]).to(DEVICE)
+    learner, step = objective.learner, training_step(objective, partial(_loss, objective, episodes))
+    kept = kept_bytes(objective, episodes) / 1e6
+    training = milliseconds(step)
+    learner.eval()
+    with torch.no_grad():
+        adapt = min(milliseconds(lambda: learner.adapt(episodes.support)) for _ in range(2))
+        phi = learner.adapt(episodes.support)
+        predict = min(milliseconds(lambda: learner.predict(phi, episodes.query.x)) for _ in range(2))
+    return {"adapt_ms": adapt, "predict_ms": predict, "training_ms": training, "kept_mb": kept}
+
+
+class OneSequenceForEachQuery(QueryLoss):
+    """The formulation that the same layers are published in: support and one query are one sequence."""
+
+    def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
+        s, q = episodes.support, episodes.query
+        whole = Examples(x=torch.cat([s.x, q.x], 1), y=torch.cat([s.y, q.y], 1), mask=torch.cat([s.mask, q.mask], 1))
+        return self.learner.stream(whole)[:, -1:], q
+
+
+def snail(quick: bool) -> Rows:
+    """SNAIL at its published sizes, 32 tasks: queries trained a second, beside one query for each sequence."""
+    rows: Rows = []
+    for way, tasks in ((5, 2),) if quick else ((5, 32), (20, 32)):
+        spec = TaskSpec((1, 28, 28), "class", way)
+        objective = objective_for(partial(SNAIL, horizon=way + 1), spec)
+        single = OneSequenceForEachQuery(objective.learner, objective.likelihood)
+        many, one = make_episodes(spec, tasks, way, way * 5), make_episodes(spec, tasks, way, 1)
+        calls = {
+            "metabox": training_step(objective, partial(_loss, objective, many)),
+            "one_query_per_sequence": training_step(single, partial(_loss, single, one)),
+        }
+        times = interleaved(calls, rounds=1 if quick else 5)
+        rate = {
+            "metabox": tasks * way * 5e3 / times["metabox"]["median"],
+            "one_query_per_sequence": tasks * 1e3 / times["one_query_per_sequence"]["median"],
+        }
+        rows.append(
+            {
+                "way": way,
+                "shot": 1,
+                "tasks": tasks,
+                "parameters": sum(p.numel() for p in objective.parameters()),
+                "queries_per_task": way * 5,
+                "queries_per_s": {name: round(value, 1) for name, value in rate.items()},
+                "times_faster": round(rate["metabox"] / rate["one_query_per_sequence"], 2),
+                **cells(times),
+            }
+        )
+    return rows
+
+
+def processes(quick: bool) -> Rows:
+    """Training steps of neural processes beside those of `neuralprocesses`: 16 tasks, 50 contexts, 50 targets."""
+    tasks, n = (2, 5) if quick else (16, 50)
+    spec = TaskSpec((1,), "real", 1)
+    x, y = torch.rand(tasks, 2 * n, 1) * 4 - 2, torch.randn(tasks, 2 * n, 1)
+    episodes = Episodes(support=Examples(x=x[:, :n], y=y[:, :n]), query=Examples(x=x[:, n:], y=y[:, n:]))
+    theirs = tuple(part.transpose(1, 2).contiguous() for part in (x[:, :n], y[:, :n], x[:, n:], y[:, n:]))
+    rows: Rows = []
+    for name, (model, loss) in peers.neural_processes(width=128, depth=5).items():
+        if quick and name == "ConvCNP":
+            continue
+        loss(*theirs)  # builds its layers
+        objective = objective_for(getattr(learners, name), spec)
+        calls = {
+            "metabox": training_step(objective, partial(_loss, objective, episodes)),
+            "neuralprocesses": training_step(model, partial(loss, *theirs)),
+        }
+        times = interleaved(calls, rounds=2 if quick else 9)
+        rows.append(
+            {
+                "learner": name,
+                "parameters": {
+                    k: sum(p.numel() for p in m.parameters())
+                    for k, m in (("metabox", objective), ("neuralprocesses", model))
+                },
+                "times_faster": round(times["neuralprocesses"]["median"] / times["metabox"]["median"], 2),
+                **cells(times),
+            }
+        )
+    return rows
+
+
+def weighting(quick: bool) -> Rows:
+    """A step of three tasks by each way of weighing their losses, as a multiple of the plain sum's time."""
+    from metabox.weighting.surgery import Surgery
+    from metabox.weighting.weights import Fixed, GradNorm
+
+    width, rows_in_batch = (64, 32) if quick else (512, 256)
+    torch.manual_seed(0)
+    trunk = nn.Sequential(
+        nn.Linear(64, width), nn.ReLU(), *[m for _ in range(3) for m in (nn.Linear(width, width), nn.ReLU())]
+    )
+    heads, x, y = nn.Linear(width, 3), torch.randn(rows_in_batch, 64), torch.randn(rows_in_batch, 3)
+    shared, share = list(trunk.parameters()), torch.full([3], 1 / 3)
+    optimizer = torch.optim.Adam([*shared, *heads.parameters()], lr=1e-6, fused=True)
+
+    def step_of(weigh: Any) -> Call:
+        def step() -> None:
+            weigh.backward((heads(trunk(x)) - y).square().mean(0), share, shared, Tensor.backward)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    ways: dict[str, Weighting] = {"plain sum": Fixed(3), "GradNorm": GradNorm(3)}
+    if peers.has("torchjd"):
+        ways |= {"PCGrad": Surgery(3, "pcgrad"), "PCGrad, every 4th step": Surgery(3, "pcgrad", every=4)}
+    times = interleaved({name: step_of(weigh) for name, weigh in ways.items()}, rounds=3 if quick else 11)
+    plain = times["plain sum"]["median"]
+    return [{"weighting": name, "times_plain_sum": round(t["median"] / plain, 2), "ms": t} for name, t in times.items()]
+
+
+PARTS: dict[str, Callable[[bool], Rows]] = {
+    f.__name__: f for f in (sampling, steps, snail, processes, weighting, growth)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--data-root", help="folder that holds omniglot/, for the part sampling")
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.data_root:
+        os.environ[DATA_VARIABLE] = options.data_root
+    result = read_json(options.out) if options.out.exists() else {}
+    for name in options.parts:
+        began = time.perf_counter()
+        rows = PARTS[name](options.quick)
+        # What the machine can do stands with every part: parts may be measured at different times.
+        about = {"seconds": round(time.perf_counter() - began), **limits(), **facts()}
+        result |= {f"{name}_measured_with": about, name: rows}
+        write_json(options.out, result)
+        print(f"{name}: {about['seconds']} s", flush=True)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

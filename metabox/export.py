@@ -1,0 +1,120 @@
+"""Serving without metabox: `adapt` and `predict` as two graphs that need nothing but torch.
+
+export(learner, episodes, "served")                # once, here
+adapt = torch.export.load("served/adapt.pt2").module()      # anywhere, or `load_exported("served")`
+predict = torch.export.load("served/predict.pt2").module()
+phi = adapt(x, y, mask)                            # with a descriptor: adapt(x, y, mask, descriptor)
+params = predict(phi, queries)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from metabox.episodes import Episodes, Examples
+from metabox.files import write_whole
+from metabox.learners.base import Learner, Phi
+
+ADAPT, PREDICT = "adapt.pt2", "predict.pt2"
+
+
+class Served(NamedTuple):
+    """The two graphs of a folder.
+
+    adapt: `x [T, N, *x_shape], y, mask[, descriptor]` -> phi
+    predict: `phi, x [T, M, *x_shape]` -> `[T, M, P]`
+    """
+
+    adapt: Callable[..., Phi]
+    predict: Callable[[Phi, Tensor], Tensor]
+
+
+class _Adapt(nn.Module):
+    """`adapt` of plain tensors."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor, *descriptor: Tensor) -> Phi:
+        return self.learner.adapt(Examples(x=x, y=y, mask=mask), *descriptor)
+
+
+class _Predict(nn.Module):
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, phi: Phi, x: Tensor) -> Tensor:
+        return self.learner.predict(phi, x)
+
+
+def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
+    """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the given ones.
+
+    The number of queries M is free. The numbers of tasks T and of support examples N are those of the episodes: a
+    smaller support is padded to N, with a mask, which changes no prediction. Inputs are no longer checked.
+
+    Args:
+        learner: in evaluation mode, on the device that will serve.
+        episodes: an example of what will come; its values do not matter.
+        folder: where the two files go.
+
+    Raises:
+        ValueError: where the learner is in training mode, or does what a graph cannot hold: take gradients in `adapt`,
+            or let a number in a tensor decide what is computed.
+    """
+    if learner.training:
+        raise ValueError("expected a learner in evaluation mode, got one in training; call learner.eval() first")
+    s, x = episodes.support, episodes.query.x
+    if x.shape[1] < 2:
+        x = torch.cat([x, x], dim=1)  # a size of 1 would be taken for a constant
+    given = () if episodes.descriptor is None else (episodes.descriptor,)
+    adapt = _export(_Adapt(learner), (s.x, s.y, s.mask, *given))
+    phi = cast(Phi, adapt.module()(s.x, s.y, s.mask, *given))
+    predict = _export(_Predict(learner), (phi, x), {"phi": dict.fromkeys(phi), "x": {1: Dim("M", min=1)}})
+    for name, program in ((ADAPT, adapt), (PREDICT, predict)):
+        _save(Path(folder) / name, program)
+
+
+def load_exported(folder: str | Path) -> Served:
+    """The graphs that `export` wrote, on the device that they were made on.
+
+    Raises:
+        ValueError: where there are none, or they are damaged.
+    """
+    try:
+        adapt, predict = (torch.export.load(Path(folder) / name).module() for name in (ADAPT, PREDICT))
+    except Exception as error:  # a damaged file makes its reader raise whatever it likes
+        raise ValueError(f"expected {ADAPT} and {PREDICT} of metabox.export in {folder}, got {error}") from error
+    return Served(adapt, predict)
+
+
+@torch.no_grad()
+def _export(module: nn.Module, arguments: tuple[Any, ...], dynamic: dict[str, Any] | None = None) -> ExportedProgram:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer looks at deprecated parts of torch
+            return torch.export.export(module, arguments, dynamic_shapes=dynamic)
+    except Exception as error:  # the tracer has many
+        name = type(module.learner).__name__
+        raise ValueError(
+            f"expected a learner whose adapt and predict are fixed graphs, got {name}, which cannot be exported; "
+            f"serve it through metabox ({str(error).strip().partition(chr(10))[0]})"
+        ) from error
+
+
+def _save(path: Path, program: ExportedProgram) -> None:
+    def write(temporary: Path) -> None:
+        with warnings.catch_warnings(), temporary.open("wb") as stream:
+            warnings.simplefilter("ignore")  # torch has some for its own format
+            torch.export.save(program, stream)
+
+    write_whole(path, write)
