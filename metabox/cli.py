@@ -14,6 +14,8 @@ from typing import Any
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
+    import torch.distributed as dist
+
     from metabox import discover
     from metabox import recipe as recipes
     from metabox.files import write_text
@@ -44,9 +46,12 @@ def train(arguments: list[str]) -> None:
         made.outer,
         evaluation=made.evaluation,
         objective=made.objective,
+        weighting=made.weighting,
         seed=config.seed,
         out=folder,
     )
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return  # one process tests and writes
     _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
     print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 

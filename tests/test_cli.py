@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import metabox
 from metabox import recipe
 from metabox.cli import main
 from metabox.discover import recipes, subclasses
+from metabox.objectives import StreamLoss
 
 GLYPHS = "glyphs-5w1s-incontext"
 QUICK = [
@@ -221,3 +223,22 @@ def test_omniglot_trains_from_a_data_root(here: Path, omniglot_root: str, monkey
     (result,) = (here / "out" / "results").glob("*.json")
     assert 0 < json.loads(result.read_text())["summary"]["accuracy"]["mean"] < 1
     assert omniglot_root not in (here / "out" / "recipe.yaml").read_text()
+
+
+def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def run(tasks: object, learner: object, outer: object, **others: object) -> None:
+        given.update(others, tasks=tasks, learner=learner, outer=outer)
+        raise KeyboardInterrupt("seen")
+
+    monkeypatch.setattr("metabox.training.run", run)
+    recipe_file = here / "weighted.yaml"
+    recipe_file.write_text(
+        "tasks: {class_path: MadeMail, init_args: {n_users: 3}}\nlearner: {class_path: HardSharing}\nseed: 7\n"
+        "weighting: {class_path: WorstCase, init_args: {step: 0.5}}\nobjective: metabox.objectives.StreamLoss\n"
+    )
+    main(["train", str(recipe_file)])
+    assert set(given) == set(signature(metabox.run).parameters)
+    assert repr(given["weighting"](3)) == "WorstCase(n_losses=3, step=0.5)"  # type: ignore[operator]
+    assert (given["seed"], given["objective"]) == (7, StreamLoss)
