@@ -226,7 +226,7 @@ def test_omniglot_trains_from_a_data_root(here: Path, omniglot_root: str, monkey
 
 
 def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, object] = {}
+    parameters, given = set(signature(metabox.run).parameters), dict[str, object]()
 
     def run(tasks: object, learner: object, outer: object, **others: object) -> None:
         given.update(others, tasks=tasks, learner=learner, outer=outer)
@@ -239,6 +239,6 @@ def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypat
         "weighting: {class_path: WorstCase, init_args: {step: 0.5}}\nobjective: metabox.objectives.StreamLoss\n"
     )
     main(["train", str(recipe_file)])
-    assert set(given) == set(signature(metabox.run).parameters)
+    assert set(given) == parameters
     assert repr(given["weighting"](3)) == "WorstCase(n_losses=3, step=0.5)"  # type: ignore[operator]
     assert (given["seed"], given["objective"]) == (7, StreamLoss)
