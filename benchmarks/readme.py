@@ -49,18 +49,25 @@ def learning() -> list[str]:
     return lines
 
 
-def published(minutes: int) -> list[str]:
+OMNIGLOT = """\
+The papers had budgets of their own, mostly far larger. `stream5` is the sequence of Santoro et al. 2016,
+scored at the 2nd instance of a class, 20 % being chance; all else is 5-way 1-shot. The last column is the
+accuracy after the classes of the support have exchanged their names. Seconds differ from the budget where
+the machine was busy with other work after the steps had been counted out."""
+CIFAR_FS = """\
+5-way, 15 queries of each class, 1,000 meta-test episodes of the 20 meta-test classes, 32x32 pixels, crops and flips in
+training. No outside data; nothing but the support is seen with a query."""
+
+
+def published(title: str, script: str, minutes: int, about: str) -> list[str]:
     """Learners under one budget, each beside its claim."""
-    result = read_json(RESULTS / f"omniglot-{minutes}min.json")
+    result = read_json(RESULTS / f"{script.replace('_', '-')}-{minutes}min.json")
     rows, facts = result["rows"], result["environment"]
     commits = ", ".join(sorted({row["trained_at_commit"][:8] for row in rows}))
     lines = [
-        f"Omniglot under one budget: each learner from nothing, {minutes} min of training on {facts['threads']} core",
+        f"{title} under one budget: each learner from nothing, {minutes} min of training on {facts['threads']} core",
         f"of an {facts['cpu']} (torch {facts['torch']}, one seed, commits {commits}).",
-        "The papers had budgets of their own, mostly far larger. `stream5` is the sequence of Santoro et al. 2016,",
-        "scored at the 2nd instance of a class, 20 % being chance; all else is 5-way 1-shot. The last column is the",
-        "accuracy after the classes of the support have exchanged their names. Seconds differ from the budget where",
-        "the machine was busy with other work after the steps had been counted out.",
+        *about.splitlines(),
         "",
         "| recipe | seconds | steps | measured % | published % | short by | names exchanged % |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -75,7 +82,35 @@ def published(minutes: int) -> list[str]:
             f"| `{row['recipe']}` | {row['training_seconds']:.0f} | {row['steps']:,} | {measured} | {printed} | "
             f"{short} | {100 * row['memorisation']['accuracy_renamed']:.1f} |"
         )
-    return [*lines, "", f"Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot.py RECIPE... --minutes {minutes}`."]
+    return [*lines, "", f"Repeat: `OMP_NUM_THREADS=1 python benchmarks/{script}.py RECIPE... --minutes {minutes}`."]
+
+
+def functions() -> list[str]:
+    """Distances to known optima."""
+    optimum, linear = (read_json(RESULTS / f"{name}.json") for name in ("functions-optimum", "incontext-linear"))
+    peers = read_json(RESULTS / "functions-peers.json")
+    gap, run, beyond, other = optimum["gap"], optimum["run"], linear["beyond_dim"], linear["run"]
+    lines = [
+        "Functions whose best possible answer is known. Gaussian processes (`python benchmarks/functions.py optimum`):",
+        f"after {run['training_seconds'] / 60:.0f} minutes on one core `{run['recipe']}` is {gap['mean']:.4f} nats per",
+        f"point above the exact posterior on average over 0 to 30 context points, {gap['largest']:.4f} at worst.",
+        "Linear functions in context (`python benchmarks/incontext.py linear`): after",
+        f"{other['training_seconds'] / 60:.0f} minutes `{other['recipe']}` has a squared error at most",
+        f"{beyond['largest_excess_percent']:.1f} % above Bayesian ridge regression's beyond {beyond['dim']} examples.",
+        "",
+        "Side by side with the package `neuralprocesses` on its 1-D EQ tasks (`python benchmarks/functions.py peers`),",
+        f"nats per target above the diagonal oracle after {peers['seconds_of_training']} s of training each, one core:",
+        "",
+        "| model | metabox | neuralprocesses |",
+        "| --- | ---: | ---: |",
+    ]
+    gaps: dict[str, dict[str, str]] = {}
+    for row in peers["gaps"]:
+        cell = f"{row['gap_nats_per_target']:.4f} ± {row['interval_95']:.4f}"
+        gaps.setdefault(row["model"], {})[row["package"]] = cell
+    return lines + [
+        f"| {model} | {of.get('metabox', '')} | {of.get('neuralprocesses', '')} |" for model, of in gaps.items()
+    ]
 
 
 def one_minute() -> list[str]:
@@ -116,9 +151,15 @@ def filled() -> str:
     """The README as the committed results would have it."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    return "\n".join(
-        [before + START, "", *learning(), "", *published(8), "", *one_minute(), "", *sampling(), "", END + after]
-    )
+    tables = [
+        learning(),
+        published("Omniglot", "omniglot", 8, OMNIGLOT),
+        one_minute(),
+        published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
+        functions(),
+        sampling(),
+    ]
+    return "\n".join([before + START, "", *(line for table in tables for line in [*table, ""]), END + after])
 
 
 if __name__ == "__main__":

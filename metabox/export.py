@@ -87,6 +87,8 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
 def load_exported(folder: str | Path) -> Served:
     """The graphs that `export` wrote, on the device that they were made on.
 
+    Load your own files only: torch's format for graphs can run code when it is read.
+
     Raises:
         ValueError: where there are none, or they are damaged.
     """

@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from metabox.checkpoints import Checkpoints, load_weights, save_tensors
+from metabox.engine import compiled, precision_of, stop_signals, strategy_of, together
 from metabox.environment import facts
-from metabox.episodes import Episodes, EpisodeSampler, TaskSpec
+from metabox.episodes import EpisodeSampler, TaskSpec
 from metabox.evaluation import evaluate
 from metabox.files import write_json
 from metabox.learners.base import Learner
@@ -173,8 +169,8 @@ def run(
         accelerator=outer.accelerator,
         devices=outer.devices,
         num_nodes=outer.num_nodes,
-        strategy=_strategy(outer),
-        plugins=[precision := _precision(outer)],
+        strategy=strategy_of(outer),
+        plugins=[precision := precision_of(outer)],
     )
     fabric.launch()
     per_batch, rest = divmod(outer.n_tasks, fabric.world_size * outer.accumulate)
@@ -273,7 +269,7 @@ def run(
         mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
         disable=not fabric.is_global_zero,
     )
-    with bar, _stop_signals() as stop, _together(fabric.world_size):
+    with bar, stop_signals() as stop, together(fabric.world_size):
         for step in range(outer.steps if finished() else state["step"], outer.steps):
             started = time.perf_counter()
             torch.manual_seed(step_seed(seed, step, fabric.global_rank))  # dropout: a function of the step too
@@ -367,64 +363,6 @@ def run(
 LOG_EVERY = 50
 
 
-def compiled(model: Objective, episodes: Episodes, precision: Precision, backend: str = "inductor") -> nn.Module:
-    """The model compiled, after a trial step that changes nothing; or as it is, with a line in the log, if that fails.
-
-    Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more.
-    """
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    module = cast(nn.Module, torch.compile(model.train(), backend=backend))
-    try:
-        with precision.forward_context():
-            loss = module(episodes)["loss"].mean()
-        loss.backward()
-    except Exception as error:  # a compiler is missing, or meets what it cannot do: of many kinds
-        log.warning("torch.compile fails here, training goes on without: %s", str(error).strip().partition("\n")[0])
-        return model
-    finally:
-        model.zero_grad()
-        for buffer, value in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(value)
-    return module
-
-
-class Autocast(MixedPrecision):
-    """bf16 autocast of the forward pass that leaves the episodes alone."""
-
-    def convert_input(self, data: Any) -> Any:
-        # Fabric would round real inputs and targets to bf16 before the model sees them.
-        return data
-
-
-def _precision(outer: OuterLoop) -> Precision:
-    on_cuda = torch.cuda.is_available() and outer.accelerator in ("auto", "gpu", "cuda")
-    fast = torch.cuda.is_bf16_supported(False) if on_cuda else torch.cpu._is_avx512_bf16_supported()
-    if outer.precision == "bf16" or (outer.precision == "auto" and fast):
-        return Autocast("bf16-mixed", "cuda" if on_cuda else "cpu")
-    return Precision()
-
-
-def _strategy(outer: OuterLoop) -> Strategy | str:
-    """Fabric's own choice, but with the time limit; one device waits for nobody."""
-    if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):
-        return outer.strategy
-    return DDPStrategy(timeout=timedelta(seconds=outer.timeout))
-
-
-@contextmanager
-def _together(world_size: int) -> Iterator[None]:
-    """Says so where a step fails because another process of the run did."""
-    try:
-        yield
-    except RuntimeError as error:
-        if world_size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
-            raise ConnectionError(
-                "another process of this run ended, or was waited for in vain; what it printed says why. "
-                f"The same command goes on from the last checkpoint ({error})"
-            ) from error
-        raise
-
-
 def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:
     """All numbers of a step at once: on a GPU, reading each would wait for each."""
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
@@ -439,20 +377,3 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
             average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
 
     return update
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM while a step runs, so that the loop can end at a whole step."""
-    received: list[int] = []
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            before[number] = signal.signal(number, lambda n, _frame: received.append(n))
-        except ValueError:  # not the main thread: its owner handles signals
-            break
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,13 +13,14 @@ from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import load_file
 from toys import Signs
 
+from metabox.engine import compiled
 from metabox.episodes import TaskSpec
 from metabox.learners import CNP, InContext, ProtoNet
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
 from metabox.testing import SPECS, make_episodes
-from metabox.training import OuterLoop, compiled, run
+from metabox.training import OuterLoop, run
 
 QUICK = {"steps": 8, "n_tasks": 4, "validate_every": 8, "n_validation": 10, "precision": "32", "epsilon": 1e-3}
 
