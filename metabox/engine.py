@@ -1,4 +1,4 @@
-"""What the outer loop asks of the engine, Lightning Fabric: precision, strategy, compiling, and an end in good order."""
+"""What the outer loop asks of the engine, Lightning Fabric: precision, strategy, compiling, an end in good order."""
 
 from __future__ import annotations
 
