@@ -1,6 +1,6 @@
 """The case studies that make their own data: each recipe trained as it stands, and what its test tasks say.
 
-    python benchmarks/cases.py                          # all of them, three seeds; about an hour on one core
+    python benchmarks/cases.py                          # all of them, three seeds; hours on one core
     python benchmarks/cases.py spam-told --seeds 0 1    # some of them; the others in the file stay
 
 A run that is finished is not repeated. Writes results/cases.json beside this file.
