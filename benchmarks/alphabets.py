@@ -1,18 +1,21 @@
 """Case study: 50 alphabets as tasks. Conditioning, sharing and weighting, each against one network per alphabet.
 
-    python benchmarks/alphabets.py                        # every row, three seeds; about an hour on one core
+    python benchmarks/alphabets.py                        # every row, three seeds; an hour on one core
     python benchmarks/alphabets.py heads single --seeds 0 # some of them; the others in the file stay
 
-All see the same number of images, and their networks have the same layers up to what is compared. The learning rate and
-the weight decay of the plain sum ("heads") and of single-task training are chosen on the validation drawers; all others
-take those of the plain sum. The test drawers are for the numbers that are written: results/alphabets.json beside this
-file, and the figure of gradient cosines. A run that is finished is not repeated.
+All rows see the same number of images of an alphabet. The learning rate and weight decay of the plain sum ("heads") and
+of single-task training are chosen on the validation drawers, with seed 0; the others take those of one of the two. The
+test drawers are for the numbers that are written: results/alphabets.json beside this file, and the figure of gradient
+cosines. A run that is finished is not repeated.
+
+Networks whose cost grows with the number of tasks are compared on the first five alphabets, against rows of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,8 +27,9 @@ from metabox import Learner, OuterLoop, evaluate, run
 from metabox.data.alphabets import Alphabets
 from metabox.environment import facts
 from metabox.episodes import Split
+from metabox.evaluation import Scores
 from metabox.files import read_json, write_json, write_whole
-from metabox.learners import PLE, HardSharing, Independent, MMoE
+from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.nn.backbones import Conv4
 from metabox.nn.conditioning import Add, Concat, FiLM, Gate
 from metabox.transfer import figure, hint, read_cosines, table
@@ -33,112 +37,155 @@ from metabox.weighting import DWA, GradNorm, Random, Surgery, Uncertainty, Worst
 
 SMALL = partial(Conv4, width=32, downsample="stride")
 SUPPORT = 20
-EVERYTHING = 1000  # queries: more than any alphabet has in a split
+EVERYTHING = 220  # drawings of the largest alphabet in a split
 OUTER = OuterLoop(steps=600, n_tasks=16, warmup=50, validate_every=200, n_validation=50)
-GRID: list[dict[str, Any]] = [{"lr": lr, "weight_decay": decay} for lr in (2e-3, 5e-3, 1e-2) for decay in (1e-4, 0.1)]
+FIVE = OuterLoop(steps=192, n_tasks=5, warmup=16, validate_every=64, n_validation=5)
+GRID = ((5e-3, 0.1), (1e-2, 0.3), (2e-2, 1.0))
+"""Learning rates and weight decays to choose from."""
+MORE = {
+    "heads": ((1e-2, 0.1), (5e-3, 1.0), (1e-2, 1.0), (1e-2, 3.0), (2e-2, 2.0), (4e-2, 0.5)),
+    "single": ((1e-2, 0.1), (1e-2, 1.0)),
+}
+"""Further ones for the baseline and for what all are compared with."""
+RECORDED = ("heads", 1)
+"""The row and seed whose gradient cosines are drawn."""
 
 
 class Row(NamedTuple):
-    """One line of the table: what is trained, how, and on what."""
+    """One line of the table: what is trained, how, and on what; `like`: the row whose settings it takes."""
 
     learner: Callable[..., Learner]
     weighting: Callable[[int], Any] | None = None
     n_support: int = 0
     untold: float = 0.0
+    alphabets: int | None = None
+    outer: OuterLoop = OUTER
+    like: str | None = None
 
 
 heads = partial(HardSharing, backbone=SMALL)
 experts = {"backbone": SMALL, "expert_size": 64, "tower_size": 64}
+five = partial(Row, alphabets=5, outer=FIVE)
 ROWS = {
-    "single": Row(partial(Independent, width=32)),
+    "single": Row(Independent),
     "heads": Row(heads),
-    "concat": Row(partial(heads, condition=Concat)),
-    "add": Row(partial(heads, condition=Add)),
-    "gate": Row(partial(heads, condition=Gate)),
-    "film": Row(partial(heads, condition=FiLM)),
-    "film in the backbone, heads": Row(partial(heads, film=True)),
-    "mmoe": Row(partial(MMoE, n_experts=8, **experts)),
-    "ple": Row(partial(PLE, levels=1, **experts)),
-    "heads, uncertainty": Row(heads, Uncertainty),
-    "heads, gradnorm": Row(heads, GradNorm),
-    "heads, dwa": Row(heads, DWA),
-    "heads, random weights": Row(heads, Random),
-    "heads, worst case": Row(heads, WorstCase),
-    "heads, pcgrad": Row(heads, partial(Surgery, method="pcgrad")),
-    "heads, code inferred": Row(partial(heads, code="inferred"), n_support=SUPPORT),
-    "heads, code told and inferred": Row(partial(heads, code="both"), n_support=SUPPORT, untold=0.5),
+    "heads, group norm": Row(partial(HardSharing, backbone=partial(SMALL, norm="group")), like="heads"),
+    "concat": Row(partial(heads, condition=Concat), like="heads"),
+    "add": Row(partial(heads, condition=Add), like="heads"),
+    "gate": Row(partial(heads, condition=Gate), like="heads"),
+    "film": Row(partial(heads, condition=FiLM), like="heads"),
+    "film in the backbone, heads": Row(partial(heads, film=True), like="heads"),
+    "mmoe": Row(partial(MMoE, n_experts=8, **experts), like="heads"),
+    "ple": Row(partial(PLE, levels=1, **experts), like="heads"),
+    "heads, uncertainty": Row(heads, Uncertainty, like="heads"),
+    "heads, gradnorm": Row(heads, GradNorm, like="heads"),
+    "heads, dwa": Row(heads, DWA, like="heads"),
+    "heads, random weights": Row(heads, Random, like="heads"),
+    "heads, worst case": Row(heads, WorstCase, like="heads"),
+    "heads, pcgrad": Row(heads, partial(Surgery, method="pcgrad"), like="heads"),
+    "heads, code inferred": Row(partial(heads, code="inferred"), n_support=SUPPORT, like="heads"),
+    "heads, code told and inferred": Row(partial(heads, code="both"), n_support=SUPPORT, untold=0.5, like="heads"),
+    "five: single": five(Independent),
+    "five: heads": five(heads),
+    "five: soft sharing": five(SoftSharing, like="five: single"),
+    "five: cross-stitch": five(CrossStitch, like="five: single"),
+    "five: heads, mgda": five(heads, partial(Surgery, method="mgda"), like="five: heads"),
+    "single, four times the steps": Row(Independent, outer=replace(OUTER, steps=4 * OUTER.steps), like="single"),
 }
-TUNED = ("heads", "single")
+ByAlphabet = dict[str, float]
+ByRow = dict[str, dict[str, ByAlphabet]]
+"""Accuracies in percent: by row, seed and alphabet."""
 
 
-def trained(name: str, seed: int, outer: OuterLoop, out: Path) -> Learner:
-    row = ROWS[name]
-    tasks = Alphabets(n_support=row.n_support, n_query=32, untold=row.untold)
-    return run(tasks, row.learner, outer, weighting=row.weighting, seed=seed, out=out)
+def tasks_of(row: Row, n_query: int, untold: float) -> Alphabets:
+    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, untold=untold)
 
 
-def by_alphabet(learner: Learner, name: str, split: Split, untold: float = 0.0) -> dict[str, float]:
-    """The accuracy on all drawings of the split, in percent."""
-    tasks = Alphabets(n_support=ROWS[name].n_support, n_query=EVERYTHING, untold=untold)
+def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> tuple[Learner, Path]:
+    row, (lr, decay) = ROWS[name], setting
+    out = runs / f"{re.sub('[:, ]+', '-', name)}-lr{lr:g}-decay{decay:g}-seed{seed}"
+    outer = replace(row.outer, lr=lr, weight_decay=decay, cosines_every=20 if (name, seed) == RECORDED else 0)
+    tasks = tasks_of(row, 32, row.untold)
+    return run(tasks, row.learner, outer, weighting=row.weighting, seed=seed, out=out), out
+
+
+def by_alphabet(learner: Learner, row: Row, split: Split, untold: float = 0.0) -> ByAlphabet:
+    """The accuracy on all drawings of the split."""
+    tasks = tasks_of(row, EVERYTHING, untold)
     scores = evaluate(learner, tasks, split=split, n_tasks=len(tasks.spec.tasks), batch=10)
     return {alphabet: round(100 * value, 2) for alphabet, value in scores.by_task("accuracy").items()}
 
 
-def tune(runs: Path) -> list[dict[str, Any]]:
-    """Validation accuracies over GRID, one seed."""
-    found = []
-    for name in TUNED:
-        for i, setting in enumerate(GRID):
-            learner = trained(name, 0, replace(OUTER, **setting), runs / f"{name}-tune{i}")
-            found.append(
-                {"row": name, **setting, "validation_percent": mean(by_alphabet(learner, name, "val").values())}
-            )
-    return found
-
-
-def chosen(tuning: list[dict[str, Any]], name: str) -> OuterLoop:
-    of = [line for line in tuning if line["row"] == (name if name in TUNED else "heads")]
+def chosen(name: str, tuning: list[dict[str, Any]], runs: Path) -> tuple[float, float]:
+    """The learning rate and weight decay of a row; `tuning` grows where they are not yet chosen."""
+    name = ROWS[name].like or name
+    if not any(line["row"] == name for line in tuning):
+        for setting in GRID + MORE.get(name, ()):
+            accuracy = mean(by_alphabet(trained(name, 0, setting, runs)[0], ROWS[name], "val").values())
+            lr, decay = setting
+            tuning.append({"row": name, "lr": lr, "weight_decay": decay, "validation_percent": round(accuracy, 2)})
+    of = [line for line in tuning if line["row"] == name]
     best = max(of, key=lambda line: line["validation_percent"])
-    return replace(OUTER, lr=best["lr"], weight_decay=best["weight_decay"])
+    return best["lr"], best["weight_decay"]
 
 
-def against_single(scores: dict[str, dict[str, dict[str, float]]], name: str) -> list[dict[str, Any]]:
-    """The per-alphabet table of `metabox.transfer` over the seeds that both have."""
-    seeds = [seed for seed in scores[name] if seed in scores["single"]]
-    multi, single = ({a: [scores[n][s][a] for s in seeds] for a in scores[n][seeds[0]]} for n in (name, "single"))
+def against_single(scores: ByRow, name: str) -> list[dict[str, Any]]:
+    """The per-alphabet table of `metabox.transfer` over the seeds that both have; empty where there are none."""
+    alone = "five: single" if name.startswith("five: ") else "single"
+    seeds = [seed for seed in scores[name] if seed in scores.get(alone, {})]
+    if not seeds:
+        return []
+    multi, single = ({a: [scores[n][s][a] for s in seeds] for a in scores[n][seeds[0]]} for n in (name, alone))
     return table(multi, single)
 
 
-def summary(scores: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
+def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:
     lines = []
-    for name, of_seeds in scores.items():
-        line: dict[str, Any] = {"row": name, "seeds": len(of_seeds)}
-        line["accuracy_percent"] = round(mean(mean(one.values()) for one in of_seeds.values()), 2)
-        line["worst_alphabet_percent"] = round(mean(min(one.values()) for one in of_seeds.values()), 2)
-        if set(of_seeds) & set(scores.get("single", {})):
-            *alphabets, average = against_single(scores, name)
+    for name in sorted(scores, key=lambda label: list(ROWS).index(label.removesuffix(" (untold)"))):
+        runs = list(scores[name].values())
+        accuracy = Scores("test", 0, {"nll": [mean(one.values()) for one in runs]})
+        line: dict[str, Any] = {
+            "row": name,
+            "parameters": parameters[name],
+            "seeds": len(runs),
+            "accuracy_percent": round(accuracy.mean("nll"), 2),
+            "interval_95": round(accuracy.interval("nll"), 2) if len(runs) > 1 else None,
+            "worst_alphabet_percent": round(mean(min(one.values()) for one in runs), 2),
+        }
+        if rows := against_single(scores, name):
+            *alphabets, average = rows
+            least = min(alphabets, key=lambda row: row["delta"])
             line |= {"delta_percent": average["delta"], "delta_interval_95": average["interval_95"]}
-            line["alphabets_that_lost"] = sum(row["delta"] < 0 for row in alphabets)
+            line |= {
+                "alphabets_that_lost": sum(row["delta"] < 0 for row in alphabets),
+                "least_gain": f"{least['task']} {least['delta']:+.1f}",
+            }
         lines.append(line)
     return lines
 
 
-def write(out: Path, content: dict[str, Any]) -> None:
-    scores = content["scores"]
-    content |= {"environment": facts(), "settings": {"steps": OUTER.steps, "images_of_a_step": 32 * OUTER.n_tasks}}
-    content["summary"] = summary(scores)
-    if {"heads", "single"} <= set(scores):
-        content["heads_against_single"] = against_single(scores, "heads")
-    write_json(out, content)
-
-
-def draw(recorded: Path) -> str:
-    """The figure of the gradient cosines, and what they hint at."""
+def draw(recorded: Path) -> list[dict[str, Any]]:
+    """The figure of the gradient cosines, and the pairs of alphabets that they tell most of."""
     names, steps, cosines = read_cosines(recorded)
     drawing = figure(names, steps, cosines)
     out = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
-    write_whole(out, lambda tmp: drawing.savefig(tmp, format="svg"))
-    return str(hint(cosines, names))
+    write_whole(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
+    found = hint(cosines, names)
+    print(found.share_less[:3], found.share_more[:3])
+    return [
+        {"hint": what, "pairs": len(pairs), "strongest": f"{a} and {b}", "cosine": round(cosine, 2)}
+        for what, pairs in (("share less", found.share_less), ("share more", found.share_more))
+        for a, b, cosine in pairs[:3]
+    ]
+
+
+def write(out: Path, content: dict[str, Any]) -> None:
+    content["environment"] = facts()
+    content["settings"] = {"images_of_an_alphabet": 32 * OUTER.steps * OUTER.n_tasks // 50, "support": SUPPORT}
+    content["summary"] = summary(content["scores"], content["parameters"])
+    if "heads" in content["scores"]:
+        content["heads_against_single"] = against_single(content["scores"], "heads")
+    write_json(out, content)
 
 
 def main() -> None:
@@ -150,21 +197,21 @@ def main() -> None:
     if unknown := set(args.rows) - set(ROWS):
         parser.error(f"expected rows among {list(ROWS)}, got {sorted(unknown)}")
     out = Path(__file__).parent / "results" / "alphabets.json"
-    content: dict[str, Any] = read_json(out) if out.exists() else {"tuning": tune(args.runs), "scores": {}}
+    content: dict[str, Any] = read_json(out) if out.exists() else {"tuning": [], "scores": {}, "parameters": {}}
     for seed in args.seeds:
         for name in args.rows:
-            outer = replace(chosen(content["tuning"], name), cosines_every=20 if (name, seed) == ("heads", 0) else 0)
-            folder = args.runs / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-            learner = trained(name, seed, outer, folder)
-            scores = {name: by_alphabet(learner, name, "test")}
-            if ROWS[name].untold:
-                scores = {f"{name}: told": scores[name], f"{name}: not told": by_alphabet(learner, name, "test", 1.0)}
+            row = ROWS[name]
+            learner, folder = trained(name, seed, chosen(name, content["tuning"], args.runs), args.runs)
+            scores = {name: by_alphabet(learner, row, "test")}
+            if row.untold:
+                scores[f"{name} (untold)"] = by_alphabet(learner, row, "test", untold=1.0)
             for label, of in scores.items():
                 content["scores"].setdefault(label, {})[str(seed)] = of
-            if outer.cosines_every:
-                content["hint"] = draw(folder / "cosines.json")
+                content["parameters"][label] = sum(p.numel() for p in learner.parameters())
+            if (name, seed) == RECORDED:
+                content["gradient_cosines"] = draw(folder / "cosines.json")
             write(out, content)
-            print(json.dumps(content["summary"][-1]), flush=True)
+            print(json.dumps(next(line for line in content["summary"] if line["row"] == name)), flush=True)
 
 
 if __name__ == "__main__":
