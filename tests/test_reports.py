@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
+import io
 import json
 import re
 import shlex
@@ -14,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up import made
+from made_up import SHORT, made
+from PIL import Image
 from scipy import stats
 
 import metabox
@@ -147,6 +150,48 @@ def test_only_other_recipes_on_the_same_tasks_are_compared(runs: list[Path], tmp
     assert write_report([*runs, other], tmp_path / "b", n_tasks=0)["comparisons"] == []
 
 
+def test_a_score_that_a_task_does_not_have_is_left_out(runs: list[Path], tmp_path: Path) -> None:
+    values = [0.5, None, 0.75, 1.0, None, 0.25, 0.5, 0.0]
+    for run, shift in zip(runs, (0.0, 0.25), strict=True):
+        (path,) = (run / "results").glob("*.json")
+        result = json.loads(path.read_text())
+        result["per_task"]["accuracy"] = [None if value is None else value + shift for value in values]
+        path.write_text(json.dumps(result))
+        (run / "manifest.json").unlink()
+    edit(runs[1] / "recipe.yaml", f"name: {RECIPE}", "name: other")
+    content = write_report(runs, tmp_path / "out", n_tasks=0)
+    there = [value for value in values if value is not None]
+    accuracy = next(score for score in content["runs"][0]["scores"] if score["metric"] == "accuracy")
+    assert (accuracy["mean"], accuracy["n_tasks"]) == (pytest.approx(np.mean(there)), 6)
+    assert content["comparisons"][0]["difference"] == pytest.approx(-0.25)
+    assert content["comparisons"][0]["t_test_p"] < 0.01
+
+
+def test_named_tasks_stand_in_a_table_of_their_own_the_worst_first(runs: list[Path], tmp_path: Path) -> None:
+    (path,) = (runs[0] / "results").glob("*.json")
+    result = json.loads(path.read_text())
+    result["tasks"] = ["ann", "bob"] * 4
+    result["per_task"]["accuracy"] = [1.0, 0.5, 1.0, 0.25, 0.75, 0.5, 0.75, 0.25]
+    path.write_text(json.dumps(result))
+    content = write_report(runs[:1], tmp_path / "out", n_tasks=0)
+    found = [(row["name"], row["mean"], row["n_tasks"]) for row in content["runs"][0]["by_task"]]
+    assert found == [("bob", 0.375, 4), ("ann", 0.875, 4)]
+    lines = (tmp_path / "out" / "report.md").read_text().splitlines()
+    assert [line.split("|")[1:3] for line in lines if line.startswith(("| bob", "| ann"))] == [
+        [" bob ", f" 37.50 ± {stats.t.ppf(0.975, 3) * 100 * np.std([0.5, 0.25, 0.5, 0.25], ddof=1) / 2:.2f} % "],
+        [" ann ", f" 87.50 ± {stats.t.ppf(0.975, 3) * 100 * np.std([1, 1, 0.75, 0.75], ddof=1) / 2:.2f} % "],
+    ]
+
+
+def test_a_title_says_what_was_measured_and_what_sets_it_apart(runs: list[Path], tmp_path: Path) -> None:
+    content = write_report([claim(runs[0])], tmp_path / "out", n_tasks=0)
+    assert "## A paper: accuracy, Glyphs, 5-way, 1-shot\n" in as_markdown(content)
+    content["claims"][0]["protocol"] |= {"transductive": True, "pretrained": "first (ab)"}
+    assert "## A paper: accuracy, Glyphs, 5-way, 1-shot, transductive, pre-trained by first \\(ab\\)\n" in as_markdown(
+        content
+    )
+
+
 # What is measured anew
 
 
@@ -178,23 +223,35 @@ def test_the_worst_tasks_come_first_and_their_worst_predictions_too(rebuilt: rec
     assert [task["percent"] for task in tasks] == pytest.approx([100 * a for a in sorted(accuracy)[:3]])
     for task in tasks:
         assert accuracy[task["task"]] == pytest.approx(task["percent"] / 100)
-        assert [image["label"] for image in task["support"]] == [0, 1, 2, 3, 4]
+        assert [image["label"] for image in task["support"]] == [f"class {c}" for c in range(5)]
         right = [image["label"] == image["predicted"] for image in task["predictions"]]
         assert len(right) == 12
         assert not right[0] or all(right)
 
 
 def test_pictures_hold_the_pixels_of_the_task(rebuilt: recipe.Rebuilt) -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
     (task, *_) = measure.worst(rebuilt, measure.predict(rebuilt, 8))
     episodes = rebuilt.tasks.sample(0, 1, split="test", first=task["task"])
     content = base64.b64decode(task["support"][0]["image"].removeprefix("data:image/png;base64,"))
     place = episodes.support.y[0].tolist().index(0)
     assert torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).equal(episodes.support.x[0, place, 0])
+
+
+def test_pictures_bear_the_names_of_their_classes(tmp_path: Path) -> None:
+    # Each class has one grey, so that a picture tells its class.
+    for c, name in enumerate(("cat", "dog", "owl")):
+        folder = tmp_path / "set" / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((8, 8), 50 * c, dtype=np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "splits.json").write_text(json.dumps({"test": ["cat", "dog", "owl"]}))
+    splits = str(tmp_path / "splits.json")
+    tasks = ClassFolder(str(tmp_path / "set"), splits=splits, channels=1, n_way=3, n_shot=1, n_query=2)
+    made_up = recipe.Rebuilt(CNP(tasks.spec, 3, backbone=Flatten).eval(), tasks, QueryLoss, {})
+    for task in measure.worst(made_up, measure.predict(made_up, 4)):
+        for image in (*task["support"], *task["predictions"]):
+            grey = np.array(Image.open(io.BytesIO(base64.b64decode(image["image"].partition(",")[2]))))
+            assert image["label"] == ("cat", "dog", "owl")[grey[0, 0] // 50]
 
 
 def test_errors_are_counted_by_class_and_by_folder(tmp_path: Path) -> None:
@@ -281,6 +338,24 @@ def test_runs_of_one_claim_with_other_protocols_are_refused_with_the_reason(runs
         ValueError, match=r"expected .* one protocol, got init_args.n_query: 3 against 4 in .*report them apart"
     ):
         read_runs(runs)
+
+
+def test_recipes_of_one_claim_with_other_protocols_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "tasks: {{class_path: Glyphs, init_args: {{n_way: 2, n_shot: 1, n_query: {n_query}}}}}\n"
+        "learner: {{class_path: {learner}}}\n"
+        "claim: {{metric: accuracy, value: 50, source: A paper}}\n"
+    )
+    for name, learner, n_query in (("one", "ProtoNet", 1), ("other", "CNP", 2)):
+        (tmp_path / f"{name}.yaml").write_text(text.format(learner=learner, n_query=n_query))
+    asked = ["reproduce", *(str(tmp_path / f"{name}.yaml") for name in ("one", "other"))]
+    asked += [*SHORT, "--seeds", "1", "--n_tasks", "0", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    assert "init_args.n_query: 1 against 2 in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*asked, "--tasks.init_args.n_query", "3"]) == 0  # now both are alike
 
 
 def test_runs_without_a_claim_stand_in_one_table_for_each_protocol(runs: list[Path]) -> None:

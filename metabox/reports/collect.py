@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from jsonargparse import Namespace
 
 from metabox.evaluation import Scores
 from metabox.files import read_json
-from metabox.recipe import NOT_OF_THE_RUN, dump, find_run, make_parser, parse
+from metabox.recipe import NOT_OF_THE_RUN, build, dump, find, find_run, make_parser, parse, protocol
 from metabox.reports import manifest
 
 NEEDED = {
@@ -121,15 +122,41 @@ def read_runs(folders: Sequence[str | Path]) -> list[list[Run]]:
                 "counted twice would make the spread over seeds too small; name one of them"
             )
         table = tables.setdefault(json.dumps(run.claim or run.protocol, sort_keys=True), [])
-        if table and (differ := differences(table[0].protocol, run.protocol)):
-            raise ValueError(
-                f"expected the runs of one claim to have one protocol, got {'; '.join(differ)} in {table[0].folder} "
-                f"and {run.folder}; their accuracies answer different questions, so report them apart"
-            )
         table.append(run)
+        _check_one_protocol(table[0].protocol, run.protocol, f"{table[0].folder} and {run.folder}")
     if not tables:
         raise ValueError("expected the folder of at least one run, got none; `metabox train` makes one")
     return list(tables.values())
+
+
+def check_recipes(recipes: Sequence[str], options: list[str]) -> None:
+    """Find out before anything is trained whether the runs of these recipes may stand in one report.
+
+    Raises:
+        ValueError: where a recipe or its data are not there, or recipes of one claim have different protocols.
+    """
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name in recipes:
+        parser = make_parser(find(name))
+        config = parse(parser, options)
+        learner, tasks, _, _ = build(parser, config)
+        if config.claim:
+            plan = {
+                "protocol": protocol(config, learner),
+                "summary": {"split": "test", "seed": 0, "n_tasks": config.n_test},
+                "data": tasks.fingerprint(),
+            }
+            claim = json.dumps(config.claim.as_dict(), sort_keys=True)
+            other, known = first.setdefault(claim, (name, protocol_of(plan)))
+            _check_one_protocol(known, protocol_of(plan), f"{other} and {name}")
+
+
+def _check_one_protocol(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
+    if differ := differences(one, other):
+        raise ValueError(
+            f"expected the runs of one claim to have one protocol, got {'; '.join(differ)} in {where}; their "
+            "accuracies answer different questions, so report them apart"
+        )
 
 
 def settings(config: Namespace) -> dict[str, Any]:
@@ -145,8 +172,11 @@ def protocol_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(result: dict[str, Any]) -> Scores:
-    """The scores, from those of every task: the summary beside them is for people."""
-    return Scores(result["summary"]["split"], result["summary"]["seed"], result["per_task"])
+    """The scores, from those of every task (null where it has none): the summary beside them is for people."""
+    summary, columns = result["summary"], result["per_task"].items()
+    per_task = {name: [math.nan if value is None else value for value in column] for name, column in columns}
+    pooled = {name: summary[name] for name in ("calibration_error",) if name in summary}
+    return Scores(summary["split"], summary["seed"], per_task, result.get("tasks", []), pooled)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -173,8 +203,9 @@ def _read_result(path: Path) -> dict[str, Any]:
     if good:
         columns, n_tasks = result["per_task"].values(), result["summary"]["n_tasks"]
         good = all(isinstance(c, list) and len(c) == n_tasks for c in columns) and all(
-            isinstance(value, (int, float)) for column in columns for value in column
+            isinstance(value, (int, float, type(None))) for column in columns for value in column
         )
+        good = good and None not in result["per_task"]["nll"] and len(result.get("tasks", [])) in (0, n_tasks)
     if not good:
         raise ValueError(f"expected a result of `metabox evaluate` in {path}, got something else; restore or delete it")
     return result

@@ -28,6 +28,7 @@ BATCH = 50
 BINS = 15
 LISTED = 15  # classes with the most errors
 WORST, SHOWN = 3, 12  # tasks in pictures, and images of each part
+ROOM = 20  # letters below a picture
 FEW_QUERIES = 5  # of a class, so that more shots fit among its images
 COUNTABLE = 5_000_000  # drawings, beyond which a set is endless
 
@@ -147,21 +148,27 @@ def reliability(predicted: Predicted) -> list[dict[str, float]]:
 
 def errors(tasks: NWayKShot, predicted: Predicted) -> dict[str, list[dict[str, Any]]]:
     """Errors by class, most first, and by the folder of a class (an alphabet, say); none for endless sets."""
-    images = tasks.images
-    classes = np.asarray(images.splits["test"])
-    sizes = images.sizes[classes]
-    if int(sizes.sum()) > COUNTABLE:
+    names = class_names(tasks, predicted.origin)
+    if names is None:
         return {"classes": [], "groups": []}
-    item = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    of_item = np.repeat(classes, sizes)
-    ids = images.ids(of_item, item)
-    order = np.argsort(ids)
-    of = of_item[order][np.searchsorted(ids[order], predicted.origin.numpy())]
-    names = [images.class_name(int(c)) for c in of]
     wrong = (predicted.correct == 0).tolist()
     by_class = _count(names, wrong)
     groups = [name.split("/")[-2] for name in names] if all("/" in name for name in by_class) else []
     return {"classes": _most(by_class)[:LISTED], "groups": _most(_count(groups, wrong)) if groups else []}
+
+
+def class_names(tasks: NWayKShot, origin: Tensor) -> list[str] | None:
+    """The classes of test images by their ids `[K]`, or None for an endless set."""
+    images = tasks.images
+    classes = np.asarray(images.splits["test"])
+    sizes = images.sizes[classes]
+    if int(sizes.sum()) > COUNTABLE:
+        return None
+    item = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    of_item = np.repeat(classes, sizes)
+    ids = images.ids(of_item, item)
+    order = np.argsort(ids)
+    return [images.class_name(int(c)) for c in of_item[order][np.searchsorted(ids[order], origin.numpy())]]
 
 
 def _count(names: list[str], wrong: list[bool]) -> dict[str, tuple[int, int]]:
@@ -188,21 +195,34 @@ def worst(rebuilt: Rebuilt, predicted: Predicted) -> list[dict[str, Any]]:
         ((_, episodes, log_probs, examples),) = _episodes(rebuilt, 1, first=task)
         truth = log_probs.gather(-1, examples.y[..., None])[0, :, 0].masked_fill(~examples.mask[0], 0)
         top = log_probs[0].max(-1)
+        names = _names_of_labels(rebuilt, episodes)
         predictions = [
             {
                 "image": picture(examples.x[0, i]),
-                "label": int(examples.y[0, i]),
-                "predicted": int(top.indices[i]),
+                "label": names[int(examples.y[0, i])],
+                "predicted": names[int(top.indices[i])],
                 "percent": 100 * float(top.values[i].exp()),
             }
             for i in truth.argsort(stable=True)[: min(SHOWN, int(examples.mask.sum()))].tolist()
         ]
         x, y = (part[0][episodes.support.mask[0]] for part in (episodes.support.x, episodes.support.y))
-        support = [{"image": picture(x[i]), "label": int(y[i])} for i in _some_of_each(y)]
+        support = [{"image": picture(x[i]), "label": names[int(y[i])]} for i in _some_of_each(y)]
         found.append(
             {"task": task, "percent": 100 * float(accuracy[task]), "support": support, "predictions": predictions}
         )
     return found
+
+
+def _names_of_labels(rebuilt: Rebuilt, episodes: Episodes) -> list[str]:
+    """What the labels of one task stand for: the class's name, or the label itself where that is none or too long."""
+    names = [f"class {i}" for i in range(rebuilt.learner.spec.target_size)]
+    parts = (episodes.support, episodes.query)
+    mask, y = torch.cat([part.mask[0] for part in parts]), torch.cat([part.y[0] for part in parts])
+    if isinstance(rebuilt.tasks, NWayKShot) and episodes.origin is not None:
+        found = class_names(rebuilt.tasks, episodes.origin[0][mask]) or []
+        for label, name in zip(y[mask].tolist(), found, strict=bool(found)):
+            names[label] = name if len(name) <= ROOM else names[label]
+    return names
 
 
 def _some_of_each(y: Tensor) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,10 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import metabox
+from metabox.evaluation import Scores
 from metabox.files import write_json, write_text
 from metabox.reports.claims import claim_table
 from metabox.reports.collect import Run, differences, protocol_of, read_runs, scores_of
-from metabox.reports.compare import comparisons
+from metabox.reports.compare import comparisons, headline
 from metabox.reports.measure import measure
 from metabox.reports.tables import Block, sections
 
@@ -70,9 +72,35 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
         "folder": run.folder.name,
         "changed_files": run.changed,
         "curve": run.curve,
+        "scores": [_score(run.scores, metric) for metric in run.scores.means()],
+        "pooled": run.scores.pooled,
+        "by_task": by_task(run.scores, headline(run)),
         "others": others,
         "measured": measured,
         "not_measured": None if measured else why,
+    }
+
+
+def by_task(scores: Scores, metric: str) -> list[dict[str, Any]]:
+    """The score on each named task, the worst first."""
+    rows: dict[str, list[float]] = {}
+    for name, value in zip(scores.tasks, scores.per_task[metric], strict=bool(scores.tasks)):
+        rows.setdefault(name, []).append(value)
+    found = [
+        {"name": name, **_score(Scores(scores.split, scores.seed, {metric: values}), metric)}
+        for name, values in rows.items()
+        if not all(map(math.isnan, values))
+    ]
+    return sorted(found, key=lambda row: row["mean"], reverse=not metric.startswith("accuracy"))
+
+
+def _score(scores: Scores, metric: str) -> dict[str, Any]:
+    interval = scores.interval(metric)
+    return {
+        "metric": metric,
+        "mean": scores.mean(metric),
+        "interval_95": interval if math.isfinite(interval) else None,
+        "n_tasks": sum(not math.isnan(value) for value in scores.per_task[metric]),
     }
 
 

@@ -65,7 +65,8 @@ def sections(content: dict[str, Any]) -> list[Section]:
 
 
 def _claim(table: dict[str, Any]) -> Section:
-    claim, unit = table["claim"], table["rows"][0]["unit"]
+    claim, row = table["claim"], table["rows"][0]
+    unit = row["unit"]
     published = "none"
     if claim:
         interval = "" if claim["interval"] is None else f" ± {claim['interval']:g}"
@@ -83,7 +84,7 @@ def _claim(table: dict[str, Any]) -> Section:
         for row in table["rows"]
     ]
     columns = ["recipe", "published", "ours, ± over test tasks", "over seeds: mean, standard deviation", "verdict"]
-    title = f"{claim['source']}: {claim['metric']}" if claim else f"Without a claim: {table['rows'][0]['metric']}"
+    title = f"{claim['source'] if claim else 'Nothing published'}: {row['metric']}, {_subject(table['protocol'])}"
     protocol = "; ".join(f"{name.removeprefix('init_args.')} {value}" for name, value in table["protocol"].items())
     note = f"Our protocol: {protocol}." + (f" The claim's: {claim['protocol']}." if claim and claim["protocol"] else "")
     blocks: list[Block] = [Table("", columns, rows)]
@@ -92,12 +93,22 @@ def _claim(table: dict[str, Any]) -> Section:
     return Section(title, note, blocks)
 
 
+def _subject(protocol: dict[str, Any]) -> str:
+    """What was measured, in a few words; what sets a result apart from the usual comes last."""
+    words = [str(protocol.get("class_path", "tasks")).rpartition(".")[2]]
+    counts = [(protocol.get(f"init_args.{name}"), label) for name, label in (("n_way", "way"), ("n_shot", "shot"))]
+    words += [f"{str(count).strip('[]').replace(', ', ' to ')}-{label}" for count, label in counts if count is not None]
+    words += ["transductive"] if protocol.get("transductive") else []
+    words += [f"pre-trained by {protocol['pretrained']}"] if protocol.get("pretrained") else []
+    return ", ".join(words)
+
+
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     seeds = row["seeds"]
     pairs = [
         ("the recipe, and how it differs from the paper", row["about_the_recipe"]),
         ("differs from the package's recipe", "; ".join(row["differs_from_the_recipe"])),
-        ("budget", f"{row['steps']} steps of {row['tasks_per_step']} tasks"),
+        ("budget", f"{_count(row['steps'], 'step')} of {_count(row['tasks_per_step'], 'task')}"),
         ("steps made, best step", _each(seeds, lambda s: f"{s['steps']}, {s['best_step']}")),
         ("training time", _each(seeds, lambda s: _time(s["training_seconds"]))),
         ("hardware", _each(seeds, lambda s: s["hardware"])),
@@ -135,6 +146,10 @@ def _commands(row: dict[str, Any]) -> str:
     return row["command"] + (f"  # and with --seed {', '.join(others)}" if others else "")
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
@@ -170,8 +185,8 @@ def _comparisons(pairs: list[dict[str, Any]]) -> Section:
     columns = ["run", "against", "metric", "difference, paired ±", "p, paired t", "p, Wilcoxon"]
     note = (
         "Pairs of runs on the very same test tasks: the mean over tasks of the first score minus the second, with its "
-        f"95% interval. The interval is over tasks: another seed of training may differ by more. {len(pairs)} "
-        "comparisons; the p values are not corrected for their number."
+        f"95% interval. The interval is over tasks: another seed of training may differ by more. "
+        f"{_count(len(pairs), 'comparison')}; the p values are not corrected for their number."
     )
     return Section("Comparisons on the same tasks", note, [Table("", columns, [row(pair) for pair in pairs])])
 
@@ -187,7 +202,7 @@ def _curves(runs: list[dict[str, Any]]) -> Section:
 
 def _run(run: dict[str, Any]) -> Section:
     measured = run["measured"]
-    blocks: list[Block] = []
+    blocks: list[Block] = _scores(run)
     if run["others"]:
         rows = [
             [o["split"], str(o["seed"]), str(o["n_tasks"]), o["scores"], "; ".join(o["differs"])] for o in run["others"]
@@ -212,10 +227,30 @@ def _run(run: dict[str, Any]) -> Section:
         title = f"Test task {task['task']}: {task['percent']:.1f} % right"
         blocks += [Task(title, task["support"], task["predictions"])]
     note = (
-        f"Measured for this report on the first {measured['tasks']} tasks of the test list. By shots and ways: tasks "
-        "of their own, with five queries of a class where there are as many, and all else as in the evaluation."
+        "The scores are those of the run. All else was measured for this report, on the first "
+        f"{_count(measured['tasks'], 'task')} of the test list. By shots and ways: tasks of "
+        "their own, with five queries of a class where there are as many, and all else as in the evaluation."
     )
     return Section(run["label"], note, blocks)
+
+
+def _scores(run: dict[str, Any]) -> list[Block]:
+    """Every metric on the recipe's test tasks, and the main one on each named task."""
+
+    def cells(name: str, score: dict[str, Any]) -> list[str]:
+        scale, unit = (100, "%") if score["metric"].startswith("accuracy") else (1, "")
+        interval = score["interval_95"]
+        said = _number(scale * score["mean"], None if interval is None else scale * interval, unit)
+        return [name, said, str(score["n_tasks"])]
+
+    rows = [cells(score["metric"].replace("_", " "), score) for score in run["scores"]]
+    rows += [[name.replace("_", " "), f"{value:.3f}", "all together"] for name, value in run["pooled"].items()]
+    blocks: list[Block] = [Table("Scores", ["metric", "mean, ± over test tasks", "test tasks"], rows)]
+    if run["by_task"]:
+        metric = run["by_task"][0]["metric"].replace("_", " ")
+        rows = [cells(score["name"], score) for score in run["by_task"]]
+        blocks += [Table(f"By named task: {metric}, worst first", ["task", "mean, ±", "rows of test tasks"], rows)]
+    return blocks
 
 
 def _recipes(rows: list[dict[str, Any]]) -> Section:
