@@ -25,6 +25,7 @@ from metabox.evaluation import Scores, evaluate, memorisation, normalisation
 from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
+from metabox.objectives import QueryLoss
 from metabox.training import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
@@ -137,7 +138,7 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective, {})
+    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective or QueryLoss, {})
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:

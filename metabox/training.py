@@ -135,7 +135,7 @@ def run(
     outer: OuterLoop = OuterLoop(),  # frozen
     *,
     evaluation: EpisodeSampler | None = None,
-    objective: MakeObjective = QueryLoss,
+    objective: MakeObjective | None = None,
     weighting: MakeWeighting | None = None,
     seed: int = 0,
     out: str | Path,
@@ -150,7 +150,7 @@ def run(
         learner: builds the learner from the kind of task and the number of parameters of a prediction; a class will do.
         outer: the settings of the outer loop.
         evaluation: where validation tasks come from; by default like the training tasks.
-        objective: what is minimised.
+        objective: what is minimised; by default `QueryLoss`.
         weighting: how the losses of named tasks, or of a target's parts, become one step, built from their number; by
             default by their plain sum, which is the mean loss of the batch.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
@@ -162,7 +162,8 @@ def run(
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
-    evaluation, out = evaluation or tasks, Path(out)
+    # None, for jsonargparse forgets the class_path of a value with init_args beside a class as the default.
+    evaluation, objective, out = evaluation or tasks, objective or QueryLoss, Path(out)
 
     # The engine: devices, precision, distribution.
     fabric = Fabric(

@@ -15,7 +15,8 @@ import metabox
 from metabox import recipe
 from metabox.cli import main
 from metabox.discover import recipes, subclasses
-from metabox.objectives import StreamLoss
+from metabox.learners import NP
+from metabox.objectives import LatentLoss
 
 GLYPHS = "glyphs-5w1s-incontext"
 QUICK = [
@@ -236,10 +237,14 @@ def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypat
     recipe_file = here / "weighted.yaml"
     recipe_file.write_text(
         "tasks: {class_path: MadeMail, init_args: {n_users: 3}}\nlearner: {class_path: HardSharing}\nseed: 7\n"
-        "weighting: {class_path: WorstCase, init_args: {step: 0.5}}\nobjective: metabox.objectives.StreamLoss\n"
+        "weighting: {class_path: WorstCase, init_args: {step: 0.5}}\n"
+        "objective: {class_path: metabox.objectives.LatentLoss, init_args: {n_samples: 4}}\n"
     )
     main(["train", str(recipe_file)])
     assert set(given) == parameters
     assert repr(given["weighting"](3)) == "WorstCase(n_losses=3, step=0.5)"  # type: ignore[operator]
     assert given["seed"] == 7
-    assert StreamLoss in given["objective"].args  # type: ignore[attr-defined]
+    tasks = metabox.TaskSpec((1,), "real", 1)
+    objective = given["objective"](NP(tasks, 2), metabox.likelihood_for(tasks))  # type: ignore[operator]
+    assert isinstance(objective, LatentLoss)
+    assert objective.n_samples == 4
