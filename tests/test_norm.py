@@ -249,7 +249,7 @@ def test_a_query_counts_for_another_only_where_the_result_says_so(kind: NormKind
         outputs(learner, replace(episodes, query=replace(episodes.query, x=other))),
     )
     says = normalisation(learner)
-    assert says == {"batch_norm": NORMS[kind], "transductive": kind == "transductive"}
+    assert says == {"pretrained": None, "batch_norm": NORMS[kind], "transductive": kind == "transductive"}
     assert torch.allclose(here[:, 0], there[:, 0], atol=1e-5) != says["transductive"]
 
 
