@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read when torch is imported
+
 from pathlib import Path
 
 import pytest
