@@ -13,6 +13,7 @@ NumPy's uint32 gives the same bits in a third of the time (products wrap by them
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Words = TypeVar("Words", int, NDArray[np.int64], Tensor)
+
+Ranks = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 WORD = 0xFFFFFFFF  # a word is an integer in [0, 2**32)
 
@@ -47,9 +50,16 @@ def hash_words(words: Words, key: tuple[int, int]) -> Words:
 
 def make_key(*parts: object) -> tuple[int, int]:
     """A 64-bit key, as two words, from anything with a stable `repr` (numbers, strings)."""
-    plain = tuple([part.item() if isinstance(part, np.generic) else part for part in parts])
-    low, high = struct.unpack("<II", hashlib.blake2b(repr(plain).encode(), digest_size=8).digest())
+    low, high = struct.unpack("<II", _digest(repr(_plain(parts))))
     return low, high
+
+
+def _plain(parts: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple([part.item() if isinstance(part, np.generic) else part for part in parts])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def step_seed(seed: int, index: int, rank: int = 0) -> int:
@@ -65,33 +75,64 @@ class Draws:
     """
 
     def __init__(self, *address: object, n_tasks: int, first: int = 0) -> None:
-        self.addresses = [address]
+        self.address = _plain(address)
+        self.indices: range | None = None
         self.tasks = np.arange(first, first + n_tasks, dtype=np.int64)
 
     @classmethod
     def block(cls, *address: object, indices: range, n_tasks: int, first: int = 0) -> Draws:
         """The streams of `Draws(*address, index, ...)` for several indices at once, one after the other on axis 0."""
-        draws = cls(n_tasks=n_tasks, first=first)
-        draws.addresses = [(*address, index) for index in indices]
+        draws = cls(*address, n_tasks=n_tasks, first=first)
+        draws.indices = indices
         return draws
 
     def words(self, name: str, *shape: int) -> NDArray[np.int64]:
         """32 random bits, `[T, *shape]`."""
-        size = int(np.prod(shape, dtype=np.int64))
+        return self._words(name, *shape).astype(np.int64)
+
+    def _words(self, name: str, *shape: int) -> NDArray[np.uint32]:
+        size = math.prod(shape)
         counters = self.tasks[:, None] * size + np.arange(size, dtype=np.int64)
         if counters.size and (counters[0, 0] < 0 or counters[-1, -1] > WORD):
             raise ValueError(
                 f"expected task numbers from 0 to {(WORD + 1) // size - 1} for draws of {size} words a task, "
                 f"got {self.tasks[0]} to {self.tasks[-1]}; use a new `index` for further tasks"
             )
-        keys = np.array([make_key(name, *address) for address in self.addresses], dtype=np.uint32)[:, :, None, None]
+        keys = self._keys(name)[:, :, None, None]
         narrow: Any = counters.astype(np.uint32)  # see the top of the file
-        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).astype(np.int64).reshape(len(keys) * len(counters), *shape)
+        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).reshape(len(keys) * len(counters), *shape)
+
+    def _keys(self, name: str) -> NDArray[np.uint32]:
+        """`make_key(name, *address, index)` of each index, `[indices, 2]`."""
+        text = repr((name, *self.address))
+        texts = [text] if self.indices is None else [f"{text[:-1]}, {index})" for index in self.indices]
+        return np.frombuffer(b"".join(map(_digest, texts)), dtype="<u4").reshape(-1, 2)
+
+    def _order(self, name: str, rank: Ranks | None, *shape: int) -> NDArray[np.int64]:
+        """Random orders of `range(shape[-1])`, `[T, *shape]`; numbers of a lower rank (0 to 3) come first.
+
+        Random words are sorted, with the rank in their highest bits and the number in the lowest. Ties go by number:
+        with 18 random bits or more that favours nothing by more than could be measured.
+        """
+        n = shape[-1]
+        bits = max(1, (n - 1).bit_length())
+        keys: Any = self._words(name, *shape)
+        if bits > 12:
+            keys = keys.astype(np.uint64) << np.uint64(32)
+        word = keys.dtype.type
+        low = word((1 << bits) - 1)
+        keys >>= word(2)
+        keys &= ~low
+        keys |= np.arange(n, dtype=word)
+        if rank is not None:
+            keys |= rank.astype(word) << word(8 * keys.itemsize - 2)
+        keys.sort(axis=-1)
+        return (keys & low).astype(np.int64)
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""
         if np.all(high == low):  # nothing to draw, as for a fixed way or shot
-            return np.full((len(self.addresses) * len(self.tasks), *shape), low, dtype=np.int64)
+            return np.full((len(self.indices or [0]) * len(self.tasks), *shape), low, dtype=np.int64)
         return low + (self.words(name, *shape) * (high - low + 1) >> 32)
 
     def uniform(self, name: str, low: float, high: float, *shape: int) -> NDArray[np.float64]:
@@ -121,16 +162,8 @@ class Draws:
         """
         if 2 * smallest >= k * k:  # collisions are rare: draw with replacement, redraw rows that repeat
             return self._by_rejection(name, k, n)
-        # Few to choose from: sort random keys. The position rides in the low bits of its key.
-        bits = max(1, int(largest - 1).bit_length())
-        position = np.arange(largest, dtype=np.int64)
-        keys = self.words(name, *n.shape[1:], largest)
-        keys <<= bits
-        keys |= position
-        if smallest < largest:
-            keys[position >= n[..., None]] = np.iinfo(np.int64).max
-        keys.sort(axis=-1)
-        return keys[..., :k] & ((1 << bits) - 1)
+        missing = np.arange(largest) >= n[..., None] if smallest < largest else None
+        return self._order(name, missing, *n.shape[1:], largest)[..., :k]
 
     def _by_rejection(self, name: str, k: int, n: NDArray[np.int64]) -> NDArray[np.int64]:
         drawn = self.words(name, *n.shape[1:], k) * n[..., None] >> 32
@@ -145,15 +178,6 @@ class Draws:
             drawn[again] = fresh[again]
         return drawn
 
-    def shuffled(self, name: str, valid: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """A random order of each row of `valid: [T, K]`, the True positions before the False ones."""
-        k = valid.shape[1]
-        bits = max(1, (k - 1).bit_length())
-        keys = self.words(name, k)
-        keys <<= bits
-        keys |= np.arange(k, dtype=np.int64)
-        if not valid.all():
-            keys[~valid] |= np.int64(1) << (32 + bits)
-        keys.sort(axis=-1)
-        keys &= (1 << bits) - 1
-        return keys
+    def shuffled(self, name: str, rank: Ranks) -> NDArray[np.int64]:
+        """Random orders of `range(K)`, `[T, K]`; with `rank: [T or 1, K]` from 0 to 3 the lower ranks come first."""
+        return self._order(name, rank if rank.any() else None, rank.shape[1])

@@ -148,7 +148,7 @@ def test_what_a_task_draws_does_not_depend_on_the_tasks_beside_it(smallest: int)
             draws.words("words", 3, 2),
             draws.integers("integers", 0, 9, 4),
             draws.distinct("distinct", 6, n, smallest=smallest, largest=8),
-            draws.shuffled("shuffled", np.ones((n_tasks, 5), dtype=bool)),
+            draws.shuffled("shuffled", np.zeros((1, 5), dtype=bool)),
         ]
 
     for whole, part in zip(drawn(40, 0), drawn(7, 23), strict=True):
@@ -158,7 +158,7 @@ def test_what_a_task_draws_does_not_depend_on_the_tasks_beside_it(smallest: int)
 @pytest.mark.parametrize("valid", [[1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 1], [0, 0]])
 def test_shuffled_puts_the_valid_first_in_a_uniform_order(valid: list[int]) -> None:
     row = np.array(valid, dtype=bool)
-    drawn = Draws("shuffled", n_tasks=4000).shuffled("x", np.tile(row, (4000, 1)))
+    drawn = Draws("shuffled", n_tasks=4000).shuffled("x", np.tile(~row, (4000, 1)))
     assert np.array_equal(np.sort(drawn, axis=1), np.tile(np.arange(len(row)), (4000, 1)))
     real, rest = drawn[:, : row.sum()], drawn[:, row.sum() :]
     for part, positions in ((real, row.nonzero()[0]), (rest, (~row).nonzero()[0])):

@@ -505,9 +505,9 @@ class Striped(NWayKShot):
             sizes, groups, image_shape, fingerprint = np.array([2, 4]), None, (3, 2, 4), "striped"
             splits: ClassVar = {"train": np.array([0, 1])}
 
-            def gather(self, classes, items, device):
-                image = torch.zeros(len(classes), 3, 2, 4, dtype=torch.uint8)
-                image[:, 0] = torch.from_numpy(10 * classes + items)[:, None, None]
+            def pictures(self, ids, device):
+                image = torch.zeros(len(ids), 3, 2, 4, dtype=torch.uint8)
+                image[:, 0] = (10 * (ids >> 32) + (ids & 255))[:, None, None]
                 image[:, 1], image[:, 2] = torch.arange(4), torch.arange(2)[:, None]
                 return image
 

@@ -57,12 +57,12 @@ class AllClasses(EpisodeSampler):
             )
         start, count = {"train": (2 * held, size - 2 * held), "val": (0 * held, held), "test": (held, held)}[split]
         items = start + draws.integers("item", 0, count - 1, self.n_query)
-        x = stored.gather(classes.ravel(), items.ravel(), device)
+        origin = torch.from_numpy(stored.ids(classes, items))
+        x = stored.pictures(origin.view(-1), device)
         if self.images.augment is not None and split == "train":
             x = augmented(self.images.augment, x, *address, n_tasks=n_tasks, first=first)
         x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
-        origin = torch.from_numpy(stored.ids(classes, items)).to(device)
-        return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), origin=origin)
+        return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), origin=origin.to(device))
 
     def settings(self) -> dict[str, object]:
         about = {"n_query": self.n_query, "held_out": self.held_out, "images": self.images.settings()}

@@ -179,7 +179,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         if there.min() >= most:
             place = draws.distinct(name, most, n, int(there.min()), int(there.max()))
         else:
-            place = draws.shuffled(name, np.arange(there.max()) < n[:, None])[:, :most]
+            place = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
         return rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
 
     def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:

@@ -241,34 +241,33 @@ class GlyphImages(ClassImages):
         self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, seen many times
         self.fingerprint = f"Glyphs 1 (generated), image_size {image_size}, wobble {wobble}"
 
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
-        """The drawings `items[k]` of `classes[k]`, uint8 `[K, 1, image_size, image_size]`, ink 255 on 0.
+    def ids(self, classes: Ints, items: Ints) -> Ints:
+        """See `ClassImages.ids`.
 
         Raises:
-            ValueError: where the ids are not two rows of one length, or out of range.
+            ValueError: where a class or a drawing is out of range.
         """
-        if classes.ndim != 1 or classes.shape != items.shape:
-            raise ValueError(
-                f"expected classes and items as [K] and [K], got {list(classes.shape)} and {list(items.shape)}; "
-                "use np.broadcast_arrays(classes, items) and ravel()"
-            )
         for name, ids, end in (("classes", classes, len(self.sizes)), ("items", items, DRAWINGS)):
             if ids.size and not 0 <= ids.min() <= ids.max() < end:
                 raise ValueError(f"expected {name} from 0 to {end - 1}, got {ids.min()} to {ids.max()}; use id % {end}")
+        return super().ids(classes, items)
+
+    def pictures(self, ids: Tensor, device: Device) -> Tensor:
+        """The drawings, uint8 `[K, 1, image_size, image_size]`, ink 255 on 0."""
         # On a CPU in chunks that stay in cache and below 32768 numbers, torch's threshold for a second thread:
         # threads gain little here and stall for milliseconds where another process has the other core.
         # Elsewhere in few launches. The pixels are the same for any chunks.
         on_cpu = torch.device(device).type == "cpu"
         shapes = 500 if on_cpu else 1 << 14
         pictures = max(1, (22 if on_cpu else 1 << 10) * 28**3 // self.image_size**3)
-        images = torch.empty(len(classes), *self.image_shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(classes), shapes):
+        images = torch.empty(len(ids), *self.image_shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(ids), shapes):
             part = slice(start, start + shapes)
-            c, i = (torch.from_numpy(np.ascontiguousarray(ids[part])).to(device) for ids in (classes, items))
-            traits, tremors, warps = _words(c, i)
+            few_ids = ids[part].to(device)
+            traits, tremors, warps = _words(few_ids >> 32, few_ids & 0xFFFFFFFF)
             pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
             control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
-            for first in range(0, len(c), pictures):
+            for first in range(0, len(few_ids), pictures):
                 few = slice(first, first + pictures)
                 images[part][few, 0] = _ink(control[:, :, few].flatten(2), pen[few], self.image_size)
         return images

@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Range = int | tuple[int, int]
 
-AHEAD = 16  # indices drawn at once, where calls follow each other
+AHEAD = 32  # indices drawn at once, where calls follow each other
 
 
 class ClassImages(ABC):
@@ -44,13 +44,26 @@ class ClassImages(ABC):
     splits: Mapping[Split, Ints]
     fingerprint: str
 
-    @abstractmethod
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
-        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device."""
-
     def ids(self, classes: Ints, items: Ints) -> Ints:
-        """A number for each drawing that no other drawing has."""
-        return classes * np.int64(1 << 32) + items
+        """A number for each drawing that no other drawing has; the arguments are broadcast."""
+        return (classes << 32) + items
+
+    @abstractmethod
+    def pictures(self, ids: Tensor, device: Device) -> Tensor:
+        """The drawings of the ids `[K]` (on the host) as uint8 `[K, channels, height, width]` on the device."""
+
+    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
+        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
+
+        Raises:
+            ValueError: where the arguments are not two rows of one length.
+        """
+        if classes.ndim != 1 or classes.shape != items.shape:
+            raise ValueError(
+                f"expected classes and items as [K] and [K], got {list(classes.shape)} and {list(items.shape)}; "
+                "use np.broadcast_arrays(classes, items) and ravel()"
+            )
+        return self.pictures(torch.from_numpy(self.ids(classes, items)), device)
 
     def class_name(self, c: int) -> str:
         return f"class {c}"
@@ -66,14 +79,13 @@ class _Call(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Which drawing stands where, `[T, N + M]`, and which classes a task has, `[T, C]`."""
+    """Which drawing stands where in the tasks of one index, on the host."""
 
-    classes: Ints
-    items: Ints
-    label: Ints
-    mask: Bools
-    has_class: Bools
-    origin: Ints
+    drawn: Tensor  # ids of drawings [T, N + M], some drawing in the padding too
+    origin: Tensor  # the same with -1 in the padding
+    label: Tensor  # [T, N + M]
+    mask: Tensor  # [T, N + M]
+    has_class: Tensor  # [T, C]
 
 
 class _Pool:
@@ -149,7 +161,7 @@ class NWayKShot(EpisodeSampler):
         if names is not None and names < self.n_way[1]:
             raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
         self._pools: dict[Split, _Pool] = {}
-        self._block: tuple[_Call | None, range, _Plan] = (None, range(0), _Plan._make([np.empty(0)] * 6))
+        self._next: tuple[_Call | None, int, tuple[_Plan, ...]] = None, 0, ()
 
     @abstractmethod
     def load(self) -> ClassImages:
@@ -198,14 +210,11 @@ class NWayKShot(EpisodeSampler):
             raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
         plan = self._plan(index, _Call(n_tasks, split, seed, first))
         # One gather for support and query together, then two views of it.
-        x = self.images.gather(plan.classes.ravel(), plan.items.ravel(), device)
+        x = self.images.pictures(plan.drawn.view(-1), device)
         if self.augment is not None and split == "train":
             x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
-        x = x.view(*plan.classes.shape, *self.images.image_shape)
-        # Copies, because the plan may be asked for again.
-        label, mask, class_mask, origin = (
-            torch.from_numpy(part.copy()).to(device) for part in (plan.label, plan.mask, plan.has_class, plan.origin)
-        )
+        x = x.view(*plan.drawn.shape, *self.images.image_shape)
+        origin, label, mask, class_mask = (part.to(device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
@@ -218,19 +227,18 @@ class NWayKShot(EpisodeSampler):
         """What stands where at one index.
 
         A call that goes on from the one before also draws the next few: on small arrays most of
-        NumPy's time goes into being called. What is drawn does not depend on it.
+        NumPy's time goes into being called. What is drawn does not depend on it. A plan is handed out once,
+        for its tensors become the caller's.
         """
-        last_call, indices, block = self._block
-        if call != last_call or index not in indices:
-            ahead = AHEAD if call == last_call and index == indices.stop else 1
-            indices = range(index, index + ahead)
-            block = self._draw(indices, call)
-            self._block = call, indices, block
-        row = (index - indices.start) * call.n_tasks
-        return _Plan._make(part[row : row + call.n_tasks] for part in block)
+        *expected, plans = self._next
+        goes_on = expected == [call, index]
+        if not (goes_on and plans):
+            plans = self._draw(range(index, index + (AHEAD if goes_on else 1)), call)
+        self._next = call, index + 1, plans[1:]  # in one piece, because a thread may be sampling too
+        return plans[0]
 
-    def _draw(self, indices: range, call: _Call) -> _Plan:
-        """The plans of several indices, one after the other on axis 0."""
+    def _draw(self, indices: range, call: _Call) -> tuple[_Plan, ...]:
+        """The plans of several indices, drawn together."""
         n_tasks, split, seed, first = call
         pool = self._pool(split)
         draws = Draws.block("n-way k-shot", seed, split, indices=indices, n_tasks=n_tasks, first=first)
@@ -240,22 +248,24 @@ class NWayKShot(EpisodeSampler):
         items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
         place = np.arange(each)  # of a drawing among its class's: support first, then query
-        valid = (place < np.where(place < shots, n_shot[..., None], shots + n_query[..., None])) & has_class[..., None]
-        labels, columns = zip(
-            _lay_out(draws, "support", valid, 0, shots), _lay_out(draws, "query", valid, shots, each), strict=True
-        )
-        label, column = np.concatenate(labels, axis=1), np.concatenate(columns, axis=1)
-        source, item = _pick(classes, label), _pick(items, column)
+        alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
+        rows = np.s_[: 1 if alike else None, :, None]
+        end = np.where(place < shots, n_shot[rows], shots + n_query[rows])
+        valid = (place < end) & has_class[rows]  # [T or 1, C, J]
+        # Support, its padding, query, its padding, each in an order of its own.
+        order = draws.shuffled("order", (2 * (place >= shots) + ~valid).reshape(len(valid), -1))
+        label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
+        origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
         if self.names is not None:
             name = draws.distinct("names", self.n_way[1], np.full_like(way, self.names), self.names, self.names)
             label = _pick(name, label)
-        origin = self.images.ids(source, item)
         if valid.all():
             mask = np.ones(label.shape, dtype=np.bool_)
         else:
-            mask = _pick(valid, column)
-            label, origin = np.where(mask, label, 0), np.where(mask, origin, -1)
-        return _Plan(source, item, label, mask, has_class, origin)
+            mask = _pick(np.broadcast_to(valid, items.shape), order)
+            label, origin = np.where(mask, label, 0), np.where(mask, drawn, -1)
+        parts = (torch.from_numpy(part).split(n_tasks) for part in (drawn, origin, label, mask, has_class))
+        return tuple(map(_Plan, *parts))
 
     def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
         """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""
@@ -276,19 +286,6 @@ class NWayKShot(EpisodeSampler):
         """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
         columns = self.n_way[1] if self.imbalanced else 1
         return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
-
-
-def _lay_out(draws: Draws, name: str, valid: Bools, low: int, high: int) -> tuple[Ints, Ints]:
-    """The examples of one part in an order of its own, padding last: their classes' places and their own `[T, C*K]`.
-
-    The part is the places `low ... high - 1` of every class in `valid: [T, C, J]`.
-    """
-    t, _, j = valid.shape
-    order = draws.shuffled(f"order of {name}", valid[..., low:high].reshape(t, -1))
-    # Tables, because whole-number division is slow.
-    place = np.arange(valid[0, :, low:high].size)
-    label = place // (high - low)
-    return label.take(order), (place + label * (j - (high - low)) + low).take(order)
 
 
 def _pick(values: NDArray[Any], columns: Ints) -> NDArray[Any]:

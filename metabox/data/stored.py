@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.data.nwaykshot import Bools, ClassImages, Ints
+from metabox.data.nwaykshot import ClassImages, Ints
 from metabox.data.pack import Pack, name_some
 from metabox.episodes import Device, Split
 
@@ -63,29 +63,34 @@ class StoredImages(ClassImages):
         # Byte order is reversed word by word: as many bytes to the word as divide an image.
         self._word = f"u{math.gcd(h * w, 8)}"
 
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
+    def ids(self, classes: Ints, items: Ints) -> Ints:
+        """The row of each drawing among the images; with rotations four times that, plus the quarters."""
+        if not self.rotations:
+            return self.pack.start.take(classes) + items
+        return (self.pack.start.take(classes >> 2) + items) * QUARTERS + (classes & 3)
+
+    def pictures(self, ids: Tensor, device: Device) -> Tensor:
         device = torch.device(device)
         on_device = self._on_device(device)
         if not self.rotations:
-            rows = self.pack.start.take(classes) + items
-            return self._rows(rows, device, on_device).view(-1, *self.image_shape)
-        rows = self.pack.start.take(classes >> 2) + items
+            return self._rows(ids, device, on_device).view(-1, *self.image_shape)
+        quarters = ids & 3
+        rows, turned = ids >> 2, (quarters & 1) > 0
         if on_device:  # the images turned once follow the upright ones
-            rows += (classes & 1) * len(self.pack.images)
+            rows += (quarters & 1) * len(self.pack.images)
         pixels = self._rows(rows, device, on_device).view(len(rows), *self.image_shape)
         if not on_device:
-            turned = _put((classes & 1) > 0, device)[:, None, None, None]
-            pixels = torch.where(turned, pixels.rot90(1, (2, 3)), pixels)
-        return self._reverse(pixels.flatten(2), (classes & 2) > 0).view(-1, *self.image_shape)
+            pixels = torch.where(turned.to(device)[:, None, None, None], pixels.rot90(1, (2, 3)), pixels)
+        return self._reverse(pixels.flatten(2), quarters > 1).view(-1, *self.image_shape)
 
-    def _rows(self, rows: Ints, device: torch.device, on_device: bool) -> Tensor:
+    def _rows(self, rows: Tensor, device: torch.device, on_device: bool) -> Tensor:
         """Rows `[K, pixels]` of the images, on the device."""
         if on_device:
-            return self.pack.pixels(device, self.rotations).index_select(0, _put(rows, device))
+            return self.pack.pixels(device, self.rotations).index_select(0, rows.to(device))
         images = self.pack.images.flatten(1)
         # Pinned memory is copied while the device computes.
         picked = torch.empty(len(rows), images.shape[1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-        torch.index_select(images, 0, torch.from_numpy(rows), out=picked)
+        torch.index_select(images, 0, rows, out=picked)
         return picked.to(device, non_blocking=True)
 
     def _on_device(self, device: torch.device) -> bool:
@@ -97,30 +102,20 @@ class StoredImages(ClassImages):
             self._fits[device] = (device, self.rotations) in self.pack.copies or needed <= room
         return self._fits[device]
 
-    def _reverse(self, pixels: Tensor, rows: Bools) -> Tensor:
+    def _reverse(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """The images `[K, channels, pixels]` with some of them turned by 180 degrees."""
         if pixels.device.type != "cpu":
-            return torch.where(_put(rows, pixels.device)[:, None, None], pixels.flip(-1), pixels)
+            return torch.where(rows.to(pixels.device)[:, None, None], pixels.flip(-1), pixels)
         # torch and NumPy reverse bytes one at a time; whole words in reverse, each swapped, go eight times as fast.
         words = pixels.numpy().view(self._word)
-        (which,) = rows.nonzero()
+        (which,) = rows.numpy().nonzero()
         words[which] = words.take(which, axis=0).byteswap(inplace=True)[..., ::-1]
         return pixels
-
-    def ids(self, classes: Ints, items: Ints) -> Ints:
-        """A number for each drawing and rotation: its row among the images, times four, plus quarters if rotated."""
-        if not self.rotations:
-            return self.pack.start.take(classes) + items
-        return (self.pack.start.take(classes >> 2) + items) * QUARTERS + (classes & 3)
 
     def class_name(self, c: int) -> str:
         if not self.rotations:
             return self.pack.class_names[c]
         return f"{self.pack.class_names[c // QUARTERS]} at {c % QUARTERS * 90} degrees"
-
-
-def _put(numbers: Ints | Bools, device: torch.device) -> Tensor:
-    return torch.from_numpy(numbers).to(device)
 
 
 def _turned(numbers: Ints, turns: int) -> Ints:

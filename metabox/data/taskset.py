@@ -65,12 +65,12 @@ class FromLearn2Learn(EpisodeSampler):
         else:
             tasks = [self._task(split, seed, index, task) for task in range(first, first + n_tasks)]
         labels = np.stack([self._dense(y) for _, y in tasks])
-        order = draws.shuffled("order", np.ones(labels.shape, dtype=bool))
+        order = draws.shuffled("order", np.zeros(labels.shape, dtype=bool))
         labels = np.take_along_axis(labels, order, axis=1)
         same = labels[:, :, None] == labels[:, None, :]
         late = np.tril(same).sum(-1) > self.n_shot  # the first n_shot of each class are the support
         support_first = np.argsort(late, axis=1, kind="stable")
-        names = draws.shuffled("names", np.ones((n_tasks, self.n_way), dtype=bool))
+        names = draws.shuffled("names", np.zeros((1, self.n_way), dtype=bool))
         labels = np.take_along_axis(np.take_along_axis(names, labels, axis=1), support_first, axis=1)
         order = np.take_along_axis(order, support_first, axis=1)
         x = torch.stack([data[torch.from_numpy(row)] for (data, _), row in zip(tasks, order, strict=True)]).to(device)

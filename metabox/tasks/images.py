@@ -82,16 +82,16 @@ class ImageCompletion(Sized, EpisodeSampler):
         draws = Draws(*address, n_tasks=n_tasks, first=first)
         classes = np.asarray(images.splits[split])[draws.integers("class", 0, len(images.splits[split]) - 1)]
         items = draws.integers("item", 0, images.sizes[classes] - 1)
-        colours = images.gather(classes, items, device).view(n_tasks, channels, n_pixels).mT
-        order = draws.shuffled("pixels", np.ones((n_tasks, n_pixels), dtype=np.bool_))[..., None]
+        ids = images.ids(classes, items)
+        colours = images.pictures(torch.from_numpy(ids), device).view(n_tasks, channels, n_pixels).mT
+        order = draws.shuffled("pixels", np.zeros((1, n_pixels), dtype=np.bool_))[..., None]
         shown = take(order, 0, n_support)
         if self.all_pixels:
             every = np.broadcast_to(np.arange(n_pixels)[:, None], order.shape)
             asked = take(every, 0, np.full(n_tasks, n_pixels))
         else:
             asked = take(order, n_support, n_query)
-        ids = images.ids(classes, items)[:, None]
-        origin = np.where(np.concatenate([shown[1], asked[1]], axis=1), ids, -1)
+        origin = np.where(np.concatenate([shown[1], asked[1]], axis=1), ids[:, None], -1)
         return Episodes(
             support=self._examples(colours, *shown),
             query=self._examples(colours, *asked),

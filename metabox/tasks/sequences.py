@@ -99,7 +99,7 @@ class AssociativeRecall(Recall):
         return draws.distinct("key", n, np.full(len(draws.tasks), every), smallest=every, largest=every)
 
     def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
-        order = draws.shuffled("asked", np.arange(n) < stored[:, None])
+        order = draws.shuffled("asked", np.arange(n) >= stored[:, None])
         return order[:, : self.n_query], np.full(len(stored), self.n_query)
 
 
