@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.learners.base import Learner
 from metabox.likelihoods import Categorical, Likelihood, likelihood_for, score_mean, task_mean
+from metabox.memory import keep_freed_memory
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
@@ -129,6 +130,8 @@ def evaluate(
         raise ValueError(f"expected tasks of at most {learner.spec.target_size} classes, got {tasks.spec.target_size}")
     likelihood = likelihood or likelihood_for(learner.spec)
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    if device.type == "cpu":
+        keep_freed_memory()
     predictor = objective(learner, likelihood)
     modes = [(module, module.training) for module in learner.modules()]
     learner.eval()

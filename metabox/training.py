@@ -26,6 +26,7 @@ from metabox.evaluation import evaluate
 from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import Likelihood, likelihood_for
+from metabox.memory import keep_freed_memory
 from metabox.metrics import Metrics, Window
 from metabox.nn.attention import recompute
 from metabox.nn.sharing import shared_parameters
@@ -174,6 +175,8 @@ def run(
         plugins=[precision := precision_of(outer)],
     )
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     per_batch, rest = divmod(outer.n_tasks, fabric.world_size * outer.accumulate)
     if rest or not per_batch:
         raise ValueError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import TaskSpec
-from metabox.nn.attention import AttentionBlock
+from metabox.nn.attention import AttentionBlock, TransformerLayer
 from metabox.nn.backbones import MLP, Backbone, Conv4, make_backbone
 from metabox.nn.sets import class_mean, masked_mean, membership
 
@@ -121,3 +122,18 @@ def test_images_get_a_conv4_and_vectors_an_mlp_unless_told_otherwise() -> None:
 
 def test_an_input_may_be_a_single_number() -> None:
     assert MLP(())(torch.zeros(2, 3)).shape == (2, 3, 128)
+
+
+def test_attention_on_a_cpu_is_float32_under_autocast_because_the_kernel_is_slow_in_bf16(monkeypatch) -> None:
+    seen = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(*args, **kwargs):
+        seen.append({part.dtype for part in args} | {torch.is_autocast_enabled("cpu")})
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    layer, tokens = TransformerLayer(8, 2, 16), torch.randn(2, 3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(tokens, *layer.keys_values(tokens), torch.ones(2, 1, 3, dtype=torch.bool))
+    assert seen == [{torch.float32, False}]

@@ -308,6 +308,48 @@ def test_weights_of_the_rows_last_for_several_batches() -> None:
     assert not torch.allclose(weights, weighting.relative / 3)
 
 
+class Gated(nn.Module):
+    """A representation z that each task gates for itself before a second shared layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 1, bias=False)
+        self.gates = nn.Parameter(torch.randn(3, 5))
+        self.shared = [*self.first.parameters(), *self.second.parameters()]
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        x, y = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, -2.0, 0.5])
+        z = self.first(x).tanh()
+        return z, (self.second(z[:, None] * self.gates)[..., 0] - y).square().mean(0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_surgery_on_the_representation_passes_on_what_torchjd_makes_of_its_gradients(method: str) -> None:
+    net, share = Gated(), torch.tensor([0.5, 0.3, 0.2])
+    z, losses = net()
+    rows = [torch.autograd.grad(loss, [z, net.second.weight], retain_graph=True) for loss in 3 * share * losses]
+    torch.manual_seed(1)
+    wanted = direct(method, torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]))
+    at_z, second = wanted[: z.numel()].view_as(z), wanted[z.numel() :]
+    first = torch.autograd.grad(z, list(net.first.parameters()), at_z, retain_graph=True)
+    (gates,) = torch.autograd.grad((share * losses).sum(), net.gates)
+    torch.manual_seed(1)
+    weighting = Surgery(3, method, level="representation")
+    got = gradients(weighting, net()[1], share, net.shared, [*net.shared, net.gates])
+    wanted = torch.cat([*(g.flatten() for g in first), second, gates.flatten()])
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_surgery_on_the_representation_wants_tasks_that_share_inputs_and_have_parts_of_their_own() -> None:
+    weighting = Surgery(3, level="representation")
+    net = Net()  # computes its trunk anew for each head, as if each task had rows of its own
+    with pytest.raises(ValueError, match=r"expected tasks with the same inputs.*orthogonal"):
+        weighting.backward(net.losses(), even(3), net.shared, checked)
+    with pytest.raises(ValueError, match="parameters of each task's own"):
+        weighting.backward(net.losses(), even(3), list(net.parameters()), checked)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_not_finite_shows_in_the_gradient_and_not_in_the_state(method: str) -> None:
     weighting = Surgery(2, method)
@@ -427,6 +469,7 @@ def test_surgery_reaches_the_pareto_set_of_the_toy_problem(method: str) -> None:
         (lambda: WorstCase(2, step=0), "step above 0"),
         (lambda: WorstCase(2, step=math.nan), "step above 0"),
         (lambda: Surgery(2, "scalpel"), "method among"),
+        (lambda: Surgery(2, level="heads"), "level among"),
         (lambda: Surgery(2, every=0), "every of at least 1"),
         (lambda: Fixed(3).backward(torch.ones(2), torch.ones(2), [], print), r"shape \[3\]"),
         (lambda: Surgery(2).backward(torch.ones(2), torch.ones(2), [], print), "expected shared parameters"),

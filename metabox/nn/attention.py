@@ -50,9 +50,18 @@ class AttentionBlock(nn.Module):
         )
         visible = F.pad(mask, (0, 1), value=True)[:, None, None, :]
         query = split_heads(self.query(self.norm(tokens)), self.heads)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        seen = dot_product_attention(query, key, value, visible)
         tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(tokens)
+
+
+def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    """torch's fused attention; on a CPU in float32 at least, for its kernel takes several times as long in bf16."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).to(query.dtype)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -60,10 +69,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor
 
     query `[T, heads, M, D]`, key and value `[T, heads, N, D]`, visible: bool, broadcast to `[T, heads, M, N]`.
     """
-    # A key and value of zeros stand in where there is nothing else: a softmax over nothing would be NaN.
-    visible = torch.cat([visible, ~visible.any(-1, keepdim=True)], dim=-1)
-    key, value = (F.pad(part, (0, 0, 0, 1)) for part in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    # A softmax over nothing would be NaN: who sees nothing is shown everything, and what comes of it is dropped.
+    nothing = ~visible.any(-1, keepdim=True)
+    return dot_product_attention(query, key, value, visible | nothing).masked_fill(nothing, 0.0)
 
 
 class TransformerLayer(nn.Module):
@@ -159,9 +167,8 @@ class CrossAttention(nn.Module):
             for map_, part in ((self.query, query), (self.key, key), (self.value, values))
         )
         # A query stands once for each group, one after the other.
-        seen = attend(
-            query.repeat_interleave(g, dim=2), key, values, visible.expand(-1, m, -1, -1).flatten(1, 2)[:, None]
-        )
+        query, visible = query[:, :, :, None].expand(-1, -1, -1, g, -1), visible.expand(-1, m if g > 1 else 1, -1, -1)
+        seen = attend(query.flatten(2, 3), key, values, visible.flatten(1, 2)[:, None])
         return self.out(seen.transpose(1, 2).flatten(2)).unflatten(1, (m, g))
 
 

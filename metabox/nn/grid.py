@@ -35,9 +35,14 @@ class Grid(nn.Module):
     def weights(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """exp(-d²/2 scale²) between inputs `[T, N, dim]` and the grid, by axis: `[T, N, G]` and `[T, N, H]`."""
         at = self.first + torch.arange(self.size, device=x.device) / self.points_per_unit
-        gap = (x / scale)[..., None] - at / scale  # [T, N, dim, size]
-        near = torch.exp((-0.5 * gap.square()).clamp(min=FARTHEST))
-        return (near[:, :, 0] if self.dim == 2 else torch.ones_like(near[:, :, 0, :1])), near[:, :, -1]
+        # The scale comes last: what is before it needs no gradient.
+        square = (x[..., None] - at).square()  # [T, N, dim, size]
+        near = torch.exp((square * (-0.5 * scale**-2)).clamp(min=FARTHEST))
+        if self.dim == 2:
+            along, across = near.unbind(2)
+            return along, across
+        near = near.squeeze(2)
+        return torch.ones_like(near[..., :1]), near
 
     def extra_repr(self) -> str:
         return f"{self.dim}, size={self.size}, points_per_unit={self.points_per_unit}"
@@ -106,11 +111,11 @@ class GridUNet(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         levels: list[Tensor] = []
         for layer in self.down:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
             levels.append(x)
         levels.pop()
         for layer in self.up:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
             if levels:
                 x = torch.cat([x, levels.pop()], dim=1)
         return x

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
 
 from metabox.weighting.base import Backward, Weighting, some
 
+Level = Literal["parameters", "representation"]
 Method = Literal["pcgrad", "mgda", "cagrad", "nash", "imtl", "upgrad"]
+Wanted = Sequence[Tensor] | Sequence[GradientEdge]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -33,20 +38,29 @@ class Surgery(Weighting):
         n_losses: K.
         method: one of these.
         c: of CAGrad, how far the update may be from the mean gradient; 0.5 on the paper's toy problem.
+        level: which gradients are the rows. "parameters": those of the shared parameters, K backward passes in all.
+            "representation": those of what the shared parameters compute, as far as no task's own part has come in
+            (Sener & Koltun 2018, equation 5, for MGDA), which takes K passes through the heads and one through the
+            rest. It is for parts of one target, whose tasks have the same inputs.
         every: find the weights of the rows anew in every so-manieth batch, which saves time (Navon et al. 2022,
             section 5); each backward pass costs as much as the plain sum's, and a batch with new weights has K.
 
     Raises:
         ImportError: where torchjd or one of its solvers is missing.
+        ValueError: in `backward`, where there is no representation, or each task has inputs of its own.
     """
 
-    def __init__(self, n_losses: int, method: Method = "pcgrad", c: float = 0.5, every: int = 1) -> None:
+    def __init__(
+        self, n_losses: int, method: Method = "pcgrad", c: float = 0.5, level: Level = "parameters", every: int = 1
+    ) -> None:
         super().__init__(n_losses)
-        if method not in METHODS:
-            raise ValueError(f"expected method among {METHODS}, got {method!r}")
+        if method not in METHODS or level not in get_args(Level):
+            raise ValueError(
+                f"expected method among {METHODS} and level among {get_args(Level)}, got {method!r}, {level!r}"
+            )
         if every < 1 or c < 0:
             raise ValueError(f"expected every of at least 1 and c of at least 0, got {every} and {c}")
-        self.method, self.c, self.every = method, c, every
+        self.method, self.c, self.level, self.every = method, c, level, every
         self._solvers = {n_losses: self._solver(n_losses)}  # here, so that what is missing is known at once
         self.register_buffer("relative", torch.ones(n_losses))  # weights of the rows, times their number
         self.register_buffer("alpha", torch.ones(n_losses, dtype=torch.float64))  # where Nash-MTL goes on from
@@ -60,40 +74,47 @@ class Surgery(Weighting):
         if len(here) < 2:
             return backward(plain)
         rows = len(here) * share[here] * losses[here]
-        gradients = self._gradients(rows, here, shared)
+        if self.level == "representation":
+            edges = frontier(plain, shared)
+            with _arriving(edges, self._combined(rows, here, edges)):
+                return backward(plain)
+        gradients = self._combined(rows, here, shared)
         ours = set(shared)
         rest = [parameter for parameter in leaves(plain) if parameter not in ours]
         gradients += torch.autograd.grad(plain, rest) if rest else ()
         # A linear loss with these gradients: the engine's own backward lays them down, as it does any others.
         return backward(torch.stack([(p * g).sum() for p, g in zip([*shared, *rest], gradients, strict=True)]).sum())
 
-    def _gradients(self, rows: Tensor, here: Tensor, shared: list[nn.Parameter]) -> tuple[Tensor, ...]:
-        from torchjd.autojac import jac
-
+    def _combined(self, rows: Tensor, here: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
+        """The weighted gradients of the rows with respect to what is wanted."""
         relative, batches = self.get_buffer("relative"), self.get_buffer("batches")
         batches += 1
         if (int(batches) - 1) % self.every:
-            mixed = (relative[here] * rows).mean()
-            return torch.autograd.grad(mixed, shared, retain_graph=True, materialize_grads=True)
+            return _gradient((relative[here] * rows).mean(), wanted)
         # One row after the other: on a CPU that is faster than all in one vmap, and every layer can do it.
-        parts = jac(rows, shared, retain_graph=True, parallel_chunk_size=1)
-        jacobian = torch.cat([part.flatten(1) for part in parts], 1)
-        if jacobian.isfinite().all():  # else the loop will skip this step
-            relative[here] = len(here) * self._weights(jacobian, here)
-        flat = relative[here] / len(here) @ jacobian
-        pieces = flat.split([parameter.numel() for parameter in shared])
-        return tuple(piece.view_as(parameter) for piece, parameter in zip(pieces, shared, strict=True))
+        each = [_gradient(row, wanted) for row in rows]
+        parts = [torch.stack(part).flatten(1) for part in zip(*each, strict=True)]
+        gramian = torch.stack([part.float() @ part.float().T for part in parts]).sum(0)
+        if self.level == "representation" and not (gramian - gramian.diag().diag()).any():
+            raise ValueError(
+                "expected tasks with the same inputs, got gradients of the representation that are all orthogonal; "
+                'use level="parameters" where each task has rows of its own'
+            )
+        if gramian.isfinite().all():  # else the loop will skip this step
+            relative[here] = len(here) * self._weights(gramian, here)
+        weights = relative[here] / len(here)
+        return tuple((weights.to(p.dtype) @ p).view_as(g) for p, g in zip(parts, each[0], strict=True))
 
-    def _weights(self, jacobian: Tensor, here: Tensor) -> Tensor:
+    def _weights(self, gramian: Tensor, here: Tensor) -> Tensor:
         n, alpha = len(here), self.get_buffer("alpha")
         solver = self._solvers[n] = self._solvers.get(n) or self._solver(n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy's, on how its problem could be posed better
             if self.method != "nash":
-                weights = solver(jacobian @ jacobian.T)
+                weights = solver(gramian)
                 return weights / n if self.method == "pcgrad" else weights
             solver.prvs_alpha = alpha[here].cpu().numpy()
-            weights = solver(jacobian)
+            weights = solver(_root(gramian))
             alpha[here] = torch.as_tensor(solver.prvs_alpha).to(alpha)
             return weights
 
@@ -116,14 +137,69 @@ class Surgery(Weighting):
             ) from error
 
 
+def _gradient(loss: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, wanted, retain_graph=True, materialize_grads=True)
+
+
+def _root(gramian: Tensor) -> Tensor:
+    """A matrix J with J J^T = the Gramian, for a solver that asks for the Jacobian and looks at its Gramian alone."""
+    values, vectors = torch.linalg.eigh(gramian.double())
+    return (vectors * values.clamp(min=0).sqrt()).to(gramian)
+
+
 def leaves(loss: Tensor) -> list[Tensor]:
-    """The parameters that a loss depends on, found along its graph."""
-    found: list[Tensor] = []
-    todo: list[Any] = [loss.grad_fn]
-    seen: set[Any] = {None}
+    """The parameters that a loss depends on."""
+    return [node.variable for node in _nodes(loss) if hasattr(node, "variable")]
+
+
+def frontier(loss: Tensor, shared: Sequence[Tensor]) -> list[GradientEdge]:
+    """Where what shared parameters alone compute meets a task's own part: the outer edges of that half of the graph.
+
+    Raises:
+        ValueError: where no task has a part of its own.
+    """
+    ours, pure = set(shared), dict[Node, bool]()
+    nodes = _nodes(loss)
+    for node in nodes:  # what a node depends on comes before it
+        before = [pure[other] for other, _ in node.next_functions if other is not None]
+        pure[node] = node.variable in ours if hasattr(node, "variable") else bool(before) and all(before)
+    if pure[nodes[-1]]:
+        raise ValueError(
+            'expected parameters of each task\'s own beside the shared ones, got none; use level="parameters"'
+        )
+    met = {(n, i): None for node in nodes if not pure[node] for n, i in node.next_functions if n and pure[n]}
+    return [GradientEdge(node, number) for node, number in met]
+
+
+def _nodes(loss: Tensor) -> list[Node]:
+    """The graph of a loss, each node after all that it depends on."""
+    found: dict[Node, None] = {}
+    todo: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn else []
+    seen: set[Node] = set()
     while todo:
-        if (node := todo.pop()) not in seen:
+        node, done = todo.pop()
+        if done:
+            found[node] = None
+        elif node not in seen:
             seen.add(node)
-            found += [node.variable] if hasattr(node, "variable") else []
-            todo += [following for following, _ in node.next_functions]
-    return found
+            todo.append((node, True))
+            todo += [(other, False) for other, _ in node.next_functions if other is not None]
+    return list(found)
+
+
+@contextmanager
+def _arriving(edges: Sequence[GradientEdge], gradients: Sequence[Tensor]) -> Iterator[None]:
+    """The next backward pass goes on from these edges with these gradients, whatever comes to them."""
+    by_node: dict[Node, dict[int, Tensor]] = {}
+    for edge, gradient in zip(edges, gradients, strict=True):
+        by_node.setdefault(edge.node, {})[edge.output_nr] = gradient
+
+    def put(mine: dict[int, Tensor], arrived: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(mine.get(number, gradient) for number, gradient in enumerate(arrived))
+
+    handles = [node.register_prehook(partial(put, mine)) for node, mine in by_node.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
