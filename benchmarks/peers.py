@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ def has(package: str) -> bool:
 def samplers(sampler: Omniglot) -> dict[str, Call]:
     """One task from each peer's loader over the same training images, which lie in memory as one tensor."""
     images, labels = _training_set(sampler)
-    found: dict[str, Call] = {}
+    found: dict[str, Call] = {"item by item": _item_by_item(sampler, images, labels)}
     if has("learn2learn"):
         found["learn2learn"] = _learn2learn(sampler, images, labels)
     if has("easyfsl"):
@@ -37,6 +38,26 @@ def _training_set(sampler: Omniglot) -> tuple[Tensor, Tensor]:
     items = np.concatenate([np.arange(size) for size in sizes])
     labels = torch.arange(len(classes)).repeat_interleave(torch.from_numpy(sizes))
     return stored.gather(np.repeat(classes, sizes), items, "cpu"), labels
+
+
+def _item_by_item(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
+    """As torchmeta does, which no present torch can install: a data set for each class, an item at a time, collated."""
+    from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+    whole = TensorDataset(images, labels)
+    classes = [Subset(whole, (labels == c).nonzero().flatten().tolist()) for c in labels.unique().tolist()]
+    shot, each = sampler.n_shot[0], sampler.n_shot[0] + sampler.n_query[0]
+
+    def task() -> list[Any]:
+        chosen = random.sample(classes, sampler.n_way[0])
+        items = [random.sample(range(len(c)), each) for c in chosen]
+        parts: list[ConcatDataset[Any]] = [
+            ConcatDataset([Subset(c, i[part]) for c, i in zip(chosen, items, strict=True)])
+            for part in (slice(shot), slice(shot, None))
+        ]
+        return [next(iter(DataLoader(part, batch_size=len(part), shuffle=True))) for part in parts]
+
+    return task
 
 
 def _learn2learn(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:

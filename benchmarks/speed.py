@@ -1,6 +1,6 @@
 """How fast everything is: beside the limits of the machine, and beside peers in the same run.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, a quarter of an hour
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, some twenty minutes
     OMP_NUM_THREADS=1 python benchmarks/speed.py --parts sampling snail     # some; the others in the file stay
 
 Every time is a median with quartiles over rounds in which all that is compared takes turns (see stopwatch.py).
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +22,7 @@ from typing import Any
 
 import peers
 import torch
+from lightning_fabric.plugins.precision import Precision
 from stopwatch import (
     DEVICE,
     Call,
@@ -31,6 +34,7 @@ from stopwatch import (
     limits,
     milliseconds,
     objective_for,
+    quartiles,
     training_step,
 )
 from torch import Tensor, nn
@@ -38,12 +42,15 @@ from torch import Tensor, nn
 from metabox import learners
 from metabox.data.omniglot import Omniglot
 from metabox.data.root import DATA_VARIABLE
+from metabox.engine import precision_of
 from metabox.environment import facts
 from metabox.episodes import Episodes, Examples, TaskSpec
 from metabox.files import read_json, write_json
 from metabox.learners import SNAIL
+from metabox.memory import keep_freed_memory
 from metabox.objectives import QueryLoss
 from metabox.testing import make_episodes
+from metabox.training import OuterLoop
 from metabox.weighting import Weighting
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -64,9 +71,7 @@ def sampling(quick: bool) -> Rows:
             **peers.samplers(sampler),
         }
         times = interleaved(calls, rounds=3 if quick else 15)
-        per_task = {
-            name: t["median"] / (1 if name in ("learn2learn", "easyfsl") else tasks) for name, t in times.items()
-        }
+        per_task = {name: t["median"] / (tasks if name in ("gather", "metabox") else 1) for name, t in times.items()}
         rows.append(
             {
                 "way": way,
@@ -225,23 +230,30 @@ def snail(quick: bool) -> Rows:
 
 
 def processes(quick: bool) -> Rows:
-    """Training steps of neural processes beside those of `neuralprocesses`: 16 tasks, 50 contexts, 50 targets."""
+    """Training steps of neural processes beside those of `neuralprocesses`: 16 tasks, 50 contexts, 50 targets.
+
+    Ours once in float32, and once in the precision that the outer loop chooses on this machine by default.
+    """
     tasks, n = (2, 5) if quick else (16, 50)
     spec = TaskSpec((1,), "real", 1)
     x, y = torch.rand(tasks, 2 * n, 1) * 4 - 2, torch.randn(tasks, 2 * n, 1)
     episodes = Episodes(support=Examples(x=x[:, :n], y=y[:, :n]), query=Examples(x=x[:, n:], y=y[:, n:]))
     theirs = tuple(part.transpose(1, 2).contiguous() for part in (x[:, :n], y[:, :n], x[:, n:], y[:, n:]))
+    precision = precision_of(OuterLoop())
     rows: Rows = []
-    for name, (model, loss) in peers.neural_processes(width=128, depth=5).items():
+    for name, (model, their_loss) in peers.neural_processes(width=128, depth=5).items():
         if quick and name == "ConvCNP":
             continue
-        loss(*theirs)  # builds its layers
+        their_loss(*theirs)  # builds its layers
         objective = objective_for(getattr(learners, name), spec)
+        loss = partial(_loss, objective, episodes)
         calls = {
-            "metabox": training_step(objective, partial(_loss, objective, episodes)),
-            "neuralprocesses": training_step(model, partial(loss, *theirs)),
+            "metabox": training_step(objective, loss),
+            "metabox by default": training_step(objective, partial(_in, precision, loss)),
+            "neuralprocesses": training_step(model, partial(their_loss, *theirs)),
         }
-        times = interleaved(calls, rounds=2 if quick else 9)
+        times = interleaved(calls, rounds=2 if quick else 15)
+        flop = {who: flop_of(calls[who]) for who in ("metabox", "neuralprocesses")}
         rows.append(
             {
                 "learner": name,
@@ -249,11 +261,21 @@ def processes(quick: bool) -> Rows:
                     k: sum(p.numel() for p in m.parameters())
                     for k, m in (("metabox", objective), ("neuralprocesses", model))
                 },
-                "times_faster": round(times["neuralprocesses"]["median"] / times["metabox"]["median"], 2),
+                "default_precision": precision.precision,
+                "times_faster": {
+                    who: round(times["neuralprocesses"]["median"] / times[who]["median"], 2)
+                    for who in ("metabox", "metabox by default")
+                },
+                "gflop_per_s": {who: round(flop[who] / times[who]["median"] / 1e6, 1) for who in flop},
                 **cells(times),
             }
         )
     return rows
+
+
+def _in(precision: Precision, loss: Callable[[], Tensor]) -> Tensor:
+    with precision.forward_context():
+        return loss()
 
 
 def weighting(quick: bool) -> Rows:
@@ -280,14 +302,64 @@ def weighting(quick: bool) -> Rows:
 
     ways: dict[str, Weighting] = {"plain sum": Fixed(3), "GradNorm": GradNorm(3)}
     if peers.has("torchjd"):
-        ways |= {"PCGrad": Surgery(3, "pcgrad"), "PCGrad, every 4th step": Surgery(3, "pcgrad", every=4)}
+        ways |= {
+            "PCGrad": Surgery(3, "pcgrad"),
+            "PCGrad, every 4th step": Surgery(3, "pcgrad", every=4),
+            "PCGrad at the representation": Surgery(3, "pcgrad", level="representation"),
+        }
     times = interleaved({name: step_of(weigh) for name, weigh in ways.items()}, rounds=3 if quick else 11)
     plain = times["plain sum"]["median"]
     return [{"weighting": name, "times_plain_sum": round(t["median"] / plain, 2), "ms": t} for name, t in times.items()]
 
 
+def memory(quick: bool) -> Rows:
+    """Training steps of 16 tasks in processes that keep what they free of their memory, as `run` does, and that do not.
+
+    `peak_mb` is the largest memory of the process.
+    """
+    rows: Rows = []
+    for name in ("ProtoNet",) if quick else ("ProtoNet", "InContext", "SNAIL"):
+        found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for _ in range(1 if quick else 5):
+            for keep, measured in found.items():
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    measured.append(pool.apply(_alone, (name, keep, 2 if quick else 16)))
+        ms = {keep: quartiles([m for m, _ in measured]) for keep, measured in found.items()}
+        rows.append(
+            {
+                "learner": name,
+                "tasks": 2 if quick else 16,
+                "times_faster": round(ms[False]["median"] / ms[True]["median"], 2),
+                "kept_ms": ms[True],
+                "given_back_ms": ms[False],
+                "peak_mb": {
+                    "kept" if keep else "given_back": round(statistics.median(peak for _, peak in measured))
+                    for keep, measured in found.items()
+                },
+            }
+        )
+    return rows
+
+
+def _alone(name: str, keep: bool, tasks: int) -> tuple[float, float]:
+    """Milliseconds of a training step, and the megabytes that the process needed at most."""
+    if keep:
+        keep_freed_memory()
+    spec = TaskSpec((1, 28, 28), "class", 5)
+    objective, episodes = objective_for(getattr(learners, name), spec), make_episodes(spec, tasks, 5, 25)
+    step = training_step(objective, partial(_loss, objective, episodes))
+    times = [milliseconds(step) for _ in range(6)]
+    return statistics.median(times[2:]), _peak_mb()
+
+
+def _peak_mb() -> float:
+    """Of this process alone, where getrusage would count the one that started it too."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 PARTS: dict[str, Callable[[bool], Rows]] = {
-    f.__name__: f for f in (sampling, steps, snail, processes, weighting, growth)
+    f.__name__: f for f in (sampling, steps, snail, processes, weighting, memory, growth)
 }
 
 
@@ -300,6 +372,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data_root:
         os.environ[DATA_VARIABLE] = options.data_root
+    keep_freed_memory()  # as in `run`; ours and the peers' alike
     result = read_json(options.out) if options.out.exists() else {}
     for name in options.parts:
         began = time.perf_counter()

@@ -59,7 +59,7 @@ def test_the_model_of_scaling_has_its_closed_forms(module: ModuleType) -> None:
 
 def test_the_quick_form_measures_every_part_that_needs_no_data(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
-    parts = ["weighting", "growth"]
+    parts = ["weighting", "memory", "growth"]
     command = [sys.executable, "-W", "ignore", BENCHMARKS / "speed.py", "--quick", "--out", out, "--parts"]
     subprocess.run([*command, *parts], check=True, capture_output=True)
     result = json.loads(out.read_text())
