@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from metabox.files import read_json, write_json, write_whole
+from metabox.sharding import load_whole, load_whole_optimizer, whole
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,20 @@ class Checkpoints:
         self.folder = folder
         self.settings = settings or {}
 
-    def save(self, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: Any) -> None:
+    def save(
+        self, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: Any, write: bool = True
+    ) -> None:
+        """All devices call this together, for weights may be in shards; one of them writes."""
+        tensors = {name: whole(module.state_dict()) for name, module in modules.items()}
+        optimizer_state = whole(optimizer.state_dict())
+        if not write:
+            return
         target = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".tmp-{step:08d}"
         shutil.rmtree(temporary, ignore_errors=True)
-        for name, module in modules.items():
-            save_tensors(temporary / f"{name}.safetensors", module.state_dict())
-        write_whole(temporary / "optimizer.pt", lambda tmp: torch.save(optimizer.state_dict(), tmp))
+        for name in modules:
+            save_tensors(temporary / f"{name}.safetensors", tensors[name])
+        write_whole(temporary / "optimizer.pt", lambda tmp: torch.save(optimizer_state, tmp))
         write_json(temporary / "state.json", {"settings": self.settings, "state": state})
         if target.exists():  # the same step once more, after a resume: the same bits
             shutil.rmtree(target)
@@ -105,9 +113,8 @@ class Checkpoints:
                 continue
             self._check_same(settings)
             try:
-                optimizer.load_state_dict(optimizer_state)
-                for name, module in modules.items():
-                    module.load_state_dict(tensors[name])
+                load_whole_optimizer(optimizer, optimizer_state)
+                load_whole(modules, tensors)
             except (RuntimeError, ValueError) as error:
                 raise ValueError(f"expected {folder} to fit this learner, got another one's: {error}") from error
             return state

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies import DDPStrategy, Strategy
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 
 from metabox.episodes import Episodes
 from metabox.objectives import Objective
+from metabox.sharding import shard
 
 if TYPE_CHECKING:
     from metabox.training import OuterLoop
@@ -62,9 +63,13 @@ def precision_of(outer: OuterLoop) -> Precision:
 
 def strategy_of(outer: OuterLoop) -> Strategy | str:
     """Fabric's own choice, but with the time limit; one device waits for nobody."""
+    limit = timedelta(seconds=outer.timeout)
+    if outer.strategy == "fsdp":
+        world = int(outer.devices) * outer.num_nodes
+        return ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=limit)
     if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):
         return outer.strategy
-    return DDPStrategy(timeout=timedelta(seconds=outer.timeout))
+    return DDPStrategy(timeout=limit)
 
 
 @contextmanager

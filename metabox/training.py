@@ -32,6 +32,7 @@ from metabox.nn.attention import recompute
 from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
+from metabox.sharding import unsharded, whole
 from metabox.transfer import CosineRecorder
 from metabox.weighting.base import Weighting, losses_by_task, task_names
 
@@ -74,7 +75,8 @@ class OuterLoop:
         accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
         devices: number of devices, or "auto" for all.
         num_nodes: machines, each started by the launcher.
-        strategy: "auto", "ddp", ... (Lightning Fabric).
+        strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a share of the weights, gradients and
+            optimizer's state, and gathers the weights for a step), or another of Lightning Fabric's.
         timeout: seconds that the other devices are waited for, before a run on several gives up.
     """
 
@@ -116,10 +118,13 @@ class OuterLoop:
                 f"expected lr, clip, epsilon and timeout above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
                 f"{self.epsilon}, {self.timeout} and {self.average}"
             )
-        if self.strategy.startswith("fsdp"):
+        sharded = self.strategy == "fsdp"
+        if sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
+            raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
+        if sharded and (self.average or self.cosines_every or self.compile == "on"):
             raise ValueError(
-                f"expected a strategy that keeps whole weights on every device, got {self.strategy!r}; use ddp, and "
-                "accumulate where memory is short"
+                "expected fsdp without average, cosines_every and compile, which want whole weights, got "
+                f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
             )
 
     def lr_at(self, step: int) -> float:
@@ -194,16 +199,18 @@ def run(
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and fabric.world_size > 1:
         raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
+    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
+    sharded = outer.strategy == "fsdp"
+    if outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda" and not sharded):
+        module = fabric.setup_module(compiled(model.to(fabric.device), episodes, precision))
+    else:
+        module = fabric.setup_module(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if weigh and (learned := list(weigh.parameters())):
         groups.append({"params": learned, "weight_decay": 0.0})
     make_optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[outer.optimizer]
-    optimizer = make_optimizer(groups, lr=outer.lr, weight_decay=outer.weight_decay, eps=outer.epsilon, fused=True)
-    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
-    if outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda"):
-        module, optimizer = fabric.setup(compiled(model.to(fabric.device), episodes, precision), optimizer)
-    else:
-        module, optimizer = fabric.setup(model, optimizer)
+    own = make_optimizer(groups, lr=outer.lr, weight_decay=outer.weight_decay, eps=outer.epsilon, fused=True)
+    optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(own))
     average = (
         AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
     )
@@ -231,27 +238,28 @@ def run(
     def validate(step: int) -> None:
         for buffer in kept.buffers() if fabric.world_size > 1 else ():
             torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
-        scores = evaluate(
-            kept.learner,
-            evaluation,
-            split="val",
-            n_tasks=outer.n_validation,
-            objective=objective,
-            distributed=fabric.world_size > 1,
-        )
+        with unsharded(model):
+            scores = evaluate(
+                kept.learner,
+                evaluation,
+                split="val",
+                n_tasks=outer.n_validation,
+                objective=objective,
+                distributed=fabric.world_size > 1,
+            )
+        weights = whole(kept.learner.state_dict())
         module.train()
         value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
         state["since_best"] += 1
         if state["best"] is None or value > state["best"]["value"]:
             state.update(best={"step": step, "value": value}, since_best=0)
             if fabric.is_global_zero:
-                save_tensors(out / "best.safetensors", kept.learner.state_dict(), step=step, seconds=state["seconds"])
+                save_tensors(out / "best.safetensors", weights, step=step, seconds=state["seconds"])
         metrics.write(step, seconds=state["seconds"], val=scores.means())
 
     def save(step: int) -> None:
         state.update(step=step, window=asdict(window))
-        if fabric.is_global_zero:
-            checkpoints.save(step, saved, optimizer, state)
+        checkpoints.save(step, saved, optimizer, state, write=fabric.is_global_zero)
 
     def backward(loss: Tensor) -> None:
         fabric.backward(loss / outer.accumulate)
@@ -311,7 +319,7 @@ def run(
                 stopped = bool(totals.pop("stop"))
             else:
                 stopped = bool(stop)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip)
+            norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), outer.clip))
 
             numbers = _as_floats({**totals, "gradient_norm": norm})
             if math.isfinite(numbers["loss"] + numbers["gradient_norm"]):
@@ -360,8 +368,9 @@ def run(
 
     metrics.close()
     fabric.barrier()  # until the file is there
-    load_weights(kept.learner, out / "best.safetensors")
-    return kept.learner.eval()
+    best = learner(spec, likelihood.n_params).to(fabric.device) if sharded else kept.learner
+    load_weights(best, out / "best.safetensors")
+    return best.eval()
 
 
 LOG_EVERY = 50

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +47,7 @@ class Slow(Signs):
         return super().sample(index, n_tasks, **kwargs)
 
 
-def main(out: Path, devices: int, steps: int, timeout: float) -> None:
+def main(out: Path, devices: int, steps: int, timeout: float, strategy: str = "ddp") -> None:
     outer = OuterLoop(
         steps=steps,
         n_tasks=8,
@@ -56,10 +58,12 @@ def main(out: Path, devices: int, steps: int, timeout: float) -> None:
         precision="32",
         accelerator="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=strategy if devices > 1 else "auto",
         timeout=timeout,
     )
-    run(Slow(out), CNP, outer, out=out)
+    best = run(Slow(out), CNP, outer, out=out)
+    weights = load_file(out / "best.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in best.state_dict().items())
     torch.manual_seed(0)  # a learner that is the same everywhere, to the bit
     learner = CNP(Signs.spec, 2)
     scores = evaluate(learner, Signs(), n_tasks=40, batch=7, distributed=devices > 1)
@@ -152,10 +156,29 @@ def test_ctrl_c_stops_both_processes_after_the_same_step(tmp_path: Path) -> None
     assert len(set(steps)) == 1
 
 
-def test_a_strategy_that_shards_weights_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="expected a strategy that keeps whole weights on every device, got 'fsdp'"):
-        OuterLoop(strategy="fsdp")
+def test_weights_in_shards_end_as_whole_ones_do_and_a_run_that_was_killed_goes_on(tmp_path: Path, alone: Path) -> None:
+    out = tmp_path / "run"
+    subprocess.run([sys.executable, *command(out, 2), "fsdp"], check=True, capture_output=True, timeout=120)
+    check_same_run(out, alone)
+    shutil.rmtree(out / "checkpoints" / f"step-{STEPS:08d}")  # as if it had been killed after step 25
+    (out / "metrics.jsonl").write_text((out / "metrics.jsonl").read_text().partition("\n")[0] + "\n")
+    subprocess.run([sys.executable, *command(out, 2), "fsdp"], check=True, capture_output=True, timeout=120)
+    check_same_run(out, alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"devices": "auto"}, "a number of devices, two in all at least, with fsdp, got 'auto'"),
+        ({"devices": 1}, "two in all at least, with fsdp, got 1"),
+        ({"devices": 2, "average": 0.9}, "fsdp without average"),
+        ({"devices": 2, "compile": "on"}, "fsdp without average, cosines_every and compile"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused_by_name(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        OuterLoop(strategy="fsdp", **arguments)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:])

@@ -45,7 +45,10 @@ class ClassImages(ABC):
     fingerprint: str
 
     def ids(self, classes: Ints, items: Ints) -> Ints:
-        """A number for each drawing that no other drawing has; the arguments are broadcast."""
+        """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
+
+        The arguments are broadcast.
+        """
         return (classes << 32) + items
 
     @abstractmethod
