@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def compiled(model: Objective, episodes: Episodes, precision: Precision, backend: str = "inductor") -> nn.Module:
+def compiled(
+    model: Objective, episodes: Episodes, precision: Precision, graphs: bool = False, backend: str = "inductor"
+) -> nn.Module:
     """The model compiled, after a trial step that changes nothing; or as it is, with a line in the log, if that fails.
 
-    Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more.
+    Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more. With `graphs`
+    the kernels of each size are recorded as one CUDA graph, which takes their launches away.
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
-    module = cast(nn.Module, torch.compile(model.train(), backend=backend))
+    mode = "reduce-overhead" if graphs else None
+    module = cast(nn.Module, torch.compile(model.train(), backend=backend, mode=mode))
     try:
         with precision.forward_context():
             loss = module(episodes)["loss"].mean()

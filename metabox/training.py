@@ -64,8 +64,9 @@ class OuterLoop:
             validated and kept; 0 for none.
         precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
-            step); "auto" does so on a GPU, where the small kernels of most learners gain most. Where it fails, training
-            goes on without, and the log says so in one line.
+            step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
+            step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on
+            without, and the log says so in one line.
         validate_every: steps between validations; each also writes a checkpoint.
         n_validation: validation tasks.
         cosines_every: steps between two records of how the gradients of named tasks or parts agree, in
@@ -93,7 +94,7 @@ class OuterLoop:
     recompute: bool = False
     average: float = 0.0
     precision: Literal["auto", "bf16", "32"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "graphs", "off"] = "auto"
     validate_every: int = 500
     n_validation: int = 200
     cosines_every: int = 0
@@ -121,7 +122,7 @@ class OuterLoop:
         sharded = self.strategy == "fsdp"
         if sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
-        if sharded and (self.average or self.cosines_every or self.compile == "on"):
+        if sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
             raise ValueError(
                 "expected fsdp without average, cosines_every and compile, which want whole weights, got "
                 f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
@@ -201,8 +202,9 @@ def run(
         raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
     spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
     sharded = outer.strategy == "fsdp"
-    if outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda" and not sharded):
-        module = fabric.setup_module(compiled(model.to(fabric.device), episodes, precision))
+    graphs = outer.compile == "graphs"
+    if graphs or outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda" and not sharded):
+        module = fabric.setup_module(compiled(model.to(fabric.device), episodes, precision, graphs))
     else:
         module = fabric.setup_module(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
@@ -302,6 +304,7 @@ def run(
                 )
                 if recorder and i == 0 and fabric.is_global_zero:
                     recorder(step, episodes)
+                torch.compiler.cudagraph_mark_step_begin()  # what the last batch gave out may be overwritten
                 with fabric.no_backward_sync(module, enabled=i + 1 < outer.accumulate):
                     if weigh is None:
                         result = module(episodes)

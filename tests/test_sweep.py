@@ -134,3 +134,16 @@ def test_ray_gets_every_run_that_is_not_finished_with_absolute_paths(
     assert len(sweep(jobs, engine="ray", gpus=0.5)["runs"]) == 4
     assert asked == [{"num_gpus": 0.5, "max_retries": 2}]
     assert sorted(command[-1] for command in started) == sorted(str(job.folder.absolute()) for job in jobs[1:])
+
+
+def test_a_sweep_runs_on_ray_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is an optional extra: pip install metabox[sweep]")
+    monkeypatch.chdir(tmp_path)
+    write_text("tiny.yaml", TINY)
+    try:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        runs = sweep(grid(["tiny.yaml"], [], 2, "out"), engine="ray")["runs"]
+    finally:
+        ray.shutdown()
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert all(0 <= run["accuracy"] <= 1 for run in runs)
