@@ -25,7 +25,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Range = int | tuple[int, int]
 
-AHEAD = 32  # indices drawn at once, where calls follow each other
+AHEAD = 64  # indices drawn at once, where calls follow each other
+PLACES = 1 << 19  # but not more than so many examples
 
 
 class ClassImages(ABC):
@@ -236,7 +237,9 @@ class NWayKShot(EpisodeSampler):
         *expected, plans = self._next
         goes_on = expected == [call, index]
         if not (goes_on and plans):
-            plans = self._draw(range(index, index + (AHEAD if goes_on else 1)), call)
+            places = call.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
+            ahead = min(AHEAD, max(1, PLACES // places)) if goes_on else 1
+            plans = self._draw(range(index, index + ahead), call)
         self._next = call, index + 1, plans[1:]  # in one piece, because a thread may be sampling too
         return plans[0]
 
