@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peers
 import torch
 from lightning_fabric.plugins.precision import Precision
@@ -63,14 +64,16 @@ def sampling(quick: bool) -> Rows:
     for way, shot in ((5, 1), (20, 5)):
         sampler, tasks = Omniglot(rotations=False, n_way=way, n_shot=shot, n_query=15), 32
         images: Tensor = sampler.images.pack.images.clone()  # type: ignore[attr-defined]
-        chosen = torch.randint(len(images), (64, tasks * way * (shot + 15)))
+        stored = sampler.images
+        drawable = torch.from_numpy(stored.ids(stored.splits["train"][:, None], np.arange(20)).ravel())
+        chosen = drawable[torch.randint(len(drawable), (64, tasks * way * (shot + 15)))]
         gathered, sampled = iter(range(10**9)), iter(range(10**9))  # other tasks in every call, as in training
         calls: dict[str, Call] = {
             "gather": partial(_gather, images, chosen, gathered),
             "metabox": partial(_sample, sampler, tasks, sampled),
             **peers.samplers(sampler),
         }
-        times = interleaved(calls, rounds=3 if quick else 15)
+        times = interleaved(calls, rounds=3 if quick else 25, at_least_ms=30 if quick else 200)
         per_task = {name: t["median"] / (tasks if name in ("gather", "metabox") else 1) for name, t in times.items()}
         rows.append(
             {
