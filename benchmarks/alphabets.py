@@ -27,7 +27,7 @@ from metabox import Learner, OuterLoop, evaluate, run
 from metabox.data.alphabets import Alphabets
 from metabox.environment import facts
 from metabox.episodes import Split
-from metabox.evaluation import Scores
+from metabox.evaluation import interval_of
 from metabox.files import read_json, write_json, write_whole
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.nn.backbones import Conv4
@@ -143,13 +143,13 @@ def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:
     lines = []
     for name in sorted(scores, key=lambda label: list(ROWS).index(label.removesuffix(" (untold)"))):
         runs = list(scores[name].values())
-        accuracy = Scores("test", 0, {"nll": [mean(one.values()) for one in runs]})
+        accuracy = [mean(one.values()) for one in runs]
         line: dict[str, Any] = {
             "row": name,
             "parameters": parameters[name],
             "seeds": len(runs),
-            "accuracy_percent": round(accuracy.mean("nll"), 2),
-            "interval_95": round(accuracy.interval("nll"), 2) if len(runs) > 1 else None,
+            "accuracy_percent": round(mean(accuracy), 2),
+            "interval_95": round(interval_of(accuracy), 2) if len(runs) > 1 else None,
             "worst_alphabet_percent": round(mean(min(one.values()) for one in runs), 2),
         }
         if rows := against_single(scores, name):

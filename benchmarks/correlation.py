@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, cast
 
 import torch
-from scipy.special import stdtrit
 
 from metabox import OuterLoop, evaluate, run
 from metabox.environment import facts
 from metabox.episodes import Split, TaskSpec
+from metabox.evaluation import interval_of
 from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.learners.experts import MMoE
@@ -88,7 +87,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         gains = [errors["shared_bottom", seed] - errors["mmoe", seed] for seed in seeds]
         means = {network: mean(errors[network, seed] for seed in seeds) for network in ("mmoe", "shared_bottom")}
         n = len(gains)
-        half = float(stdtrit(n - 1, 0.975)) * stdev(gains) / math.sqrt(n) if n > 1 else None
+        half = interval_of(gains) if n > 1 else None
         table.append({"correlation": correlation, "seeds": n, **means, "gain": mean(gains), "interval_95": half})
     return table
 

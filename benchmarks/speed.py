@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ from torch import Tensor, nn
 
 from metabox import learners
 from metabox.data.omniglot import Omniglot
-from metabox.data.root import DATA_VARIABLE
+from metabox.data.root import name_data_root
 from metabox.engine import precision_of
 from metabox.environment import facts
 from metabox.episodes import Episodes, Examples, TaskSpec
@@ -373,8 +372,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if options.data_root:
-        os.environ[DATA_VARIABLE] = options.data_root
+    name_data_root(options.data_root)
     keep_freed_memory()  # as in `run`; ours and the peers' alike
     result = read_json(options.out) if options.out.exists() else {}
     for name in options.parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,10 +80,9 @@ def report(arguments: list[str]) -> None:
     parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of what is measured anew; 0: nothing is.")
     parser.add_argument("--data-root", help="Folder of the data sets.")
     options = parser.parse_args(arguments)
-    if options.data_root:
-        from metabox.data.root import DATA_VARIABLE
+    from metabox.data.root import name_data_root
 
-        os.environ[DATA_VARIABLE] = options.data_root
+    name_data_root(options.data_root)
     _report(options.runs, options.out, n_tasks=options.n_tasks)
 
 
@@ -126,10 +124,9 @@ def sweep(arguments: list[str]) -> None:
     parser.add_argument("--data-root", help="Folder of the data sets.")
     options = parser.parse_args(arguments)
     from metabox import sweep as sweeps
-    from metabox.data.root import DATA_VARIABLE
+    from metabox.data.root import name_data_root
 
-    if options.data_root:
-        os.environ[DATA_VARIABLE] = options.data_root
+    name_data_root(options.data_root)
     jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out)
     result = sweeps.sweep(jobs, engine=options.engine, at_once=options.jobs, gpus=options.gpus)
     print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")

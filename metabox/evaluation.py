@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -60,13 +62,7 @@ class Scores:
 
     def interval(self, metric: str) -> float:
         """Half the width of the 95% interval of the mean, Student's t with the task as the unit."""
-        from scipy.special import stdtrit
-
-        values, mean = [value for value in self.per_task[metric] if not math.isnan(value)], self.mean(metric)
-        if len(values) < 2:
-            return math.inf
-        variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        return float(stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
+        return interval_of(self.per_task[metric])
 
     def summary(self) -> dict[str, Any]:
         def interval(name: str) -> float | None:
@@ -88,6 +84,28 @@ def mean_of(values: list[float]) -> float:
     """The mean of those that are not NaN; NaN for none."""
     there = [value for value in values if not math.isnan(value)]
     return math.fsum(there) / len(there) if there else math.nan
+
+
+def interval_of(values: Iterable[float]) -> float:
+    """Half the width of the 95% interval of the mean of those that are not NaN, Student's t; inf for fewer than two."""
+    from scipy.special import stdtrit
+
+    there = [value for value in values if not math.isnan(value)]
+    if len(there) < 2:
+        return math.inf
+    return float(stdtrit(len(there) - 1, 0.975)) * statistics.stdev(there) / math.sqrt(len(there))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, the module and all its parts are in evaluation mode; after it, each is in the mode it was in before."""
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training
 
 
 @torch.no_grad()
@@ -133,11 +151,9 @@ def evaluate(
     if device.type == "cpu":
         keep_freed_memory()
     predictor = objective(learner, likelihood)
-    modes = [(module, module.training) for module in learner.modules()]
-    learner.eval()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
-    try:
+    with evaluating(learner):
         for first in range(0, n_tasks, batch)[rank::ranks]:
             n = min(batch, n_tasks - first)
             episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first).blanked()
@@ -146,8 +162,6 @@ def evaluate(
                     f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
                 )
             batches.append(_scored(predictor, episodes))
-    finally:
-        _restore(modes)
     if distributed:
         batches = _of_all_ranks(batches, len(range(0, n_tasks, batch)))
     columns: dict[str, list[Tensor]] = {}
@@ -278,8 +292,3 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> float:
 
     # A top-label prediction is a binary one: "this label is right", with the stated confidence.
     return float(binary_calibration_error(confidence.float(), correct.long(), n_bins=15, norm="l1"))
-
-
-def _restore(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training

@@ -50,7 +50,13 @@ class Likelihood(ABC):
 
     def loss(self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None) -> Tensor:
         """L_i `[T]`: the mean negative log likelihood of each task's valid examples, mask `[T, M]`."""
-        return task_mean(-self.log_prob(params, y, class_mask), mask)
+        return self.losses(params, y, mask, class_mask)[0]
+
+    def losses(
+        self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_i, and the loss `[T]` of each named part where the target has parts."""
+        return task_mean(-self.log_prob(params, y, class_mask), mask), {}
 
     @abstractmethod
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -206,14 +212,13 @@ class Composite(Likelihood):
         by_part = self.log_probs(params, y)
         return torch.stack([part.weight * by_part[part.name].nan_to_num(0.0) for part in self.parts]).sum(0)
 
-    def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Each part's loss: the mean over a task's examples that have it, `[T]`, 0 for a task without any."""
+    def losses(
+        self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each part's mean over a task's examples that have it, 0 for a task without any."""
         by_part = self.log_probs(params, y).items()
-        return {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
-
-    def loss(self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None) -> Tensor:
-        losses = self.losses(params, y, mask)
-        return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0)
+        losses = {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
+        return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0), losses
 
     def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
         """`accuracy_NAME` or `squared_error_NAME` of each part, NaN for an example without a label of it."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.likelihoods import Composite, Likelihood, score_mean, task_mean
+from metabox.likelihoods import Likelihood, score_mean, task_mean
 
 
 class Objective(nn.Module, ABC):
@@ -34,12 +34,10 @@ class Objective(nn.Module, ABC):
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            loss = self.likelihood.loss(params, examples.y, examples.mask, episodes.class_mask)
+            loss, by_part = self.likelihood.losses(params, examples.y, examples.mask, episodes.class_mask)
             scores = self.likelihood.scores(params.detach(), examples.y, episodes.class_mask)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
-            if isinstance(self.likelihood, Composite):
-                by_part = self.likelihood.losses(params, examples.y, examples.mask)
-                means |= {f"loss_{name}": value for name, value in by_part.items()}
+            means |= {f"loss_{name}": value for name, value in by_part.items()}
             penalty = self.learner.penalty()
             return {"loss": loss if penalty is None else loss + penalty, **means}
 

@@ -8,6 +8,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from metabox.episodes import EpisodeSampler, Split
+from metabox.evaluation import evaluating
 from metabox.learners.base import Learner
 from metabox.likelihoods import Composite
 from metabox.parts import Part, split_parts
@@ -43,19 +44,17 @@ def pixel_scores(
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     meters = {part.name: _meters(part, device) for part in parts}
     widths = Composite(learner.spec).part_params
-    was_training = learner.training
-    learner.eval()
-    for first in range(0, n_tasks, batch):
-        n = min(batch, n_tasks - first)
-        episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first)
-        real = episodes.query.mask.flatten()
-        truth = split_parts(tasks.spec.parts, episodes.query.y)
-        params = learner(episodes.blanked()).flatten(0, 1)[real].float().split(list(widths), dim=-1)
-        for part, given in zip(tasks.spec.parts, params, strict=True):
-            if part.spatial:
-                given = given.unflatten(-1, (-1, *part.spatial))
-                _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[real])
-    learner.train(was_training)
+    with evaluating(learner):
+        for first in range(0, n_tasks, batch):
+            n = min(batch, n_tasks - first)
+            episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first)
+            real = episodes.query.mask.flatten()
+            truth = split_parts(tasks.spec.parts, episodes.query.y)
+            params = learner(episodes.blanked()).flatten(0, 1)[real].float().split(list(widths), dim=-1)
+            for part, given in zip(tasks.spec.parts, params, strict=True):
+                if part.spatial:
+                    given = given.unflatten(-1, (-1, *part.spatial))
+                    _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[real])
     return {f"{part.name}_{name}": float(m.compute()) for part in parts for name, m in meters[part.name].items()}
 
 

@@ -9,7 +9,6 @@ jsonargparse denies to configurations (os, subprocess, pickle, ...).
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 
 from metabox import discover
 from metabox.checkpoints import load_weights
-from metabox.data.root import DATA_VARIABLE
+from metabox.data.root import DATA_VARIABLE, name_data_root
 from metabox.environment import facts
 from metabox.episodes import EpisodeSampler, Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
@@ -100,8 +99,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    if config.data_root:
-        os.environ[DATA_VARIABLE] = config.data_root
+    name_data_root(config.data_root)
     return config
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Episodes
-from metabox.evaluation import Scores
+from metabox.evaluation import evaluating, interval_of
 from metabox.files import read_json, write_text
 from metabox.objectives import Objective
 from metabox.weighting.base import losses_by_task, task_names
@@ -75,10 +75,10 @@ def table(
     pairs = [[{t: s[i] for t, s in scores.items()} for scores in (multi, single)] for i in range(counts.pop())]
     changes = [_changes(one, other, lower_is_better) for one, other in pairs]
     rows = [
-        {"task": t, "single": _mean(single[t]), "multi": _mean(multi[t]), **_spread([c[t] for c in changes])}
+        {"task": t, "single": mean(single[t]), "multi": mean(multi[t]), **_spread([c[t] for c in changes])}
         for t in single
     ]
-    averages = [_mean(list(change.values())) for change in changes]
+    averages = [mean(list(change.values())) for change in changes]
     return [*rows, {"task": "average", "single": None, "multi": None, **_spread(averages)}]
 
 
@@ -99,7 +99,7 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
     NaN where the batch has no rows of a task, or its gradient is zero. In evaluation mode, so that looking changes
     nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
     """
-    with _evaluating(objective), torch.enable_grad():
+    with evaluating(objective), torch.enable_grad():
         losses, share = losses_by_task(objective.learner.spec, objective(episodes), episodes.task)
         by_task = losses.unbind()
     rows = torch.full([len(losses), sum(p.numel() for p in shared)], math.nan)
@@ -245,21 +245,5 @@ def _changes(
 
 
 def _spread(changes: list[float]) -> dict[str, float | None]:
-    scores = Scores("test", 0, {"nll": changes})  # the same interval as that over tasks, here over seeds
-    interval = scores.interval("nll")
-    return {"delta": scores.mean("nll"), "interval_95": interval if math.isfinite(interval) else None}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    before = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training
+    interval = interval_of(changes)
+    return {"delta": mean(changes), "interval_95": interval if math.isfinite(interval) else None}

@@ -37,6 +37,12 @@ def data_root(folder: str | None = None) -> Path:
     return root
 
 
+def name_data_root(folder: str | None) -> None:
+    """From now on, and in processes started from here, data sets are in this folder; None changes nothing."""
+    if folder:
+        os.environ[DATA_VARIABLE] = folder
+
+
 def how_to_name_a_root() -> str:
     return f"name one with --data-root (or the argument data_root), or with the environment variable {DATA_VARIABLE}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from typing import Any
 
 from metabox import discover
@@ -86,8 +87,7 @@ def _deviation(values: list[float]) -> float | None:
     """The standard deviation, which one value does not have."""
     if len(values) < 2:
         return None
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return statistics.stdev(values)
 
 
 def _verdict(claim: dict[str, Any] | None, metric: str, mean: float | None, seeds: list[dict[str, Any]]) -> str:

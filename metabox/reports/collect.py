@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ class Run:
         """The same for runs that differ in nothing but the seed."""
         return json.dumps(self.recipe | {"seed": None}, sort_keys=True)
 
-    @property
+    @cached_property
     def protocol(self) -> dict[str, Any]:
         """What two results must share to stand in one table, as flat names and values."""
         return protocol_of(self.result)
 
-    @property
+    @cached_property
     def scores(self) -> Scores:
         return scores_of(self.result)
 

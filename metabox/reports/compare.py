@@ -7,7 +7,7 @@ import warnings
 from itertools import combinations
 from typing import Any
 
-from metabox.evaluation import Scores
+from metabox.evaluation import interval_of, mean_of
 from metabox.reports.collect import Run
 
 NOT_OF_THE_TASKS = ("batch_norm", "transductive", "pretrained")  # the learner's, not the sampler's
@@ -35,15 +35,14 @@ def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
 
     pairs = [pair for pair in zip(one, other, strict=True) if not any(map(math.isnan, pair))]
     difference = [a - b for a, b in pairs]
-    scores = Scores("test", 0, {"nll": difference})  # the same interval of a mean over tasks
     if len(difference) < 2 or not any(difference):
-        return {"difference": scores.mean("nll"), "interval_95": None, "t_test_p": None, "wilcoxon_p": None}
+        return {"difference": mean_of(difference), "interval_95": None, "t_test_p": None, "wilcoxon_p": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all differences are equal: p is 0, as it should be
         t_test_p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
     return {
-        "difference": scores.mean("nll"),
-        "interval_95": scores.interval("nll"),
+        "difference": mean_of(difference),
+        "interval_95": interval_of(difference),
         "t_test_p": t_test_p,
         "wilcoxon_p": float(stats.wilcoxon(difference).pvalue),
     }
