@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from metabox.data.omniglot import Omniglot
 from metabox.data.root import CACHE_VARIABLE
 from metabox.environment import facts
 from metabox.files import write_json
+from metabox.memory import keep_freed_memory
 
 TASKS = 32  # a call
 SHAPES = ((5, 1), (20, 5))  # way, shot
@@ -33,10 +35,13 @@ QUERIES = 15
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 
 
-def bare(images: Tensor, per_call: int, calls: int) -> Callable[[int], Tensor]:
-    """The gather alone: other rows at each call, as in training."""
-    rows = torch.randint(len(images), (calls, per_call), generator=torch.Generator().manual_seed(0))
-    return lambda step: images.index_select(0, rows[step % calls])
+def bare(sampler: Omniglot, per_call: int, calls: int) -> Callable[[int], Tensor]:
+    """The gather alone, of upright training images: other rows at each call, as in training."""
+    images = sampler.images.pack.images.clone()  # type: ignore[attr-defined]  # plain memory, not the mapped file
+    upright = Omniglot(rotations=False, data_root=sampler.data_root).images
+    rows = torch.from_numpy(upright.ids(upright.splits["train"][:, None], np.arange(20)).ravel())
+    chosen = rows[torch.randint(len(rows), (calls, per_call), generator=torch.Generator().manual_seed(0))]
+    return lambda step: images.index_select(0, chosen[step % calls])
 
 
 def seconds(call: Callable[[int], object], begin: int, calls: int) -> float:
@@ -49,9 +54,8 @@ def seconds(call: Callable[[int], object], begin: int, calls: int) -> float:
 
 def compare(sampler: Omniglot, rounds: int, calls: int) -> dict[str, object]:
     """Milliseconds for a call of TASKS tasks, and the ratio of episodes per second, over interleaved rounds."""
-    images = sampler.images.pack.images.clone()  # type: ignore[attr-defined]  # plain memory, not the mapped file
     per_call = TASKS * sampler.n_way[0] * (sampler.n_shot[0] + sampler.n_query[0])
-    gather = bare(images, per_call, calls)
+    gather = bare(sampler, per_call, calls)
 
     def sample(step: int) -> object:
         return sampler.sample(step, TASKS, split="train")
@@ -98,6 +102,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=32, help="calls in a round")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()  # as in `run`
     results = []
     print(f"threads {'task':8} {'rotations':9} {'gather, ms':22} {'sample, ms':22} {'ratio':22} episodes/s")
     for threads in options.threads:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from toys import Signs
+
+from metabox import evaluation, training
+from metabox.learners import CNP
 
 FAULTS = """
 import resource, sys
@@ -33,3 +38,12 @@ def test_memory_that_is_freed_is_kept_and_not_paid_for_again() -> None:
         return int(done.stdout)
 
     assert faults("kept") < 1000 < faults("given back")
+
+
+def test_training_and_evaluation_on_a_cpu_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for module in (training, evaluation):
+        monkeypatch.setattr(module, "keep_freed_memory", lambda module=module: asked.append(module.__name__))
+    outer = training.OuterLoop(steps=1, n_tasks=1, validate_every=1, n_validation=1, accelerator="cpu")
+    training.run(Signs(), CNP, outer, out=tmp_path)
+    assert set(asked) == {"metabox.training", "metabox.evaluation"}
