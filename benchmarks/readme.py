@@ -148,6 +148,41 @@ def sampling() -> list[str]:
     return lines
 
 
+def speed() -> list[str]:
+    """Times as fast as others, in one run."""
+    result = read_json(RESULTS / "speed.json")
+    about = result["steps_measured_with"]
+    steps = [row for row in result["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
+    shares = sorted((row["gflop_per_s"] / about["product_gflop_per_s"], row["learner"]) for row in steps)
+    (low, slowest), (high, fastest) = shares[0], shares[-1]
+
+    def listed(values: list[float]) -> str:
+        return ", ".join(f"{value:.1f}" for value in values)
+
+    rows: list[tuple[str, str, list[float]]] = [
+        ("episodes of Omniglot, 5w1s and 20w5s", peer, [row["times_faster_than"][peer] for row in result["sampling"]])
+        for peer in sorted(result["sampling"][0]["times_faster_than"])
+    ]
+    names = ", ".join(row["learner"] for row in result["processes"])
+    for who, how in (("metabox by default", result["processes"][0]["default_precision"]), ("metabox", "float32")):
+        factors = [row["times_faster"][who] for row in result["processes"]]
+        rows.append((f"training steps of {names}, {how}", "neuralprocesses, float32", factors))
+    snail = [row["times_faster"] for row in result["snail"]]
+    rows.append(("queries of SNAIL trained, 5w1s and 20w1s", "one query for each sequence", snail))
+    names = ", ".join(row["learner"] for row in result["memory"])
+    kept = [row["times_faster"] for row in result["memory"]]
+    rows.append((f"training steps of 16 tasks, {names}", "the C library's own way with memory", kept))
+    return [
+        f"Speed on one core of an {about['cpu']} (torch {about['torch']}, `python benchmarks/speed.py`, all of it in",
+        "`docs/speed.md`). Training steps of image learners reach",
+        f"{100 * low:.0f} % ({slowest}) to {100 * high:.0f} % ({fastest}) of the machine's matrix rate.",
+        "",
+        "| what | beside | times as fast |",
+        "| --- | --- | ---: |",
+        *(f"| {what} | {beside} | {listed(factors)} |" for what, beside, factors in rows),
+    ]
+
+
 def filled() -> str:
     """The README as the committed results would have it."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
@@ -158,6 +193,7 @@ def filled() -> str:
         one_minute(),
         published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
         functions(),
+        speed(),
         sampling(),
     ]
     return "\n".join([before + START, "", *(line for table in tables for line in [*table, ""]), END + after])
