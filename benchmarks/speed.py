@@ -49,8 +49,8 @@ from metabox.files import read_json, write_json
 from metabox.learners import SNAIL
 from metabox.memory import keep_freed_memory
 from metabox.objectives import QueryLoss
+from metabox.outer import OuterLoop
 from metabox.testing import make_episodes
-from metabox.training import OuterLoop
 from metabox.weighting import Weighting
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from metabox.objectives import Objective as Objective
     from metabox.objectives import QueryLoss as QueryLoss
     from metabox.objectives import StreamLoss as StreamLoss
+    from metabox.outer import OuterLoop as OuterLoop
     from metabox.parts import Part as Part
     from metabox.recipe import load_run as load_run
-    from metabox.training import OuterLoop as OuterLoop
     from metabox.training import run as run
 
 _HOMES = {
@@ -35,7 +35,8 @@ _HOMES = {
     "parts": ("Part",),
     "objectives": ("Objective", "QueryLoss", "StreamLoss"),
     "recipe": ("load_run",),
-    "training": ("OuterLoop", "run"),
+    "outer": ("OuterLoop",),
+    "training": ("run",),
 }
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
@@ -16,10 +16,8 @@ from torch import nn
 
 from metabox.episodes import Episodes
 from metabox.objectives import Objective
+from metabox.outer import OuterLoop
 from metabox.sharding import shard
-
-if TYPE_CHECKING:
-    from metabox.training import OuterLoop
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from metabox.learners import CNP, InContext, ProtoNet
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
+from metabox.outer import OuterLoop
 from metabox.testing import SPECS, make_episodes
-from metabox.training import OuterLoop, run
+from metabox.training import run
 
 QUICK = {"steps": 8, "n_tasks": 4, "validate_every": 8, "n_validation": 10, "precision": "32", "epsilon": 1e-3}
 

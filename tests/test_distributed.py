@@ -26,7 +26,8 @@ from toys import Signs
 from metabox.evaluation import evaluate
 from metabox.files import write_json
 from metabox.learners import CNP
-from metabox.training import OuterLoop, run
+from metabox.outer import OuterLoop
+from metabox.training import run
 
 STEPS = 50  # after which metrics are written
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -16,8 +16,9 @@ from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.nn.attention import recompute
 from metabox.objectives import QueryLoss
+from metabox.outer import OuterLoop
 from metabox.testing import SPECS, make_episodes
-from metabox.training import OuterLoop, run
+from metabox.training import run
 
 SCRIPT = """
 import resource, sys, torch

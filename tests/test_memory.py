@@ -12,6 +12,7 @@ from toys import Signs
 
 from metabox import evaluation, training
 from metabox.learners import CNP
+from metabox.outer import OuterLoop
 
 FAULTS = """
 import resource, sys
@@ -44,6 +45,6 @@ def test_training_and_evaluation_on_a_cpu_keep_it(tmp_path: Path, monkeypatch: p
     asked = []
     for module in (training, evaluation):
         monkeypatch.setattr(module, "keep_freed_memory", lambda module=module: asked.append(module.__name__))
-    outer = training.OuterLoop(steps=1, n_tasks=1, validate_every=1, n_validation=1, accelerator="cpu")
+    outer = OuterLoop(steps=1, n_tasks=1, validate_every=1, n_validation=1, accelerator="cpu")
     training.run(Signs(), CNP, outer, out=tmp_path)
     assert set(asked) == {"metabox.training", "metabox.evaluation"}

@@ -19,7 +19,8 @@ from metabox.episodes import Episodes, TaskSpec
 from metabox.evaluation import evaluate
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
-from metabox.training import OuterLoop, run
+from metabox.outer import OuterLoop
+from metabox.training import run
 
 SCRIPT = Path(__file__).parent / "train_toy.py"
 QUICK = OuterLoop(steps=40, n_tasks=8, validate_every=10, n_validation=20, precision="32", warmup=5)

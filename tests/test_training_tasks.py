@@ -22,7 +22,8 @@ from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.learners.dense import DenseMultiTask
 from metabox.learners.multitask import HardSharing
-from metabox.training import MakeWeighting, OuterLoop, run
+from metabox.outer import OuterLoop
+from metabox.training import MakeWeighting, run
 from metabox.transfer import read_cosines
 from metabox.weighting import DWA, Fixed, GradNorm, Random, Surgery, Uncertainty, WorstCase
 

@@ -4,7 +4,8 @@ import sys
 
 from toys import Signs, Toy
 
-from metabox.training import OuterLoop, run
+from metabox.outer import OuterLoop
+from metabox.training import run
 
 if __name__ == "__main__":
     settings = OuterLoop(

@@ -1,0 +1,100 @@
+"""The settings of the outer loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoop:
+    """How theta is trained across tasks.
+
+    Args:
+        steps: optimizer steps.
+        n_tasks: tasks of one step, over all devices and accumulated batches together.
+        lr: peak learning rate.
+        optimizer: "adamw" decays the weights by themselves, "adam" through the gradient.
+        weight_decay: strength of that decay.
+        epsilon: of Adam, which keeps steps short where gradients are not far above it.
+        warmup: steps over which the learning rate rises from 0.
+        schedule: "cosine" falls to 1% of the peak at the last step, "constant" stays.
+        clip: largest norm of the gradient; a longer one is scaled down.
+        accumulate: batches that a step's tasks are split into, to save memory.
+        recompute: compute transformer layers again in the backward pass instead of keeping what is in them, to save
+            memory where supports are long.
+        average: decay of an exponential moving average of the weights (0.999, say), which is then what is
+            validated and kept; 0 for none.
+        precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
+        compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
+            step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
+            step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on
+            without, and the log says so in one line.
+        validate_every: steps between validations; each also writes a checkpoint.
+        n_validation: validation tasks.
+        cosines_every: steps between two records of how the gradients of named tasks or parts agree, in
+            cosines.json (see `metabox.transfer`); 0 for none.
+        patience: stop after this many validations in a row without a new best; 0 never does.
+        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
+        accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
+        devices: number of devices, or "auto" for all.
+        num_nodes: machines, each started by the launcher.
+        strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a share of the weights, gradients and
+            optimizer's state, and gathers the weights for a step), or another of Lightning Fabric's.
+        timeout: seconds that the other devices are waited for, before a run on several gives up.
+    """
+
+    steps: int = 2000
+    n_tasks: int = 16
+    lr: float = 2e-3
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    weight_decay: float = 1e-4
+    epsilon: float = 1e-8
+    warmup: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 5.0
+    accumulate: int = 1
+    recompute: bool = False
+    average: float = 0.0
+    precision: Literal["auto", "bf16", "32"] = "auto"
+    compile: Literal["auto", "on", "graphs", "off"] = "auto"
+    validate_every: int = 500
+    n_validation: int = 200
+    cosines_every: int = 0
+    patience: int = 0
+    max_skipped: int = 20
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
+        for name in (*at_least_one, "warmup", "weight_decay", "patience", "cosines_every"):
+            if getattr(self, name) < (low := int(name in at_least_one)):
+                raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        for name in ("optimizer", "schedule", "precision", "compile"):
+            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
+                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
+        if min(self.lr, self.clip, self.epsilon, self.timeout) <= 0 or not 0 <= self.average < 1:
+            raise ValueError(
+                f"expected lr, clip, epsilon and timeout above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
+                f"{self.epsilon}, {self.timeout} and {self.average}"
+            )
+        sharded = self.strategy == "fsdp"
+        if sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
+            raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
+        if sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
+            raise ValueError(
+                "expected fsdp without average, cosines_every and compile, which want whole weights, got "
+                f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) or constant."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant":
+            return self.lr * rise
+        return self.lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
