@@ -55,10 +55,14 @@ class Scores:
 
     def by_task(self, metric: str) -> dict[str, float]:
         """The mean of a metric over the rows of each named task, in the order of their first row."""
+        return {name: mean_of(values) for name, values in self.rows_by_task(metric).items()}
+
+    def rows_by_task(self, metric: str) -> dict[str, list[float]]:
+        """A metric at the rows of each named task, in the order of their first row."""
         rows: dict[str, list[float]] = {}
         for name, value in zip(self.tasks, self.per_task[metric], strict=True):
             rows.setdefault(name, []).append(value)
-        return {name: mean_of(values) for name, values in rows.items()}
+        return rows
 
     def interval(self, metric: str) -> float:
         """Half the width of the 95% interval of the mean, Student's t with the task as the unit."""

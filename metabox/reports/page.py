@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import metabox
-from metabox.evaluation import Scores
+from metabox.evaluation import Scores, interval_of, mean_of
 from metabox.files import write_json, write_text
 from metabox.reports.claims import claim_table
 from metabox.reports.collect import Run, differences, protocol_of, read_runs, scores_of
@@ -72,7 +72,7 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
         "folder": run.folder.name,
         "changed_files": run.changed,
         "curve": run.curve,
-        "scores": [_score(run.scores, metric) for metric in run.scores.means()],
+        "scores": [_score(run.scores.per_task[metric], metric) for metric in run.scores.means()],
         "pooled": run.scores.pooled,
         "by_task": by_task(run.scores, headline(run)),
         "others": others,
@@ -83,24 +83,18 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
 
 def by_task(scores: Scores, metric: str) -> list[dict[str, Any]]:
     """The score on each named task, the worst first."""
-    rows: dict[str, list[float]] = {}
-    for name, value in zip(scores.tasks, scores.per_task[metric], strict=bool(scores.tasks)):
-        rows.setdefault(name, []).append(value)
-    found = [
-        {"name": name, **_score(Scores(scores.split, scores.seed, {metric: values}), metric)}
-        for name, values in rows.items()
-        if not all(map(math.isnan, values))
-    ]
+    rows = scores.rows_by_task(metric).items() if scores.tasks else ()
+    found = [{"name": name, **_score(values, metric)} for name, values in rows if not all(map(math.isnan, values))]
     return sorted(found, key=lambda row: row["mean"], reverse=not metric.startswith("accuracy"))
 
 
-def _score(scores: Scores, metric: str) -> dict[str, Any]:
-    interval = scores.interval(metric)
+def _score(values: list[float], metric: str) -> dict[str, Any]:
+    interval = interval_of(values)
     return {
         "metric": metric,
-        "mean": scores.mean(metric),
+        "mean": mean_of(values),
         "interval_95": interval if math.isfinite(interval) else None,
-        "n_tasks": sum(not math.isnan(value) for value in scores.per_task[metric]),
+        "n_tasks": sum(not math.isnan(value) for value in values),
     }
 
 
