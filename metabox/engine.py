@@ -22,6 +22,13 @@ from metabox.sharding import shard
 log = logging.getLogger(__name__)
 
 
+def compiles(outer: OuterLoop, device: torch.device) -> bool:
+    """Whether the objective is to be compiled."""
+    return outer.compile in ("on", "graphs") or (
+        outer.compile == "auto" and device.type == "cuda" and not outer.sharded
+    )
+
+
 def compiled(
     model: Objective, episodes: Episodes, precision: Precision, graphs: bool = False, backend: str = "inductor"
 ) -> nn.Module:
@@ -66,7 +73,7 @@ def precision_of(outer: OuterLoop) -> Precision:
 def strategy_of(outer: OuterLoop) -> Strategy | str:
     """Fabric's own choice, but with the time limit; one device waits for nobody."""
     limit = timedelta(seconds=outer.timeout)
-    if outer.strategy == "fsdp":
+    if outer.sharded:
         world = int(outer.devices) * outer.num_nodes
         return ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=limit)
     if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):

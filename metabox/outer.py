@@ -83,14 +83,18 @@ class OuterLoop:
                 f"expected lr, clip, epsilon and timeout above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
                 f"{self.epsilon}, {self.timeout} and {self.average}"
             )
-        sharded = self.strategy == "fsdp"
-        if sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
+        if self.sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
-        if sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
+        if self.sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
             raise ValueError(
                 "expected fsdp without average, cosines_every and compile, which want whole weights, got "
                 f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
             )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no device has whole weights between steps."""
+        return self.strategy == "fsdp"
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) or constant."""

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from metabox.checkpoints import Checkpoints, load_weights, save_tensors
-from metabox.engine import compiled, precision_of, stop_signals, strategy_of, together
+from metabox.engine import compiled, compiles, precision_of, stop_signals, strategy_of, together
 from metabox.environment import facts
 from metabox.episodes import EpisodeSampler, TaskSpec
 from metabox.evaluation import evaluate
@@ -109,9 +109,8 @@ def run(
     if weigh and fabric.world_size > 1:
         raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
     spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
-    sharded = outer.strategy == "fsdp"
-    graphs = outer.compile == "graphs"
-    if graphs or outer.compile == "on" or (outer.compile == "auto" and fabric.device.type == "cuda" and not sharded):
+    if compiles(outer, fabric.device):
+        graphs = outer.compile == "graphs"
         module = fabric.setup_module(compiled(model.to(fabric.device), episodes, precision, graphs))
     else:
         module = fabric.setup_module(model)
@@ -157,12 +156,12 @@ def run(
                 objective=objective,
                 distributed=fabric.world_size > 1,
             )
-        weights = whole(kept.learner.state_dict())
         module.train()
         value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
         state["since_best"] += 1
         if state["best"] is None or value > state["best"]["value"]:
             state.update(best={"step": step, "value": value}, since_best=0)
+            weights = whole(kept.learner.state_dict())  # all devices together: each has found the same scores
             if fabric.is_global_zero:
                 save_tensors(out / "best.safetensors", weights, step=step, seconds=state["seconds"])
         metrics.write(step, seconds=state["seconds"], val=scores.means())
@@ -279,7 +278,7 @@ def run(
 
     metrics.close()
     fabric.barrier()  # until the file is there
-    best = learner(spec, likelihood.n_params).to(fabric.device) if sharded else kept.learner
+    best = learner(spec, likelihood.n_params).to(fabric.device) if outer.sharded else kept.learner
     load_weights(best, out / "best.safetensors")
     return best.eval()
 
