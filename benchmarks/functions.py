@@ -18,18 +18,15 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from incontext import log_of, trained
-from sampling import quartiles
+from incontext import log_of, measure, trained
+from stopwatch import quartiles
 from torch import Tensor, nn
 
 import metabox
-from metabox.environment import facts
 from metabox.episodes import Episodes, Examples
-from metabox.files import write_json
 from metabox.learners import ACNP, CNP, TNPD, ConvCNP
 from metabox.likelihoods import likelihood_for
 from metabox.nn.backbones import MLP
@@ -222,16 +219,11 @@ COMMANDS = {"peers": peers, "optimum": optimum}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--seconds", type=float, default=100, help="of training for each model of `peers`")
     parser.add_argument("--rounds", type=int, default=100, help="timed steps of `peers`")
     parser.add_argument("--batches", type=int, default=TEST_BATCHES, help="of 16 test tasks of `peers`")
     parser.add_argument("--tasks", type=int, default=2000, help="test tasks for each number of contexts of `optimum`")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    args = parser.parse_args()
-    result = COMMANDS[args.command](args)
-    write_json(Path(__file__).parent / "results" / f"functions-{args.command}.json", {"environment": facts(), **result})
-    print(json.dumps(result))
+    measure("functions", COMMANDS, parser)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -172,12 +173,20 @@ COMMANDS = {"linear": linear, "recall": recall, "remedies": remedies}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--minutes", type=float, default=4, help="of training for each recipe of `recall`")
+    measure("incontext", COMMANDS, parser)
+
+
+Commands = Mapping[str, Callable[[argparse.Namespace], Row]]
+
+
+def measure(title: str, commands: Commands, parser: argparse.ArgumentParser) -> None:
+    """Run the command that is asked for, and write what it found to results/TITLE-COMMAND.json beside this file."""
+    parser.add_argument("command", choices=commands)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
-    result = COMMANDS[args.command](args)
-    write_json(Path(__file__).parent / "results" / f"incontext-{args.command}.json", {"environment": facts(), **result})
+    result = commands[args.command](args)
+    write_json(Path(__file__).parent / "results" / f"{title}-{args.command}.json", {"environment": facts(), **result})
     print(json.dumps(result))
 
 

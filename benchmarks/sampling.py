@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from stopwatch import quartiles
 from torch import Tensor
 
 from metabox.data.omniglot import Omniglot
@@ -83,11 +84,6 @@ def packing(data_root: str | None) -> dict[str, float]:
             gc.collect()
         del os.environ[CACHE_VARIABLE]
     return {"packing_s": times[0], "opening_s": times[1]}
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4)
-    return {"median": median, "q1": low, "q3": high}
 
 
 def show(values: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -19,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import peers
 import torch
 from lightning_fabric.plugins.precision import Precision
+from sampling import bare
 from stopwatch import (
     DEVICE,
     Call,
@@ -62,13 +63,10 @@ def sampling(quick: bool) -> Rows:
     rows: Rows = []
     for way, shot in ((5, 1), (20, 5)):
         sampler, tasks = Omniglot(rotations=False, n_way=way, n_shot=shot, n_query=15), 32
-        images: Tensor = sampler.images.pack.images.clone()  # type: ignore[attr-defined]
-        stored = sampler.images
-        drawable = torch.from_numpy(stored.ids(stored.splits["train"][:, None], np.arange(20)).ravel())
-        chosen = drawable[torch.randint(len(drawable), (64, tasks * way * (shot + 15)))]
-        gathered, sampled = iter(range(10**9)), iter(range(10**9))  # other tasks in every call, as in training
+        gather = bare(sampler, tasks * way * (shot + 15), calls=64)
+        gathered, sampled = itertools.count(), itertools.count()  # other tasks in every call, as in training
         calls: dict[str, Call] = {
-            "gather": partial(_gather, images, chosen, gathered),
+            "gather": partial(_gather, gather, gathered),
             "metabox": partial(_sample, sampler, tasks, sampled),
             **peers.samplers(sampler),
         }
@@ -91,8 +89,8 @@ def sampling(quick: bool) -> Rows:
     return rows
 
 
-def _gather(images: Tensor, chosen: Tensor, number: Iterator[int]) -> Tensor:
-    return images.index_select(0, chosen[next(number) % len(chosen)])
+def _gather(gather: Callable[[int], Tensor], number: Iterator[int]) -> Tensor:
+    return gather(next(number))
 
 
 def _sample(sampler: Omniglot, tasks: int, number: Iterator[int]) -> Episodes:
