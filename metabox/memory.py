@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
 
     The C library gives large blocks back at once, and the next step pays for every page of them anew, which may take
     longer than computing. Only glibc can be told; elsewhere nothing changes. What is kept lies in pieces, so the most
-    that the process needs grows: by a tenth where all steps are of one size, by up to a half where they are not.
+    that the process needs grows (the table `memory` of docs/speed.md), and more where steps differ in size.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -56,7 +56,7 @@ class AttentionBlock(nn.Module):
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-    """torch's fused attention; on a CPU in float32 at least, for its kernel takes several times as long in bf16."""
+    """torch's fused attention; on a CPU in float32 at least, for the backward pass of its kernel is slow in bf16."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
     with torch.autocast("cpu", enabled=False):
