@@ -97,7 +97,7 @@ class Episodes:
     support: D_i^tr; N = 0 is legal
     query: D_i^test
     descriptor: z_i, `[T, dz]`
-    class_mask: `[T, C]` bool, the classes that a task has (all of the learner's, where it is None)
+    classes: `[T, up to C]` bool, the label set of each task, where targets are classes; all C, if it is None
     oracle: `[T]` best possible mean query log likelihood, nats
     origin: `[T, N + M]` ids of the source examples, -1 for padding: for audit only, no learner reads it
     task: `[T]` which of finitely many named tasks each is (int64): for weights and tables, no learner reads it
@@ -109,7 +109,7 @@ class Episodes:
     support: Examples
     query: Examples
     descriptor: Tensor | None = None
-    class_mask: Tensor | None = None
+    classes: Tensor | None = None
     oracle: Tensor | None = None
     origin: Tensor | None = None
     task: Tensor | None = None
@@ -126,7 +126,7 @@ class Episodes:
             raise ValueError(
                 f"expected support and query on one device, got {s.x.device} and {q.x.device}; use .to(device)"
             )
-        for name, ndim in (("descriptor", 2), ("class_mask", 2), ("oracle", 1), ("origin", 2), ("task", 1)):
+        for name, ndim in (("descriptor", 2), ("classes", 2), ("oracle", 1), ("origin", 2), ("task", 1)):
             value = getattr(self, name)
             if value is not None and (value.ndim != ndim or len(value) != len(s)):
                 raise ValueError(f"expected {name} of {ndim} axes, the first {len(s)} tasks long, got {_shape(value)}")
@@ -137,11 +137,17 @@ class Episodes:
         n = s.x.shape[1] + q.x.shape[1]
         if self.origin is not None and self.origin.shape[1] != n:
             raise ValueError(f"expected origin [T, N + M] with N + M = {n}, got {_shape(self.origin)}")
-        if self.class_mask is not None and self.class_mask.dtype != torch.bool:
-            raise ValueError(f"expected class_mask as bool [T, C], got {_shape(self.class_mask)}; use .bool()")
+        if self.classes is not None and self.classes.dtype != torch.bool:
+            raise ValueError(f"expected classes as bool [T, C], got {_shape(self.classes)}; use .bool()")
 
     def __len__(self) -> int:
         return len(self.support)
+
+    def label_set(self, spec: TaskSpec) -> Tensor | None:
+        """`classes` for a learner's `adapt`: all C of the spec where no label sets are given, None without classes."""
+        if self.classes is None and spec.target == "class":
+            return self.support.mask.new_ones(len(self), spec.target_size)
+        return self.classes
 
     def __getitem__(self, index: slice) -> Episodes:
         """The tasks `[i:j]`."""
@@ -279,18 +285,20 @@ class TaskSpec:
         ):
             got = "none" if episodes.task is None else f"{episodes.task.tolist()}"
             raise ValueError(f"expected task ids from 0 to {len(self.tasks) - 1} for the named tasks, got {got}")
-        mask = episodes.class_mask
+        mask = episodes.classes
         if mask is not None:
             if not bool(mask.any(1).all()):
-                raise ValueError("expected every task to have a class, got a row of class_mask without True")
+                raise ValueError("expected every task to have a class, got a row of classes without True")
             if self.target != "class" or mask.shape[1] > self.target_size:
-                raise ValueError(f"expected class_mask [T, at most {self.target_size}] for classes, got {_shape(mask)}")
+                raise ValueError(
+                    f"expected classes [T, at most {self.target_size}], got {_shape(mask)} for target {self.target!r}"
+                )
             for name, part in (("support", episodes.support), ("query", episodes.query)):
                 y = part.y.clamp(0, mask.shape[1] - 1)
                 missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
                 if bool(missing.any()):
                     raise ValueError(
-                        f"expected every {name} label in its task's class_mask, got {int(missing.sum())} not"
+                        f"expected every {name} label in its task's label set, got {int(missing.sum())} outside"
                     )
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -195,10 +195,10 @@ class _Scored(NamedTuple):
 
 
 def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
-    learner, likelihood, class_mask = predictor.learner, predictor.likelihood, episodes.class_mask
+    learner, likelihood = predictor.learner, predictor.likelihood
     params, query = predictor.predictions(episodes)
-    values = likelihood.scores(params, query.y, class_mask)
-    means = {"nll": likelihood.loss(params, query.y, query.mask, class_mask)}
+    values = likelihood.scores(params, query.y)
+    means = {"nll": likelihood.loss(params, query.y, query.mask)}
     means |= {name: score_mean(value, query.mask) for name, value in values.items()}
     if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
         means |= accuracy_by_instance(values["accuracy"], query)
@@ -208,7 +208,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
     if episodes.task is not None:
         scored.names.extend(learner.spec.tasks[i] for i in episodes.task.tolist())
     if isinstance(likelihood, Categorical):
-        top = likelihood.log_probs(params, class_mask).max(-1).values.exp()
+        top = likelihood.log_probs(params).max(-1).values.exp()
         scored.confidence.append(top[query.mask].cpu())
         scored.correct.append(values["accuracy"][query.mask].cpu())
     return scored
@@ -253,7 +253,7 @@ class _Renamed(EpisodeSampler):
     ) -> Episodes:
         episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first).blanked()
         s, q = episodes.support, episodes.query
-        ways = self.spec.target_size if episodes.class_mask is None else episodes.class_mask.sum(1, keepdim=True)
+        ways = cast(Tensor, episodes.label_set(self.spec)).sum(1, keepdim=True)
         renamed = replace(episodes, support=replace(s, y=(s.y + 1) % ways))
         return replace(renamed, query=replace(q, y=(q.y + 1) % ways)) if self.queries else renamed
 

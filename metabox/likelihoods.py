@@ -46,25 +46,23 @@ class Likelihood(Configured, ABC):
     def n_params(self) -> int: ...
 
     @abstractmethod
-    def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
-        """log p(y) in nats: params `[T, M, P]`, y as in `Examples`, class_mask `[T, C]` -> `[T, M]`."""
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        """log p(y) in nats: params `[T, M, P]`, y as in `Examples` -> `[T, M]`."""
 
-    def loss(self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def loss(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         """L_i `[T]`: the mean negative log likelihood of each task's valid examples, mask `[T, M]`."""
-        return self.losses(params, y, mask, class_mask)[0]
+        return self.losses(params, y, mask)[0]
 
-    def losses(
-        self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_i, and the loss `[T]` of each named part where the target has parts."""
-        return task_mean(-self.log_prob(params, y, class_mask), mask), {}
+        return task_mean(-self.log_prob(params, y), mask), {}
 
     @abstractmethod
-    def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What people read beside the likelihood, each `[T, M]`: accuracy, squared error; NaN where there is none."""
 
     @abstractmethod
-    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def mixture(self, params: Tensor) -> Tensor:
         """The one prediction that stands for several, all equally likely: `[T, S, M, P]` -> `[T, M, P]`, float32.
 
         It has the mixture's probabilities where it can (classes, labels), else its mean and variance.
@@ -72,7 +70,9 @@ class Likelihood(Configured, ABC):
 
 
 class Categorical(Likelihood):
-    """One of C classes; the natural parameters are logits. Classes outside `class_mask` have probability 0."""
+    """One of C classes; the natural parameters are logits, of which a learner has put those outside of the task's label
+    set so low that their probability is 0.
+    """
 
     target = "class"
 
@@ -80,32 +80,18 @@ class Categorical(Likelihood):
     def n_params(self) -> int:
         return self.size
 
-    def log_probs(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
-        """log p of every class, `[T, M, P]`, -inf for those that a task does not have."""
-        logits = params.float()
-        if class_mask is not None:
-            absent = F.pad(~class_mask, (0, self.size - class_mask.shape[1]), value=True)
-            logits = logits.masked_fill(absent[:, None, :], -math.inf)
-        return logits.log_softmax(-1)
+    def log_probs(self, params: Tensor) -> Tensor:
+        """log p of every class, `[T, M, P]`."""
+        return params.float().log_softmax(-1)
 
-    def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
-        return self.log_probs(params, class_mask).gather(-1, y[..., None]).squeeze(-1)
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        return self.log_probs(params).gather(-1, y[..., None]).squeeze(-1)
 
-    def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
-        return {"accuracy": (self.log_probs(params, class_mask).argmax(-1) == y).float()}
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": (self.log_probs(params).argmax(-1) == y).float()}
 
-    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
-        """Here each prediction is a distribution over the classes of `class_mask` (all, in a task without any).
-
-        The logits of the others are left on the scale of these, and count for nothing where there is a mask.
-        """
-        logits = params.float()
-        counted = logits
-        if class_mask is not None:
-            absent = F.pad(~class_mask, (0, self.size - class_mask.shape[1]), value=True)
-            absent = absent & class_mask.any(1, keepdim=True)
-            counted = logits.masked_fill(absent[:, None, None], -math.inf)
-        return (logits - counted.logsumexp(-1, keepdim=True)).logsumexp(1) - math.log(params.shape[1])
+    def mixture(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
 
 
 class Gaussian(Likelihood):
@@ -138,15 +124,15 @@ class Gaussian(Likelihood):
         mean, raw = params.chunk(2, dim=-1)
         return mean, self.min_scale + F.softplus(raw)
 
-    def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         mean, scale = self.mean_and_scale(params)
         z = (y.float() - mean) / scale
         return (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}
 
-    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def mixture(self, params: Tensor) -> Tensor:
         """Here the normal with the mixture's mean and, unless the noise is fixed, its variance."""
         means, scales = self.mean_and_scale(params)
         mean = means.mean(1)
@@ -167,13 +153,13 @@ class Bernoulli(Likelihood):
     def n_params(self) -> int:
         return self.size
 
-    def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(params.float(), y.float(), reduction="none").sum(-1)
 
-    def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": ((params > 0) == (y > 0.5)).float().mean(-1)}
 
-    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def mixture(self, params: Tensor) -> Tensor:
         logits = params.float()
         return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
 
@@ -209,19 +195,17 @@ class Composite(Likelihood):
         pieces = self._split(params, y)
         return {part.name: _of_numbers(part, kind.log_prob, p, labels) for part, kind, p, labels in pieces}
 
-    def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         by_part = self.log_probs(params, y)
         return torch.stack([part.weight * by_part[part.name].nan_to_num(0.0) for part in self.parts]).sum(0)
 
-    def losses(
-        self, params: Tensor, y: Tensor, mask: Tensor, class_mask: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each part's mean over a task's examples that have it, 0 for a task without any."""
         by_part = self.log_probs(params, y).items()
         losses = {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
         return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0), losses
 
-    def scores(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """`accuracy_NAME` or `squared_error_NAME` of each part, NaN for an example without a label of it."""
         scores = {}
         for part, kind, p, labels in self._split(params, y):
@@ -233,7 +217,7 @@ class Composite(Likelihood):
             scores[f"{name}_{part.name}"] = _of_numbers(part, score, p, labels)
         return scores
 
-    def mixture(self, params: Tensor, class_mask: Tensor | None = None) -> Tensor:
+    def mixture(self, params: Tensor) -> Tensor:
         s, m = params.shape[1:3]
         mixed = []
         for part, kind, p in zip(self.parts, self.kinds, params.split(self.part_params, dim=-1), strict=True):

@@ -35,8 +35,8 @@ class Objective(nn.Module, Configured, ABC):
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            loss, by_part = self.likelihood.losses(params, examples.y, examples.mask, episodes.class_mask)
-            scores = self.likelihood.scores(params.detach(), examples.y, episodes.class_mask)
+            loss, by_part = self.likelihood.losses(params, examples.y, examples.mask)
+            scores = self.likelihood.scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
             means |= {f"loss_{name}": value for name, value in by_part.items()}
             penalty = self.learner.penalty()
@@ -47,7 +47,7 @@ class QueryLoss(Objective):
     """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016."""
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
-        phi = self.learner.adapt(episodes.support, episodes.descriptor)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
         return self.learner.predict(phi, episodes.query.x), episodes.query
 
 
@@ -59,7 +59,7 @@ class StreamLoss(Objective):
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         whole = _whole(episodes)
-        return self.learner.stream(whole, episodes.descriptor), whole
+        return self.learner.stream(whole, episodes.descriptor, episodes.label_set(self.learner.spec)), whole
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ class JointLoss(Objective):
             )
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
-        phi = self.learner.adapt(episodes.support, episodes.descriptor)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
         return cast(JointLearner, self.learner).joint(phi, episodes.query), episodes.query
 
 
@@ -144,7 +144,7 @@ class LatentLoss(QueryLoss):
         whole, n = _whole(episodes), self.n_samples
         targets = whole if self.predict_support else episodes.query
         learner = cast(LatentLearner, self.learner)
-        phi = self.learner.adapt(episodes.support, episodes.descriptor)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
         prior = phi["z_mean"], phi["z_scale"]
         posterior = learner.encode(whole, episodes.descriptor)
         mean, scale = (part[:, None].expand(-1, n, -1) for part in posterior)
@@ -152,12 +152,11 @@ class LatentLoss(QueryLoss):
         params = learner.decode(phi, targets.x, z)
         with torch.autocast(params.device.type, enabled=False):
             samples, at_mean = params[:, :-1].flatten(0, 1), params[:, -1].detach()
-            y, class_mask = targets.y, episodes.class_mask
-            class_masks = None if class_mask is None else class_mask.repeat_interleave(n, dim=0)
-            log_prob = self.likelihood.log_prob(samples, y.repeat_interleave(n, dim=0), class_masks)
+            y = targets.y
+            log_prob = self.likelihood.log_prob(samples, y.repeat_interleave(n, dim=0))
             expected = log_prob.unflatten(0, (-1, n)).mean(1)
             kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
-            scores = self.likelihood.scores(at_mean, y, class_mask)
+            scores = self.likelihood.scores(at_mean, y)
             means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
             return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
 

@@ -148,7 +148,12 @@ def check_streaming_is_adapting_step_by_step(make: MakeLearner, spec: TaskSpec) 
     holes = Examples(x=s.x, y=s.y, mask=torch.rand(s.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7)
     for sequence in (s, holes):  # what comes out at a hole means nothing
         streamed = learner.stream(sequence, episodes.descriptor)
-        _close(streamed[sequence.mask], Learner.stream(learner, sequence, episodes.descriptor)[sequence.mask])
+        every = torch.ones(len(s), spec.target_size, dtype=torch.bool) if spec.target == "class" else None
+        steps = [
+            learner.predict(learner.adapt(sequence[:, :t], episodes.descriptor, every), s.x[:, t : t + 1])
+            for t in range(s.x.shape[1])
+        ]
+        _close(streamed[sequence.mask], torch.cat(steps, dim=1)[sequence.mask])
 
 
 def check_adapting_elsewhere_leaves_phi_as_it_was(make: MakeLearner, spec: TaskSpec) -> None:
@@ -176,10 +181,34 @@ def check_other_shots_and_ways_work(make: MakeLearner, spec: TaskSpec) -> None:
         params = outputs(learner, episodes)
         assert params.shape == (3, 4, learner.n_params)
         assert params.isfinite().all()
-        if spec.target == "class":  # two ways of three: the third has no support and is masked
-            two = torch.tensor([[True, True]]).expand(3, -1)
-            log_probs = likelihood_for(spec).log_prob(params, episodes.query.y.clamp(max=1), two)
+        if spec.target == "class":  # two ways of three, of which a support of one example shows one
+            s = replace(episodes.support, y=episodes.support.y.clamp(max=1))
+            phi = learner.adapt(s, episodes.descriptor, torch.tensor([[True, True]]).expand(3, -1))
+            log_probs = likelihood_for(spec).log_prob(learner.predict(phi, episodes.query.x), episodes.query.y % 2)
             assert log_probs.isfinite().all()
+
+
+def check_no_class_is_predicted_that_the_task_does_not_have(make: MakeLearner, spec: TaskSpec) -> None:
+    if spec.target != "class":
+        return
+    learner, episodes = build(make, spec), make_episodes(spec)
+    s, x = replace(episodes.support, y=2 * (episodes.support.y % 2)), episodes.query.x  # of the classes 0, 1, 2 no 1
+    has = torch.tensor([[True, False, True]]).expand(len(s), -1)
+    for classes in (None, has):
+        probability = learner.predict(learner.adapt(s, episodes.descriptor, classes), x).softmax(-1)
+        assert (probability[..., 1] == 0).all(), "a class outside of the label set has a probability"
+        torch.testing.assert_close(probability.sum(-1), torch.ones(probability.shape[:2]))
+    every = learner.predict(learner.adapt(s, episodes.descriptor, torch.ones_like(has)), x)
+    assert (every > torch.finfo(every.dtype).min / 2).all(), "a class that the task has is left out"
+    streamed = learner.stream(s, episodes.descriptor, has).softmax(-1)
+    assert (streamed[..., 1] == 0).all()
+    learner.train()
+    params = learner.predict(learner.adapt(s, episodes.descriptor, has), x)
+    likelihood_for(spec).log_prob(params, 2 * (episodes.query.y % 2)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+    _raises(lambda: learner.eval().adapt(replace(s, y=s.y.clamp(max=1)), episodes.descriptor, has))  # no label of it
+    _raises(lambda: learner.adapt(s, episodes.descriptor, has.float()))
+    _raises(lambda: learner.adapt(s, episodes.descriptor, has[:1]))
 
 
 def check_saving_and_loading_gives_the_same_bits(make: MakeLearner, spec: TaskSpec) -> None:

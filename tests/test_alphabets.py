@@ -64,11 +64,11 @@ def test_every_task_has_the_same_characters_in_all_splits_and_no_others(alphabet
     for split in ("train", "val", "test"):
         episodes = Alphabets(data_root=alphabets.data_root, n_query=700).sample(0, 50, split=split)
         alphabets.spec.check_episodes(episodes)
-        assert episodes.class_mask is not None
+        assert episodes.classes is not None
         for t in range(50):
             seen = episodes.query.y[t][episodes.query.mask[t]].unique()
             if split != "train":  # there, all rows of a task
-                assert seen.tolist() == list(range(int(episodes.class_mask[t].sum())))
+                assert seen.tolist() == list(range(int(episodes.classes[t].sum())))
 
 
 def test_some_alphabets_are_chosen_by_number_or_name_and_told_in_other_ways(omniglot_root: str) -> None:

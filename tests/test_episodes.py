@@ -66,8 +66,8 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(descriptor=torch.zeros(2, 1).to("meta")), "descriptor on cpu", "meta"),
         (lambda: episodes(origin=torch.zeros(2, 3)), "origin .* N \\+ M", r"float32 \[2, 3\]"),
         (lambda: episodes(descriptor=torch.zeros(3, 2)), "descriptor of 2 axes, the first 2", r"float32 \[3, 2\]"),
-        (lambda: episodes(class_mask=ALL_OF_THEM[:1]), "class_mask of 2 axes, the first 2", r"bool \[1, 4\]"),
-        (lambda: episodes(class_mask=ALL_OF_THEM.long()), r"class_mask as bool \[T, C\]", r"int64 \[2, 4\]"),
+        (lambda: episodes(classes=ALL_OF_THEM[:1]), "classes of 2 axes, the first 2", r"bool \[1, 4\]"),
+        (lambda: episodes(classes=ALL_OF_THEM.long()), r"classes as bool \[T, C\]", r"int64 \[2, 4\]"),
         (lambda: episodes(oracle=torch.zeros(2, 1)), "oracle of 1 axes", r"float32 \[2, 1\]"),
         (lambda: episodes(origin=torch.zeros(3, 12)), "origin of 2 axes", r"float32 \[3, 12\]"),
         (lambda: TaskSpec((3,), "words", 4), 'target "class", "real", "binary" or "parts"', "'words'"),
@@ -146,42 +146,42 @@ def test_examples_of_the_right_kind_pass() -> None:
 
 
 @pytest.mark.parametrize("part", ["support", "query"])
-def test_a_label_outside_the_class_mask_is_named(part: str) -> None:
+def test_a_label_outside_the_label_set_is_named(part: str) -> None:
     two_of_four = torch.tensor([[True, True, False, False]]).expand(2, -1)
-    bad = episodes(class_mask=two_of_four, **{part: examples(y=with_value(Y, (1, 3), 2))})
-    with pytest.raises(ValueError, match=f"expected every {part} label in its task's class_mask, got 1 not"):
+    bad = episodes(classes=two_of_four, **{part: examples(y=with_value(Y, (1, 3), 2))})
+    with pytest.raises(ValueError, match=f"expected every {part} label in its task's label set, got 1 outside"):
         CLASSES.check_episodes(bad)
 
 
-def test_a_label_past_the_end_of_the_class_mask_is_named() -> None:
-    narrow = episodes(class_mask=torch.ones(2, 2, dtype=torch.bool), query=examples(y=with_value(Y, (0, 0), 3)))
-    with pytest.raises(ValueError, match="expected every query label in its task's class_mask, got 1 not"):
+def test_a_label_past_the_end_of_the_label_set_is_named() -> None:
+    narrow = episodes(classes=torch.ones(2, 2, dtype=torch.bool), query=examples(y=with_value(Y, (0, 0), 3)))
+    with pytest.raises(ValueError, match="expected every query label in its task's label set, got 1 outside"):
         CLASSES.check_episodes(narrow)
 
 
-def test_a_class_mask_too_wide_or_without_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected class_mask \[T, at most 4\] for classes, got bool \[2, 5\]"):
-        CLASSES.check_episodes(episodes(class_mask=torch.ones(2, 5, dtype=torch.bool)))
+def test_a_label_set_too_wide_or_without_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected classes \[T, at most 4\], got bool \[2, 5\]"):
+        CLASSES.check_episodes(episodes(classes=torch.ones(2, 5, dtype=torch.bool)))
     reals = examples(y=torch.zeros(2, 5, 2))
-    with pytest.raises(ValueError, match="expected class_mask"):
-        REALS.check_episodes(Episodes(support=reals, query=reals, class_mask=ALL_OF_THEM))
+    with pytest.raises(ValueError, match="expected classes"):
+        REALS.check_episodes(Episodes(support=reals, query=reals, classes=ALL_OF_THEM))
 
 
-def test_labels_of_padding_may_lie_outside_the_class_mask() -> None:
+def test_labels_of_padding_may_lie_outside_the_label_set() -> None:
     narrow = torch.tensor([[True, False, False, False]]).expand(2, -1)
     padded = examples(y=with_value(with_value(Y, (0, 2), 3), (1, 2), 99), mask=hidden(2))
-    CLASSES.check_episodes(episodes(class_mask=narrow, query=padded))
+    CLASSES.check_episodes(episodes(classes=narrow, query=padded))
 
 
 def test_a_task_without_classes_is_named() -> None:
     none = torch.tensor([[True] * 4, [False] * 4])
     with pytest.raises(ValueError, match="expected every task to have a class"):
-        CLASSES.check_episodes(episodes(class_mask=none))
+        CLASSES.check_episodes(episodes(classes=none))
 
 
 def test_padding_may_be_labelled_minus_one() -> None:
     padded = examples(y=with_value(Y, (1, 2), -1), mask=hidden(2))
-    CLASSES.check_episodes(episodes(class_mask=ALL_OF_THEM, query=padded))
+    CLASSES.check_episodes(episodes(classes=ALL_OF_THEM, query=padded))
 
 
 def test_parts_on_two_devices_are_refused() -> None:
@@ -196,13 +196,13 @@ def test_slices_are_slices_of_every_part(t: int, low: int, high: int, k: int) ->
         support=Examples(x=torch.randn(t, 4, 3), y=torch.randint(4, (t, 4)), mask=torch.rand(t, 4) < 0.5),
         query=examples(t, 2),
         descriptor=torch.randn(t, 2),
-        class_mask=torch.rand(t, 4) < 0.5,
+        classes=torch.rand(t, 4) < 0.5,
         origin=torch.arange(6 * t).view(t, 6),
     )
     part = whole[low:high]
     assert len(part) == len(range(t)[low:high])
     assert part.oracle is None
-    for name in ("descriptor", "class_mask", "origin"):
+    for name in ("descriptor", "classes", "origin"):
         assert torch.equal(getattr(part, name), getattr(whole, name)[low:high])
     shorter = whole.support[low:high, :k]
     for name in ("x", "y", "mask"):
@@ -214,7 +214,7 @@ def test_moving_episodes_moves_every_part_and_keeps_what_is_absent() -> None:
     moved = episodes(descriptor=torch.zeros(2, 1), oracle=torch.zeros(2)).to("meta")
     assert {part.device.type for part in (moved.descriptor, moved.oracle) if part is not None} == {"meta"}
     assert {getattr(e, f.name).device.type for e in (moved.support, moved.query) for f in fields(e)} == {"meta"}
-    assert moved.class_mask is None
+    assert moved.classes is None
     assert moved.origin is None
 
 

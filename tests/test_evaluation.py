@@ -44,7 +44,7 @@ class Images(EpisodeSampler):
         return Episodes(
             support=Examples(x=x[:, :5], y=y[:, :5], mask=mask[:, :5]).to(device),
             query=Examples(x=x[:, 5:], y=y[:, 5:], mask=mask[:, 5:]).to(device),
-            class_mask=(torch.arange(3) < ways[:, None]).to(device),
+            classes=(torch.arange(3) < ways[:, None]).to(device),
         )
 
 
@@ -66,10 +66,10 @@ class Given(Learner):
         super().__init__(Images.spec, 3)
         self.logits = torch.nn.Parameter(torch.tensor(logits))
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         return {"mask": support.mask}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return self.logits.expand(*x.shape[:2], 3)
 
 
@@ -122,9 +122,9 @@ def test_scores_are_those_worked_out_by_hand() -> None:
     logits = [1.0, 0.0, 2.0]
     got = evaluate(Given(logits), Images(), n_tasks=6, batch=4)
     episodes = Images().sample(0, 6, split="test")
-    assert episodes.class_mask is not None
+    assert episodes.classes is not None
     for t in range(6):
-        ways = int(episodes.class_mask[t].sum())
+        ways = int(episodes.classes[t].sum())
         p = [math.exp(z) / sum(math.exp(z) for z in logits[:ways]) for z in logits[:ways]]
         real = [int(y) for y, m in zip(episodes.query.y[t], episodes.query.mask[t], strict=True) if m]
         assert got.per_task["nll"][t] == pytest.approx(-sum(math.log(p[y]) for y in real) / len(real), rel=1e-5)
@@ -136,7 +136,7 @@ def test_scores_are_those_worked_out_by_hand() -> None:
 def test_calibration_counts_real_queries_only() -> None:
     learner, episodes = Given([1.0, 0.0, 2.0]), Images().sample(0, 6, split="test")
     likelihood = likelihood_for(Images.spec)
-    p = likelihood.log_probs(learner(episodes), episodes.class_mask).exp()
+    p = likelihood.log_probs(learner(episodes)).exp()
     mask = episodes.query.mask
     wanted = calibration_error(p.max(-1).values[mask], (p.argmax(-1) == episodes.query.y)[mask].float())
     assert not mask.all()
@@ -270,8 +270,7 @@ def test_a_stream_is_scored_at_every_step_and_by_instance() -> None:
         seen, right = [], []
         for x_t, y_t in zip(x[mask], y[mask], strict=True):
             past = Examples(x=x[mask][None, : len(seen)], y=y[mask][None, : len(seen)])
-            logits = learner.predict(learner.adapt(past), x_t[None, None])[0, 0].detach()
-            logits = torch.where(e.class_mask[0], logits, -math.inf)
+            logits = learner.predict(learner.adapt(past, None, e.classes), x_t[None, None])[0, 0].detach()
             right.append(float(logits.argmax() == y_t))
             seen.append(int(y_t))
         assert got.per_task["accuracy"][i] == pytest.approx(sum(right) / len(right))
@@ -289,10 +288,10 @@ class Nearest(Learner):
     def __init__(self) -> None:
         super().__init__(Doubles.spec, 3)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         return {"x": support.x, "y": support.y}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         same = (x[:, :, None] == phi["x"][:, None]).all(-1).float()  # [T, M, N]
         return 9 * same @ torch.nn.functional.one_hot(phi["y"], 3).float()
 
@@ -300,7 +299,7 @@ class Nearest(Learner):
 class ByHeart(Nearest):
     """Knows the name of each image from training and does not look at the support."""
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return 9 * torch.nn.functional.one_hot(x[..., 0].long(), 3).float()
 
 
@@ -318,7 +317,7 @@ class Doubles(EpisodeSampler):
         y = torch.arange(self.ways).expand(n_tasks, -1)
         examples = Examples(x=y[..., None].float(), y=y)
         mask = (torch.arange(3) < self.ways).expand(n_tasks, -1)
-        return Episodes(support=examples, query=examples, class_mask=mask)
+        return Episodes(support=examples, query=examples, classes=mask)
 
 
 @pytest.mark.parametrize("ways", [2, 3])

@@ -95,8 +95,8 @@ def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
 
 def test_a_task_of_fewer_classes_has_a_mask() -> None:
     episodes = InMemory(named_rows(ways=np.array([1, 2, 3]))).sample(0, 3, split="val")
-    assert episodes.class_mask is not None
-    assert episodes.class_mask.tolist() == [[True, False, False], [True, True, False], [True] * 3]
+    assert episodes.classes is not None
+    assert episodes.classes.tolist() == [[True, False, False], [True, True, False], [True] * 3]
 
 
 def test_one_task_needs_no_name() -> None:

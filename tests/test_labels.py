@@ -100,7 +100,8 @@ def test_named_tasks_are_the_unnamed_ones_with_new_names() -> None:
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.mask, b.mask)
     assert torch.equal(plain.origin, named.origin)
-    assert named.class_mask is None
+    assert named.classes is not None
+    assert named.classes.all()
     assert Tasks(**kwargs, names=100).spec.target_size == 100
     for t in range(20):
         pairs = set()
@@ -108,7 +109,7 @@ def test_named_tasks_are_the_unnamed_ones_with_new_names() -> None:
             pairs |= set(zip(a.y[t][a.mask[t]].tolist(), b.y[t][b.mask[t]].tolist(), strict=True))
             assert not b.y[t][~b.mask[t]].any()
         # one name for each class, and no two classes of one name
-        assert len(pairs) == len(dict(pairs)) == len({new for _, new in pairs}) == int(plain.class_mask[t].sum())
+        assert len(pairs) == len(dict(pairs)) == len({new for _, new in pairs}) == int(plain.classes[t].sum())
 
 
 @pytest.mark.parametrize("names", [4, 5, 60])  # drawn by sorting keys, and by rejection
@@ -140,7 +141,7 @@ def test_names_are_scored_over_all_of_them() -> None:
     sampler = Tasks(n_way=3, names=3125)
     episodes = sampler.sample(0, 2, split="train")
     sampler.spec.check_episodes(episodes)
-    log_p = Categorical(sampler.spec).log_prob(torch.zeros(2, 45, 3125), episodes.query.y, episodes.class_mask)
+    log_p = Categorical(sampler.spec).log_prob(torch.zeros(2, 45, 3125), episodes.query.y)
     torch.testing.assert_close(log_p, torch.full((2, 45), -float(np.log(3125))))
 
 

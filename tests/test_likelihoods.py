@@ -13,6 +13,7 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Normal
 
 from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.learners.base import within
 from metabox.learners.cnp import CNP
 from metabox.learners.lstm import LSTM
 from metabox.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, likelihood_for, task_mean
@@ -34,35 +35,34 @@ def test_categorical_is_that_of_torch() -> None:
     assert Categorical(CLASSES).n_params == 4
 
 
-@pytest.mark.parametrize("width", [3, 4])
-def test_a_class_mask_leaves_the_distribution_over_the_remaining_classes(width: int) -> None:
-    """A mask narrower than the parameters masks the classes past its end too."""
+def test_a_label_set_leaves_the_distribution_over_its_classes() -> None:
     mask = torch.tensor([[True, False, True, False], [True, True, True, False], [False, True, False, False]])
     logits, likelihood = params(4), Categorical(CLASSES)
-    log_probs = likelihood.log_probs(logits, mask[:, :width])
+    log_probs = likelihood.log_probs(within(logits, mask))
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(T, M))
     for t in range(T):
         have = mask[t].nonzero().squeeze(1)
         wanted = TorchCategorical(logits=logits[t][:, have])
         for position, c in enumerate(have.tolist()):
             y = torch.full((T, M), c)
-            got = likelihood.log_prob(logits, y, mask[:, :width])[t]
+            got = likelihood.log_prob(within(logits, mask), y)[t]
             torch.testing.assert_close(got, wanted.log_prob(torch.tensor(position)))
-        assert (log_probs[t][:, ~mask[t]] == -math.inf).all()
+        assert (log_probs[t][:, ~mask[t]].exp() == 0).all()
 
 
-def test_a_masked_class_is_never_the_predicted_one() -> None:
+def test_a_class_outside_of_the_label_set_is_never_the_predicted_one() -> None:
     mask = torch.tensor([[True, True, False, False]]).expand(T, -1)
     logits = params(4) + torch.tensor([0.0, 0.0, 50.0, 50.0])
     best_of_two = logits[..., :2].argmax(-1)
-    assert (Categorical(CLASSES).scores(logits, best_of_two, mask)["accuracy"] == 1).all()
-    assert (Categorical(CLASSES).scores(logits, 1 - best_of_two, mask)["accuracy"] == 0).all()
+    scores = Categorical(CLASSES).scores
+    assert (scores(within(logits, mask), best_of_two)["accuracy"] == 1).all()
+    assert (scores(within(logits, mask), 1 - best_of_two)["accuracy"] == 0).all()
 
 
-def test_no_gradient_reaches_the_logits_of_masked_classes_and_none_is_nan() -> None:
+def test_no_gradient_reaches_logits_outside_of_the_label_set_and_none_is_nan() -> None:
     logits = params(4).requires_grad_()
     mask = torch.tensor([[True, True, False, False]]).expand(T, -1)
-    Categorical(CLASSES).log_prob(logits, torch.zeros(T, M, dtype=torch.int64), mask).sum().backward()
+    Categorical(CLASSES).log_prob(within(logits, mask), torch.zeros(T, M, dtype=torch.int64)).sum().backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert (logits.grad[..., 2:] == 0).all()
@@ -205,9 +205,9 @@ def test_the_likelihood_is_computed_outside_autocast() -> None:
     autocast = []
 
     class Watched(Categorical):
-        def log_prob(self, params: Tensor, y: Tensor, class_mask: Tensor | None = None) -> Tensor:
+        def log_prob(self, params: Tensor, y: Tensor, classes: Tensor | None = None) -> Tensor:
             autocast.append(torch.is_autocast_enabled("cpu"))
-            return super().log_prob(params, y, class_mask)
+            return super().log_prob(params, y, classes)
 
     with torch.autocast("cpu", torch.bfloat16):
         loss = QueryLoss(build(CNP, CLASSES), Watched(CLASSES))(make_episodes(CLASSES))["loss"]

@@ -49,7 +49,7 @@ def plain(part, ways, task, how, p):
 @pytest.mark.parametrize("p", [1.0, 0.5])
 def test_images_are_mixed_class_by_class_as_by_the_definition(how, p):
     before, after = pair(how=how, p=p)
-    ways, changed = before.class_mask.sum(1).tolist(), 0
+    ways, changed = before.classes.sum(1).tolist(), 0
     for task in range(T):
         for name in ("support", "query"):
             part, got = getattr(before, name), getattr(after, name)

@@ -409,7 +409,7 @@ def test_masked_classes_do_not_count_in_the_bound() -> None:
     few.load_state_dict(learner.state_dict())
     mask = (torch.arange(5) < 3).expand(3, -1)
     torch.manual_seed(0)
-    got = LatentLoss(learner, likelihood_for(learner.spec))(replace(episodes, class_mask=mask))
+    got = LatentLoss(learner, likelihood_for(learner.spec))(replace(episodes, classes=mask))
     torch.manual_seed(0)
     torch.testing.assert_close(got, LatentLoss(few, likelihood_for(CLASSES))(episodes), rtol=1e-4, atol=1e-5)
 

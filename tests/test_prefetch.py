@@ -35,7 +35,7 @@ class Recorder(EpisodeSampler):
 def same(a: Episodes, b: Episodes) -> bool:
     parts = [(getattr(a.support, f.name), getattr(b.support, f.name)) for f in fields(Examples)]
     parts += [(getattr(a.query, f.name), getattr(b.query, f.name)) for f in fields(Examples)]
-    return all(torch.equal(x, y) for x, y in [*parts, (a.class_mask, b.class_mask), (a.origin, b.origin)])
+    return all(torch.equal(x, y) for x, y in [*parts, (a.classes, b.classes), (a.origin, b.origin)])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def drawn(**kwargs):
 
 def tensors(episodes: Episodes) -> list[torch.Tensor]:
     s, q = episodes.support, episodes.query
-    return [s.x, s.y, s.mask, q.x, q.y, q.mask, episodes.class_mask, episodes.origin]
+    return [s.x, s.y, s.mask, q.x, q.y, q.mask, episodes.classes, episodes.origin]
 
 
 def same(a: Episodes, b: Episodes) -> bool:
@@ -126,11 +126,11 @@ def test_seed_42_step_1_and_seed_43_step_0_have_nothing_in_common():
 @given(samplers, st.integers(0, 10**6))
 def test_counts_masks_and_labels_fit_each_other_and_nothing_repeats(kwargs, index):
     episodes = Tasks(**kwargs).sample(index, 6, split="train")
-    ways, classes = episodes.class_mask.sum(1), classes_of(episodes)
+    ways, classes = episodes.classes.sum(1), classes_of(episodes)
     for t in range(6):
         low, high = kwargs["n_way"]
         assert low <= ways[t] <= high
-        assert episodes.class_mask[t, : ways[t]].all(), "the classes of a task come before its padding"
+        assert episodes.classes[t, : ways[t]].all(), "the classes of a task come before its padding"
         real = episodes.origin[t][episodes.origin[t] >= 0]
         assert len(real) == len(real.unique()), "no drawing twice, in support and query together"
         per_class = {}
@@ -166,7 +166,7 @@ def test_imbalanced_shots_differ_between_the_classes_of_a_task():
 
 def test_every_number_of_ways_shots_and_queries_in_a_range_comes_up():
     episodes = Tasks(n_way=(2, 5), n_shot=(1, 4), n_query=(1, 3)).sample(0, 400, split="train")
-    ways = episodes.class_mask.sum(1)
+    ways = episodes.classes.sum(1)
     assert ways.unique().tolist() == [2, 3, 4, 5]
     assert (episodes.support.mask.sum(1) / ways).unique().tolist() == [1, 2, 3, 4]
     assert (episodes.query.mask.sum(1) / ways).unique().tolist() == [1, 2, 3]
@@ -220,7 +220,7 @@ def test_way_is_limited_to_a_tasks_group():
     episodes = Tasks(n_way=(3, 8), within_groups=True).sample(0, 300, split="train")
     group = torch.from_numpy(Numbered().groups)
     size = group[:60].bincount()
-    ways = episodes.class_mask.sum(1)
+    ways = episodes.classes.sum(1)
     assert (ways <= size[group[classes_of(episodes)[:, 0]]]).all()
     assert ways.max() == 8
 

@@ -46,13 +46,11 @@ class Toy(Learner):
         self.encode = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
         self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16, n_params))
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        self.check(support, descriptor)
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         labelled = torch.cat([support.x, nn.functional.one_hot(support.y, 2).float()], -1)
         return {"code": self.encode(labelled.flatten(0, 1)).view(*support.mask.shape, -1).mean(1)}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return self.decode(torch.cat([x, phi["code"][:, None].expand(-1, x.shape[1], -1)], -1))
 
 

@@ -62,7 +62,9 @@ class AllClasses(EpisodeSampler):
         if self.images.augment is not None and split == "train":
             x = augmented(self.images.augment, x, *address, n_tasks=n_tasks, first=first)
         x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
-        return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), origin=origin.to(device))
+        query = Examples(x=x, y=y)
+        label_set = query.mask.new_ones(len(x), self.spec.target_size)
+        return Episodes(support=query[:, :0], query=query, classes=label_set, origin=origin.to(device))
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()

@@ -192,14 +192,17 @@ class FiniteTasks(Sized, EpisodeSampler):
         if rows.descriptors is not None:
             told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
-        class_mask = None
-        if rows.ways is not None:
-            class_mask = torch.from_numpy(np.arange(self.spec.target_size) < rows.ways[task][:, None])
+        classes = None
+        if self.spec.target == "class":
+            way = self.spec.target_size if rows.ways is None else rows.ways[task][:, None]
+            classes = torch.from_numpy(
+                np.broadcast_to(np.arange(self.spec.target_size) < way, (len(task), self.spec.target_size)).copy()
+            )
         return Episodes(
             support=examples[0],
             query=examples[1],
             descriptor=z,
-            class_mask=class_mask,
+            classes=classes,
             origin=torch.from_numpy(np.concatenate([support, query], axis=1)),
             task=torch.from_numpy(task) if self.spec.tasks else None,
         )

@@ -54,8 +54,8 @@ class MixedClasses(EpisodeSampler):
         n_classes, (_, height, width) = self.spec.target_size, self.spec.x_shape
         draws = Draws("mixed classes", seed, split, index, n_tasks=n_tasks, first=first)
         way = np.full(n_tasks, n_classes)
-        if episodes.class_mask is not None:
-            way = episodes.class_mask.sum(1).cpu().numpy()
+        if episodes.classes is not None:
+            way = episodes.classes.sum(1).cpu().numpy()
         step = draws.integers("step", 1, np.maximum(way - 1, 1))
         partner = (np.arange(n_classes) + step[:, None]) % way[:, None]
         share = draws.uniform("share", 0.5, 1.0, n_classes)

@@ -137,7 +137,7 @@ class NWayKShot(EpisodeSampler):
         within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
         augment: changes the images of the training split at random.
         names: draw the class labels of each task without replacement from this many ids, instead of giving out
-            0 ... n_way - 1. A learner is not told which ids a task has, so there is no class_mask, and it is
+            0 ... n_way - 1. A learner is not told which ids a task has, so its label set is all of them, and it is
             scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
 
     Raises:
@@ -218,12 +218,12 @@ class NWayKShot(EpisodeSampler):
         if self.augment is not None and split == "train":
             x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
-        origin, label, mask, class_mask = (part.to(device) for part in plan[1:])
+        origin, label, mask, classes = (part.to(device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
             query=Examples(x=x[:, n:], y=label[:, n:], mask=mask[:, n:]),
-            class_mask=class_mask if self.names is None else None,
+            classes=classes if self.names is None else torch.ones_like(classes[:, :1]).expand(-1, self.names),
             origin=origin,
         )
 

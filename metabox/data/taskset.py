@@ -78,7 +78,8 @@ class FromLearn2Learn(EpisodeSampler):
         x = torch.stack([data[torch.from_numpy(row)] for (data, _), row in zip(tasks, order, strict=True)]).to(device)
         y = torch.from_numpy(labels).to(device)
         n = self.n_way * self.n_shot
-        return Episodes(support=Examples(x=x[:, :n], y=y[:, :n]), query=Examples(x=x[:, n:], y=y[:, n:]))
+        support, query = Examples(x=x[:, :n], y=y[:, :n]), Examples(x=x[:, n:], y=y[:, n:])
+        return Episodes(support=support, query=query, classes=support.mask.new_ones(len(x), self.n_way))
 
     def fingerprint(self) -> str:
         """Names one task of every split."""

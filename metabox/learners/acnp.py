@@ -55,21 +55,19 @@ class ACNP(Learner):
         inputs, outputs = features + (2 if by_class else 1) * width, 1 if by_class else n_params
         self.decoder = Perceptron(inputs, width, outputs, bias=not by_class)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys [T, N, D]`, `values [T, N, R]`, `groups [T, N, 1 or C + 1]`; what the embedding knows."""
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         groups = everything = support.mask[..., None].float()
         pairs = h
         if self.spec.target == "class":
-            classes = membership(support.y, support.mask, self.n_params)
+            classes = membership(support.y, support.mask, self.spec.target_size)
             groups, everything = classes, torch.cat([classes, everything], dim=-1)
         else:
             pairs = torch.cat([h, support.y.to(h.dtype)], dim=-1)
         return phi | {"keys": h, "values": self.encoder(pairs, groups), "groups": everything}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         code = self.attention(h, phi["keys"], phi["values"], phi["groups"]).to(h.dtype)  # [T, M, G, R]
         if self.spec.target != "class":

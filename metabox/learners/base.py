@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples, Target, TaskSpec
+from metabox.nn.sets import membership
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. Slice, cache, move and save them as such."""
@@ -18,10 +22,12 @@ Phi = dict[str, Tensor]
 class Learner(nn.Module, Configured, ABC):
     """Maps the support of a task to its parameters phi, and phi with query inputs to predictions.
 
-    A subclass implements `adapt` and `predict`, starts them with `support = self.check(support, descriptor)`
-    and `self.check_x(phi, x)`, and keeps nothing of a task on the module. Its constructor begins with
-    `(spec, n_params)`: the kind of task, and the number P of natural parameters per query point
-    that the likelihood reads.
+    A subclass implements `infer` and `answer`, what `adapt` and `predict` compute once the input has been checked, and
+    keeps nothing of a task on the module. Its constructor begins with `(spec, n_params)`: the kind of task, and the
+    number P of natural parameters per query point that the likelihood reads.
+
+    The label set of a task, `classes [T, C]`, is kept in phi, and the logits of all other classes are put so low that
+    their probability is 0: no learner predicts a class that the task does not have.
     """
 
     targets: ClassVar[tuple[Target, ...]] = ("class", "real", "binary")
@@ -46,30 +52,111 @@ class Learner(nn.Module, Configured, ABC):
         self.spec = spec
         self.n_params = n_params
 
-    @abstractmethod
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
-        """D_tr `[T, N, ...]` and z `[T, dz]` to phi. N = 0 is legal.
+    def adapt(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Phi:
+        """D_tr to phi: the task parameters, each with the task axis T in front.
+
+        Args:
+            support: D_tr `[T, N, ...]`; N = 0 is legal.
+            descriptor: z `[T, dz]`, if the spec has one.
+            classes: for targets that are classes, the label set of each task: bool `[T, up to C]`. By default the
+                classes that the support shows, and all C for a task whose support is empty.
 
         Raises:
-            ValueError: where the support is not of the kind that the learner was built for.
+            ValueError: if the support is not of the kind that the learner was built for, or has a label outside of the
+                label set.
         """
+        support = self.check(support, descriptor, classes)
+        return self._phi(support, descriptor, self.label_set(support, classes))
 
-    @abstractmethod
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         """phi and query inputs `[T, M, *x_shape]` to natural parameters `[T, M, P]`, all queries in one pass.
 
-        Raises:
-            ValueError: where x is not of the shape that the learner was built for.
-        """
+        For classes, P is as many logits as there are classes in the label set's axis: those outside of the set are the
+        lowest number there is, which softmax makes 0.
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
-        """Predictions `[T, N, P]` while a sequence comes in: step t sees examples[:t] and x[t]."""
+        Raises:
+            ValueError: if x is not of the shape that the learner was built for.
+        """
+        self.check_x(phi, x)
+        return within(self.answer(phi, x), phi.get("classes"))
+
+    def stream(self, examples: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Predictions `[T, N, P]` while a sequence comes in: step t sees examples[:t] and x[t].
+
+        Args:
+            examples: the sequence `[T, N, ...]`.
+            descriptor: z `[T, dz]`, if the spec has one.
+            classes: the label set, as for `adapt`; by default all C, for what is still to come is not known.
+
+        Raises:
+            ValueError: as for `adapt`.
+        """
+        examples = self.check(examples, descriptor, classes)
+        if classes is None and self.spec.target == "class":
+            classes = examples.mask.new_ones(len(examples), self.spec.target_size)
+        classes = self.label_set(examples, classes)
+        return within(self.unroll(examples, descriptor, classes), classes)
+
+    @abstractmethod
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        """What `adapt` computes: the padding of the support is blank, `classes` is `[T, C]`, None without classes."""
+
+    @abstractmethod
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
+        """What `predict` computes: `[T, M, P]`, with logits of any value outside of the label set."""
+
+    def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
+        """What `stream` computes: `[T, N, P]`."""
         # Slow and correct, one adaptation a step; learners with a fast path override it.
         steps = [
-            self.predict(self.adapt(examples[:, :t], descriptor), examples.x[:, t : t + 1])
+            self.answer(self._phi(examples[:, :t], descriptor, classes), examples.x[:, t : t + 1])
             for t in range(examples.x.shape[1])
         ]
         return torch.cat(steps, dim=1)
+
+    def _phi(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        phi = self.infer(support, descriptor, classes)
+        return phi if classes is None else phi | {"classes": classes}
+
+    @property
+    def most_classes(self) -> int | None:
+        """The largest number of classes that a task may have; None if any number will do."""
+        return self.spec.target_size
+
+    def label_set(self, support: Examples, classes: Tensor | None) -> Tensor | None:
+        """The label set of each task, bool `[T, C]`: the one that is given, or what the support shows.
+
+        Raises:
+            ValueError: if it is not of that form, or does not have all labels of the support.
+        """
+        if self.spec.target != "class":
+            if classes is not None:
+                raise ValueError(f"expected no classes for targets {self.spec.target!r}, got {list(classes.shape)}")
+            return None
+        if classes is None:
+            shown = membership(support.y, support.mask, self.spec.target_size).any(1)
+            return shown | ~shown.any(1, keepdim=True)
+        t, most = len(support), self.most_classes
+        if (
+            classes.dtype != torch.bool
+            or classes.ndim != 2
+            or len(classes) != t
+            or classes.shape[1] > (most or math.inf)
+        ):
+            raise ValueError(
+                f"expected classes as bool [{t}, {'any C' if most is None else f'at most {most}'}], True for a class "
+                f"that a task has, got {str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}; use .bool()"
+            )
+        if self._reads_values():
+            if not bool(classes.any(1).all()):
+                raise ValueError("expected every task to have a class, got a row of classes without True")
+            inside = (support.y < classes.shape[1]) & classes.gather(1, support.y.clamp(max=classes.shape[1] - 1))
+            if not bool(inside[support.mask].all()):
+                raise ValueError(
+                    "expected every label of the support in its task's label set, got "
+                    f"{int((~inside & support.mask).sum())} outside; add those to classes"
+                )
+        return classes if most is None else F.pad(classes, (0, most - classes.shape[1]), value=False)
 
     def penalty(self) -> Tensor | None:
         """What the parameters themselves add to the loss of every task, a number; None for nothing."""
@@ -81,11 +168,15 @@ class Learner(nn.Module, Configured, ABC):
 
     def forward(self, episodes: Episodes) -> Tensor:
         """Predictions `[T, M, P]` for the queries of a batch of tasks."""
-        return self.predict(self.adapt(episodes.support, episodes.descriptor), episodes.query.x)
+        classes = episodes.label_set(self.spec)
+        return self.predict(self.adapt(episodes.support, episodes.descriptor, classes), episodes.query.x)
 
-    def check(self, support: Examples, descriptor: Tensor | None = None) -> Examples:
-        """The support with its padding blanked, or a ValueError where it is not of the learner's kind."""
-        self.spec.check(support, descriptor, values=self._reads_values())
+    def check(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Examples:
+        """The support with its padding blanked, or a ValueError if it is not of the learner's kind."""
+        spec = self.spec
+        if spec.target == "class" and self.most_classes is None and classes is not None and classes.ndim == 2:
+            spec = replace(spec, target_size=max(1, classes.shape[1]))
+        spec.check(support, descriptor, values=self._reads_values())
         return support.blanked()
 
     def check_x(self, phi: Phi, x: Tensor) -> None:
@@ -100,3 +191,15 @@ class Learner(nn.Module, Configured, ABC):
     def _reads_values(self) -> bool:
         # Reading a number waits for the device: fine when serving, too dear in a training step.
         return not self.training and not torch.compiler.is_compiling()
+
+
+def within(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """Logits `[T, ..., C]` with the lowest number, and no gradient, outside of the label sets `[T, C]`.
+
+    In float32 at least: in bf16 the lowest number is none that a float32 softmax would make of it.
+    """
+    if classes is None:
+        return logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    outside = ~classes.view(len(classes), *[1] * (logits.ndim - 2), -1)
+    return logits.masked_fill(outside, torch.finfo(logits.dtype).min)

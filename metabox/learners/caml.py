@@ -61,14 +61,13 @@ class CAML(Learner):
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, n_params)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`, `codes [T, C, C]` of the classes.
 
         And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, self.spec.target_size)
         codes = self.elmes[self._ranks(h, member)]
         phi |= {"mask": support.mask, "codes": codes}
         tokens = self.token(torch.cat([h, (member @ codes).to(h.dtype)], dim=-1))
@@ -79,8 +78,7 @@ class CAML(Learner):
                 tokens = block(tokens, keys, values, support.mask)
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         tokens = self.token(torch.cat([h, self.unknown.to(h.dtype).expand(*h.shape[:2], -1)], dim=-1))
         for i, block in enumerate(self.blocks):

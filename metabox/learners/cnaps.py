@@ -53,25 +53,23 @@ class CNAPs(Learner):
         self.weight = generator(features, features)
         self.bias = generator(features, 1)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights [T, C, D]`, `biases [T, C]` of the classifier, and what the embedding knows of the task.
 
         To that belong the layers' scales and shifts, `backbone.film.NAME [T, 2, channels]`; where the backbone has no
         normalisation layers, there is the `code [T, Z]` instead.
         """
-        support = self.check(support, descriptor)
         code = masked_mean(self.encoder(support.x), support.mask)
         films = {f"film.{name}": film(code) for name, film in zip(self.layers, self.films, strict=True)}
         h, phi = self.embed.adapt(support, descriptor, task=films)
         if self.modulate:
             h, phi["code"] = self.modulate(h, code), code
-        pooled = class_mean(h, membership(support.y, support.mask, self.n_params))
+        pooled = class_mean(h, membership(support.y, support.mask, self.spec.target_size))
         phi["weights"] = pooled + self.weight(pooled)
         phi["biases"] = self.bias(pooled).squeeze(-1)
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         if self.modulate:
             h = self.modulate(h, phi["code"])

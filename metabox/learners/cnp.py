@@ -45,20 +45,18 @@ class CNP(Learner):
         # A bias on the score of every class alike would be without effect.
         self.decoder = Perceptron(features + codes, width, outputs, bias=spec.target != "class")
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; and what the embedding knows of the task."""
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         if self.spec.target != "class":
             h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
         r = self.encoder(h)
         phi["code"] = masked_mean(r, support.mask)
         if self.spec.target == "class":
-            phi["class_codes"] = class_mean(r, membership(support.y, support.mask, self.n_params))
+            phi["class_codes"] = class_mean(r, membership(support.y, support.mask, self.spec.target_size))
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h, code = self.embed(x, phi), phi["code"][:, None]
         if self.spec.target != "class":
             return self.decoder(h, code)

@@ -69,9 +69,8 @@ class ConvCNP(Learner):
         self.readout = nn.Linear(width, n_params)
         self.decode = SetConv(grid, scale=2 / density)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `field [T, P, G, H]`, a function on the grid for each natural parameter."""
-        support = self.check(support, descriptor)
         here = support.mask[..., None].float()
         density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
             [1, self.spec.target_size], dim=1
@@ -83,8 +82,7 @@ class ConvCNP(Learner):
         with torch.autocast(h.device.type, enabled=False):  # what is summed next has to be exact
             return {"field": self.readout(h.float().movedim(1, -1)).movedim(-1, 1)}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return self.decode.from_grid(phi["field"], x)
 
 

@@ -60,9 +60,8 @@ class DenseMultiTask(Learner):
         code = width + spec.descriptor_size
         self.heads = nn.ModuleList(_pixelwise(features + code, width, _maps(part)) for part in spec.parts)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, Z]`, and what the embedding knows of the task."""
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support)
         t, n = support.mask.shape
         pairs = torch.cat([h.view(t * n, *self.map_shape), self._label_maps(support.y).to(h.dtype)], dim=1)
@@ -70,8 +69,7 @@ class DenseMultiTask(Learner):
         phi["code"] = r if descriptor is None else torch.cat([r, descriptor.to(r.dtype)], dim=-1)
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi).view(-1, *self.map_shape)
         code = phi["code"].repeat_interleave(x.shape[1], dim=0).to(h.dtype)[..., None, None]
         params = []

@@ -58,15 +58,14 @@ class GPICL(Learner):
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, n_params)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`, the label still to come `label`.
 
         And what the embedding knows of the task.
         """
         return self._read(support, descriptor)[0]
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         label = phi["label"][:, None].expand(-1, h.shape[1], -1)
         tokens = self._token(h, label, phi["mask"].sum(1, keepdim=True))
@@ -75,12 +74,11 @@ class GPICL(Learner):
             tokens = self._attend(block, tokens, itself, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
         return self.readout(self.norm(tokens))
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+    def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._read(examples, descriptor)[1]
 
     def _read(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
         """phi after the sequence, and the prediction at each of its steps `[T, N, P]`, by one causal pass."""
-        sequence = self.check(sequence, descriptor)
         h, phi = self.embed.adapt(sequence, descriptor)
         t, n = sequence.mask.shape
         order = real_first(sequence.mask)

@@ -95,12 +95,11 @@ class HyperNetwork(Learner):
         )
         self.features = features
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weight.j [T, channels, channels, k, k]` of layer j, `head [T, P, F + 1]`, the bias last.
 
         And what the embedding knows of the task, where the head reads the backbone's features.
         """
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         if self.spec.target != "class":
             h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
@@ -112,15 +111,14 @@ class HyperNetwork(Learner):
             z = self.embeddings(code).unflatten(-1, (self.layers, -1))
             phi = {f"weight.{j}": weight for j, weight in enumerate(self.generate(z).unbind(1))}
         if self.spec.target == "class":
-            head = self.head(class_mean(r, membership(support.y, support.mask, self.n_params)), code[:, None])
+            head = self.head(class_mean(r, membership(support.y, support.mask, self.spec.target_size)), code[:, None])
         else:
             head = self.head(code).unflatten(-1, (self.n_params, -1))
         # Scaled so that the first predictions are of ordinary size, however many features there are.
         phi["head"] = head / math.sqrt(self.features)
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self._target(phi, x) if self.layers else self.embed(x, phi)
         head = phi["head"]
         return task_linear(h, head[..., :-1], head[..., -1])

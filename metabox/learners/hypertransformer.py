@@ -104,15 +104,14 @@ class HyperTransformer(Learner):
                 self.norms.append(Norm(channels, norm, str(i)))
             inputs, size = channels, [side // 2 if self.is_image else side for side in size]
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `kernel.i [T, C', C, k, k]` of convolution i, `logits [T, C, F + 1]`, the bias last.
 
         And where the norm is one of the support's, its statistics `norm.i [T, 2, C']`, `count.i [T]`.
         """
-        support = self.check(support, descriptor)
         features, _ = self.embed.adapt(support, descriptor)
         features = self.shared(features)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, self.spec.target_size)
         x, phi = self._image(support.x), Phi()
         context = Context(mask=support.mask, n_tasks=len(x))
         for i, (local, generate) in enumerate(zip(self.locals, self.generators, strict=True)):
@@ -125,8 +124,7 @@ class HyperTransformer(Learner):
                 x = self._layer(i, x, phi, context)
         return phi | context.measured
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         x, context = self._image(x), Context(known=phi, n_tasks=len(x))
         for i in range(len(self.norms)):
             x = self._layer(i, x, phi, context)

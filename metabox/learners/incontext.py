@@ -61,18 +61,17 @@ class InContext(Learner):
         if spec.target == "class":
             self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0)))
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`.
 
         For classes also `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`; and what the
         embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         features, phi = self.embed.adapt(support, descriptor)
         x = self.embed_x(features)
         phi["mask"] = support.mask
         if self.spec.target == "class":
-            member = membership(support.y, support.mask, self.n_params)
+            member = membership(support.y, support.mask, self.spec.target_size)
             codes = F.layer_norm(self.embed_y(class_mean(x, member)), x.shape[-1:])
             phi |= {"features": F.normalize(x.float(), dim=-1), "member": member, "codes": codes}
             tokens = x + member.to(codes.dtype) @ codes
@@ -85,8 +84,7 @@ class InContext(Learner):
                 tokens = block(tokens, keys, values, support.mask)
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         tokens = self.embed_x(self.embed(x, phi))
         if self.spec.target == "class":
             guess, probability = self._first_guess(phi, tokens)

@@ -64,13 +64,12 @@ class Interleaved(Learner):
         self.norm = nn.LayerNorm(width)
         self.read_out = nn.Linear(width, n_params)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, 2N, D/heads]` of layer i, `mask [T, 2N]`; what the embedding knows."""
         self._check_length(support.mask.shape[1] + 1)
         return self._read(support, descriptor)[0]
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         mask, m = phi["mask"], x.shape[1]
         tokens = self._read_in(self.embed(x, phi)) + self.positions[mask.sum(1)][:, None]
         # A query sees the support and itself.
@@ -82,13 +81,12 @@ class Interleaved(Learner):
             tokens = layer(tokens, keys, values, visible)
         return self.read_out(self.norm(tokens))
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+    def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         self._check_length(examples.mask.shape[1])
         return self._read(examples, descriptor)[1]
 
     def _read(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
         """phi after the sequence, and the prediction at each of its steps `[T, N, P]`, by one causal pass."""
-        sequence = self.check(sequence, descriptor)
         h, phi = self.embed.adapt(sequence, descriptor)
         order = real_first(sequence.mask)
         y = encode_labels(self.spec, sequence).to(h.dtype)

@@ -52,21 +52,19 @@ class Recurrent(Learner):
     def advance(self, state: Phi, taken: Any, real: Tensor) -> Phi:
         """The state after a step of one input (M = 1) where `real [T]` is True, as it was elsewhere."""
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: the state, the label still to come `label [T, L]`, and what the embedding knows of the task."""
         return self._run(support, descriptor)[0]
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         outputs, _ = self.step(phi, _beside(self.embed(x, phi), phi["label"]))
         return self.labels.decode(self.readout(outputs))
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
+    def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._run(examples, descriptor)[1]
 
     def _run(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
         """phi after the sequence, and the prediction at each of its steps `[T, N, P]`."""
-        sequence = self.check(sequence, descriptor)
         features, known = self.embed.adapt(sequence, descriptor)
         labels = self.labels.encode(sequence).to(features.dtype)
         state, label = self.start(features), features.new_zeros(len(features), self.labels.in_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metabox.episodes import Examples, TaskSpec
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Learner, Phi, within
 from metabox.likelihoods import Gaussian, likelihood_for, task_mean
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
@@ -78,16 +78,15 @@ class MAML(Learner):
         self.likelihood = Gaussian(spec, noise=1.0) if spec.target == "real" else likelihood_for(spec)
         self.network = Network(spec, n_params, backbone)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights.NAME [T, ...]`, all trainable parameters; what the embedding knows of the task."""
-        support = self.check(support, descriptor)
         parts = [
-            self._adapt_task(support[t : t + 1], None if descriptor is None else descriptor[t : t + 1])
-            for t in range(len(support))
+            self._adapt_task(support[one], *(None if part is None else part[one] for part in (descriptor, classes)))
+            for one in _each(support)
         ]
         return {name: torch.cat([phi[name] for phi in parts]) for name in parts[0]}
 
-    def _adapt_task(self, support: Examples, descriptor: Tensor | None) -> Phi:
+    def _adapt_task(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi of one task, `[1, ...]`."""
         known: Phi = {}
 
@@ -96,13 +95,12 @@ class MAML(Learner):
             h, known = network.embed.adapt(support, descriptor)
             return network.head(h)
 
-        network = self._descend(self.network, predictions, support)
+        network = self._descend(self.network, predictions, support, classes)
         if any(name.startswith("backbone.") for name in known):  # statistics of the support: those of the last weights
             predictions(network)
         return _named_weights(network) | known
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         parts = []
         for t in range(len(x)):
             mine = {name: value[t : t + 1] for name, value in phi.items()}
@@ -110,7 +108,9 @@ class MAML(Learner):
             parts.append(functional_call(self.network, weights, (x[t : t + 1], mine)))
         return torch.cat(parts)
 
-    def _descend(self, module: Any, predictions: Callable[[Any], Tensor], support: Examples) -> Any:
+    def _descend(
+        self, module: Any, predictions: Callable[[Any], Tensor], support: Examples, classes: Tensor | None
+    ) -> Any:
         """A copy of `module` after gradient descent on the loss of `predictions(copy)`.
 
         The copy's parameters are functions of the module's.
@@ -122,7 +122,7 @@ class MAML(Learner):
         with torch.enable_grad(), torch.autocast(support.x.device.type, enabled=False):
             copy = learn2learn().algorithms.MAML(module, self.lr, first_order, allow_nograd=True).clone()
             for _ in range(self.steps if self.training else self.evaluation_steps):
-                params = predictions(copy.module)[..., : self.likelihood.n_params]
+                params = within(predictions(copy.module)[..., : self.likelihood.n_params], classes)
                 copy.adapt(-task_mean(self.likelihood.log_prob(params, support.y), support.mask).sum())
         return copy.module
 
@@ -152,20 +152,18 @@ class ANIL(MAML):
         ImportError: where learn2learn is not installed.
     """
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights.head.weight [T, P, D]`, `weights.head.bias [T, P]`; what the embedding knows of the task."""
-        support = self.check(support, descriptor)
         features, phi = self.network.embed.adapt(support, descriptor)
         heads = []
-        for t in range(len(support)):
-            h = features[t : t + 1].to(self.network.head.weight.dtype)
-            heads.append(self._descend(self.network.head, lambda head, h=h: head(h), support[t : t + 1]))  # type: ignore[misc]
+        for one in _each(support):
+            h, own = features[one].to(self.network.head.weight.dtype), None if classes is None else classes[one]
+            heads.append(self._descend(self.network.head, lambda head, h=h: head(h), support[one], own))  # type: ignore[misc]
         phi[f"{WEIGHTS}head.weight"] = torch.stack([head.weight for head in heads])
         phi[f"{WEIGHTS}head.bias"] = torch.stack([head.bias for head in heads])
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.network.embed(x, phi)
         return h @ phi[f"{WEIGHTS}head.weight"].mT.to(h.dtype) + phi[f"{WEIGHTS}head.bias"][:, None]
 
@@ -180,6 +178,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, known: Phi) -> Tensor:
         return self.head(self.embed(x, known))
+
+
+def _each(support: Examples) -> Iterator[slice]:
+    """Each task by itself."""
+    return (slice(t, t + 1) for t in range(len(support)))
 
 
 def _named_weights(network: nn.Module) -> Phi:

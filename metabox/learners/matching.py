@@ -52,18 +52,21 @@ class MatchingNet(Learner):
         self.sharpness = sharpness
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0))) if sharpness is None else None
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    @property
+    def most_classes(self) -> None:
+        """Any number: no weight belongs to a class."""
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `features [T, N, D]`, which are g(x_i), and `member [T, N, C]`, which are y_i (zeros for padding).
 
         And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
+        assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, classes.shape[1])
         return phi | {"features": self.g(h, support.mask), "member": member}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         cosine = cosines(self.f(self.embed(x, phi), phi), phi["features"])
         with torch.autocast(x.device.type, enabled=False):
             member = phi["member"].to(cosine.dtype)

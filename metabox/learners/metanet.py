@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Learner, Phi, within
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_linear
@@ -81,26 +81,24 @@ class MetaNet(Learner):
         self.d = nn.LSTMCell(2, hidden)
         self.d_out = nn.Linear(hidden, 1)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys [T, N, K]`, `memory.1 [T, N, K, K]`, `memory.2 [T, N, C, K]`, `task [T, K, K]`, `mask [T, N]`.
 
         K is `width`. And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         features, phi = self.embed.adapt(support, descriptor)
         h = self.reduce(features)
-        labels = membership(support.y, support.mask, self.n_params)
-        phi["task"] = self._task_weights(h, labels, support.mask).to(h.dtype)
+        labels = membership(support.y, support.mask, self.spec.target_size)
+        phi["task"] = self._task_weights(h, labels, support.mask, classes).to(h.dtype)
         phi["keys"] = self._represent(h, phi["task"])
-        error1, error2, a = _errors(h, self.b1.weight, self.b2.weight, labels)
+        error1, error2, a = _errors(h, self.b1.weight, self.b2.weight, labels, classes)
         inputs = h.detach().to(a.dtype)
         for i, (error, seen) in enumerate([(error1, inputs), (error2, a)], 1):
             gradient = error[..., None] * seen[..., None, :]  # of each example by itself: [T, N, out, in]
             phi[f"memory.{i}"] = self.m(preprocess(gradient)).squeeze(-1).to(h.dtype)
         return phi | {"mask": support.mask}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.reduce(self.embed(x, phi))
         attention = self._attention(phi, self._represent(h, phi["task"]))
         a = torch.relu(self.b1(h)) + torch.relu(_read(attention, phi["memory.1"], h))
@@ -109,9 +107,9 @@ class MetaNet(Learner):
     def _represent(self, h: Tensor, fast: Tensor) -> Tensor:
         return self.u(h) + task_linear(h, fast)
 
-    def _task_weights(self, h: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    def _task_weights(self, h: Tensor, labels: Tensor, mask: Tensor, classes: Tensor | None) -> Tensor:
         """Q* `[T, K, K]`."""
-        error, _, _ = _errors(h, self.u.weight, self.readout, labels)
+        error, _, _ = _errors(h, self.u.weight, self.readout, labels, classes)
         member = _parts(mask, self.parts)
         size = member.sum(1)  # [T, parts]
         with torch.autocast(h.device.type, enabled=False):
@@ -145,19 +143,22 @@ def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
     return torch.stack([log, (gradient * math.exp(p)).clamp(-1, 1)], dim=-1)
 
 
-def _errors(h: Tensor, first: Tensor, second: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _errors(
+    h: Tensor, first: Tensor, second: Tensor, labels: Tensor, classes: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the cross-entropy of `second relu(first h)` sends back, example by example; a constant to the outer loop.
 
-    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding) -> the errors at the two
-    layers' outputs `[T, N, K]` and `[T, N, C]`, and the second layer's inputs `[T, N, K]`. The gradient of a layer's
-    weights is the outer product of its error and its input.
+    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding), the label sets `[T, C]`
+    over which the cross-entropy is taken -> the errors at the two layers' outputs `[T, N, K]` and `[T, N, C]`, and the
+    second layer's inputs `[T, N, K]`. The gradient of a layer's weights is the outer product of its error and its
+    input.
     """
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):  # bf16 would blur small gradients
         precise = torch.promote_types(h.dtype, torch.float32)
         h, first, second = (part.to(precise) for part in (h, first, second))
         before = F.linear(h, first)
         a = before.relu()
-        error2 = F.linear(a, second).softmax(-1) - labels
+        error2 = within(F.linear(a, second), classes).softmax(-1) - labels
         error1 = (error2 @ second) * (before > 0)
         return error1, error2, a
 

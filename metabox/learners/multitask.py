@@ -61,9 +61,8 @@ class MultiTask(Learner):
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
         """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, K]` (ones `[T, 1]` for parts), and what the embedding knows of the task."""
-        support = self.check(support, descriptor)
         code = self.code(support, descriptor)
         rest = None if descriptor is None else descriptor[:, self.told :]
         _, phi = self.embed.adapt(support, rest, task=self.modulation(code))
@@ -73,8 +72,7 @@ class MultiTask(Learner):
         """FiLM parameters for the backbone, where there are any."""
         return None
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
 

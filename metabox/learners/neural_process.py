@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from metabox.episodes import Examples, TaskSpec
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Learner, Phi, within
 from metabox.likelihoods import Gaussian, Likelihood, likelihood_for
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
@@ -69,25 +69,22 @@ class NeuralProcess(Learner):
     def code(self, phi: Phi, h: Tensor) -> Tensor:
         """The code that a query `[T, M, D]` reads in each group: `[T, 1 or M, G, R]`."""
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `z_mean`, `z_scale [T, Z]` of q(z | s), and what `remember` adds.
 
-        For classes also `seen [T, C]`, which have a support; and what the embedding knows of the task.
+        And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         pairs, groups, everything = self._pairs(support, h)
         phi["z_mean"], phi["z_scale"] = self.latent(pairs, groups)
         if self.spec.target == "class":
-            phi["seen"] = groups.any(1)
             everything = torch.cat([groups, everything], dim=-1)
         return phi | self.remember(self.encoder(pairs, groups), h, everything)
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         draws = torch.randn_like(self.draws.expand(len(x), -1, -1)) if self.training else self.draws
         z = phi["z_mean"][:, None] + phi["z_scale"][:, None] * draws
-        return self.likelihood.mixture(self.decode(phi, x, z), phi.get("seen"))
+        return self.likelihood.mixture(self.decode(phi, x, z))
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
@@ -102,13 +99,14 @@ class NeuralProcess(Learner):
         if self.spec.target != "class":
             return self.decoder(h[:, None], code[..., 0, :], z[:, :, None])
         # Score every (sample, query, class): [T, S, M, C, ...]
-        return self.decoder(h[:, None, :, None], code[..., :-1, :], code[..., -1:, :], z[:, :, None, None]).squeeze(-1)
+        scores = self.decoder(h[:, None, :, None], code[..., :-1, :], code[..., -1:, :], z[:, :, None, None])
+        return within(scores.squeeze(-1), phi["classes"])
 
     def _pairs(self, examples: Examples, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(x_i, y_i) `[T, N, I]`, the groups that an encoder keeps apart `[T, N, G]`, and one group of all."""
         everything = examples.mask[..., None].float()
         if self.spec.target == "class":
-            return h, membership(examples.y, examples.mask, self.n_params), everything
+            return h, membership(examples.y, examples.mask, self.spec.target_size), everything
         return torch.cat([h, examples.y.to(h.dtype)], dim=-1), everything, everything
 
 

@@ -54,17 +54,20 @@ class ProtoNet(Learner):
         self.embed = Embedding(spec, backbone, condition=Gate)
         self.distance = distance
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    @property
+    def most_classes(self) -> None:
+        """Any number: no weight belongs to a class."""
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `prototypes [T, C, D]`, `counts [T, C]` of their examples, and what the embedding knows of the task."""
-        support = self.check(support, descriptor)
+        assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, classes.shape[1])
         with torch.autocast(h.device.type, enabled=False):
             phi |= {"prototypes": class_mean(exact(h), member), "counts": member.sum(1)}
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h, prototypes = self.embed(x, phi), phi["prototypes"]
         far = squared_distances(h, prototypes) if self.distance == "euclidean" else 1 - cosines(h, prototypes)
         seen = phi["counts"][:, None] > 0

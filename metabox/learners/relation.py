@@ -64,15 +64,18 @@ class RelationNet(Learner):
         else:
             self.relation = Perceptron(2 * self.embed.out_features, width, 1, bias=False)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    @property
+    def most_classes(self) -> None:
+        """Any number: no weight belongs to a class."""
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `sums [T, C, D]` of the features of each class's support, and what the embedding knows of the task."""
-        support = self.check(support, descriptor)
+        assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, classes.shape[1])
         return phi | {"sums": member.transpose(1, 2).to(h.dtype) @ h}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         return self.relation(phi["sums"][:, None], h[:, :, None]).squeeze(-1)
 

@@ -73,12 +73,11 @@ class SNAIL(Learner):
             size += value_size
         self.readout = nn.Linear(size, n_params)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: of block i `i.echo [T, 1, 2 * filters]` or `i.keys`, `i.values [T, N, ...]`; and `visible [T, 1, N]`.
 
         And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         order = real_first(support.mask)
         tokens = self._token(h, encode_labels(self.spec, support)).take_along_dim(order, dim=1)
@@ -90,16 +89,14 @@ class SNAIL(Learner):
             phi |= {f"{i}.{name}": part for name, part in past.items()}
         return phi
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         tokens = self._token(self.embed(x, phi))
         for i, block in enumerate(self.blocks):
             past = {name: phi[f"{i}.{name}"] for name in ("echo", "keys", "values") if f"{i}.{name}" in phi}
             tokens = block(tokens, past, phi["visible"])
         return self.readout(tokens)
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None) -> Tensor:
-        examples = self.check(examples, descriptor)
+    def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         h, _ = self.embed.adapt(examples, descriptor)
         order = real_first(examples.mask)
         tokens = self._token(h, encode_labels(self.spec, examples)).take_along_dim(order, dim=1)

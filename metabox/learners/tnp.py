@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Learner, Phi, within
 from metabox.nn.attention import TransformerLayer
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding, encode_labels
@@ -56,14 +56,12 @@ class TNPD(Learner):
         self.norm = nn.LayerNorm(width)
         self.readout = Perceptron(width, feed_forward, n_params, depth=2)
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`; what the embedding knows."""
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
         return self._write(phi | {"mask": support.mask}, self._pairs(h, support), support.mask[:, None])
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return self._read(phi, self.embed(x, phi), phi["mask"][:, None])
 
     def _pairs(self, h: Tensor, examples: Examples) -> Tensor:
@@ -116,7 +114,8 @@ class TNPA(TNPD):
         """
         query = self.check(query, phi.get("descriptor"))
         h = self.embed(query.x, phi)
-        return self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
+        params = self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
+        return within(params, phi.get("classes"))
 
     def _extend(self, phi: Phi, h: Tensor, examples: Examples) -> Phi:
         mask = torch.cat([phi["mask"], examples.mask], dim=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples, TaskSpec
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Learner, Phi, within
 from metabox.likelihoods import Categorical
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
@@ -59,26 +59,25 @@ class VERSA(Learner):
         self.likelihood = Categorical(spec)
         self.draws = normal_quantiles(n_samples, n_params)  # not a buffer: weights do not depend on the largest way
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None) -> Phi:
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `mean`, `log_variance [T, C, D + 1]` of each class's weights and, last, its bias.
 
-        Also `seen [T, C]`, which classes have support, and what the embedding knows of the task.
+        And what the embedding knows of the task.
         """
-        support = self.check(support, descriptor)
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.n_params)
+        member = membership(support.y, support.mask, self.spec.target_size)
         pooled = class_mean(h, member)
         log_variance = LARGEST * torch.tanh(self.log_variance(pooled) / LARGEST)
-        return phi | {"mean": self.mean(pooled), "log_variance": log_variance, "seen": member.any(1)}
+        return phi | {"mean": self.mean(pooled), "log_variance": log_variance}
 
-    def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        self.check_x(phi, x)
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
         mean, variance = self.logits(phi, x)
         if self.training:
             draws = torch.randn(len(mean), len(self.draws), *mean.shape[1:], device=mean.device, dtype=mean.dtype)
         else:
             draws = self.draws[:, None].to(mean)
-        return self.likelihood.mixture(mean[:, None] + variance.sqrt()[:, None] * draws, phi["seen"])
+        samples = mean[:, None] + variance.sqrt()[:, None] * draws  # [T, L, M, C]
+        return self.likelihood.mixture(within(samples, phi["classes"]))
 
     def logits(self, phi: Phi, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each logit, which is normal: x `[T, M, *x_shape]` -> two of `[T, M, C]`."""

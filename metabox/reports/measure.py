@@ -131,7 +131,7 @@ def _episodes(rebuilt: Rebuilt, n_tasks: int, first: int = 0) -> Iterator[tuple[
         n = min(BATCH, first + n_tasks - start)
         episodes = rebuilt.tasks.sample(0, n, split="test", first=start).blanked()
         params, examples = predictor.predictions(episodes)
-        yield start, episodes, likelihood.log_probs(params, episodes.class_mask), examples
+        yield start, episodes, likelihood.log_probs(params), examples
 
 
 def reliability(predicted: Predicted) -> list[dict[str, float]]:
@@ -251,11 +251,11 @@ def phi_map(rebuilt: Rebuilt, n_tasks: int) -> dict[str, Any] | None:
     if n < 3:
         return None
     episodes = rebuilt.tasks.sample(0, n, split="test").blanked()
-    phi = learner.adapt(episodes.support, episodes.descriptor)
+    phi = learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(learner.spec))
     likelihood = likelihood_for(learner.spec)
     params = learner.predict(phi, episodes.query.x)
-    values = {"nll": -likelihood.log_prob(params, episodes.query.y, episodes.class_mask)}
-    values |= likelihood.scores(params, episodes.query.y, episodes.class_mask)
+    values = {"nll": -likelihood.log_prob(params, episodes.query.y)}
+    values |= likelihood.scores(params, episodes.query.y)
     metric = "accuracy" if "accuracy" in values else "nll"
     score = task_mean(values[metric], episodes.query.mask)
     flat = torch.cat([leaf.flatten(1).double() for leaf in phi.values() if leaf.is_floating_point()], dim=1)
