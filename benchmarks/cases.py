@@ -32,7 +32,7 @@ def row(recipe: str, seed: int, runs: Path) -> dict[str, Any]:
     result = read_json(next((out / "results").glob("*.json")))
     scores = {name: value["mean"] for name, value in result["summary"].items() if isinstance(value, dict)}
     learner, tasks = load_run(out)
-    if any(part.spatial for part in tasks.spec.parts):
+    if any(part.spatial for part in tasks.spec.target.parts):
         scores |= pixel_scores(learner, tasks, split="test", n_tasks=50)
     return {
         "recipe": recipe,

@@ -22,12 +22,12 @@ import torch
 
 from metabox import OuterLoop, evaluate, run
 from metabox.environment import facts
-from metabox.episodes import Split, TaskSpec
+from metabox.episodes import Split
 from metabox.evaluation import interval_of
 from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.learners.experts import MMoE
-from metabox.likelihoods import likelihood_for
+from metabox.targets import TaskSpec
 from metabox.tasks.recommendation import CorrelatedRegressions
 
 EXPERTS, EXPERT, TOWER = 8, 16, 8  # units of the networks
@@ -41,10 +41,9 @@ def size(learner: MMoE) -> int:
 
 def networks(spec: TaskSpec) -> dict[str, partial[MMoE]]:
     """MMoE, and a shared bottom with the same towers: one expert, the narrowest with at least as many parameters."""
-    n_params = likelihood_for(spec).n_params
     mmoe = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
-    wanted, width = size(mmoe(spec, n_params)), EXPERTS * EXPERT // 2
-    while size(MMoE(spec, n_params, n_experts=1, expert_size=width, tower_size=TOWER)) < wanted:
+    wanted, width = size(mmoe(spec)), EXPERTS * EXPERT // 2
+    while size(MMoE(spec, n_experts=1, expert_size=width, tower_size=TOWER)) < wanted:
         width += 1
     return {"mmoe": mmoe, "shared_bottom": partial(MMoE, n_experts=1, expert_size=width, tower_size=TOWER)}
 

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 import metabox
 from metabox.episodes import Episodes, Examples
 from metabox.learners import ACNP, CNP, TNPD, ConvCNP
-from metabox.likelihoods import likelihood_for
 from metabox.nn.backbones import MLP
 from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess
@@ -87,8 +86,7 @@ class Trainee:
 
 def our(make: Any, lr: float) -> Trainee:
     torch.manual_seed(0)
-    likelihood = likelihood_for(TASKS.spec)
-    objective = QueryLoss(make(TASKS.spec, likelihood.n_params), likelihood)
+    objective = QueryLoss(make(TASKS.spec))
     return Trainee(
         objective, lambda i: TASKS.sample(i, 16, split="train"), lambda tasks: objective(tasks)["loss"].mean(), lr
     )

@@ -32,7 +32,6 @@ from metabox.episodes import EpisodeSampler
 from metabox.files import write_json
 from metabox.learners import GPICL
 from metabox.learners.base import Learner
-from metabox.likelihoods import Gaussian
 from metabox.nn.backbones import Flatten
 from metabox.objectives import StreamLoss
 from metabox.recipe import load_run
@@ -76,7 +75,7 @@ def linear(args: argparse.Namespace) -> Row:
         for part in range(PARTS):
             episodes = tasks.sample(0, 200, split="test", first=200 * part)
             with torch.no_grad():
-                mean, _ = Gaussian(tasks.spec).mean_and_scale(learner(episodes))
+                mean, _ = tasks.spec.target.mean_and_scale(learner(episodes))
             x, y, s = episodes.query.x, episodes.query.y, episodes.support
             best = ridge(s, x, penalty=noise**2)
             errors = (mean - y, best - y, least_squares(s, x) - y, mean - best)

@@ -45,12 +45,13 @@ from metabox.data.omniglot import Omniglot
 from metabox.data.root import name_data_root
 from metabox.engine import precision_of
 from metabox.environment import facts
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.files import read_json, write_json
 from metabox.learners import SNAIL
 from metabox.memory import keep_freed_memory
 from metabox.objectives import QueryLoss
 from metabox.outer import OuterLoop
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.testing import make_episodes
 from metabox.weighting import Weighting
 
@@ -111,7 +112,7 @@ def steps(quick: bool) -> Rows:
     names = STEPPED[:1] if quick else STEPPED
     rows: Rows = []
     for way, shot, tasks in sizes:
-        spec = TaskSpec((1, 28, 28), "class", way)
+        spec = TaskSpec((1, 28, 28), Classes(way))
         episodes = make_episodes(spec, tasks, way * shot, way * 5).to(DEVICE)
         for name in names if (way, shot, tasks) == sizes[0] else names[:2]:
             made = getattr(learners, name)
@@ -174,7 +175,7 @@ def growth(quick: bool) -> Rows:
 
 
 def _growing(name: str, size: dict[str, int]) -> dict[str, float]:
-    spec = TaskSpec((4,), "class", size["classes"])
+    spec = TaskSpec((4,), Classes(size["classes"]))
     objective = objective_for(getattr(learners, name), spec)
     episodes = make_episodes(spec, size["tasks"], size["support"], size["query"]).to(DEVICE)
     learner, step = objective.learner, training_step(objective, partial(_loss, objective, episodes))
@@ -201,9 +202,9 @@ def snail(quick: bool) -> Rows:
     """SNAIL at its published sizes, 32 tasks: queries trained a second, beside one query for each sequence."""
     rows: Rows = []
     for way, tasks in ((5, 2),) if quick else ((5, 32), (20, 32)):
-        spec = TaskSpec((1, 28, 28), "class", way)
+        spec = TaskSpec((1, 28, 28), Classes(way))
         objective = objective_for(partial(SNAIL, horizon=way + 1), spec)
-        single = OneSequenceForEachQuery(objective.learner, objective.likelihood)
+        single = OneSequenceForEachQuery(objective.learner)
         many, one = make_episodes(spec, tasks, way, way * 5), make_episodes(spec, tasks, way, 1)
         calls = {
             "metabox": training_step(objective, partial(_loss, objective, many)),
@@ -235,7 +236,7 @@ def processes(quick: bool) -> Rows:
     Ours once in float32, and once in the precision that the outer loop chooses on this machine by default.
     """
     tasks, n = (2, 5) if quick else (16, 50)
-    spec = TaskSpec((1,), "real", 1)
+    spec = TaskSpec((1,), Reals(1))
     x, y = torch.rand(tasks, 2 * n, 1) * 4 - 2, torch.randn(tasks, 2 * n, 1)
     episodes = Episodes(support=Examples(x=x[:, :n], y=y[:, :n]), query=Examples(x=x[:, n:], y=y[:, n:]))
     theirs = tuple(part.transpose(1, 2).contiguous() for part in (x[:, :n], y[:, :n], x[:, n:], y[:, n:]))
@@ -345,7 +346,7 @@ def _alone(name: str, keep: bool, tasks: int) -> tuple[float, float]:
     """Milliseconds of a training step, and the megabytes that the process needed at most."""
     if keep:
         keep_freed_memory()
-    spec = TaskSpec((1, 28, 28), "class", 5)
+    spec = TaskSpec((1, 28, 28), Classes(5))
     objective, episodes = objective_for(getattr(learners, name), spec), make_episodes(spec, tasks, 5, 25)
     step = training_step(objective, partial(_loss, objective, episodes))
     times = [milliseconds(step) for _ in range(6)]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
 from metabox.learners.base import Learner
-from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
+from metabox.targets import TaskSpec
 
 Call = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,10 +66,9 @@ def limits() -> dict[str, float]:
     }
 
 
-def objective_for(make: Callable[[TaskSpec, int], Learner], spec: TaskSpec) -> QueryLoss:
+def objective_for(make: Callable[[TaskSpec], Learner], spec: TaskSpec) -> QueryLoss:
     torch.manual_seed(0)
-    likelihood = likelihood_for(spec)
-    return QueryLoss(make(spec, likelihood.n_params), likelihood).to(DEVICE)
+    return QueryLoss(make(spec)).to(DEVICE)
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Call:

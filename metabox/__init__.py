@@ -14,27 +14,30 @@ if TYPE_CHECKING:
     from metabox.episodes import Episodes as Episodes
     from metabox.episodes import EpisodeSampler as EpisodeSampler
     from metabox.episodes import Examples as Examples
-    from metabox.episodes import TaskSpec as TaskSpec
     from metabox.evaluation import Scores as Scores
     from metabox.evaluation import evaluate as evaluate
     from metabox.learners.base import Learner as Learner
-    from metabox.likelihoods import Likelihood as Likelihood
-    from metabox.likelihoods import likelihood_for as likelihood_for
     from metabox.objectives import Objective as Objective
     from metabox.objectives import QueryLoss as QueryLoss
     from metabox.objectives import StreamLoss as StreamLoss
     from metabox.outer import OuterLoop as OuterLoop
-    from metabox.parts import Part as Part
     from metabox.recipe import load_run as load_run
+    from metabox.targets import Bars as Bars
+    from metabox.targets import Binary as Binary
+    from metabox.targets import Classes as Classes
+    from metabox.targets import Part as Part
+    from metabox.targets import Parts as Parts
+    from metabox.targets import Reals as Reals
+    from metabox.targets import Target as Target
+    from metabox.targets import TaskSpec as TaskSpec
     from metabox.training import run as run
 
 _HOMES = {
     "config": ("Configured",),
-    "episodes": ("Episodes", "EpisodeSampler", "Examples", "TaskSpec"),
+    "episodes": ("Episodes", "EpisodeSampler", "Examples"),
     "evaluation": ("Scores", "evaluate"),
     "learners.base": ("Learner",),
-    "likelihoods": ("Likelihood", "likelihood_for"),
-    "parts": ("Part",),
+    "targets": ("Bars", "Binary", "Classes", "Part", "Parts", "Reals", "Target", "TaskSpec"),
     "objectives": ("Objective", "QueryLoss", "StreamLoss"),
     "recipe": ("load_run",),
     "outer": ("OuterLoop",),

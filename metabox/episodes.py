@@ -1,4 +1,4 @@
-"""What a task is: `Examples`, a batch of tasks `Episodes`, and the `TaskSpec` a learner is built from.
+"""What a task is: `Examples`, a batch of tasks `Episodes`, and where they come from, `EpisodeSampler`.
 
 Axis 0 is always the task. Letters: T tasks, N support and M query examples (padded, with a
 mask), C classes, P natural parameters per query point, D features.
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from metabox.config import Configured, identity
-from metabox.parts import Part, check_parts
+from metabox.targets import TaskSpec
 
 Split = Literal["train", "val", "test"]
-Target = Literal["class", "real", "binary", "parts"]
 Device = torch.device | str
 Batch = TypeVar("Batch", "Examples", "Episodes")
 
@@ -32,7 +31,7 @@ class Examples:
 
     x: `[T, N, *x_shape]`, images as uint8 `[T, N, channels, height, width]`
     y: `[T, N]` class ids (int64), `[T, N, dy]` reals, `[T, N, L]` binary labels or `[T, N, K]` named parts (floating
-        point; see `metabox.parts`)
+        point; see `metabox.targets.parts`)
     mask: `[T, N]` bool, all True where it is not given
 
     Raises:
@@ -145,8 +144,8 @@ class Episodes:
 
     def label_set(self, spec: TaskSpec) -> Tensor | None:
         """`classes` for a learner's `adapt`: all C of the spec where no label sets are given, None without classes."""
-        if self.classes is None and spec.target == "class":
-            return self.support.mask.new_ones(len(self), spec.target_size)
+        if self.classes is None and spec.target.n_classes is not None:
+            return self.support.mask.new_ones(len(self), spec.target.n_classes)
         return self.classes
 
     def __getitem__(self, index: slice) -> Episodes:
@@ -165,152 +164,6 @@ class Episodes:
 def _to(batch: Batch, device: Device) -> Batch:
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return replace(batch, **{name: part.to(device) for name, part in parts.items() if part is not None})
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """What a learner must know to be built.
-
-    x_shape: shape of one input; three axes mean an image `[channels, height, width]`
-    target: "class" (one of C), "real" (a vector), "binary" (several yes/no labels) or "parts" (several of these)
-    target_size: largest C, dy or L; the columns of y for parts, where it need not be given
-    descriptor_size: dz, 0 where tasks carry no descriptor
-    tasks: names of the tasks, where they are finitely many and known
-    parts: the named parts of a target
-    """
-
-    x_shape: tuple[int, ...]
-    target: Target
-    target_size: int = 0
-    descriptor_size: int = 0
-    tasks: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("x_shape", "tasks", "parts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.target not in ("class", "real", "binary", "parts"):
-            raise ValueError(f'expected target "class", "real", "binary" or "parts", got {self.target!r}')
-        if bool(self.parts) != (self.target == "parts"):
-            raise ValueError(f'expected named parts with target "parts" and no other, got {self}')
-        check_parts(self.parts)
-        if self.parts and not self.target_size:
-            object.__setattr__(self, "target_size", sum(part.columns for part in self.parts))
-        if self.parts and self.target_size != sum(part.columns for part in self.parts):
-            raise ValueError(f"expected target_size as the columns of all parts, got {self}; leave it out")
-        if self.target_size < 1 or self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
-            raise ValueError(
-                f"expected sizes of at least 1 (descriptor_size: at least 0), got x_shape {self.x_shape}, "
-                f"target_size {self.target_size}, descriptor_size {self.descriptor_size}"
-            )
-
-    def __repr__(self) -> str:
-        """Without what is not there, and the number of tasks instead of all their names."""
-        shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
-        given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != ())
-        return f"TaskSpec({given})"
-
-    @property
-    def label_size(self) -> int:
-        """Numbers of one target as `metabox.nn.embedding.encode_labels` writes it."""
-        return sum(part.label_size for part in self.parts) if self.parts else self.target_size
-
-    def union(self, other: TaskSpec) -> TaskSpec:
-        """The spec of a learner that serves both: the larger number of classes."""
-        same = ("x_shape", "target", "descriptor_size", "tasks", "parts")
-        if any(getattr(self, name) != getattr(other, name) for name in same):
-            raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
-        if self.target != "class" and self.target_size != other.target_size:
-            raise ValueError(f"expected targets of one size, got {self.target_size} and {other.target_size}")
-        return replace(self, target_size=max(self.target_size, other.target_size))
-
-    def check_x(self, x: Tensor, mask: Tensor | None = None, *, values: bool = True) -> None:
-        """Raise a ValueError unless x is `[T, N, *x_shape]` and, with `values`, finite where the mask is True."""
-        if tuple(x.shape[2:]) != self.x_shape or x.ndim != 2 + len(self.x_shape):
-            wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
-            raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
-        if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise ValueError(
-                f"expected x as uint8 (images) or floats, got {_shape(x)}; use .to(torch.uint8) or .float()"
-            )
-        if values and x.is_floating_point():
-            _check_finite("x", x, mask)
-
-    def check(self, examples: Examples, descriptor: Tensor | None = None, *, values: bool = True) -> None:
-        """Raise a ValueError unless the examples are of this kind.
-
-        With `values`, also read the numbers: NaN, infinity and labels out of range. That waits
-        for the device, so training skips it after the first batch.
-        """
-        self.check_x(examples.x, examples.mask, values=values)
-        y = examples.y
-        if self.target == "class":
-            if y.ndim != 2:
-                raise ValueError(f"expected class ids y as int64 [T, N], got {_shape(y)}; use y.argmax(-1) for one-hot")
-            if values and y.numel():
-                real = y[examples.mask]
-                if real.numel() and not 0 <= int(real.min()) <= int(real.max()) < self.target_size:
-                    raise ValueError(
-                        f"expected class ids from 0 to {self.target_size - 1}, got {int(real.min())} to "
-                        f"{int(real.max())}; number each task's classes from 0 and build the learner for enough of them"
-                    )
-        else:
-            if y.ndim != 3 or y.shape[2] != self.target_size:
-                raise ValueError(f"expected y as floats [T, N, {self.target_size}], got {_shape(y)}")
-            if values and self.parts:
-                columns = y[examples.mask].split([part.columns for part in self.parts], dim=-1)
-                for part, column in zip(self.parts, columns, strict=True):
-                    part.check(column)
-            elif values:
-                _check_finite("y", y, examples.mask)
-                if self.target == "binary" and not bool(((y == 0) | (y == 1))[examples.mask].all()):
-                    raise ValueError("expected binary labels of 0 and 1, got other values; threshold them first")
-        wanted = (len(examples), self.descriptor_size)
-        if (descriptor is not None or self.descriptor_size) and (
-            descriptor is None or descriptor.shape != wanted or not descriptor.is_floating_point()
-        ):
-            expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
-            got = "none" if descriptor is None else _shape(descriptor)
-            raise ValueError(f"expected {expected}, got {got}; the learner's spec says descriptor_size")
-        if values and descriptor is not None:
-            _check_finite("descriptor", descriptor, None)
-
-    def check_episodes(self, episodes: Episodes) -> None:
-        """Raise a ValueError unless the episodes can be learned from; reads every number."""
-        self.check(episodes.support, episodes.descriptor)
-        self.check(episodes.query, episodes.descriptor)
-        if self.tasks and (
-            episodes.task is None or not bool(((episodes.task >= 0) & (episodes.task < len(self.tasks))).all())
-        ):
-            got = "none" if episodes.task is None else f"{episodes.task.tolist()}"
-            raise ValueError(f"expected task ids from 0 to {len(self.tasks) - 1} for the named tasks, got {got}")
-        mask = episodes.classes
-        if mask is not None:
-            if not bool(mask.any(1).all()):
-                raise ValueError("expected every task to have a class, got a row of classes without True")
-            if self.target != "class" or mask.shape[1] > self.target_size:
-                raise ValueError(
-                    f"expected classes [T, at most {self.target_size}], got {_shape(mask)} for target {self.target!r}"
-                )
-            for name, part in (("support", episodes.support), ("query", episodes.query)):
-                y = part.y.clamp(0, mask.shape[1] - 1)
-                missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
-                if bool(missing.any()):
-                    raise ValueError(
-                        f"expected every {name} label in its task's label set, got {int(missing.sum())} outside"
-                    )
-
-
-def _check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
-    finite = torch.isfinite(values).flatten(2).all(-1) if values.ndim > 2 else torch.isfinite(values)
-    bad = ~finite if mask is None else ~finite & mask
-    if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"expected finite {name}, got NaN or infinity in {int(bad.sum())} places, "
-            f"first at [task, position] {where}; drop those examples or mask them out"
-        )
 
 
 class EpisodeSampler(Configured, ABC):

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.learners.base import Learner
-from metabox.likelihoods import Categorical, Likelihood, likelihood_for, score_mean, task_mean
 from metabox.memory import keep_freed_memory
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
+from metabox.targets import Classes
+from metabox.targets.base import score_mean, task_mean
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def evaluate(
     n_tasks: int = 600,
     seed: int = 0,
     batch: int = 50,
-    likelihood: Likelihood | None = None,
-    objective: Callable[[Learner, Likelihood], Objective] = QueryLoss,
+    objective: Callable[[Learner], Objective] = QueryLoss,
     distributed: bool = False,
 ) -> Scores:
     """Score a learner on the tasks 0 ... n_tasks - 1 of the list (split, seed).
@@ -137,7 +137,6 @@ def evaluate(
         n_tasks: how many tasks; the unit of the interval.
         seed: another seed is another list.
         batch: tasks at a time, for memory; no score depends on it.
-        likelihood: by default the one that goes with the target.
         objective: which predictions are scored: QueryLoss those for the queries, StreamLoss those at every step of
             the sequence of support and queries.
         distributed: share the batches among the processes of torch.distributed, each of which calls this alike and
@@ -148,13 +147,12 @@ def evaluate(
     """
     if n_tasks < 1 or batch < 1:
         raise ValueError(f"expected n_tasks and batch of at least 1, got {n_tasks} and {batch}")
-    if learner.spec.union(tasks.spec) != learner.spec:
-        raise ValueError(f"expected tasks of at most {learner.spec.target_size} classes, got {tasks.spec.target_size}")
-    likelihood = likelihood or likelihood_for(learner.spec)
+    if not learner.spec.covers(tasks.spec):
+        raise ValueError(f"expected tasks of at most {learner.spec.target.size} classes, got {tasks.spec.target.size}")
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     if device.type == "cpu":
         keep_freed_memory()
-    predictor = objective(learner, likelihood)
+    predictor = objective(learner)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):
@@ -195,20 +193,20 @@ class _Scored(NamedTuple):
 
 
 def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
-    learner, likelihood = predictor.learner, predictor.likelihood
+    learner, target = predictor.learner, predictor.target
     params, query = predictor.predictions(episodes)
-    values = likelihood.scores(params, query.y)
-    means = {"nll": likelihood.loss(params, query.y, query.mask)}
+    values = target.scores(params, query.y)
+    means = {"nll": target.loss(params, query.y, query.mask)}
     means |= {name: score_mean(value, query.mask) for name, value in values.items()}
-    if isinstance(predictor, StreamLoss) and isinstance(likelihood, Categorical):
+    if isinstance(predictor, StreamLoss) and isinstance(target, Classes):
         means |= accuracy_by_instance(values["accuracy"], query)
     if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
         means["gap_to_oracle"] = means["nll"] + episodes.oracle
     scored = _Scored({name: mean.double().cpu() for name, mean in means.items()}, [], [], [])
     if episodes.task is not None:
         scored.names.extend(learner.spec.tasks[i] for i in episodes.task.tolist())
-    if isinstance(likelihood, Categorical):
-        top = likelihood.log_probs(params).max(-1).values.exp()
+    if isinstance(target, Classes):
+        top = target.log_probs(params).max(-1).values.exp()
         scored.confidence.append(top[query.mask].cpu())
         scored.correct.append(values["accuracy"][query.mask].cpu())
     return scored
@@ -270,8 +268,8 @@ def memorisation(
     Raises:
         ValueError: where the targets are not classes, or as for `evaluate`.
     """
-    if tasks.spec.target != "class":
-        raise ValueError(f'expected tasks with target "class", got {tasks.spec.target!r}; only names can be exchanged')
+    if tasks.spec.target.n_classes is None:
+        raise ValueError(f"expected tasks of classes, got {tasks.spec.target!r}; only names can be exchanged")
     followed, stayed = (
         evaluate(learner, _Renamed(tasks, queries), split=split, n_tasks=n_tasks, seed=seed).mean("accuracy")
         for queries in (True, False)

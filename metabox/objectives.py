@@ -11,20 +11,25 @@ from torch import Tensor, nn
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.likelihoods import Likelihood, score_mean, task_mean
+from metabox.targets import Target
+from metabox.targets.base import score_mean, task_mean
 
 
 class Objective(nn.Module, Configured, ABC):
-    """A learner and a likelihood as the one module that is compiled, distributed and cast.
+    """A learner and its target as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. Where targets have named parts, also
     `loss_NAME [T]` of each part, with gradients, for those who weigh them anew.
     """
 
-    def __init__(self, learner: Learner, likelihood: Likelihood) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.learner = learner
-        self.likelihood = likelihood
+
+    @property
+    def target(self) -> Target:
+        """What is predicted, and how its log likelihood is computed."""
+        return self.learner.spec.target
 
     @abstractmethod
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
@@ -35,8 +40,8 @@ class Objective(nn.Module, Configured, ABC):
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            loss, by_part = self.likelihood.losses(params, examples.y, examples.mask)
-            scores = self.likelihood.scores(params.detach(), examples.y)
+            loss, by_part = self.target.losses(params, examples.y, examples.mask)
+            scores = self.target.scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
             means |= {f"loss_{name}": value for name, value in by_part.items()}
             penalty = self.learner.penalty()
@@ -80,8 +85,8 @@ class JointLoss(Objective):
         ValueError: where the learner predicts every query by itself.
     """
 
-    def __init__(self, learner: Learner, likelihood: Likelihood) -> None:
-        super().__init__(learner, likelihood)
+    def __init__(self, learner: Learner) -> None:
+        super().__init__(learner)
         if not isinstance(learner, JointLearner):
             raise ValueError(
                 f"expected a learner with a method joint(phi, query), such as TNPA, got {type(learner).__name__}, "
@@ -117,7 +122,6 @@ class LatentLoss(QueryLoss):
 
     Args:
         learner: with a latent path, such as NP or ANP.
-        likelihood: of the targets.
         n_samples: samples of z that stand for the expectation.
         predict_support: count D_i^tr among the targets.
 
@@ -125,10 +129,8 @@ class LatentLoss(QueryLoss):
         ValueError: where the learner has no latent path.
     """
 
-    def __init__(
-        self, learner: Learner, likelihood: Likelihood, n_samples: int = 1, predict_support: bool = False
-    ) -> None:
-        super().__init__(learner, likelihood)
+    def __init__(self, learner: Learner, n_samples: int = 1, predict_support: bool = False) -> None:
+        super().__init__(learner)
         if not isinstance(learner, LatentLearner):
             raise ValueError(
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
@@ -153,10 +155,10 @@ class LatentLoss(QueryLoss):
         with torch.autocast(params.device.type, enabled=False):
             samples, at_mean = params[:, :-1].flatten(0, 1), params[:, -1].detach()
             y = targets.y
-            log_prob = self.likelihood.log_prob(samples, y.repeat_interleave(n, dim=0))
+            log_prob = self.target.log_prob(samples, y.repeat_interleave(n, dim=0))
             expected = log_prob.unflatten(0, (-1, n)).mean(1)
             kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
-            scores = self.likelihood.scores(at_mean, y)
+            scores = self.target.scores(at_mean, y)
             means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
             return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
 

@@ -10,8 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from metabox.episodes import EpisodeSampler, Split
 from metabox.evaluation import evaluating
 from metabox.learners.base import Learner
-from metabox.likelihoods import Composite
-from metabox.parts import Part, split_parts
+from metabox.targets import Binary, Classes, Part, Reals
+from metabox.targets.parts import split_parts
 
 MISSING = -1
 CLOSE = (11.25, 22.5, 30.0)  # degrees
@@ -38,20 +38,20 @@ def pixel_scores(
     Raises:
         ValueError: where no part has spatial axes.
     """
-    parts = [part for part in tasks.spec.parts if part.spatial]
+    parts = [part for part in tasks.spec.target.parts if part.spatial]
     if not parts:
-        raise ValueError(f"expected parts with spatial axes, got {tasks.spec.parts}; use metabox.evaluate")
+        raise ValueError(f"expected parts with spatial axes, got {tasks.spec.target.parts}; use metabox.evaluate")
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     meters = {part.name: _meters(part, device) for part in parts}
-    widths = Composite(learner.spec).part_params
+    widths = [part.n_params for part in learner.spec.target.parts]
     with evaluating(learner):
         for first in range(0, n_tasks, batch):
             n = min(batch, n_tasks - first)
             episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first)
             real = episodes.query.mask.flatten()
-            truth = split_parts(tasks.spec.parts, episodes.query.y)
+            truth = split_parts(tasks.spec.target.parts, episodes.query.y)
             params = learner(episodes.blanked()).flatten(0, 1)[real].float().split(list(widths), dim=-1)
-            for part, given in zip(tasks.spec.parts, params, strict=True):
+            for part, given in zip(tasks.spec.target.parts, params, strict=True):
                 if part.spatial:
                     given = given.unflatten(-1, (-1, *part.spatial))
                     _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[real])
@@ -59,24 +59,24 @@ def pixel_scores(
 
 
 def _meters(part: Part, device: torch.device) -> dict[str, Metric]:
-    if part.target == "class":
+    if isinstance(part.target, Classes):
         return {
             "miou": MulticlassJaccardIndex(part.size, ignore_index=MISSING).to(device),
             "accuracy": MulticlassAccuracy(part.size, average="micro", ignore_index=MISSING).to(device),
         }
-    names = ["accuracy"] if part.target == "binary" else ["absolute_error", "relative_error"]
-    if part.target == "real" and part.size == 3:
+    names = ["accuracy"] if isinstance(part.target, Binary) else ["absolute_error", "relative_error"]
+    if isinstance(part.target, Reals) and part.size == 3:
         names = ["angle", *(f"within_{limit:g}" for limit in CLOSE)]
     return {name: MeanMetric(nan_strategy="ignore").to(device) for name in names}
 
 
 def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) -> None:
     """Count in the images' params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is passed over."""
-    if part.target == "class":
+    if isinstance(part.target, Classes):
         labels = y.nan_to_num(MISSING).long()
         for meter in meters.values():
             meter.update(params, labels)
-    elif part.target == "binary":
+    elif isinstance(part.target, Binary):
         meters["accuracy"].update(((params > 0) == (y > 0.5)).float().where(~y.isnan(), torch.nan))
     elif part.size == 3:
         cosine = torch.cosine_similarity(params[:, :3], y, dim=1)

@@ -23,7 +23,6 @@ from metabox.episodes import EpisodeSampler, Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
 from metabox.files import read_json
 from metabox.learners.base import Learner
-from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
 from metabox.training import MakeObjective, run
 
@@ -136,7 +135,7 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective or QueryLoss, {})
+    return Rebuilt(made.learner(spec), evaluation, made.objective or QueryLoss, {})
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
@@ -176,7 +175,7 @@ def evaluate_run(
     learner, tasks, objective, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     renamed = None
-    if tasks.spec.target == "class" and not tasks.spec.tasks:  # named tasks have classes of their own
+    if tasks.spec.target.n_classes is not None and not tasks.spec.tasks:  # named tasks have classes of their own
         renamed = memorisation(learner, tasks, split=split, n_tasks=min(n_tasks, 100), seed=seed)
     result = {
         "name": config.name,

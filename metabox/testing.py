@@ -19,25 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.checkpoints import load_tensors, load_weights, save_tensors
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
-from metabox.parts import Part
+from metabox.targets import Binary, Classes, Part, Parts, Reals, Target, TaskSpec
 
-MakeLearner = Callable[[TaskSpec, int], Learner]
+MakeLearner = Callable[[TaskSpec], Learner]
 
 SPECS = {
-    "classes of vectors": TaskSpec((4,), "class", 3),
-    "classes of images": TaskSpec((1, 16, 16), "class", 3),
-    "reals": TaskSpec((2,), "real", 2),
-    "binary labels": TaskSpec((4,), "binary", 2),
-    "classes with a descriptor": TaskSpec((4,), "class", 3, descriptor_size=2),
-    "reals with a descriptor": TaskSpec((2,), "real", 1, descriptor_size=3),
-    "named parts": TaskSpec(
-        (4,), "parts", 5, parts=(Part("kind", "class", 3), Part("place", "real", 2), Part("marks", "binary", 2))
-    ),
-    "named tasks": TaskSpec((4,), "class", 3, descriptor_size=3, tasks=("a", "b", "c")),
+    "classes of vectors": TaskSpec((4,), Classes(3)),
+    "classes of images": TaskSpec((1, 16, 16), Classes(3)),
+    "reals": TaskSpec((2,), Reals(2)),
+    "binary labels": TaskSpec((4,), Binary(2)),
+    "classes with a descriptor": TaskSpec((4,), Classes(3), descriptor_size=2),
+    "reals with a descriptor": TaskSpec((2,), Reals(1), descriptor_size=3),
+    "named parts": TaskSpec((4,), Parts((Part("kind", Classes(3)), Part("place", Reals(2)), Part("marks", Binary(2))))),
+    "named tasks": TaskSpec((4,), Classes(3), descriptor_size=3, tasks=("a", "b", "c")),
 }
 
 
@@ -50,14 +47,7 @@ def make_episodes(spec: TaskSpec, n_tasks: int = 3, n_support: int = 6, n_query:
             x = torch.randint(256, (n_tasks, n, *spec.x_shape), generator=random, dtype=torch.uint8)
         else:
             x = torch.randn(n_tasks, n, *spec.x_shape, generator=random)
-        if spec.target == "class":
-            y = torch.stack([torch.randperm(n, generator=random) % spec.target_size for _ in range(n_tasks)])
-        elif spec.target == "parts":
-            y = torch.cat([_labels(part, n_tasks, n, random) for part in spec.parts], dim=-1)
-        else:
-            y = torch.randn(n_tasks, n, spec.target_size, generator=random)
-            y = (y > 0).float() if spec.target == "binary" else y
-        return Examples(x=x, y=y)
+        return Examples(x=x, y=_labels(spec.target, n_tasks, n, random))
 
     z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None
     task = torch.arange(n_tasks) % len(spec.tasks) if spec.tasks else None
@@ -66,20 +56,29 @@ def make_episodes(spec: TaskSpec, n_tasks: int = 3, n_support: int = 6, n_query:
     return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z, task=task)
 
 
-def _labels(part: Part, n_tasks: int, n: int, random: torch.Generator) -> Tensor:
-    """Random labels of a part `[T, N, part.columns]`, every fifth of them missing."""
-    y = torch.randn(n_tasks, n, part.columns, generator=random)
-    if part.target == "binary":
-        y = (y > 0).float()
-    elif part.target == "class":
-        y = torch.randint(part.size, y.shape, generator=random).float()
-    return y.masked_fill(torch.rand(y.shape, generator=random) < 0.2, math.nan)
+def _labels(target: Target, n_tasks: int, n: int, random: torch.Generator) -> Tensor:
+    """Random labels; of parts, every fifth number is missing."""
+    if target.parts:
+        columns = [_numbers(part.target, (n_tasks, n, part.columns), random) for part in target.parts]
+        y = torch.cat(columns, dim=-1)
+        return y.masked_fill(torch.rand(y.shape, generator=random) < 0.2, math.nan)
+    if target.n_classes is not None:
+        return torch.stack([torch.randperm(n, generator=random) % target.n_classes for _ in range(n_tasks)])
+    return _numbers(target, (n_tasks, n, target.size), random)
+
+
+def _numbers(target: Target, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Numbers that labels of a kind can have."""
+    if target.n_classes is not None:
+        return torch.randint(target.n_classes, shape, generator=random).float()
+    y = torch.randn(shape, generator=random)
+    return torch.where(target.wrong(y), (y > 0).float(), y)
 
 
 def build(make: MakeLearner, spec: TaskSpec) -> Learner:
     """A learner in evaluation mode with weights and statistics that are far from any special value."""
     torch.manual_seed(0)
-    learner = make(spec, likelihood_for(spec).n_params)
+    learner = make(spec)
     with torch.no_grad():
         for parameter in learner.parameters():
             # Of mean zero: a drift would grow from layer to layer, until rounding hides what is checked.
@@ -91,7 +90,9 @@ def build(make: MakeLearner, spec: TaskSpec) -> Learner:
 
 
 def outputs(learner: Learner, episodes: Episodes, support: Examples | None = None) -> Tensor:
-    return learner.predict(learner.adapt(support or episodes.support, episodes.descriptor), episodes.query.x)
+    """Predictions `[T, M, P]`, with all classes of the spec in every label set."""
+    phi = learner.adapt(support or episodes.support, episodes.descriptor, episodes.label_set(learner.spec))
+    return learner.predict(phi, episodes.query.x)
 
 
 def _close(got: Tensor, wanted: Tensor) -> None:
@@ -148,7 +149,7 @@ def check_streaming_is_adapting_step_by_step(make: MakeLearner, spec: TaskSpec) 
     holes = Examples(x=s.x, y=s.y, mask=torch.rand(s.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7)
     for sequence in (s, holes):  # what comes out at a hole means nothing
         streamed = learner.stream(sequence, episodes.descriptor)
-        every = torch.ones(len(s), spec.target_size, dtype=torch.bool) if spec.target == "class" else None
+        every = torch.ones(len(s), spec.target.size, dtype=torch.bool) if spec.target.n_classes is not None else None
         steps = [
             learner.predict(learner.adapt(sequence[:, :t], episodes.descriptor, every), s.x[:, t : t + 1])
             for t in range(s.x.shape[1])
@@ -167,7 +168,7 @@ def check_adapting_elsewhere_leaves_phi_as_it_was(make: MakeLearner, spec: TaskS
 
 def check_renaming_classes_renames_predictions(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
-    if spec.target != "class" or not learner.label_equivariant:
+    if spec.target.n_classes is None or not learner.label_equivariant:
         return
     new_name = torch.tensor([2, 0, 1])
     renamed = Examples(x=episodes.support.x, y=new_name[episodes.support.y])
@@ -181,15 +182,15 @@ def check_other_shots_and_ways_work(make: MakeLearner, spec: TaskSpec) -> None:
         params = outputs(learner, episodes)
         assert params.shape == (3, 4, learner.n_params)
         assert params.isfinite().all()
-        if spec.target == "class":  # two ways of three, of which a support of one example shows one
+        if spec.target.n_classes is not None:  # two ways of three, of which a support of one example shows one
             s = replace(episodes.support, y=episodes.support.y.clamp(max=1))
             phi = learner.adapt(s, episodes.descriptor, torch.tensor([[True, True]]).expand(3, -1))
-            log_probs = likelihood_for(spec).log_prob(learner.predict(phi, episodes.query.x), episodes.query.y % 2)
+            log_probs = spec.target.log_prob(learner.predict(phi, episodes.query.x), episodes.query.y % 2)
             assert log_probs.isfinite().all()
 
 
 def check_no_class_is_predicted_that_the_task_does_not_have(make: MakeLearner, spec: TaskSpec) -> None:
-    if spec.target != "class":
+    if spec.target.n_classes is None:
         return
     learner, episodes = build(make, spec), make_episodes(spec)
     s, x = replace(episodes.support, y=2 * (episodes.support.y % 2)), episodes.query.x  # of the classes 0, 1, 2 no 1
@@ -204,7 +205,7 @@ def check_no_class_is_predicted_that_the_task_does_not_have(make: MakeLearner, s
     assert (streamed[..., 1] == 0).all()
     learner.train()
     params = learner.predict(learner.adapt(s, episodes.descriptor, has), x)
-    likelihood_for(spec).log_prob(params, 2 * (episodes.query.y % 2)).sum().backward()
+    spec.target.log_prob(params, 2 * (episodes.query.y % 2)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
     _raises(lambda: learner.eval().adapt(replace(s, y=s.y.clamp(max=1)), episodes.descriptor, has))  # no label of it
     _raises(lambda: learner.adapt(s, episodes.descriptor, has.float()))
@@ -217,7 +218,7 @@ def check_saving_and_loading_gives_the_same_bits(make: MakeLearner, spec: TaskSp
     with tempfile.TemporaryDirectory() as folder:
         save_tensors(Path(folder) / "weights.safetensors", learner.state_dict())
         save_tensors(Path(folder) / "phi.safetensors", phi)
-        again = make(spec, learner.n_params).eval()
+        again = make(spec).eval()
         load_weights(again, Path(folder) / "weights.safetensors")
         served, _ = load_tensors(Path(folder) / "phi.safetensors")
         assert torch.equal(outputs(again, episodes), outputs(learner, episodes))
@@ -239,7 +240,7 @@ def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> 
         with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
             for p in learner.parameters():
                 p.add_(torch.randn_like(p), alpha=0.2)
-        QueryLoss(learner, likelihood_for(spec))(episodes)["loss"].sum().backward()
+        QueryLoss(learner)(episodes)["loss"].sum().backward()
     # A gradient that only rounding keeps from zero is none.
     without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
     assert not without, f"no gradient reaches {without}"
@@ -254,9 +255,8 @@ def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -
     `ordered` learner therefore gets two tasks in each of which both points have the same target.
     """
     torch.manual_seed(0)
-    likelihood = likelihood_for(spec)
-    learner = make(spec, likelihood.n_params)
-    objective, optimizer = QueryLoss(learner, likelihood), torch.optim.Adam(learner.parameters(), lr=3e-3)
+    learner = make(spec)
+    objective, optimizer = QueryLoss(learner), torch.optim.Adam(learner.parameters(), lr=3e-3)
     random = torch.Generator().manual_seed(0)
     best = math.inf
     for _ in range(400):
@@ -283,16 +283,16 @@ def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> 
     if z is None and not learner.reads_support:
         task = torch.zeros_like(task)
     y = task.expand(-1, 8) if learner.ordered else which ^ task
-    if spec.target != "class":
-        y = y[..., None].expand(-1, -1, spec.target_size).float()
+    if spec.target.n_classes is None:
+        y = y[..., None].expand(-1, -1, spec.target.size).float()
     support, query = Examples(x=points[which[:, :4]], y=y[:, :4]), Examples(x=points[which[:, 4:]], y=y[:, 4:])
     return Episodes(support=support, query=query, descriptor=z)
 
 
 def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
     """A number that is 0 where all is learned; of several parts the largest."""
-    if spec.target != "parts":
-        return float(result["squared_error" if spec.target == "real" else "loss"].detach().mean())
+    if not spec.target.parts:
+        return float(result["squared_error" if "squared_error" in result else "loss"].detach().mean())
     means = {name: float(score.mean()) for name, score in result.items() if not name.startswith("loss")}
     return max(1 - mean if name.startswith("accuracy") else mean for name, mean in means.items())
 
@@ -328,12 +328,12 @@ def check_bad_input_is_named(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
     s = episodes.support
     bad = [Examples(x=s.x[..., :-1], y=s.y)]
-    if spec.target == "class":
-        bad += [Examples(x=s.x, y=s.y + spec.target_size), Examples(x=s.x, y=s.y[..., None].float())]
+    if spec.target.n_classes is not None:
+        bad += [Examples(x=s.x, y=s.y + spec.target.size), Examples(x=s.x, y=s.y[..., None].float())]
     else:
-        nonsense = math.inf if spec.target == "parts" else math.nan  # of a part, NaN is a missing label
+        nonsense = math.inf if spec.target.parts else math.nan  # of a part, NaN is a missing label
         bad += [Examples(x=s.x, y=s.y + nonsense), Examples(x=s.x, y=s.y[..., 0].long())]
-    if spec.target == "parts":
+    if spec.target.parts:
         bad += [Examples(x=s.x, y=s.y + 10)]  # no such classes
     if s.x.is_floating_point():
         bad += [Examples(x=s.x * math.inf, y=s.y)]
@@ -368,7 +368,7 @@ def check_learner(make: type[Learner]) -> None:
     """
     for kind, spec in SPECS.items():
         for name, check in CHECKS.items():
-            if spec.target in make.targets:
+            if isinstance(spec.target, make.targets):
                 try:
                     check(make, spec)
                 except Exception as error:

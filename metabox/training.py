@@ -22,26 +22,26 @@ from metabox.checkpoints import Checkpoints, load_weights, save_tensors
 from metabox.config import check_described, identity, plain
 from metabox.engine import compiled, compiles, precision_of, stop_signals, strategy_of, together
 from metabox.environment import facts
-from metabox.episodes import EpisodeSampler, TaskSpec
+from metabox.episodes import EpisodeSampler
 from metabox.evaluation import evaluate, pretrained
 from metabox.files import write_json
 from metabox.learners.base import Learner
-from metabox.likelihoods import Likelihood, likelihood_for
 from metabox.memory import keep_freed_memory
 from metabox.metrics import Metrics, Window
-from metabox.nn.attention import recompute
 from metabox.nn.sharing import shared_parameters
+from metabox.nn.transformer import recompute
 from metabox.objectives import Objective, QueryLoss
 from metabox.outer import OuterLoop
 from metabox.seeding import step_seed
 from metabox.sharding import unsharded, whole
+from metabox.targets import TaskSpec
 from metabox.transfer import CosineRecorder
 from metabox.weighting.base import Weighting, losses_by_task, task_names
 
 log = logging.getLogger(__name__)
 
-MakeLearner = Callable[[TaskSpec, int], Learner]
-MakeObjective = Callable[[Learner, Likelihood], Objective]
+MakeLearner = Callable[[TaskSpec], Learner]
+MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
 
@@ -63,7 +63,7 @@ def run(
 
     Args:
         tasks: where the training tasks come from.
-        learner: builds the learner from the kind of task and the number of parameters of a prediction; a class will do.
+        learner: builds the learner from the kind of task; a class will do.
         outer: the settings of the outer loop.
         evaluation: where validation tasks come from; by default like the training tasks.
         objective: what is minimised; by default `QueryLoss`.
@@ -102,8 +102,7 @@ def run(
     # The model. Every rank starts from the same seed, so from the same weights.
     torch.manual_seed(step_seed(seed, -1))
     spec = tasks.spec.union(evaluation.spec)
-    likelihood = likelihood_for(spec)
-    model = objective(learner(spec, likelihood.n_params), likelihood)
+    model = objective(learner(spec))
     if outer.recompute:
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
@@ -284,7 +283,7 @@ def run(
 
     metrics.close()
     fabric.barrier()  # until the file is there
-    best = learner(spec, likelihood.n_params).to(fabric.device) if outer.sharded else kept.learner
+    best = learner(spec).to(fabric.device) if outer.sharded else kept.learner
     load_weights(best, out / "best.safetensors")
     return best.eval()
 

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
 from metabox.learners.caml import CAML, equiangular
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-CLASSES = TaskSpec((4,), "class", 3)
+CLASSES = TaskSpec((4,), Classes(3))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20])

@@ -14,6 +14,7 @@ from torchvision.datasets import CelebA as Reader
 
 from metabox.cli import main
 from metabox.data import celeba, nyuv2
+from metabox.targets import Binary
 
 # CelebA
 
@@ -188,20 +189,20 @@ def test_faces_have_the_splits_and_the_attributes_that_were_asked_for(faces):
     assert rows.split.tolist() == ["test"] * 2 + ["train"] * 3 + ["val"] * 2
     assert rows.y[2].tolist() == [1, 1]  # face 1 smiles, and is bald
     assert rows.y[6].tolist() == [1, 0]
-    assert (rows.spec.target, rows.spec.target_size) == ("binary", 2)
-    assert [part.name for part in celeba.CelebA(8, parts=True, data_root=str(faces)).load().spec.parts] == NAMES
+    assert rows.spec.target == Binary(2)
+    assert [part.name for part in celeba.CelebA(8, parts=True, data_root=str(faces)).load().spec.target.parts] == NAMES
     with pytest.raises(ValueError, match=r"among .*got Hat"):
         celeba.CelebA(8, attributes=["Hat"], data_root=str(faces)).load()
 
 
 def test_rooms_have_the_parts_of_scene_understanding(rooms):
     loaded = nyuv2.NYUv2(shrink=2, weights=(1.0, 0.5, 2.0), data_root=str(rooms)).load()
-    assert [(p.name, p.size, p.spatial, p.weight) for p in loaded.spec.parts] == [
+    assert [(p.name, p.size, p.spatial, p.weight) for p in loaded.spec.target.parts] == [
         ("segmentation", 13, (3, 4), 1.0),
         ("depth", 1, (3, 4), 0.5),
         ("normals", 3, (3, 4), 2.0),
     ]
-    assert loaded.y.shape == (15, loaded.spec.target_size)
+    assert loaded.y.shape == (15, loaded.spec.target.size)
     assert loaded.x.shape == (15, *loaded.spec.x_shape)
 
 

@@ -17,6 +17,7 @@ from metabox.cli import main
 from metabox.discover import recipes, subclasses
 from metabox.learners import NP
 from metabox.objectives import LatentLoss
+from metabox.targets import Reals
 
 GLYPHS = "glyphs-5w1s-incontext"
 QUICK = [
@@ -244,7 +245,7 @@ def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypat
     assert set(given) == parameters
     assert given["weighting"](3).config["step"] == 0.5  # type: ignore[operator]
     assert given["seed"] == 7
-    tasks = metabox.TaskSpec((1,), "real", 1)
-    objective = given["objective"](NP(tasks, 2), metabox.likelihood_for(tasks))  # type: ignore[operator]
+    tasks = metabox.TaskSpec((1,), Reals(1))
+    objective = given["objective"](NP(tasks), tasks.target)  # type: ignore[operator]
     assert isinstance(objective, LatentLoss)
     assert objective.n_samples == 4

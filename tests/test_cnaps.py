@@ -10,12 +10,13 @@ import torch
 from test_learners import CLASSES, DESCRIBED, ragged, real_examples
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.cnaps import CNAPs, FiLMGenerator, SetConv
 from metabox.nn.backbones import Conv4
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-IMAGES = TaskSpec((1, 16, 16), "class", 3)
+IMAGES = TaskSpec((1, 16, 16), Classes(3))
 
 
 def plain_code(learner: CNAPs, support: list[Tensor]) -> Tensor:
@@ -100,7 +101,7 @@ def test_every_normalisation_layer_is_modulated_and_its_film_is_a_part_of_phi() 
 
 def test_modulation_begins_near_the_identity() -> None:
     torch.manual_seed(0)
-    learner, episodes = CNAPs(IMAGES, 3).eval(), make_episodes(IMAGES)
+    learner, episodes = CNAPs(IMAGES).eval(), make_episodes(IMAGES)
     phi = learner.adapt(episodes.support)
     assert all(0 < value.abs().max() < 0.02 for name, value in phi.items() if "film" in name)
     torch.testing.assert_close(
@@ -128,5 +129,5 @@ def test_modulation_goes_with_the_normalisations_by_task(norm: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 16, 28, 84])
 def test_the_set_encoder_takes_images_of_any_size(size: int) -> None:
-    encoder = SetConv((3, size, size), 8).eval()
+    encoder = SetConv((3, size, size)).eval()
     assert encoder(torch.zeros(2, 4, 3, size, size, dtype=torch.uint8)).shape == (2, 4, 8)

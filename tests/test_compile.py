@@ -14,12 +14,11 @@ from safetensors.torch import load_file
 from toys import Signs
 
 from metabox.engine import compiled
-from metabox.episodes import TaskSpec
 from metabox.learners import CNP, InContext, ProtoNet
 from metabox.learners.base import Learner
-from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
 from metabox.outer import OuterLoop
+from metabox.targets import TaskSpec
 from metabox.testing import SPECS, make_episodes
 from metabox.training import run
 
@@ -40,12 +39,11 @@ def graphs() -> int:
 
 def objective(make: type[Learner], spec: TaskSpec) -> QueryLoss:
     torch.manual_seed(0)
-    likelihood = likelihood_for(spec)
-    return QueryLoss(make(spec, likelihood.n_params), likelihood)
+    return QueryLoss(make(spec))
 
 
-def small(spec: TaskSpec, n_params: int) -> CNP:
-    return CNP(spec, n_params, width=8)
+def small(spec: TaskSpec) -> CNP:
+    return CNP(spec, width=8)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch compiles with deprecated parts of its own

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import TaskSpec
 from metabox.learners.multitask import HardSharing
 from metabox.nn.backbones import MLP, Conv4
 from metabox.nn.conditioning import Add, BackboneFiLM, Concat, Conditioner, FiLM, Gate, Heads
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import CHECKS, SPECS, build, make_episodes, outputs
 
 T, M, D, K, OUT = 5, 6, 4, 3, 2
@@ -126,7 +126,7 @@ def test_film_in_a_backbone_is_the_backbone_with_each_tasks_own_affine_layers(no
 
 
 def test_the_code_reaches_every_normalisation_layer_of_the_shared_network() -> None:
-    spec = TaskSpec((1, 16, 16), "class", 3, descriptor_size=3, tasks=("a", "b", "c"))
+    spec = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"))
     learner, episodes = build(partial(HardSharing, film=True), spec), make_episodes(spec)
     phi = learner.adapt(episodes.support, episodes.descriptor)
     assert {name for name in phi if "film" in name} == {f"backbone.film.{i}" for i in range(4)}

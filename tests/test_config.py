@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 import metabox
-from metabox import Learner, TaskSpec
+from metabox import Learner
 from metabox.config import Configured, check_described, differences, identity, plain
 from metabox.data import Glyphs, Omniglot, Prefetch
 from metabox.learners import CNP, NP, TNPD
 from metabox.nn.backbones import MLP, Conv4
 from metabox.objectives import LatentLoss
+from metabox.targets import Reals, TaskSpec
 from metabox.tasks import RBF, GaussianProcess, Periodic, Sinusoids
 
 
@@ -132,7 +133,7 @@ def test_copies_and_pickles_have_the_record_of_the_original(made: Configured) ->
 
 def test_constructors_keep_their_signatures_and_pythons_own_errors() -> None:
     assert list(inspect.signature(Passing).parameters) == ["c", "kwargs"]
-    assert list(inspect.signature(CNP).parameters)[:2] == ["spec", "n_params"]
+    assert list(inspect.signature(CNP).parameters)[:2] == ["spec", "backbone"]
     with pytest.raises(TypeError, match="unexpected keyword argument 'd'"):
         Base(d=1)  # type: ignore[call-arg]
     assert isinstance(MixedIn(), Speaks)
@@ -260,4 +261,4 @@ def test_a_lambda_among_the_arguments_is_refused_before_anything_is_written(tmp_
 
 
 def test_two_specs_of_one_kind_are_told_apart() -> None:
-    assert plain(TaskSpec((1,), "real", 1)) != plain(TaskSpec((2,), "real", 1))
+    assert plain(TaskSpec((1,), Reals(1))) != plain(TaskSpec((2,), Reals(1)))

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.acnp import ACNP
 from metabox.learners.convcnp import ConvCNP
 from metabox.nn.grid import Grid, SetConv
+from metabox.targets import Reals, TaskSpec
 from metabox.testing import SPECS, build, make_episodes, outputs
 
-LINE, PLANE = TaskSpec((1,), "real", 1), TaskSpec((2,), "real", 3)
+LINE, PLANE = TaskSpec((1,), Reals(1)), TaskSpec((2,), Reals(3))
 SMALL = partial(ConvCNP, points_per_unit=8, width=8, depth=2)
 
 
@@ -69,7 +70,7 @@ def test_the_convcnp_is_its_transcription_with_loops(spec: TaskSpec) -> None:
         learner.decode.log_scale += 0.3  # unlike that of the encoder
     generator = torch.Generator().manual_seed(1)
     x = 2 * torch.rand(2, 9, *spec.x_shape, generator=generator) - 1
-    y = torch.randn(2, 9, spec.target_size, generator=generator)
+    y = torch.randn(2, 9, spec.target.size, generator=generator)
     support = replace(examples(x[:, :5], y[:, :5]), mask=torch.tensor([[True] * 5, [True, False, True, True, False]]))
     with torch.no_grad():
         got = learner.predict(learner.adapt(support), x[:, 5:])
@@ -82,7 +83,7 @@ def test_moving_support_and_query_together_moves_the_predictions(spec: TaskSpec)
     learner = build(partial(ConvCNP, points_per_unit=4, width=8, depth=2, domain=(-8.0, 8.0)), spec)
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(3, 9, *spec.x_shape, generator=generator)
-    y = torch.randn(3, 5, spec.target_size, generator=generator)
+    y = torch.randn(3, 5, spec.target.size, generator=generator)
     step = 2**2 / 4  # the coarsest spacing
     shift = torch.tensor([1.0, -2.0][: x.shape[-1]]) * step
     with torch.no_grad():
@@ -130,8 +131,8 @@ def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> 
 @pytest.mark.parametrize(
     ("spec", "options", "says"),
     [
-        (TaskSpec((3,), "real", 1), {}, "x_shape"),
-        (TaskSpec((3, 8, 8), "real", 1), {}, "x_shape"),
+        (TaskSpec((3,), Reals(1)), {}, "x_shape"),
+        (TaskSpec((3, 8, 8), Reals(1)), {}, "x_shape"),
         (LINE, {"domain": (1.0, 1.0)}, "low < high"),
         (LINE, {"kernel": 4}, "odd kernel"),
         (LINE, {"depth": 0}, "depth"),
@@ -140,7 +141,7 @@ def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> 
 )
 def test_what_cannot_be_is_refused(spec: TaskSpec, options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        ConvCNP(spec, 2, **options)  # type: ignore[arg-type]
+        ConvCNP(spec, **options)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ ACNP

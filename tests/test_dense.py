@@ -9,16 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metabox.episodes import Episodes, EpisodeSampler, Examples, TaskSpec
+from metabox.episodes import Episodes, EpisodeSampler, Examples
 from metabox.learners.dense import DenseMultiTask
 from metabox.nn.backbones import Backbone
 from metabox.nn.unet import UNet
-from metabox.parts import Part
 from metabox.pixels import pixel_scores
+from metabox.targets import Binary, Classes, Parts, Reals, TaskSpec
+from metabox.targets.parts import Part
 from metabox.tasks.scenes import Scenes
 
-PARTS = (Part("kind", "class", 3, (4, 6)), Part("depth", "real", 1, (2, 3)), Part("tags", "binary", 2))
-SPEC = TaskSpec((2, 4, 6), "parts", descriptor_size=2, parts=PARTS)
+PARTS = (Part("kind", Classes(3), (4, 6)), Part("depth", Reals(1), (2, 3)), Part("tags", Binary(2)))
+SPEC = TaskSpec((2, 4, 6), Parts(PARTS), descriptor_size=2)
 N_PARAMS = 3 * 24 + 2 * 6 + 2
 
 
@@ -74,7 +75,7 @@ def test_the_network_is_its_equations_pixel_by_pixel():
 
 
 def test_vectors_have_a_map_of_one_pixel():
-    spec = TaskSpec((4,), "parts", parts=PARTS)
+    spec = TaskSpec((4,), Parts(PARTS))
     learner = DenseMultiTask(spec, N_PARAMS)
     support = examples(3)
     phi = learner.adapt(Examples(x=torch.randn(1, 3, 4), y=support.y))
@@ -83,10 +84,10 @@ def test_vectors_have_a_map_of_one_pixel():
 
 def test_wrong_sizes_and_axes_are_named():
     with pytest.raises(ValueError, match=f"their sizes, {N_PARAMS}, got 7"):
-        DenseMultiTask(SPEC, 7)
-    line = TaskSpec((2, 4, 6), "parts", parts=(Part("line", "real", 1, (4,)),))
+        DenseMultiTask(SPEC)
+    line = TaskSpec((2, 4, 6), Parts((Part("line", Reals(1), (4,)),)))
     with pytest.raises(ValueError, match="line"):
-        DenseMultiTask(line, 8)
+        DenseMultiTask(line)
 
 
 def test_a_u_net_of_one_level_is_its_equations():
@@ -120,8 +121,7 @@ class Fixed(EpisodeSampler):
 
     spec = TaskSpec(
         (1, 2, 2),
-        "parts",
-        parts=(Part("kind", "class", 3, (2, 2)), Part("depth", "real", 1, (2, 2)), Part("normals", "real", 3, (2, 2))),
+        Parts((Part("kind", Classes(3), (2, 2)), Part("depth", Reals(1), (2, 2)), Part("normals", Reals(3), (2, 2)))),
     )
 
     def __init__(self, y):
@@ -167,6 +167,6 @@ def test_scores_of_pixels_are_those_counted_by_hand():
 
 def test_targets_without_pixels_are_refused():
     tasks = Scenes()
-    tasks.spec = TaskSpec((1, 2, 2), "parts", parts=(Part("a", "real", 1),))
+    tasks.spec = TaskSpec((1, 2, 2), Parts((Part("a", Reals(1)),)))
     with pytest.raises(ValueError, match="spatial axes"):
         pixel_scores(Constant(Fixed.spec, 44, backbone=Pixels), tasks)

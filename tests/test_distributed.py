@@ -66,7 +66,7 @@ def main(out: Path, devices: int, steps: int, timeout: float, strategy: str = "d
     weights = load_file(out / "best.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in best.state_dict().items())
     torch.manual_seed(0)  # a learner that is the same everywhere, to the bit
-    learner = CNP(Signs.spec, 2)
+    learner = CNP(Signs.spec)
     scores = evaluate(learner, Signs(), n_tasks=40, batch=7, distributed=devices > 1)
     write_json(scores_of(out, int(os.environ.get("LOCAL_RANK", 0))), asdict(scores))
 

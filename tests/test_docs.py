@@ -22,7 +22,6 @@ from metabox.checkpoints import save_tensors
 from metabox.cli import main
 from metabox.discover import subclasses
 from metabox.files import write_text
-from metabox.likelihoods import likelihood_for
 from metabox.recipe import dump, find, make_parser, parse
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -104,7 +103,7 @@ def leave_untrained_run(arguments: list[str]) -> None:
     folder = Path(config.out or f"runs/{recipe if config.name == 'run' else config.name}-seed{config.seed}")
     spec = made.tasks.spec.union((made.evaluation or made.tasks).spec)
     write_text(folder / "recipe.yaml", dump(parser, config))
-    weights = made.learner(spec, likelihood_for(spec).n_params).state_dict()
+    weights = made.learner(spec).state_dict()
     save_tensors(folder / "best.safetensors", weights)
 
 
@@ -114,7 +113,7 @@ def build_recipe(path: str) -> None:
     made = parser.instantiate(parse(parser, []))
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    learner = made.learner(spec, likelihood_for(spec).n_params)
+    learner = made.learner(spec)
     assert learner.eval()(evaluation.sample(0, 2, split="val")).isfinite().all()
 
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
+from metabox.targets import Binary, Classes, Reals, Target, TaskSpec
 
-CLASSES = TaskSpec((3,), "class", 4)
-REALS = TaskSpec((3,), "real", 2)
-BINARY = TaskSpec((3,), "binary", 2)
-DESCRIBED = TaskSpec((3,), "class", 4, descriptor_size=2)
+CLASSES = TaskSpec((3,), Classes(4))
+REALS = TaskSpec((3,), Reals(2))
+BINARY = TaskSpec((3,), Binary(2))
+DESCRIBED = TaskSpec((3,), Classes(4), descriptor_size=2)
 X = torch.zeros(2, 5, 3)
 Y = torch.zeros(2, 5, dtype=torch.int64)
 MASK = torch.ones(2, 5, dtype=torch.bool)
@@ -70,10 +71,10 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(classes=ALL_OF_THEM.long()), r"classes as bool \[T, C\]", r"int64 \[2, 4\]"),
         (lambda: episodes(oracle=torch.zeros(2, 1)), "oracle of 1 axes", r"float32 \[2, 1\]"),
         (lambda: episodes(origin=torch.zeros(3, 12)), "origin of 2 axes", r"float32 \[3, 12\]"),
-        (lambda: TaskSpec((3,), "words", 4), 'target "class", "real", "binary" or "parts"', "'words'"),
-        (lambda: TaskSpec((3,), "class", 0), "sizes of at least 1", "target_size 0"),
-        (lambda: TaskSpec((3, 0), "class", 2), "sizes of at least 1", r"x_shape \(3, 0\)"),
-        (lambda: TaskSpec((3,), "class", 2, -1), "sizes of at least 1", "descriptor_size -1"),
+        (lambda: TaskSpec((3,), "words"), "a target of metabox.targets", "'words'"),
+        (lambda: TaskSpec((3,), Classes(0)), "classes in a number of at least 1", "got 0"),
+        (lambda: TaskSpec((3, 0), Classes(2)), "sizes of at least 1", r"x_shape \(3, 0\)"),
+        (lambda: TaskSpec((3,), Classes(2), -1), "sizes of at least 1", "descriptor_size -1"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_and_both_sides_named(
@@ -142,7 +143,7 @@ def test_examples_of_the_right_kind_pass() -> None:
     REALS.check(examples(y=torch.randn(2, 5, 2)))
     BINARY.check(examples(y=torch.ones(2, 5, 2)))
     DESCRIBED.check(examples(), torch.zeros(2, 2))
-    TaskSpec((1, 4, 4), "class", 2).check(examples(x=torch.zeros(2, 5, 1, 4, 4, dtype=torch.uint8)))
+    TaskSpec((1, 4, 4), Classes(2)).check(examples(x=torch.zeros(2, 5, 1, 4, 4, dtype=torch.uint8)))
 
 
 @pytest.mark.parametrize("part", ["support", "query"])
@@ -230,17 +231,17 @@ def test_examples_cannot_be_changed() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_the_union_of_two_specs_has_the_larger_number_of_classes(a: int, b: int) -> None:
-    one, two = TaskSpec((3,), "class", a, 2), TaskSpec((3,), "class", b, 2)
-    assert one.union(two) == two.union(one) == TaskSpec((3,), "class", max(a, b), 2)
+    one, two = TaskSpec((3,), Classes(a), 2), TaskSpec((3,), Classes(b), 2)
+    assert one.union(two) == two.union(one) == TaskSpec((3,), Classes(max(a, b)), 2)
 
 
-@pytest.mark.parametrize("other", [TaskSpec((4,), "class", 4), REALS, DESCRIBED])
+@pytest.mark.parametrize("other", [TaskSpec((4,), Classes(4)), REALS, DESCRIBED])
 def test_specs_of_different_kinds_have_no_union(other: TaskSpec) -> None:
     with pytest.raises(ValueError, match=r"expected two samplers of one kind of task, got TaskSpec.* and TaskSpec"):
         CLASSES.union(other)
 
 
-@pytest.mark.parametrize("target", ["real", "binary"])
-def test_vectors_of_different_sizes_have_no_union(target: str) -> None:
-    with pytest.raises(ValueError, match="expected targets of one size, got 2 and 3"):
-        TaskSpec((3,), target, 2).union(TaskSpec((3,), target, 3))
+@pytest.mark.parametrize("kind", [Reals, Binary])
+def test_vectors_of_different_sizes_have_no_union(kind: type[Target]) -> None:
+    with pytest.raises(ValueError, match="expected targets of one kind and size, got .*size=2.* and .*size=3"):
+        TaskSpec((3,), kind(2)).union(TaskSpec((3,), kind(3)))

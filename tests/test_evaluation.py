@@ -9,15 +9,15 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner, Phi
 from metabox.learners.cnp import CNP
 from metabox.learners.lstm import LSTM
-from metabox.likelihoods import likelihood_for
 from metabox.nn.backbones import Conv4
 from metabox.objectives import StreamLoss
 from metabox.seeding import Draws
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks import GaussianProcess
 from metabox.testing import build
 
@@ -25,7 +25,7 @@ from metabox.testing import build
 class Images(EpisodeSampler):
     """Noise, some of it padding with a label of -1; the last class is missing in every other task."""
 
-    spec = TaskSpec((1, 16, 16), "class", 3)
+    spec = TaskSpec((1, 16, 16), Classes(3))
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int, str, int]] = []
@@ -48,8 +48,8 @@ class Images(EpisodeSampler):
         )
 
 
-class Reals(EpisodeSampler):
-    spec = TaskSpec((2,), "real", 2)
+class RealVectors(EpisodeSampler):
+    spec = TaskSpec((2,), Reals(2))
 
     def sample(
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
@@ -135,7 +135,7 @@ def test_scores_are_those_worked_out_by_hand() -> None:
 
 def test_calibration_counts_real_queries_only() -> None:
     learner, episodes = Given([1.0, 0.0, 2.0]), Images().sample(0, 6, split="test")
-    likelihood = likelihood_for(Images.spec)
+    likelihood = Images.spec.target
     p = likelihood.log_probs(learner(episodes)).exp()
     mask = episodes.query.mask
     wanted = calibration_error(p.max(-1).values[mask], (p.argmax(-1) == episodes.query.y)[mask].float())
@@ -207,17 +207,17 @@ def test_predictions_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_tasks_of_another_kind_and_counts_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="expected two samplers of one kind of task"):
-        evaluate(build(CNP, Images.spec), Reals())
+        evaluate(build(CNP, Images.spec), RealVectors())
     with pytest.raises(ValueError, match="expected tasks of at most 2 classes, got 3"):
-        evaluate(build(CNP, TaskSpec((1, 16, 16), "class", 2)), Images())
+        evaluate(build(CNP, TaskSpec((1, 16, 16), Classes(2))), Images())
     for counts in ({"n_tasks": 0}, {"batch": 0}):
         with pytest.raises(ValueError, match="expected n_tasks and batch of at least 1, got"):
             evaluate(build(CNP, Images.spec), Images(), **counts)
 
 
 def test_a_learner_for_more_classes_than_the_tasks_have_is_scored() -> None:
-    wide = build(CNP, TaskSpec((1, 16, 16), "class", 5))
-    narrow = CNP(Images.spec, 3).eval()
+    wide = build(CNP, TaskSpec((1, 16, 16), Classes(5)))
+    narrow = CNP(Images.spec).eval()
     narrow.load_state_dict(wide.state_dict())
     got, wanted = (evaluate(learner, Images(), n_tasks=4).per_task["nll"] for learner in (wide, narrow))
     assert got == pytest.approx(wanted, rel=1e-5)
@@ -243,7 +243,7 @@ def test_the_gap_to_the_oracle_is_how_much_worse_than_the_best_possible_a_learne
         [n + float(o) for n, o in zip(got.per_task["nll"], oracle, strict=False)]
     )
     assert min(got.per_task["gap_to_oracle"]) > 0
-    assert "gap_to_oracle" not in evaluate(build(CNP, Reals.spec), Reals(), n_tasks=2).per_task
+    assert "gap_to_oracle" not in evaluate(build(CNP, RealVectors.spec), RealVectors(), n_tasks=2).per_task
 
 
 # ------------------------------------------------------------------ sequences
@@ -306,7 +306,7 @@ class ByHeart(Nearest):
 class Doubles(EpisodeSampler):
     """The support is each class once, the queries are the same again; x tells the class, as it must not."""
 
-    spec = TaskSpec((1,), "class", 3)
+    spec = TaskSpec((1,), Classes(3))
 
     def __init__(self, ways: int = 3) -> None:
         self.ways = ways
@@ -332,7 +332,7 @@ def test_a_learner_that_reads_the_support_follows_the_names_and_one_that_knows_t
 
 def test_names_can_be_exchanged_for_classes_only() -> None:
     with pytest.raises(ValueError, match="expected tasks with target \"class\", got 'real'"):
-        memorisation(build(CNP, Reals.spec), Reals())
+        memorisation(build(CNP, RealVectors.spec), RealVectors())
 
 
 # ------------------------------------------------------------------ whose statistics
@@ -343,7 +343,7 @@ def test_names_can_be_exchanged_for_classes_only() -> None:
     [("batch", "running statistics", False), ("support", "support", False), ("transductive", "TRANSDUCTIVE", True)],
 )
 def test_a_result_says_whose_statistics_normalise_an_image(norm: str, says: str, transductive: bool) -> None:
-    got = normalisation(CNP(Images.spec, 3, backbone=lambda shape: Conv4(shape, norm=norm)))
+    got = normalisation(CNP(Images.spec, backbone=lambda shape: Conv4(shape, norm=norm)))
     assert says in got["batch_norm"]
     assert got["transductive"] is transductive
-    assert normalisation(CNP(Reals.spec, 4))["batch_norm"].startswith("no normalisation")
+    assert normalisation(CNP(RealVectors.spec))["batch_norm"].startswith("no normalisation")

@@ -11,7 +11,8 @@ import torch
 from toys import named_rows
 
 from metabox.data.finite import SPLITS, FiniteTasks, InMemory, Rows
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
+from metabox.targets import Reals, TaskSpec
 
 
 def tasks(**kwargs: Any) -> FiniteTasks:
@@ -100,7 +101,7 @@ def test_a_task_of_fewer_classes_has_a_mask() -> None:
 
 
 def test_one_task_needs_no_name() -> None:
-    rows = Rows(x=torch.zeros(8, 2), y=torch.zeros(8, 1), split=["train", "test"] * 4, spec=TaskSpec((2,), "real", 1))
+    rows = Rows(x=torch.zeros(8, 2), y=torch.zeros(8, 1), split=["train", "test"] * 4, spec=TaskSpec((2,), Reals(1)))
     episodes = InMemory(rows, n_query=4).sample(0, 2, split="test")
     assert episodes.task is None
     assert rows_of(episodes)[1] == [[0] * 4] * 2

@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.gpicl import GPICL
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.testing import build, make_episodes
 
-CLASSES = TaskSpec((4,), "class", 3)
-REALS = TaskSpec((2,), "real", 2)
+CLASSES = TaskSpec((4,), Classes(3))
+REALS = TaskSpec((2,), Reals(2))
 
 
 def plain_gpicl(learner: GPICL, xs: list[Tensor], ys: list[Tensor]) -> Tensor:
     """Predictions `[N, P]` of a sequence: token i is (x_i, y_{i-1}) and its place, position i sees 0 ... i."""
-    late = [torch.zeros(learner.spec.target_size), *ys][: len(xs)]
+    late = [torch.zeros(learner.spec.target.size), *ys][: len(xs)]
     rows = []
     for i, (x, y) in enumerate(zip(xs, late, strict=True)):
         row = learner.token(torch.cat([learner.embed.backbone(x), y]))
@@ -53,7 +54,7 @@ def test_gpicl_answers_each_query_as_the_step_after_the_support(spec: TaskSpec) 
     for t in range(3):
         xs = list(s.x[t][mask[t]])
         y = s.y[t][mask[t]]
-        ys = list(F.one_hot(y, 3).float() if spec.target == "class" else y)
+        ys = list(F.one_hot(y, 3).float() if spec.target.n_classes is not None else y)
         for m, x in enumerate(episodes.query.x[t]):
             torch.testing.assert_close(got[t, m], plain_gpicl(learner, [*xs, x], ys)[-1], rtol=1e-4, atol=1e-5)
         if xs:

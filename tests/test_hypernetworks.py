@@ -14,14 +14,15 @@ from test_learners import CLASSES, DESCRIBED, DESCRIBED_REALS, REALS, embedding,
 from test_mann import in_double
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner
 from metabox.learners.hypernetwork import HyperNetwork
 from metabox.learners.hypertransformer import HyperTransformer, WeightGenerator
 from metabox.nn.norm import NORMS
+from metabox.targets import Binary, Classes, TaskSpec
 from metabox.testing import CHECKS, SPECS, build, make_episodes, outputs
 
-BINARY = TaskSpec((4,), "binary", 2)
+BINARY = TaskSpec((4,), Binary(2))
 IMAGES = SPECS["classes of images"]
 SMALL = {"layers": 2, "channels": 3, "embedding": 6, "local_features": 4, "global_features": 5, "depth": 2}
 
@@ -50,18 +51,18 @@ def plain_kernel(learner: HyperNetwork, z: Tensor) -> Tensor:
 def plain_hypernetwork(learner: HyperNetwork, episodes: Episodes, t: int) -> Callable[[Tensor], Tensor]:
     """The target network of task t."""
     spec, features = learner.spec, embedding(learner, episodes, t)
-    seen, by_class = real_examples(episodes.support, t), learner.spec.target == "class"
+    seen, by_class = real_examples(episodes.support, t), learner.spec.target.n_classes is not None
     codes = [learner.encoder(features(x) if by_class else torch.cat([features(x), y])) for x, y in seen]
     width = learner.encoder[-1].out_features
     code = torch.cat([mean(codes, width), *described(episodes, t)])
     if by_class:
         rows = []
-        for c in range(spec.target_size):
+        for c in range(spec.target.size):
             own = [r for r, (_, y) in zip(codes, seen, strict=True) if y == c]
             rows.append(learner.head(torch.cat([mean(own, width), code])))
         head = torch.stack(rows)
     else:
-        head = learner.head(code).view(learner.n_params, -1)
+        head = learner.head(code[None, None]).view(learner.n_params, -1)
     head = head / math.sqrt(head.shape[1] - 1)
     kernels = []
     if learner.layers:
@@ -195,7 +196,7 @@ def test_a_hypertransformer_is_its_plain_transcription(spec: TaskSpec) -> None:
 
 def test_a_hypertransformers_sizes_are_those_of_the_authors_omniglot_script() -> None:
     """8 channels, 20 labels, embeddings of 32, features of 8 and 32: tokens of 32 + max(8 + 32, 8 * 9) = 104."""
-    learner = HyperTransformer(TaskSpec((1, 28, 28), "class", 20), 20)
+    learner = HyperTransformer(TaskSpec((1, 28, 28), Classes(20)))
     assert learner.shapes == [(8, 1, 3, 3), (8, 8, 3, 3), (8, 8, 3, 3), (8, 8, 3, 3), (20, 9)]
     assert [generate.width for generate in learner.generators] == [72, 104, 104, 104, 72]
 
@@ -211,7 +212,7 @@ def test_a_hypertransformer_conforms_whatever_normalises_its_network(norm: str, 
 
 
 def test_in_training_an_empty_support_leaves_the_statistics_of_the_network_alone() -> None:
-    learner = HyperTransformer(CLASSES, 3, **SMALL).train()
+    learner = HyperTransformer(CLASSES, **SMALL).train()
     before = [norm.norm.running_mean.clone() for norm in learner.norms]
     learner.adapt(make_episodes(CLASSES, n_support=0).support)
     assert all(torch.equal(norm.norm.running_mean, old) for norm, old in zip(learner.norms, before, strict=True))
@@ -227,7 +228,7 @@ def test_a_descriptor_alone_makes_a_network(make: Callable[..., Learner]) -> Non
 @pytest.mark.parametrize("make", [partial(HyperNetwork, layers=4), partial(HyperTransformer, layers=5)])
 def test_images_that_are_too_small_are_refused(make: Callable[..., Learner]) -> None:
     with pytest.raises(ValueError, match="expected images that 5 poolings leave something of"):
-        make(IMAGES, 3)
+        make(IMAGES)
 
 
 @pytest.mark.parametrize("make", [HyperNetwork, HyperTransformer])

@@ -11,20 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.interleaved import Interleaved
 from metabox.nn.backbones import Flatten
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks import LinearFunctions
 from metabox.tasks.baselines import averaging, least_squares, ridge
 from metabox.testing import build, make_episodes
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-CLASSES = TaskSpec((4,), "class", 3)
-REALS = TaskSpec((2,), "real", 3)  # a target wider than the input
+CLASSES = TaskSpec((4,), Classes(3))
+REALS = TaskSpec((2,), Reals(3))  # a target wider than the input
 
 
-def make(spec: TaskSpec, n_params: int) -> Interleaved:
-    return Interleaved(spec, n_params, backbone=Flatten, width=16, depth=2, heads=4, points=8)
+def make(spec: TaskSpec) -> Interleaved:
+    return Interleaved(spec, backbone=Flatten, width=16, depth=2, heads=4, points=8)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def test_interleaved_is_a_gpt2_over_inputs_and_targets_in_turn(spec: TaskSpec) -
     got, streamed = learner.predict(learner.adapt(s), episodes.query.x), learner.stream(s)
     for t in range(3):
         xs, y = list(s.x[t][mask[t]]), s.y[t][mask[t]]
-        ys = list(F.one_hot(y, 3).float() if spec.target == "class" else y)
+        ys = list(F.one_hot(y, 3).float() if spec.target.n_classes is not None else y)
         for m, x in enumerate(episodes.query.x[t]):
             torch.testing.assert_close(got[t, m], plain_gpt2(learner, [*xs, x], ys)[-1], rtol=1e-4, atol=1e-5)
         if xs:
@@ -100,13 +101,13 @@ def test_the_table_of_positions_ends_with_the_query() -> None:
     with pytest.raises(ValueError, match="got 9"):
         learner.stream(make_episodes(REALS, n_support=9).support)
     with pytest.raises(ValueError, match="points of at least 1"):
-        Interleaved(REALS, 2, points=0)
+        Interleaved(REALS, points=0)
 
 
 @torch.no_grad()
 def test_first_weights_are_those_of_gpt2() -> None:
     torch.manual_seed(0)
-    learner = Interleaved(REALS, 2, width=128, depth=8, heads=4)
+    learner = Interleaved(REALS, width=128, depth=8, heads=4)
     assert abs(float(learner.positions.std()) - 0.02) < 1e-3
     for layer in learner.layers:
         for linear in (layer.query, layer.key_value, layer.feed_forward[0]):

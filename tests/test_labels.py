@@ -10,14 +10,14 @@ import pytest
 import torch
 from test_sampling import Numbered, Tasks
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.lstm import LSTM
 from metabox.learners.mann import MANN
-from metabox.likelihoods import Categorical
 from metabox.nn.labels import LabelCode, strings
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.testing import CHECKS, SPECS
 
-MANY = TaskSpec((4,), "class", 3125)
+MANY = TaskSpec((4,), Classes(3125))
 WORDS = ["".join(word) for word in product("abcde", repeat=5)]  # in the order of the dictionary
 
 
@@ -31,7 +31,7 @@ def test_the_ids_are_the_strings_of_five_characters_in_the_order_of_the_dictiona
 
 
 def test_a_label_goes_in_as_five_one_hot_vectors_and_padding_as_zeros() -> None:
-    code = LabelCode(MANY, 3125, "strings")
+    code = LabelCode(MANY, "strings")
     mask = torch.tensor([[True, True, False]])
     got = code.encode(Examples(x=torch.zeros(1, 3, 4), y=torch.tensor([[7, 3124, -1]]), mask=mask))
     assert WORDS[7] == "aaabc"
@@ -43,7 +43,7 @@ def test_a_label_goes_in_as_five_one_hot_vectors_and_padding_as_zeros() -> None:
 
 def test_the_probability_of_a_string_is_the_product_of_those_of_its_characters() -> None:
     scores = torch.randn(2, 3, 25)
-    logits = LabelCode(MANY, 3125, "strings").decode(scores)
+    logits = LabelCode(MANY, "strings").decode(scores)
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(2, 3))  # as they come: they are log probabilities
     p = scores[1, 2].view(5, 5).softmax(-1)
     for c in (0, 1, 626, 3124):
@@ -55,33 +55,33 @@ def test_the_probability_of_a_string_is_the_product_of_those_of_its_characters()
 
 def test_fewer_classes_are_the_first_strings() -> None:
     scores = torch.randn(1, 2, 25)
-    few = LabelCode(TaskSpec((4,), "class", 7), 7, "strings").decode(scores)
-    torch.testing.assert_close(few, LabelCode(MANY, 3125, "strings").decode(scores)[..., :7])
+    few = LabelCode(TaskSpec((4,), Classes(7)), "strings").decode(scores)
+    torch.testing.assert_close(few, LabelCode(MANY, "strings").decode(scores)[..., :7])
 
 
 def test_in_bf16_the_strings_are_scored_in_float32() -> None:
-    code, scores = LabelCode(MANY, 3125, "strings"), torch.randn(1, 1, 25)
+    code, scores = LabelCode(MANY, "strings"), torch.randn(1, 1, 25)
     with torch.autocast("cpu", torch.bfloat16):
         got = code.decode(scores)
     assert torch.equal(got, code.decode(scores))
 
 
 def test_the_table_of_strings_is_no_part_of_the_weights() -> None:
-    assert not LabelCode(MANY, 3125, "strings").state_dict()
-    assert LSTM(MANY, 3125, labels="strings").config["labels"] == "strings"
+    assert not LabelCode(MANY, "strings").state_dict()
+    assert LSTM(MANY, labels="strings").config["labels"] == "strings"
 
 
 @pytest.mark.parametrize(
     ("spec", "kind"),
     [
-        (TaskSpec((4,), "class", 3126), "strings"),
-        (TaskSpec((4,), "real", 2), "strings"),
-        (TaskSpec((4,), "class", 3), "words"),
+        (TaskSpec((4,), Classes(3126)), "strings"),
+        (TaskSpec((4,), Reals(2)), "strings"),
+        (TaskSpec((4,), Classes(3)), "words"),
     ],
 )
 def test_labels_that_cannot_be_written_are_refused(spec: TaskSpec, kind: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        LabelCode(spec, spec.target_size, kind)
+        LabelCode(spec, kind)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -102,7 +102,7 @@ def test_named_tasks_are_the_unnamed_ones_with_new_names() -> None:
     assert torch.equal(plain.origin, named.origin)
     assert named.classes is not None
     assert named.classes.all()
-    assert Tasks(**kwargs, names=100).spec.target_size == 100
+    assert Tasks(**kwargs, names=100).spec.target.size == 100
     for t in range(20):
         pairs = set()
         for a, b in ((plain.support, named.support), (plain.query, named.query)):
@@ -141,7 +141,7 @@ def test_names_are_scored_over_all_of_them() -> None:
     sampler = Tasks(n_way=3, names=3125)
     episodes = sampler.sample(0, 2, split="train")
     sampler.spec.check_episodes(episodes)
-    log_p = Categorical(sampler.spec).log_prob(torch.zeros(2, 45, 3125), episodes.query.y)
+    log_p = sampler.spec.target.log_prob(torch.zeros(2, 45, 3125), episodes.query.y)
     torch.testing.assert_close(log_p, torch.full((2, 45), -float(np.log(3125))))
 
 

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner
 from metabox.learners.cnp import CNP
 from metabox.learners.incontext import InContext
 from metabox.learners.lstm import LSTM
-from metabox.likelihoods import Categorical
+from metabox.learners.versa import VERSA
+from metabox.targets import Classes, Reals, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-CLASSES = TaskSpec((4,), "class", 3)
-REALS = TaskSpec((2,), "real", 2)
-DESCRIBED = TaskSpec((4,), "class", 3, descriptor_size=2)
-DESCRIBED_REALS = TaskSpec((2,), "real", 1, descriptor_size=3)
+CLASSES = TaskSpec((4,), Classes(3))
+REALS = TaskSpec((2,), Reals(2))
+DESCRIBED = TaskSpec((4,), Classes(3), descriptor_size=2)
+DESCRIBED_REALS = TaskSpec((2,), Reals(1), descriptor_size=3)
 KINDS = [CLASSES, REALS, DESCRIBED, DESCRIBED_REALS]
 
 
@@ -54,11 +55,11 @@ def plain_cnp(learner: CNP, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     """Garnelo et al. 2018, equations 1 to 3: r_i = h(x_i, y_i), r = the mean of r_i, parameters = g(x, r)."""
     features, width = embedding(learner, episodes, t), learner.encoder[-1].out_features
     seen = real_examples(episodes.support, t)
-    if learner.spec.target == "class":
+    if learner.spec.target.n_classes is not None:
         codes = [(learner.encoder(features(x_i)), int(y_i)) for x_i, y_i in seen]
         r = mean([code for code, _ in codes], width)
         scores = []
-        for c in range(learner.spec.target_size):
+        for c in range(learner.spec.target.size):
             r_c = mean([code for code, label in codes if label == c], width)
             scores.append(learner.decoder(torch.cat([features(x), r_c, r]))[0])
         return torch.stack(scores)
@@ -72,8 +73,8 @@ def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
     lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
     seen = real_examples(episodes.support, t)
-    labels = [F.one_hot(y, spec.target_size).float() if spec.target == "class" else y for _, y in seen]
-    late, features = [torch.zeros(spec.target_size), *labels], embedding(learner, episodes, t)
+    labels = [F.one_hot(y).float() if spec.target.n_classes is not None else y for _, y in seen]
+    late, features = [torch.zeros(spec.target.size), *labels], embedding(learner, episodes, t)
     steps = [torch.cat([features(x_i), y]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)]
     return learner.readout(lstm(torch.stack(steps)[None])[0][0, -1])
 
@@ -85,7 +86,7 @@ def plain_guess(learner: InContext, tokens: list[Tensor], labels: list[int], que
     """
     s = learner.log_sharpness.exp()
     logits, seen = [], []
-    for c in range(learner.spec.target_size):
+    for c in range(learner.spec.target.size):
         mine = [x for x, y in zip(tokens, labels, strict=True) if y == c]
         near = [torch.exp(s * (F.cosine_similarity(query, x, dim=0) - 1)) for x in mine]
         logits.append((sum(near) / len(near)).log() if near else -2 * s)
@@ -126,13 +127,13 @@ def plain_incontext(learner: InContext, episodes: Episodes, t: int, x: Tensor) -
     features = embedding(learner, episodes, t)
     embedded = [learner.embed_x(features(x_i)) for x_i, _ in seen]
     query = learner.embed_x(features(x))
-    if learner.spec.target != "class":
+    if learner.spec.target.n_classes is None:
         tokens = [e + learner.embed_y(y) for e, (_, y) in zip(embedded, seen, strict=True)]
         tokens.append(query + learner.null_label)
         return learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
     labels = [int(y) for _, y in seen]
     codes = []
-    for c in range(learner.spec.target_size):
+    for c in range(learner.spec.target.size):
         code = learner.embed_y(mean([e for e, label in zip(embedded, labels, strict=True) if label == c], width))
         codes.append((code - code.mean()) / (code.var(unbiased=False) + 1e-5).sqrt())
     guess, probabilities = plain_guess(learner, embedded, labels, query)
@@ -202,16 +203,16 @@ def test_renaming_classes_renames_predictions_and_does_nothing_else(make: type[L
 def test_a_learner_built_for_more_classes_predicts_the_same_where_a_task_has_fewer(
     make: type[Learner], sharpness: float | None
 ) -> None:
-    wide = replace(CLASSES, target_size=20)
-    few, many = build(make, CLASSES), make(wide, 20).eval()
+    wide = replace(CLASSES, target=Classes(20))
+    few, many = build(make, CLASSES), make(wide).eval()
     if sharpness is not None:
-        few.log_sharpness.data.fill_(math.log(sharpness))
+        few.labels.log_sharpness.data.fill_(math.log(sharpness))
     many.load_state_dict(few.state_dict())
     episodes = make_episodes(CLASSES)
-    mask = (torch.arange(20) < 3).expand(3, -1)
-    wanted = Categorical(CLASSES).log_probs(outputs(few, episodes))
-    got = Categorical(wide).log_probs(outputs(many, episodes), mask)
-    assert (got[..., 3:] == -math.inf).all()
+    three = replace(episodes, classes=(torch.arange(20) < 3).expand(3, -1))
+    wanted = CLASSES.target.log_probs(outputs(few, episodes))
+    got = wide.target.log_probs(outputs(many, three))
+    assert (got[..., 3:].exp() == 0).all()
     torch.testing.assert_close(got[..., :3], wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -255,10 +256,10 @@ def test_an_empty_support_works_in_double_precision(make: type[Learner]) -> None
 
 
 def test_a_learner_refuses_what_it_cannot_be_built_for() -> None:
-    with pytest.raises(ValueError, match="expected n_params of at least 1, got 0"):
-        CNP(CLASSES, 0)
+    with pytest.raises(ValueError, match="expected a target among Classes for VERSA, got Reals"):
+        VERSA(TaskSpec((3,), Reals(1)))
     with pytest.raises(ValueError, match="expected heads to divide the width, got 3 heads for width 128"):
-        InContext(CLASSES, 3, heads=3)
+        InContext(CLASSES, heads=3)
     learner, episodes = build(CNP, CLASSES), make_episodes(CLASSES)
     phi = learner.adapt(episodes.support)
     with pytest.raises(ValueError, match="expected x for the 3 tasks that phi was made from, got 2"):

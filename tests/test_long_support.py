@@ -13,8 +13,7 @@ from toys import Signs
 
 from metabox.learners import CAML, TNPD, InContext
 from metabox.learners.base import Learner
-from metabox.likelihoods import likelihood_for
-from metabox.nn.attention import recompute
+from metabox.nn.transformer import recompute
 from metabox.objectives import QueryLoss
 from metabox.outer import OuterLoop
 from metabox.testing import SPECS, make_episodes
@@ -25,7 +24,7 @@ import resource, sys, torch
 from metabox import learners
 from metabox.episodes import TaskSpec
 from metabox.testing import make_episodes
-spec = TaskSpec((4,), "class", 5)
+spec = TaskSpec((4,), Classes(5))
 learner = getattr(learners, sys.argv[1])(spec, 5).eval()
 episodes = make_episodes(spec, 1, 10_000, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -59,8 +58,7 @@ def gradients(objective: QueryLoss, seed: int = 0) -> tuple[dict[str, torch.Tens
 def test_recomputing_gives_the_same_gradients_and_keeps_less(make: type[Learner]) -> None:
     torch.manual_seed(0)
     spec = SPECS["classes of vectors"]
-    likelihood = likelihood_for(spec)
-    plain = QueryLoss(make(spec, likelihood.n_params), likelihood)
+    plain = QueryLoss(make(spec))
     saving = copy.deepcopy(plain)
     recompute(saving)
     wanted, kept = gradients(plain)
@@ -73,7 +71,7 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less(make: type[Learner]
 
 def test_a_copy_of_a_model_that_recomputes_has_weights_of_its_own() -> None:
     spec = SPECS["classes of vectors"]
-    model = InContext(spec, 3)
+    model = InContext(spec)
     recompute(model)
     other = copy.deepcopy(model)
     with torch.no_grad():

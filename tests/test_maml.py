@@ -17,20 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.evaluation import normalisation
 from metabox.learners import maml
 from metabox.learners.maml import ANIL, MAML
-from metabox.likelihoods import likelihood_for
 from metabox.nn.backbones import MLP, Conv4
 from metabox.objectives import QueryLoss
+from metabox.targets import Binary, Classes, Reals, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-CLASSES = TaskSpec((4,), "class", 3)
-IMAGES = TaskSpec((1, 16, 16), "class", 3)
-REALS = TaskSpec((2,), "real", 2)
-BINARY = TaskSpec((4,), "binary", 2)
-DESCRIBED = TaskSpec((4,), "class", 3, descriptor_size=2)
+CLASSES = TaskSpec((4,), Classes(3))
+IMAGES = TaskSpec((1, 16, 16), Classes(3))
+REALS = TaskSpec((2,), Reals(2))
+BINARY = TaskSpec((4,), Binary(2))
+DESCRIBED = TaskSpec((4,), Classes(3), descriptor_size=2)
 KINDS = [CLASSES, IMAGES, REALS, BINARY, DESCRIBED]
 
 needs_learn2learn = pytest.mark.skipif(
@@ -47,11 +47,11 @@ def ragged(spec: TaskSpec) -> Episodes:
 
 def plain_loss(spec: TaskSpec, params: Tensor, y: Tensor) -> Tensor:
     """The mean over examples of equation (3), or of equation (2), halved, summed over the targets of an example."""
-    if spec.target == "class":
+    if spec.target.n_classes is not None:
         return F.cross_entropy(params, y)
-    if spec.target == "binary":
+    if isinstance(spec.target, Binary):
         return F.binary_cross_entropy_with_logits(params, y, reduction="none").sum(1).mean()
-    return (0.5 * (params[:, : spec.target_size] - y) ** 2).sum(1).mean()
+    return (0.5 * (params[:, : spec.target.size] - y) ** 2).sum(1).mean()
 
 
 def plain_network(network: nn.Module, x: Tensor, z: Tensor | None) -> Tensor:
@@ -312,15 +312,15 @@ def test_weights_that_are_frozen_are_no_part_of_phi() -> None:
     learner.network.embed.requires_grad_(False)
     assert set(learner.adapt(episodes.support)) == {"weights.head.weight", "weights.head.bias"}
     learner.train()
-    QueryLoss(learner, likelihood_for(CLASSES))(episodes)["loss"].sum().backward()
+    QueryLoss(learner)(episodes)["loss"].sum().backward()
     assert all(p.grad is None for p in learner.network.embed.parameters())
     assert learner.network.head.weight.grad.abs().max() > 0
 
 
 @needs_learn2learn
-@pytest.mark.parametrize("n_params", [2, 4])
-def test_predicted_scales_have_no_part_in_the_inner_loop(n_params: int) -> None:
-    learner = MAML(REALS, n_params).eval()
+@pytest.mark.parametrize("target", [Reals(2, noise=1.0), Reals(2)], ids=str)
+def test_predicted_scales_have_no_part_in_the_inner_loop(target: Reals) -> None:
+    learner = MAML(replace(REALS, target=target)).eval()
     phi = learner.adapt(make_episodes(REALS).support)
     moved = (phi["weights.head.bias"] - learner.network.head.bias).abs() > 0
     assert moved[:, :2].all()
@@ -331,7 +331,7 @@ def test_predicted_scales_have_no_part_in_the_inner_loop(n_params: int) -> None:
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"steps": 0}, {"evaluation_steps": 0}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected lr above 0, steps and evaluation_steps of at least 1"):
-        MAML(CLASSES, 3, **options)
+        MAML(CLASSES, **options)
 
 
 @needs_learn2learn
@@ -347,6 +347,6 @@ def test_without_learn2learn_the_error_names_the_script_that_installs_it(monkeyp
     for make in (MAML, ANIL):
         assert make.requires == "learn2learn"
         with pytest.raises(ImportError, match=r"run `python benchmarks/install_learn2learn\.py`"):
-            make(CLASSES, 3)
+            make(CLASSES)
     monkeypatch.undo()
     assert (Path(__file__).parents[1] / "benchmarks" / "install_learn2learn.py").is_file()

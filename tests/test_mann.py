@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from test_learners import CLASSES, DESCRIBED, REALS, embedding, ragged, real_examples
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.mann import MANN
 from metabox.nn.labels import strings
 from metabox.nn.memory import LRUMemory
+from metabox.targets import TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
 READINGS = [{}, {"read_first": True}, {"gate": "emitted"}, {"gate": "emitted", "read_first": True}]
@@ -75,7 +76,7 @@ def plain_mann(learner: MANN, xs: list[Tensor], labels: list[Tensor]) -> list[Te
 
 
 def vector(spec: TaskSpec, y: Tensor) -> Tensor:
-    return F.one_hot(y, spec.target_size).double() if spec.target == "class" else y
+    return F.one_hot(y).double() if spec.target.n_classes is not None else y
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def test_a_query_is_one_more_step_of_the_plain_equations(spec: TaskSpec, reading
     got = outputs(learner, episodes)
     for t in range(3):
         features, seen = embedding(learner, episodes, t), real_examples(episodes.support, t)
-        labels = [vector(spec, y) for _, y in seen] + [torch.zeros(spec.target_size).double()]
+        labels = [vector(spec, y) for _, y in seen] + [torch.zeros(spec.target.size).double()]
         for i, x in enumerate(episodes.query.x[t]):
             wanted = plain_mann(learner, [features(x_i) for x_i, _ in seen] + [features(x)], labels)[-1]
             torch.testing.assert_close(got[t, i], wanted, rtol=1e-6, atol=1e-7)
@@ -158,6 +159,6 @@ def test_a_long_sequence_has_finite_gradients() -> None:
 
 def test_a_memory_of_fewer_rows_than_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="expected from 1 head to as many as there are rows, got 4 heads for 3 rows"):
-        MANN(CLASSES, 3, rows=3)
+        MANN(CLASSES, rows=3)
     with pytest.raises(ValueError, match="expected a gate among"):
-        MANN(CLASSES, 3, gate="open")
+        MANN(CLASSES, gate="open")

@@ -11,8 +11,9 @@ from test_learners import CLASSES, DESCRIBED, embedding, ragged, real_examples
 from test_mann import in_double
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.metanet import MetaNet, preprocess
+from metabox.targets import TaskSpec
 from metabox.testing import SPECS, build, make_episodes, outputs
 
 

@@ -13,17 +13,18 @@ import torch.nn.functional as F
 from test_learners import CLASSES, DESCRIBED, ragged, real_examples
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner
 from metabox.learners.matching import FullContextMatchingNet, MatchingNet
 from metabox.learners.prototypical import ProtoNet
 from metabox.learners.relation import RelationConv, RelationNet
 from metabox.nn.backbones import Conv4, Flatten
 from metabox.nn.metric import cosines, squared_distances
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-IMAGES = TaskSpec((1, 28, 28), "class", 3)
-RAW = TaskSpec((4,), "class", 3)
+IMAGES = TaskSpec((1, 28, 28), Classes(3))
+RAW = TaskSpec((4,), Classes(3))
 
 
 def gated(learner: Learner, episodes: Episodes, t: int) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,7 @@ def gated(learner: Learner, episodes: Episodes, t: int) -> Callable[[Tensor], Te
 
 def by_class(learner: Learner, episodes: Episodes, t: int) -> list[list[Tensor]]:
     features, seen = gated(learner, episodes, t), real_examples(episodes.support, t)
-    return [[features(x) for x, y in seen if y == c] for c in range(learner.spec.target_size)]
+    return [[features(x) for x, y in seen if y == c] for c in range(learner.spec.target.size)]
 
 
 # ------------------------------------------------------------------ the oracles
@@ -62,7 +63,7 @@ def attend(learner: MatchingNet, query: Tensor, keys: list[Tensor], labels: list
     """Vinyals et al. 2016, equation 1, to logits that are relative to a cosine of 1."""
     s = learner.sharpness or float(learner.log_sharpness.detach().exp())
     mass = []
-    for c in range(learner.spec.target_size):
+    for c in range(learner.spec.target.size):
         mine = [k for k, label in zip(keys, labels, strict=True) if label == c]
         terms = [torch.exp(s * (F.cosine_similarity(query, k, dim=0) - 1)) for k in mine]
         mass.append(sum(terms) if terms else torch.tensor(math.exp(-2 * s)))
@@ -186,7 +187,7 @@ def test_a_prototypical_network_is_the_linear_classifier_of_equation_8(spec: Tas
 
 
 def test_prototypes_are_class_means_and_distances_are_squared() -> None:
-    learner = ProtoNet(RAW, 3, backbone=Flatten).eval()
+    learner = ProtoNet(RAW, backbone=Flatten).eval()
     phi = learner.adapt(raw_task().support)
     assert torch.equal(phi["prototypes"][0], torch.tensor([[1.0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]))
     assert torch.equal(phi["counts"], torch.tensor([[2.0, 1, 0]]))
@@ -195,7 +196,7 @@ def test_prototypes_are_class_means_and_distances_are_squared() -> None:
 
 
 def test_attention_of_matching_networks_is_the_softmax_of_cosines_and_adds_up_within_a_class() -> None:
-    learner = MatchingNet(RAW, 3, backbone=Flatten, sharpness=1.0).eval()
+    learner = MatchingNet(RAW, backbone=Flatten, sharpness=1.0).eval()
     near, far = 1 / math.sqrt(5), 2 / math.sqrt(5)
     mass = torch.tensor(
         [
@@ -210,7 +211,7 @@ def test_attention_of_matching_networks_is_the_softmax_of_cosines_and_adds_up_wi
 @pytest.mark.parametrize("n_way", [2, 5])
 def test_the_papers_sharpness_bounds_the_probability_of_a_perfect_match(n_way: int) -> None:
     """What the docstring of `MatchingNet` says of the factor 1, with all other classes in the opposite direction."""
-    spec = TaskSpec((2,), "class", n_way)
+    spec = TaskSpec((2,), Classes(n_way))
     x = torch.tensor([[1.0, 0.0]] + [[-1.0, 0.0]] * (n_way - 1))[None]
     support = Examples(x=x, y=torch.arange(n_way)[None])
     learner = MatchingNet(spec, n_way, backbone=Flatten, sharpness=1.0).eval()
@@ -233,14 +234,14 @@ def test_full_context_reads_the_support_in_both_directions_and_its_order_matters
 
 
 def test_a_relation_network_has_the_papers_shapes_on_omniglot() -> None:
-    learner = RelationNet(IMAGES, 3)
+    learner = RelationNet(IMAGES)
     assert learner.embed.backbone.map_shape == (64, 5, 5)
     shapes = [tuple(p.shape) for p in learner.relation.parameters() if p.ndim > 1]
     assert shapes == [(64, 128, 3, 3), (64, 64, 3, 3), (8, 64), (1, 8)]
 
 
 def test_a_relation_network_compares_maps_that_are_too_small_to_halve() -> None:
-    spec = TaskSpec((1, 16, 16), "class", 3)
+    spec = TaskSpec((1, 16, 16), Classes(3))
     learner, episodes = build(partial(RelationNet, backbone=Conv4), spec), make_episodes(spec)
     assert learner.embed.backbone.map_shape == (64, 1, 1)
     assert outputs(learner, episodes).shape == (3, 4, 3)
@@ -275,10 +276,10 @@ def test_distances_stay_exact_under_autocast() -> None:
 
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"expected a distance among .*, got 'manhattan'"):
-        ProtoNet(CLASSES, 3, distance="manhattan")
+        ProtoNet(CLASSES, distance="manhattan")
     with pytest.raises(ValueError, match="expected a sharpness above 0, got 0"):
-        MatchingNet(CLASSES, 3, sharpness=0)
+        MatchingNet(CLASSES, sharpness=0)
     with pytest.raises(ValueError, match="expected n_steps of at least 1, got 0"):
-        FullContextMatchingNet(CLASSES, 3, n_steps=0)
+        FullContextMatchingNet(CLASSES, n_steps=0)
     with pytest.raises(ValueError, match="expected images of at least 10x10"):
         RelationConv((1, 9, 9))

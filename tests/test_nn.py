@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import TaskSpec
-from metabox.nn.attention import AttentionBlock, TransformerLayer
 from metabox.nn.backbones import MLP, Backbone, Conv4, make_backbone
 from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.nn.transformer import TransformerLayer
+from metabox.targets import Classes, Reals, TaskSpec
 
-CLASSES = TaskSpec((4,), "class", 3)
-REALS = TaskSpec((2,), "real", 2)
-DESCRIBED = TaskSpec((4,), "class", 3, descriptor_size=2)
-DESCRIBED_REALS = TaskSpec((2,), "real", 1, descriptor_size=3)
+CLASSES = TaskSpec((4,), Classes(3))
+REALS = TaskSpec((2,), Reals(2))
+DESCRIBED = TaskSpec((4,), Classes(3), descriptor_size=2)
+DESCRIBED_REALS = TaskSpec((2,), Reals(1), descriptor_size=3)
 KINDS = [CLASSES, REALS, DESCRIBED, DESCRIBED_REALS]
 
 
@@ -26,12 +26,12 @@ def mean(parts: list[Tensor]) -> Tensor:
 
 def test_attention_over_nothing_is_finite_and_gives_the_null_value() -> None:
     torch.manual_seed(0)
-    block = AttentionBlock(8, 2)
+    block = TransformerLayer(8, 2, 32, "gelu", sink=True)
     tokens = torch.randn(3, 5, 8, requires_grad=True)
     keys, values = block.keys_values(torch.randn(3, 4, 8) * 100)
-    out = block(tokens, keys, values, torch.zeros(3, 4, dtype=torch.bool))
-    after = tokens + block.out(block.nothing[1].flatten())
-    torch.testing.assert_close(out, after + block.feed_forward(after))
+    out = block(tokens, keys, values, torch.zeros(3, 1, 4, dtype=torch.bool))
+    after = tokens + block.out(block.sink[1].flatten())
+    torch.testing.assert_close(out, after + block.feed_forward(block.norms[1](after)))
     out.sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.isfinite().all()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metabox.discover import subclasses
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.evaluation import normalisation
 from metabox.learners.base import Learner
 from metabox.learners.cnp import CNP
@@ -19,6 +19,7 @@ from metabox.learners.prototypical import ProtoNet
 from metabox.nn.backbones import Conv4
 from metabox.nn.embedding import Embedding
 from metabox.nn.norm import NORMS, Context, Norm, NormKind
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import (
     CHECKS,
     build,
@@ -29,7 +30,7 @@ from metabox.testing import (
 
 KINDS: tuple[NormKind, ...] = get_args(NormKind)
 BY_TASK: tuple[NormKind, ...] = ("support", "task", "transductive")
-IMAGES = TaskSpec((1, 16, 16), "class", 3)
+IMAGES = TaskSpec((1, 16, 16), Classes(3))
 T, N, M, C = 3, 5, 4, 6
 
 

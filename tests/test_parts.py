@@ -11,12 +11,12 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn.functional import softplus
 from toys import PARTS, made_parts
 
-from metabox.episodes import Examples, TaskSpec
-from metabox.likelihoods import Composite, likelihood_for
+from metabox.episodes import Examples
 from metabox.nn.embedding import encode_labels
-from metabox.parts import Part, join_parts, split_parts
+from metabox.targets import Classes, Parts, Reals, TaskSpec
+from metabox.targets.parts import Part, join_parts, split_parts
 
-SPEC = TaskSpec((3,), "parts", parts=PARTS)
+SPEC = TaskSpec((3,), Parts(PARTS))
 
 
 def one_by_one(params: Tensor, y: Tensor) -> dict[str, float]:
@@ -25,7 +25,7 @@ def one_by_one(params: Tensor, y: Tensor) -> dict[str, float]:
     for part in PARTS:
         places = math.prod(part.spatial)
         numbers = []
-        if part.target == "class":
+        if isinstance(part.target, Classes):
             logits = params[p_at : p_at + part.size * places].view(part.size, places)
             for i in range(places):
                 if not y[y_at + i].isnan():
@@ -36,19 +36,19 @@ def one_by_one(params: Tensor, y: Tensor) -> dict[str, float]:
             for i in range(n):
                 if y[y_at + i].isnan():
                     continue
-                if part.target == "real":
+                if isinstance(part.target, Reals):
                     scale = 0.01 + softplus(params[p_at + n + i])
                     numbers.append(Normal(params[p_at + i], scale).log_prob(y[y_at + i]))
                 else:
                     numbers.append(Bernoulli(logits=params[p_at + i]).log_prob(y[y_at + i]))
-            p_at, y_at = p_at + n * (2 if part.target == "real" else 1), y_at + n
+            p_at, y_at = p_at + n * (2 if isinstance(part.target, Reals) else 1), y_at + n
         found[part.name] = float(torch.stack(numbers).mean()) if numbers else math.nan
     assert (p_at, y_at) == (len(params), len(y))
     return found
 
 
 def test_the_composite_is_the_weighted_sum_over_parts_of_means_over_labels_that_are_there() -> None:
-    likelihood, y = Composite(SPEC), made_parts(2, 5)
+    likelihood, y = SPEC.target, made_parts(2, 5)
     params = torch.randn(2, 5, likelihood.n_params)
     got = likelihood.log_probs(params, y)
     for t in range(2):
@@ -61,8 +61,7 @@ def test_the_composite_is_the_weighted_sum_over_parts_of_means_over_labels_that_
 
 
 def test_a_part_s_loss_is_the_mean_over_the_examples_that_have_it() -> None:
-    likelihood, y = likelihood_for(SPEC), made_parts(2, 5)
-    assert isinstance(likelihood, Composite)
+    likelihood, y = SPEC.target, made_parts(2, 5)
     y[1, :, 4:8] = math.nan  # the second task has no depth at all
     params, mask = torch.randn(2, 5, likelihood.n_params), torch.ones(2, 5, dtype=torch.bool)
     mask[0, 3:] = False
@@ -81,7 +80,7 @@ def test_a_part_s_loss_is_the_mean_over_the_examples_that_have_it() -> None:
 
 
 def test_a_missing_label_has_no_gradient_and_no_score() -> None:
-    likelihood, y = Composite(SPEC), made_parts(1, 4)
+    likelihood, y = SPEC.target, made_parts(1, 4)
     y[:, 1] = math.nan
     params = torch.randn(1, 4, likelihood.n_params, requires_grad=True)
     likelihood.loss(params, y, torch.ones(1, 4, dtype=torch.bool)).sum().backward()
@@ -97,7 +96,7 @@ def test_a_missing_label_has_no_gradient_and_no_score() -> None:
 
 
 def test_several_equal_predictions_mix_to_one_of_them() -> None:
-    likelihood = Composite(SPEC)
+    likelihood = SPEC.target
     params = torch.randn(2, 1, 5, likelihood.n_params)
     y = made_parts(2, 5)
     mixed = likelihood.mixture(params.expand(-1, 3, -1, -1))
@@ -107,7 +106,7 @@ def test_several_equal_predictions_mix_to_one_of_them() -> None:
 
 
 def test_two_predictions_mix_to_the_mean_probability_of_a_class() -> None:
-    likelihood = Composite(SPEC)
+    likelihood = SPEC.target
     params = torch.randn(1, 2, 1, likelihood.n_params)
     kind = slice(-4, None)  # the last part, four classes
     wanted = params[0, :, 0, kind].softmax(-1).mean(0)
@@ -127,7 +126,7 @@ def test_splitting_undoes_joining_and_shapes_are_those_of_the_parts() -> None:
 
 
 def test_labels_are_written_with_zeros_where_they_are_missing_and_what_is_there() -> None:
-    spec = TaskSpec((1,), "parts", parts=(Part("kind", "class", 3), Part("tall", "real", 2)))
+    spec = TaskSpec((1,), Parts((Part("kind", Classes(3)), Part("tall", Reals(2)))))
     y = torch.tensor([[[2.0, 0.5, math.nan], [math.nan, 1.0, 2.0], [1.0, 1.0, 1.0]]])
     examples = Examples(x=torch.zeros(1, 3, 1), y=y, mask=torch.tensor([[True, True, False]]))
     wanted = [[0, 0, 1, 1, 0.5, 0, 1, 0], [0, 0, 0, 0, 1, 2, 1, 1], [0] * 8]
@@ -138,15 +137,15 @@ def test_labels_are_written_with_zeros_where_they_are_missing_and_what_is_there(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Part("a", "words", 1), 'target "class", "real" or "binary" for part'),  # type: ignore[arg-type]
-        (lambda: Part("", "real", 1), "with a name"),
-        (lambda: Part("a", "real", 0), "sizes of at least 1"),
-        (lambda: Part("a", "real", 1, (0, 2)), "sizes of at least 1"),
-        (lambda: Part("a", "real", 1, weight=math.nan), "weight of at least 0"),
-        (lambda: TaskSpec((1,), "parts", parts=(Part("a", "real", 1), Part("a", "real", 2))), "different names"),
-        (lambda: TaskSpec((1,), "parts"), "named parts with target"),
-        (lambda: TaskSpec((1,), "real", 1, parts=PARTS), "named parts with target"),
-        (lambda: TaskSpec((1,), "parts", 3, parts=PARTS), "leave it out"),
+        (lambda: Part("a", "words"), "a kind of target for part"),  # type: ignore[arg-type]
+        (lambda: Part("", Reals(1)), "with a name"),
+        (lambda: Part("a", Reals(0)), "sizes of at least 1"),
+        (lambda: Part("a", Reals(1), (0, 2)), "sizes of at least 1"),
+        (lambda: Part("a", Reals(1), weight=math.nan), "weight of at least 0"),
+        (lambda: TaskSpec((1,), Parts((Part("a", Reals(1)), Part("a", Reals(2))))), "different names"),
+        (lambda: TaskSpec((1,), Parts(())), "named parts with target"),
+        (lambda: TaskSpec((1,), Reals(1)), "named parts with target"),
+        (lambda: TaskSpec((1,), Parts(PARTS)), "leave it out"),
         (lambda: split_parts(PARTS, torch.zeros(1, 1, 3)), r"expected y \[T, N, 13\]"),
         (lambda: join_parts(PARTS, {}), "got none"),
         (lambda: join_parts(PARTS, {"size": torch.zeros(1, 1)}), "'size'"),

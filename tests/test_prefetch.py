@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from metabox.data import Glyphs, Prefetch
-from metabox.episodes import Episodes, EpisodeSampler, Examples, TaskSpec
+from metabox.episodes import Episodes, EpisodeSampler, Examples
+from metabox.targets import Reals, TaskSpec
 
 
 class Recorder(EpisodeSampler):
     """Notes its calls and the threads they come from; fails at one index."""
 
-    spec = TaskSpec(x_shape=(1,), target="real", target_size=1)
+    spec = TaskSpec(x_shape=(1,), target=Reals(1))
 
     def __init__(self, bad: int | None = None) -> None:
         self.bad, self.calls, self.threads = bad, [], set()

@@ -15,11 +15,11 @@ from metabox.cli import main
 from metabox.data.all_classes import AllClasses
 from metabox.data.augment import RandomFlip
 from metabox.data.omniglot import Omniglot
-from metabox.episodes import TaskSpec
 from metabox.files import read_json
 from metabox.learners import ProtoNet
 from metabox.nn.backbones import Conv4
 from metabox.nn.from_run import FromRun
+from metabox.targets import Classes, TaskSpec
 
 RECIPE = """
 # Pre-training
@@ -44,7 +44,7 @@ def pretrained(folder: Path, root: str, steps: int) -> Path:
 def test_each_class_has_its_own_label_and_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
     images = opened(made(tmp_path / "set", ["a", "b", "c"], each=10))
     tasks = AllClasses(images, n_query=40, held_out=0.1)
-    assert tasks.spec == TaskSpec((1, 8, 8), "class", 3)
+    assert tasks.spec == TaskSpec((1, 8, 8), Classes(3))
     seen: dict[str, set[tuple[int, int]]] = {}
     for split in ("train", "val", "test"):
         episodes = tasks.sample(0, 20, split=split)
@@ -93,7 +93,7 @@ def test_a_pretrained_start_beats_a_random_one_on_new_classes(tmp_path: Path, om
 
     def accuracy(backbone: object) -> float:
         torch.manual_seed(0)
-        learner = ProtoNet(tasks.spec, 5, backbone=backbone)  # type: ignore[arg-type]
+        learner = ProtoNet(tasks.spec, backbone=backbone)  # type: ignore[arg-type]
         return evaluate(learner.eval(), tasks, split="val", n_tasks=100).mean("accuracy")
 
     random = accuracy(partial(Conv4, width=16, downsample="stride"))

@@ -7,13 +7,14 @@ import torch
 
 from metabox.data import Glyphs
 from metabox.data.projections import RandomProjections
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
+from metabox.targets import Classes, TaskSpec
 
 
 class Units(EpisodeSampler):
     """Inputs are unit vectors, so a projected support is the map itself."""
 
-    spec = TaskSpec((4,), "class", 4)
+    spec = TaskSpec((4,), Classes(4))
 
     def sample(
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
@@ -48,7 +49,7 @@ def test_images_become_vectors_and_everything_else_stays() -> None:
     inner = Glyphs(n_way=3, n_shot=1, n_query=2)
     tasks = RandomProjections(inner, size=20)
     got, before = tasks.sample(0, 4, split="train"), inner.sample(0, 4, split="train")
-    assert tasks.spec == TaskSpec((20,), "class", 3)
+    assert tasks.spec == TaskSpec((20,), Classes(3))
     tasks.spec.check_episodes(got)
     assert got.query.y.equal(before.query.y)
     whole, part = tasks.sample(3, 4, split="val", seed=1), tasks.sample(3, 2, split="val", seed=1, first=2)

@@ -13,8 +13,8 @@ from made_up import SHORT
 from metabox.cli import main
 from metabox.data.census import COLUMNS, CensusIncome, Inputs, read_columns, read_labels
 from metabox.episodes import Episodes
-from metabox.likelihoods import likelihood_for
-from metabox.parts import Part
+from metabox.targets import Binary, Reals
+from metabox.targets.parts import Part
 from metabox.tasks.base import Floats
 from metabox.tasks.recommendation import CorrelatedRegressions, ManyTargets, Viewers, related_weights
 
@@ -84,7 +84,7 @@ def test_the_oracle_of_regressions_is_the_likelihood_of_the_true_means_and_noise
     tasks = CorrelatedRegressions(0.5, n_query=50)
     episodes = tasks.sample(0, 3, split="test")
     mean = torch.from_numpy(tasks.means(episodes.query.x.double().numpy())).float()
-    likelihood = likelihood_for(tasks.spec)
+    likelihood = tasks.spec.target
     raw = torch.full((3, 50, 1), inverse_softplus(0.1 - 0.01))  # above the least scale of the likelihood
     params = torch.cat([mean[..., :1], raw, mean[..., 1:], raw], -1)
     log_prob = -likelihood.loss(params, episodes.query.y, episodes.query.mask)
@@ -99,16 +99,16 @@ def test_the_oracle_of_viewers_is_the_likelihood_of_the_true_probabilities() -> 
     engaging, satisfying = torch.from_numpy(tasks.appeals(episodes.query.x.double().numpy())).float().unbind(-1)
     raw = torch.full_like(engaging, inverse_softplus(0.5 - 0.01))
     params = torch.stack([2 * engaging, engaging, raw, 2 * satisfying, satisfying, raw], -1)
-    log_prob = -likelihood_for(tasks.spec).loss(params, episodes.query.y, episodes.query.mask)
+    log_prob = -tasks.spec.target.loss(params, episodes.query.y, episodes.query.mask)
     torch.testing.assert_close(episodes.oracle, log_prob, rtol=1e-4, atol=1e-4)
 
 
 def test_viewers_have_two_heads_of_engagement_and_two_of_satisfaction() -> None:
-    assert Viewers().spec.parts == (
-        Part("clicked", "binary", 1),
-        Part("watched", "real", 1),
-        Part("liked", "binary", 1),
-        Part("rating", "real", 1),
+    assert Viewers().spec.target.parts == (
+        Part("clicked", Binary(1)),
+        Part("watched", Reals(1)),
+        Part("liked", Binary(1)),
+        Part("rating", Reals(1)),
     )
 
 
@@ -254,7 +254,10 @@ def test_census_income_is_one_task_of_two_parts(tmp_path: Path, pair: str, first
     unlike = DOCTOR.replace("50000+.", "- 50000.")  # a degree without the income
     census(tmp_path, train=(WIDOW + unlike) * 8, test=(WIDOW + unlike) * 64)
     tasks = CensusIncome(pair, data_root=str(tmp_path), n_query=4)
-    assert [(part.name, part.target) for part in tasks.spec.parts] == [(pair, "binary"), ("marital_status", "binary")]
+    assert [(part.name, part.target) for part in tasks.spec.target.parts] == [
+        (pair, Binary(1)),
+        ("marital_status", Binary(1)),
+    ]
     for split in ("train", "val", "test"):
         episodes = tasks.sample(0, 3, split=split)
         tasks.spec.check_episodes(episodes)

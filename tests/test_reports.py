@@ -247,7 +247,7 @@ def test_pictures_bear_the_names_of_their_classes(tmp_path: Path) -> None:
     (tmp_path / "splits.json").write_text(json.dumps({"test": ["cat", "dog", "owl"]}))
     splits = str(tmp_path / "splits.json")
     tasks = ClassFolder(str(tmp_path / "set"), splits=splits, channels=1, n_way=3, n_shot=1, n_query=2)
-    made_up = recipe.Rebuilt(CNP(tasks.spec, 3, backbone=Flatten).eval(), tasks, QueryLoss, {})
+    made_up = recipe.Rebuilt(CNP(tasks.spec, backbone=Flatten).eval(), tasks, QueryLoss, {})
     for task in measure.worst(made_up, measure.predict(made_up, 4)):
         for image in (*task["support"], *task["predictions"]):
             grey = np.array(Image.open(io.BytesIO(base64.b64decode(image["image"].partition(",")[2]))))
@@ -302,7 +302,7 @@ def test_the_map_of_phi_is_its_principal_components(rebuilt: recipe.Rebuilt) -> 
 def test_a_learner_that_reads_a_sequence_has_a_curve_over_instances() -> None:
     tasks = Glyphs(n_way=2, n_shot=2, n_query=1, image_size=8)
     for make, objective in ((LSTM, StreamLoss), (CNP, QueryLoss)):
-        learner = make(tasks.spec, 2, backbone=Flatten).eval()
+        learner = make(tasks.spec, backbone=Flatten).eval()
         got = measure.instances(recipe.Rebuilt(learner, tasks, objective, {}), 3)
         assert [point["k"] for point in got] == ([1, 2, 3] if make is LSTM else [])
 

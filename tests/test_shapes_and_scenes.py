@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from metabox.parts import split_parts
 from metabox.seeding import Draws
+from metabox.targets.parts import split_parts
 from metabox.tasks.scenes import BALL, BOX, SLOTS, VIEW, Room, Scenes, camera_rays, draw_room, trace
 from metabox.tasks.shapes import ATTRIBUTES, Shapes
 
@@ -41,7 +41,7 @@ def test_images_of_any_size_are_rendered(make, size):
     sampler = make(n_query=2, image_size=size)
     episodes = sampler.sample(0, 3, split="val")
     assert episodes.query.x.shape == (3, 2, 3, size, size) == (3, 2, *sampler.spec.x_shape)
-    assert episodes.query.y.shape == (3, 2, sampler.spec.target_size)
+    assert episodes.query.y.shape == (3, 2, sampler.spec.target.size)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_hidden_labels_are_a_fifth_of_the_training_labels_and_no_others():
     assert hidden.double().mean() == pytest.approx(0.2, abs=0.02)
     assert torch.equal(y[~hidden], known[~hidden])
     assert torch.equal(some.sample(0, 2, split="test").query.y, all_known.sample(0, 2, split="test").query.y)
-    assert [part.name for part in some.spec.parts] == list(ATTRIBUTES)
+    assert [part.name for part in some.spec.target.parts] == list(ATTRIBUTES)
 
 
 # Scenes: closed forms, and an independent renderer
@@ -273,7 +273,7 @@ def test_the_renderer_agrees_with_sphere_tracing():
 def test_the_target_holds_classes_depth_and_normals_in_the_order_of_the_parts():
     sampler = Scenes(n_query=2, weights=(1.0, 0.5, 2.0))
     query = sampler.sample(0, 3, split="train").query
-    parts = split_parts(sampler.spec.parts, query.y)
+    parts = split_parts(sampler.spec.target.parts, query.y)
     assert {name: list(value.shape) for name, value in parts.items()} == {
         "segmentation": [3, 2, 32, 32],
         "depth": [3, 2, 1, 32, 32],
@@ -285,12 +285,12 @@ def test_the_target_holds_classes_depth_and_normals_in_the_order_of_the_parts():
     assert parts["normals"].flatten(3).mT.numpy() == pytest.approx(normals, abs=1e-6)
     wanted = [[rooms.kind[t, m, s - 2] if s > 1 else s for s in surface[t, m]] for t in range(3) for m in range(2)]
     assert torch.equal(parts["segmentation"].flatten(2).flatten(0, 1).long(), torch.tensor(wanted))
-    assert [part.weight for part in sampler.spec.parts] == [1.0, 0.5, 2.0]
+    assert [part.weight for part in sampler.spec.target.parts] == [1.0, 0.5, 2.0]
 
 
 def test_each_surface_has_a_colour_of_its_own():
     sampler = Scenes(n_query=1, image_size=64)
     query = sampler.sample(0, 20, split="train").query
-    wall = split_parts(sampler.spec.parts, query.y)["segmentation"][:, 0] == 1
+    wall = split_parts(sampler.spec.target.parts, query.y)["segmentation"][:, 0] == 1
     for image, here in zip(query.x[:, 0].double(), wall, strict=True):
         assert image[:, here].std(1).max() < 4, "a wall is plain but for the noise"

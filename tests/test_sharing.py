@@ -13,19 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.learners.experts import PLE, MMoE, without_some
 from metabox.learners.multitask import CrossStitch, HardSharing, Independent, MultiTask, SoftSharing
 from metabox.nn.conditioning import Concat
 from metabox.nn.sharing import PartHeads, Split, Stack, Stitch, shared_parameters, task_parameters
 from metabox.nn.task_code import TaskCode
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import CHECKS, SPECS, build, make_episodes, outputs
 
 NETWORKS = [HardSharing, Independent, SoftSharing, CrossStitch, MMoE, PLE]
 TASKS = SPECS["named tasks"]
 PARTS = SPECS["named parts"]
-IMAGES = TaskSpec((1, 16, 16), "class", 3, descriptor_size=3, tasks=("a", "b", "c"))
+IMAGES = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"))
 SIZES = (3, 4, 2)  # natural parameters of the named parts: 3 classes, 2 reals, 2 binary labels
 
 
@@ -58,7 +59,7 @@ def assert_is_the_loop(learner: MultiTask, loop: Callable[[Tensor, int], Tensor]
         for m in range(got.shape[1]):
             x = episodes.query.x[t, m]
             x = x.float() / 255 if x.dtype == torch.uint8 else x
-            parts = learner.spec.parts
+            parts = learner.spec.target.parts
             wanted = torch.cat([loop(x, k) for k in range(len(parts))]) if parts else loop(x, int(episodes.task[t]))
             torch.testing.assert_close(got[t, m], wanted, rtol=1e-4, atol=1e-4)
 
@@ -243,20 +244,22 @@ def test_gate_usage_is_the_mean_of_each_tasks_gate_over_its_queries(spec: TaskSp
             (learner.gates.weight[k] @ episodes.query.x[t, m]).softmax(0)
             for t in range(5)
             for m in range(4)
-            if mask[t, m] and (spec.parts or t % 3 == k)
+            if mask[t, m] and (spec.target.parts or t % 3 == k)
         ]
         torch.testing.assert_close(usage[k], torch.stack(rows).mean(0))
     if spec.tasks:
         assert learner.gate_usage(episodes[:2])[2].isnan().all()
     said = learner.describe(episodes[:2] if spec.tasks else episodes)["gate_usage"]
-    assert list(said) == (list(spec.tasks[:2]) or [part.name for part in spec.parts])  # none of a task without rows
+    assert list(said) == (
+        list(spec.tasks[:2]) or [part.name for part in spec.target.parts]
+    )  # none of a task without rows
     assert all(sum(gate) == pytest.approx(1, abs=1e-3) for gate in said.values())
 
 
 def test_a_row_costs_one_network_whatever_the_number_of_tasks() -> None:
     def flops(make: Callable[..., Learner], k: int) -> int:
-        spec = TaskSpec((1, 28, 28), "class", 5, descriptor_size=k, tasks=tuple(map(str, range(k))))
-        learner, x = make(spec, 5).eval(), torch.rand(4, 50, 1, 28, 28)
+        spec = TaskSpec((1, 28, 28), Classes(5), descriptor_size=k, tasks=tuple(map(str, range(k))))
+        learner, x = make(spec).eval(), torch.rand(4, 50, 1, 28, 28)
         phi: Phi = learner.adapt(make_episodes(spec, n_tasks=4, n_support=0).support, one_hot([0, 1, 1, 0], k))
         with FlopCounterMode(display=False) as counter:
             learner.predict(phi, x)
@@ -277,7 +280,7 @@ def test_the_loss_of_a_task_reaches_its_own_and_the_shared_parameters_and_no_oth
 ) -> None:
     learner, episodes = build(make, spec), make_episodes(spec, n_query=50)
     params = outputs(learner, episodes)
-    losses = [part.square().sum() for part in (params.split(SIZES, dim=-1) if spec.parts else params)]
+    losses = [part.square().sum() for part in (params.split(SIZES, dim=-1) if spec.target.parts else params)]
     shared = shared_parameters(learner)
     theirs = [{name: view.shape for name, view in task_parameters(learner, i).items()} for i in range(3)]
     assert all(set(own) | set(shared) == {name for name, _ in learner.named_parameters()} for own in theirs)
@@ -385,7 +388,7 @@ def test_a_network_conforms_when_its_code_is_inferred(check: str) -> None:
 
 def test_one_model_may_be_told_the_task_or_see_it() -> None:
     """Three tasks on the same points, each with its own constant label: the code is all there is to learn."""
-    learner = Independent(TASKS, 3, code="both", depth=1)
+    learner = Independent(TASKS, code="both", depth=1)
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
 
     def batch(told: Tensor, n_support: int) -> tuple[Episodes, Tensor]:

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from test_learners import CLASSES, KINDS, embedding, ragged, real_examples
 from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.snail import SNAIL
 from metabox.nn.causal import CausalAttention, DenseBlock
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
 SMALL = {"width": 6, "horizon": 9, "filters": 4, "attention": ((3, 2), (5, 4), (4, 6))}
@@ -41,14 +42,14 @@ def plain_attention_block(block: CausalAttention, x: Tensor) -> Tensor:
 def plain_snail(learner: SNAIL, support: list[tuple[Tensor, Tensor]], query: Tensor) -> Tensor:
     """The tokens (x_1, y_1), ..., (x_N, y_N), (x, 0) of features and label vectors; the last position's prediction."""
     tokens = [torch.cat([learner.project(x), y]) for x, y in support]
-    x = torch.stack([*tokens, torch.cat([learner.project(query), torch.zeros(learner.spec.target_size)])])
+    x = torch.stack([*tokens, torch.cat([learner.project(query), torch.zeros(learner.spec.target.size)])])
     for block in learner.blocks:
         x = plain_dense_block(block, x) if isinstance(block, DenseBlock) else plain_attention_block(block, x)
     return learner.readout(x[-1])
 
 
 def vector(spec: TaskSpec, y: Tensor) -> Tensor:
-    return F.one_hot(y, spec.target_size).float() if spec.target == "class" else y
+    return F.one_hot(y).float() if spec.target.n_classes is not None else y
 
 
 @torch.no_grad()
@@ -90,7 +91,7 @@ def test_the_published_sizes_are_the_plain_definition_too() -> None:
 
 @pytest.mark.parametrize(("horizon", "n_blocks"), [(6, 3), (21, 5), (26, 5), (101, 7)])
 def test_the_blocks_are_those_of_the_paper(horizon: int, n_blocks: int) -> None:
-    learner = SNAIL(replace(CLASSES, target_size=5), 5, horizon=horizon)
+    learner = SNAIL(replace(CLASSES, target=Classes(5)), horizon=horizon)
     dilations = [block.dilation for block in learner.blocks if isinstance(block, DenseBlock)]
     assert dilations == [2**i for i in range(1, n_blocks + 1)] * 2
     read = [(b.key.out_features, b.value.out_features) for b in learner.blocks if isinstance(b, CausalAttention)]
@@ -125,6 +126,6 @@ def test_an_example_does_not_see_later_ones() -> None:
 
 def test_a_horizon_without_a_past_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a horizon of at least 2"):
-        SNAIL(CLASSES, 3, horizon=1)
+        SNAIL(CLASSES, horizon=1)
     with pytest.raises(ValueError, match="an attention block"):
-        SNAIL(CLASSES, 3, attention=())
+        SNAIL(CLASSES, attention=())

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from metabox.episodes import TaskSpec
 from metabox.learners import CNP
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import make_episodes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -43,7 +43,7 @@ def test_what_is_timed_takes_turns_and_keeps_its_name(module: ModuleType) -> Non
 
 @pytest.mark.parametrize("module", ["stopwatch"], indirect=True)
 def test_kept_bytes_grow_with_the_tasks_and_leave_the_weights_out(module: ModuleType) -> None:
-    spec = TaskSpec((4,), "class", 3)
+    spec = TaskSpec((4,), Classes(3))
     objective = module.objective_for(CNP, spec)
     few, many = (module.kept_bytes(objective, make_episodes(spec, n).to(module.DEVICE)) for n in (10, 20))
     assert 1.9 * few < many < 2.1 * few

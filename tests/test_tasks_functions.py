@@ -465,7 +465,7 @@ def test_pixels_are_those_of_the_image_at_their_place():
     glyphs = Glyphs(image_size=12)
     sampler = ImageCompletion(glyphs, n_support=(0, 30), n_query=(1, 30), share_sizes=1)
     episodes = sampler.sample(0, 10, split="val")
-    assert sampler.spec.target_size == 1
+    assert sampler.spec.target.size == 1
     for t in range(10):
         seen = []
         for examples, start in ((episodes.support, 0), (episodes.query, episodes.support.y.shape[1])):

@@ -161,7 +161,7 @@ def test_the_data_behind_the_tasks_have_a_name(l2l, tasks: FromLearn2Learn) -> N
 
 def test_a_learner_is_evaluated_on_them(tasks: FromLearn2Learn) -> None:
     small = FromLearn2Learn(as_taskset(Glyphs(n_way=3, n_query=2), "test"), n_way=3, n_shot=1)
-    scores = evaluate(CNP(small.spec, 3), small, split="train", n_tasks=4, batch=3)
+    scores = evaluate(CNP(small.spec), small, split="train", n_tasks=4, batch=3)
     assert scores.mean("accuracy") <= 1
     assert tasks.spec.x_shape == (1, 2, 2)
 

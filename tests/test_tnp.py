@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Phi
 from metabox.learners.cnp import CNP
 from metabox.learners.tnp import TNPA, TNPD
-from metabox.likelihoods import Likelihood, likelihood_for
-from metabox.nn.attention import TransformerLayer
 from metabox.nn.embedding import encode_labels
+from metabox.nn.transformer import TransformerLayer
 from metabox.objectives import JointLoss, QueryLoss
+from metabox.targets import Binary, Reals, TaskSpec
 from metabox.testing import SPECS, build, make_episodes
 
 KINDS = [SPECS[name] for name in ("classes of vectors", "reals", "binary labels", "reals with a descriptor")]
@@ -161,12 +161,12 @@ def test_attention_over_nothing_is_zero_and_has_a_gradient() -> None:
 
 @pytest.mark.parametrize("spec", KINDS, ids=str)
 def test_the_joint_loss_is_the_log_likelihood_of_all_queries_by_the_chain_rule(spec: TaskSpec) -> None:
-    learner, likelihood, episodes = build(TNPA, spec), likelihood_for(spec), ragged(spec)
-    got = JointLoss(learner, likelihood)(episodes)
+    learner, likelihood, episodes = build(TNPA, spec), spec.target, ragged(spec)
+    got = JointLoss(learner)(episodes)
     for t in range(3):
         one, total = episodes[t : t + 1], torch.tensor(0.0)
         seen = [i for i in range(4) if one.query.mask[0, i]]
-        phi = learner.adapt(one.support, one.descriptor)
+        phi = learner.adapt(one.support, one.descriptor, one.label_set(spec))
         for m in seen:
             total = (
                 total
@@ -174,31 +174,31 @@ def test_the_joint_loss_is_the_log_likelihood_of_all_queries_by_the_chain_rule(s
             )
             phi = learner.extend(phi, one.query[:, m : m + 1])
         torch.testing.assert_close(got["loss"][t], total / len(seen), rtol=1e-4, atol=1e-5)
-    assert set(got) == {"loss", "squared_error" if spec.target == "real" else "accuracy"}
+    assert set(got) == {"loss", "squared_error" if isinstance(spec.target, Reals) else "accuracy"}
     assert got["loss"].dtype == torch.float32
 
 
 def test_the_first_query_costs_the_same_in_both_losses_and_a_single_one_is_all_there_is() -> None:
     spec = SPECS["reals"]
     episodes = make_episodes(spec, n_query=1)
-    learner, likelihood = build(TNPA, spec), likelihood_for(spec)
-    wanted = QueryLoss(learner, likelihood)(episodes)
-    torch.testing.assert_close(JointLoss(learner, likelihood)(episodes), wanted, rtol=1e-4, atol=1e-5)
+    learner = build(TNPA, spec)
+    wanted = QueryLoss(learner)(episodes)
+    torch.testing.assert_close(JointLoss(learner)(episodes), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_with_the_joint_loss_every_parameter_gets_a_gradient() -> None:
     spec = SPECS["reals"]
     learner = build(TNPA, spec).train()
-    JointLoss(learner, likelihood_for(spec))(make_episodes(spec))["loss"].sum().backward()
+    JointLoss(learner)(make_episodes(spec))["loss"].sum().backward()
     assert not [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
 
 
 def test_the_joint_loss_learns_what_no_marginal_can_tell() -> None:
     """Without a support, all targets of a task are one fair coin: jointly one bit, marginally one bit each."""
-    spec = TaskSpec((1,), "binary", 1)
+    spec = TaskSpec((1,), Binary(1))
     torch.manual_seed(0)
-    learner = TNPA(spec, 1, width=32, depth=2, feed_forward=32)
-    objective: JointLoss = JointLoss(learner, likelihood_for(spec))
+    learner = TNPA(spec, width=32, depth=2, feed_forward=32)
+    objective: JointLoss = JointLoss(learner)
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
 
     def episodes(n_tasks: int) -> Episodes:
@@ -213,18 +213,17 @@ def test_the_joint_loss_learns_what_no_marginal_can_tell() -> None:
     test = episodes(200)
     with torch.no_grad():
         joint = float(objective(test)["loss"].mean())
-        marginal = float(QueryLoss(learner, likelihood_for(spec))(test)["loss"].mean())
+        marginal = float(QueryLoss(learner)(test)["loss"].mean())
     assert joint == pytest.approx(0.6931 / 4, abs=0.05)
     assert marginal == pytest.approx(0.6931, abs=0.05)
 
 
 def test_a_learner_without_a_joint_is_refused() -> None:
     spec = SPECS["reals"]
-    likelihood: Likelihood = likelihood_for(spec)
     with pytest.raises(ValueError, match=r"expected a learner with a method joint.*got CNP.*use QueryLoss"):
-        JointLoss(build(CNP, spec), likelihood)
+        JointLoss(build(CNP, spec))
     with pytest.raises(ValueError, match="expected heads to divide the width, got 5 heads for width 64"):
-        TNPD(spec, 4, heads=5)
+        TNPD(spec, heads=5)
 
 
 def test_a_query_of_another_kind_is_refused() -> None:

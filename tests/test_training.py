@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from toys import Signs, Toy
 
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
 from metabox.evaluation import evaluate
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.outer import OuterLoop
+from metabox.targets import TaskSpec
 from metabox.training import run
 
 SCRIPT = Path(__file__).parent / "train_toy.py"
@@ -141,9 +142,9 @@ def test_going_on_with_another_learner_is_refused_and_loses_nothing(tmp_path: Pa
 
 
 class Wide(Toy):
-    def __init__(self, spec: TaskSpec, n_params: int) -> None:
-        super().__init__(spec, n_params)
-        self.decode = torch.nn.Sequential(torch.nn.Linear(19, 64), torch.nn.ReLU(), torch.nn.Linear(64, n_params))
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
+        self.decode = torch.nn.Sequential(torch.nn.Linear(19, 64), torch.nn.ReLU(), torch.nn.Linear(64))
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
@@ -198,8 +199,8 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
 
 def test_accumulating_batches_gives_the_gradient_of_all_tasks_at_once(tmp_path: Path) -> None:
     class Plain(Toy):  # batch norm sees smaller batches when they are split, so leave it out here
-        def __init__(self, spec: object, n_params: int) -> None:
-            super().__init__(spec, n_params)  # type: ignore[arg-type]
+        def __init__(self, spec: object) -> None:
+            super().__init__(spec)  # type: ignore[arg-type]
             self.encode = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh())
 
     for name, accumulate in (("once", 1), ("split", 4)):

@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from toys import PARTS, made_parts
 
 from metabox.data.finite import FiniteTasks, InMemory, Rows
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
 from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.learners.dense import DenseMultiTask
 from metabox.learners.multitask import HardSharing
 from metabox.outer import OuterLoop
+from metabox.targets import Parts, Reals, TaskSpec
 from metabox.training import MakeWeighting, run
 from metabox.transfer import read_cosines
 from metabox.weighting import DWA, Fixed, GradNorm, Random, Surgery, Uncertainty, WorstCase
@@ -44,7 +45,7 @@ def named() -> FiniteTasks:
     random = torch.Generator().manual_seed(0)
     x, weights = torch.randn(90, 2, generator=random), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     task = np.arange(90) % 3
-    spec = TaskSpec((2,), "real", 1, descriptor_size=3, tasks=("a", "b", "c"))
+    spec = TaskSpec((2,), Reals(1), descriptor_size=3, tasks=("a", "b", "c"))
     y = (x * weights[task]).sum(1, keepdim=True)
     split = np.array(["train", "train", "val"])[np.arange(90) // 3 % 3]
     return InMemory(Rows(x=x, y=y, split=split, spec=spec, task=task, descriptors=torch.eye(3)), n_query=6)
@@ -53,7 +54,7 @@ def named() -> FiniteTasks:
 def parts() -> FiniteTasks:
     """One task of five parts, a quarter of the labels missing."""
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    spec = TaskSpec((3,), "parts", parts=PARTS)
+    spec = TaskSpec((3,), Parts(PARTS))
     return InMemory(Rows(x=x, y=made_parts(1, 40)[0], split=["train", "val"] * 20, spec=spec), n_query=6)
 
 
@@ -153,7 +154,7 @@ def test_going_on_with_another_weighting_is_refused(tmp_path: Path) -> None:
 
 
 def test_tasks_without_names_have_nothing_to_weigh(tmp_path: Path) -> None:
-    rows = Rows(x=torch.zeros(8, 2), y=torch.zeros(8, 1), split=["train", "val"] * 4, spec=TaskSpec((2,), "real", 1))
+    rows = Rows(x=torch.zeros(8, 2), y=torch.zeros(8, 1), split=["train", "val"] * 4, spec=TaskSpec((2,), Reals(1)))
     with pytest.raises(ValueError, match="two named tasks or parts at least"):
         run(InMemory(rows), CNP, QUICK, weighting=Fixed, out=tmp_path)
 

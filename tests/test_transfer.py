@@ -46,7 +46,7 @@ class Known(nn.Module):
         return {"loss": losses[episodes.task] * episodes.scale}
 
     def parts(self) -> Any:
-        return enumerate(self.learner.spec.parts)
+        return enumerate(self.learner.spec.target.parts)
 
 
 def batch(*tasks: int) -> Any:

@@ -13,18 +13,19 @@ import torch
 from test_learners import CLASSES, DESCRIBED, embedding, ragged, real_examples
 from torch import Tensor
 
-from metabox.episodes import Episodes, Examples, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.learners.versa import LARGEST, VERSA, normal_quantiles
+from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-KINDS = [CLASSES, DESCRIBED, TaskSpec((1, 16, 16), "class", 3)]
+KINDS = [CLASSES, DESCRIBED, TaskSpec((1, 16, 16), Classes(3))]
 
 
 def plain_logits(learner: VERSA, episodes: Episodes, t: int, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and variance of each class's logit: weights from the class's mean feature, zeros where it has none."""
     features, seen = embedding(learner, episodes, t), real_examples(episodes.support, t)
     h, logits = features(x), []
-    for c in range(learner.spec.target_size):
+    for c in range(learner.spec.target.size):
         mine = [features(x_i) for x_i, y in seen if y == c]
         pooled = sum(mine) / len(mine) if mine else torch.zeros_like(h)
         w, b = learner.mean(pooled).split([len(h), 1])
@@ -105,7 +106,7 @@ def test_many_samples_come_to_the_integral_of_the_softmax() -> None:
 
 
 def test_two_classes_come_to_the_logistic_normal_integral() -> None:
-    spec = TaskSpec((4,), "class", 2)
+    spec = TaskSpec((4,), Classes(2))
     learner = build(partial(VERSA, n_samples=20000), spec)
     phi, x = small_variances(learner, spec)
     got = learner.predict(phi, x).exp()[..., 0]
@@ -151,11 +152,12 @@ def test_renaming_classes_renames_predictions_but_for_the_order_of_the_draws() -
 
 
 def test_the_weights_of_few_classes_serve_more() -> None:
-    wide = replace(CLASSES, target_size=20)
-    few, many = build(VERSA, CLASSES), VERSA(wide, 20).eval()
+    wide = replace(CLASSES, target=Classes(20))
+    few, many = build(VERSA, CLASSES), VERSA(wide).eval()
     many.load_state_dict(few.state_dict())
     episodes = make_episodes(CLASSES)
-    torch.testing.assert_close(outputs(many, episodes)[..., :3], outputs(few, episodes), rtol=1e-4, atol=1e-4)
+    three = replace(episodes, classes=(torch.arange(20) < 3).expand(3, -1))
+    torch.testing.assert_close(outputs(many, three)[..., :3], outputs(few, episodes), rtol=1e-4, atol=1e-4)
 
 
 def test_no_support_makes_a_variance_that_is_not_finite() -> None:
@@ -167,4 +169,4 @@ def test_no_support_makes_a_variance_that_is_not_finite() -> None:
 
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="expected n_samples of at least 1, got 0"):
-        VERSA(CLASSES, 3, n_samples=0)
+        VERSA(CLASSES, n_samples=0)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from metabox.data.finite import Rows
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.learners.base import Learner, Phi
-from metabox.parts import Part
 from metabox.seeding import Draws
+from metabox.targets import Binary, Classes, Reals, TaskSpec
+from metabox.targets.parts import Part
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -21,7 +22,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Signs(EpisodeSampler):
     """Two classes: the positive and the negative numbers of a random direction."""
 
-    spec = TaskSpec((3,), "class", 2)
+    spec = TaskSpec((3,), Classes(2))
 
     def __init__(self) -> None:
         self.n_way = (2, 2)  # a setting that JSON does not give back as it was
@@ -41,10 +42,10 @@ class Signs(EpisodeSampler):
 class Toy(Learner):
     """Pools the support, with batch norm and dropout, so that a resumed run has both to bring back."""
 
-    def __init__(self, spec: TaskSpec, n_params: int) -> None:
-        super().__init__(spec, n_params)
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
         self.encode = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
-        self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16, n_params))
+        self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         labelled = torch.cat([support.x, nn.functional.one_hot(support.y, 2).float()], -1)
@@ -55,11 +56,11 @@ class Toy(Learner):
 
 
 PARTS = (
-    Part("walls", "class", 3, (2, 2), weight=0.5),
-    Part("depth", "real", 1, (2, 2)),
-    Part("tags", "binary", 2),
-    Part("speed", "real", 2, weight=2.0),
-    Part("kind", "class", 4),
+    Part("walls", Classes(3), (2, 2), weight=0.5),
+    Part("depth", Reals(1), (2, 2)),
+    Part("tags", Binary(2)),
+    Part("speed", Reals(2), weight=2.0),
+    Part("kind", Classes(4)),
 )
 
 
@@ -69,10 +70,10 @@ def made_parts(n_tasks: int, n: int, seed: int = 0) -> Tensor:
     columns = []
     for part in PARTS:
         shape = (n_tasks, n, part.columns)
-        if part.target == "real":
+        if isinstance(part.target, Reals):
             columns.append(torch.randn(shape, generator=random))
         else:
-            most = part.size if part.target == "class" else 2
+            most = part.target.n_classes or 2
             columns.append(torch.randint(most, shape, generator=random).float())
     y = torch.cat(columns, -1)
     missing = torch.rand(y.shape, generator=random) < 0.25
@@ -86,7 +87,7 @@ def named_rows(n: int = 60, **kwargs: Any) -> Rows:
         x=torch.arange(n).float()[:, None],
         y=torch.arange(n) % 3,
         split=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
-        spec=TaskSpec((1,), "class", 3, descriptor_size=3, tasks=("a", "b", "c")),
+        spec=TaskSpec((1,), Classes(3), descriptor_size=3, tasks=("a", "b", "c")),
         task=np.repeat([0, 1, 2], [6, 24, 30]),
         descriptors=torch.eye(3),
         **kwargs,

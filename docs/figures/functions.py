@@ -20,7 +20,6 @@ import torch
 from metabox.episodes import Examples
 from metabox.files import read_json
 from metabox.learners.base import Learner
-from metabox.likelihoods import Gaussian
 from metabox.recipe import load_run
 from metabox.tasks import GaussianProcess
 from metabox.tasks.kernels import RBF
@@ -60,7 +59,7 @@ def predictions(learner: Learner) -> None:
             support = tasks.sample(0, 1, split="test").support
             x = torch.from_numpy(at).float()[None, :, None]
             with torch.no_grad():
-                mean, scale = Gaussian(tasks.spec).mean_and_scale(learner.predict(learner.adapt(support), x))
+                mean, scale = tasks.spec.target.mean_and_scale(learner.predict(learner.adapt(support), x))
             exact, deviation = posterior(support, at, tasks)
             ours, width = mean[0, :, 0].numpy(), scale[0, :, 0].numpy()
             axis.fill_between(at, ours - 2 * width, ours + 2 * width, color="C0", alpha=0.25, lw=0)

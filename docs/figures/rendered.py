@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from metabox.parts import split_parts
+from metabox.targets.parts import split_parts
 from metabox.tasks.scenes import Scenes
 from metabox.tasks.shapes import Shapes
 
@@ -31,7 +31,7 @@ def scenes() -> np.ndarray:
     """Columns: the image, its classes, depth (near is dark) and normals (their coordinates as colours), twice."""
     tasks = Scenes(n_query=2, image_size=64)
     query = tasks.sample(0, 3, split="train").query
-    parts = {name: part.flatten(0, 1).numpy() for name, part in split_parts(tasks.spec.parts, query.y).items()}
+    parts = {name: part.flatten(0, 1).numpy() for name, part in split_parts(tasks.spec.target.parts, query.y).items()}
     image = query.x.flatten(0, 1).permute(0, 2, 3, 1).numpy() / 255
     classes = CLASS_COLOURS[parts["segmentation"].astype(int)]
     depth = np.repeat(parts["depth"].transpose(0, 2, 3, 1) / parts["depth"].max(), 3, axis=-1)

@@ -7,8 +7,9 @@ import torch
 
 from metabox.data.augment import augmented
 from metabox.data.nwaykshot import NWayKShot
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import Classes, TaskSpec
 
 
 class AllClasses(EpisodeSampler):
@@ -38,7 +39,7 @@ class AllClasses(EpisodeSampler):
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
-        return TaskSpec(self.images.images.image_shape, "class", len(self.images.images.splits["train"]))
+        return TaskSpec(self.images.images.image_shape, Classes(len(self.images.images.splits["train"])))
 
     def sample(
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
@@ -47,7 +48,7 @@ class AllClasses(EpisodeSampler):
         address = (type(self).__name__, seed, split, index)
         draws = Draws(*address, n_tasks=n_tasks, first=first)
         stored = self.images.images
-        label = draws.integers("class", 0, self.spec.target_size - 1, self.n_query)
+        label = draws.integers("class", 0, self.spec.target.size - 1, self.n_query)
         classes = stored.splits["train"][label]
         size = stored.sizes[classes]
         held = np.ceil(self.held_out * size).astype(np.int64)
@@ -63,7 +64,7 @@ class AllClasses(EpisodeSampler):
             x = augmented(self.images.augment, x, *address, n_tasks=n_tasks, first=first)
         x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
         query = Examples(x=x, y=y)
-        label_set = query.mask.new_ones(len(x), self.spec.target_size)
+        label_set = query.mask.new_ones(len(x), self.spec.target.size)
         return Episodes(support=query[:, :0], query=query, classes=label_set, origin=origin.to(device))
 
     def fingerprint(self) -> str:

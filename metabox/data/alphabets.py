@@ -11,7 +11,7 @@ from metabox.data.finite import SPLITS, FiniteTasks, Rows
 from metabox.data.omniglot import DRAWINGS, Omniglot
 from metabox.data.pack import name_some
 from metabox.descriptors import About, Descriptor, OneHot
-from metabox.episodes import TaskSpec
+from metabox.targets import Classes, TaskSpec
 
 
 class Alphabets(FiniteTasks):
@@ -74,7 +74,7 @@ class Alphabets(FiniteTasks):
             x=torch.cat(x),
             y=torch.tensor(y),
             split=np.tile(np.repeat(SPLITS, self.drawers), len(y) // DRAWINGS),
-            spec=TaskSpec((1, size, size), "class", int(ways.max()), told.shape[1], tasks=tuple(names)),
+            spec=TaskSpec((1, size, size), Classes(int(ways.max())), told.shape[1], tasks=tuple(names)),
             task=np.array(task),
             descriptors=told,
             ways=ways,

@@ -14,8 +14,8 @@ from torch import Tensor
 from metabox.data import root
 from metabox.data.finite import FiniteTasks, Rows
 from metabox.data.pack import ClassFiles, Pack, name_some, open_pack
-from metabox.episodes import Split, TaskSpec
-from metabox.parts import Part
+from metabox.episodes import Split
+from metabox.targets import Binary, Part, Parts, TaskSpec
 
 SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "val"}  # torchvision's, in order of their names
 
@@ -66,8 +66,8 @@ class CelebA(FiniteTasks):
     def _spec(self, names: list[str]) -> TaskSpec:
         shape = (3, self.image_size, self.image_size)
         if self.parts:
-            return TaskSpec(shape, "parts", parts=tuple(Part(name, "binary", 1) for name in names))
-        return TaskSpec(shape, "binary", len(names))
+            return TaskSpec(shape, Parts(tuple(Part(name, Binary(1)) for name in names)))
+        return TaskSpec(shape, Binary(len(names)))
 
 
 def read(folder: Path, image_size: int) -> tuple[Pack, Tensor, list[str]]:

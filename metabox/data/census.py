@@ -15,9 +15,8 @@ from metabox.data import root
 from metabox.data.finite import FiniteTasks, Rows
 from metabox.data.pack import name_some
 from metabox.data.root import how_to_name_a_root
-from metabox.episodes import TaskSpec
-from metabox.parts import Part
 from metabox.seeding import hash_words, make_key
+from metabox.targets import Binary, Part, Parts, TaskSpec
 
 FOLDERS = ("census-income", "census", "census+income+kdd")
 COLUMNS = (
@@ -85,12 +84,12 @@ class CensusIncome(FiniteTasks):
         y = np.concatenate([read_labels(train), read_labels(test)])[:, asked]
         half = hash_words(np.arange(len(test["age"])), make_key("census-income"))
         x = np.concatenate([inputs(train), inputs(test)])
-        parts = tuple(Part(name, "binary", 1) for name in PAIRS[self.pair])
+        parts = tuple(Part(name, Binary(1)) for name in PAIRS[self.pair])
         return Rows(
             x=torch.from_numpy(x),
             y=torch.from_numpy(y),
             split=np.concatenate([np.repeat(["train"], len(train["age"])), np.where(half & 1, "test", "val")]),
-            spec=TaskSpec((x.shape[1],), "parts", parts=parts),
+            spec=TaskSpec((x.shape[1],), Parts(parts)),
         )
 
 

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import TaskSpec
 from metabox.tasks.base import Bools, Ints, Range, Sized
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -193,10 +194,10 @@ class FiniteTasks(Sized, EpisodeSampler):
             told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
         classes = None
-        if self.spec.target == "class":
-            way = self.spec.target_size if rows.ways is None else rows.ways[task][:, None]
+        if self.spec.target.n_classes is not None:
+            way = self.spec.target.size if rows.ways is None else rows.ways[task][:, None]
             classes = torch.from_numpy(
-                np.broadcast_to(np.arange(self.spec.target_size) < way, (len(task), self.spec.target_size)).copy()
+                np.broadcast_to(np.arange(self.spec.target.size) < way, (len(task), self.spec.target.size)).copy()
             )
         return Episodes(
             support=examples[0],

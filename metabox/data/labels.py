@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Split
 from metabox.seeding import Draws
+from metabox.targets import TaskSpec
 
 
 class FixedLabels(EpisodeSampler):
@@ -58,13 +59,13 @@ def in_order(episodes: Episodes, spec: TaskSpec, chosen: Tensor) -> Episodes:
     Raises:
         ValueError: where there are no classes, or no ids.
     """
-    if spec.target != "class" or episodes.origin is None:
-        has = "no origin" if spec.target == "class" else f"targets {spec.target!r}"
+    if spec.target.n_classes is None or episodes.origin is None:
+        has = f"targets {spec.target!r}" if spec.target.n_classes is None else "no origin"
         raise ValueError(f"expected tasks of classes that tell the origin of their examples, got {has}; see Episodes")
     s, q = episodes.support, episodes.query
     y, mask = torch.cat([s.y, q.y], dim=1), torch.cat([s.mask, q.mask], dim=1)
     last = torch.iinfo(torch.int64).max
-    smallest = episodes.origin.new_full((len(y), spec.target_size), last)
+    smallest = episodes.origin.new_full((len(y), spec.target.size), last)
     smallest.scatter_reduce_(1, y.masked_fill(~mask, 0), episodes.origin.masked_fill(~mask, last), "amin")
     label = smallest.argsort(dim=1, stable=True).argsort(dim=1)  # the rank of each class
     renamed = torch.where(chosen & mask, label.gather(1, y.masked_fill(~mask, 0)), y).split(

@@ -25,7 +25,7 @@ from metabox.data.finite import SPLITS, FiniteTasks, Rows
 from metabox.data.pack import name_some
 from metabox.data.root import FolderFiles
 from metabox.descriptors import About, Descriptor, OneHot, hashed_counts
-from metabox.episodes import TaskSpec
+from metabox.targets import Classes, TaskSpec
 
 Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]
@@ -115,7 +115,7 @@ class MailFolder(FiniteTasks):
             x=torch.from_numpy(np.log1p(boxes.counts)),
             y=torch.from_numpy(boxes.y),
             split=np.array(SPLITS)[boxes.split],
-            spec=TaskSpec((self.features,), "class", 2, told.shape[1], tasks=boxes.names),
+            spec=TaskSpec((self.features,), Classes(2), told.shape[1], tasks=boxes.names),
             task=boxes.user,
             descriptors=told,
         )

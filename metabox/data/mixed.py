@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import TaskSpec
 
 UNIT = 256  # mixing is in whole numbers, the same on every device
 
@@ -41,7 +42,7 @@ class MixedClasses(EpisodeSampler):
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
         spec = self.tasks.spec
-        if spec.target != "class" or len(spec.x_shape) != 3:
+        if spec.target.n_classes is None or len(spec.x_shape) != 3:
             raise ValueError(f"expected tasks of images in classes to mix, got {spec}")
         return spec
 
@@ -51,7 +52,7 @@ class MixedClasses(EpisodeSampler):
         episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
         if split != "train":
             return episodes
-        n_classes, (_, height, width) = self.spec.target_size, self.spec.x_shape
+        n_classes, (_, height, width) = self.spec.target.size, self.spec.x_shape
         draws = Draws("mixed classes", seed, split, index, n_tasks=n_tasks, first=first)
         way = np.full(n_tasks, n_classes)
         if episodes.classes is not None:

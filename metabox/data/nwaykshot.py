@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import Classes, TaskSpec
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -177,7 +178,7 @@ class NWayKShot(EpisodeSampler):
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
-        return TaskSpec(x_shape=self.images.image_shape, target="class", target_size=self.names or self.n_way[1])
+        return TaskSpec(x_shape=self.images.image_shape, target=Classes(self.names or self.n_way[1]))
 
     def fingerprint(self) -> str:
         return self.images.fingerprint

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from metabox.data import root
 from metabox.data.finite import FiniteTasks, Rows
 from metabox.data.pack import name_some
-from metabox.episodes import TaskSpec
+from metabox.targets import Parts, TaskSpec
 from metabox.tasks.scenes import scene_parts
 
 Array = NDArray[Any]
@@ -60,7 +60,7 @@ class NYUv2(FiniteTasks):
         x, y, split = read(root.data_root(self.data_root), self.shrink)
         height, width = x.shape[2:]
         parts = scene_parts(N_CLASSES, (height, width), self.weights)
-        return Rows(x=x, y=y, split=split, spec=TaskSpec(tuple(x.shape[1:]), "parts", parts=parts))
+        return Rows(x=x, y=y, split=split, spec=TaskSpec(tuple(x.shape[1:]), Parts(parts)))
 
 
 def read(folder: Path, shrink: int) -> tuple[Tensor, Tensor, Array]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Split
+from metabox.targets import TaskSpec
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import TaskSpec
 
 
 class RandomProjections(EpisodeSampler):

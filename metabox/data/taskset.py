@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws, make_key
+from metabox.targets import Classes, TaskSpec
 
 
 class FromLearn2Learn(EpisodeSampler):
@@ -53,7 +54,7 @@ class FromLearn2Learn(EpisodeSampler):
         if not self._tasksets:
             raise ValueError("expected a task set for at least one of train, val and test, got none")
         first: Split = next(iter(self._tasksets))
-        self.spec = TaskSpec(tuple(self._task(first, "the shape")[0].shape[1:]), "class", n_way)
+        self.spec = TaskSpec(tuple(self._task(first, "the shape")[0].shape[1:]), Classes(n_way))
 
     def sample(
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
@@ -141,8 +142,8 @@ class Taskset:
     """
 
     def __init__(self, sampler: EpisodeSampler, split: Split, n_tasks: int, seed: int, device: Device) -> None:
-        if sampler.spec.target != "class":
-            raise ValueError(f'expected tasks with target "class", got {sampler.spec.target!r}')
+        if sampler.spec.target.n_classes is None:
+            raise ValueError(f"expected tasks of classes, got {sampler.spec.target!r}")
         if n_tasks < -1 or n_tasks == 0:
             raise ValueError(f"expected n_tasks as -1 (without end) or at least 1, got {n_tasks}")
         self.sampler, self.split, self.num_tasks, self.seed, self.device = sampler, split, n_tasks, seed, device
@@ -186,7 +187,7 @@ class Taskset:
             raise ValueError("expected tasks without padding; give way, shot and query as numbers, not as ranges")
         # By class, and within a class by place; queries beyond the class's shots come last.
         s_order = s.y[0].argsort(stable=True)
-        shots = torch.bincount(s.y[0], minlength=self.sampler.spec.target_size)
+        shots = torch.bincount(s.y[0], minlength=self.sampler.spec.target.size)
         q_order = q.y[0].argsort(stable=True)
         sorted_y = q.y[0, q_order]
         place = (sorted_y[:, None] == sorted_y).tril().sum(1)

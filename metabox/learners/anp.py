@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metabox.episodes import TaskSpec
 from metabox.learners.base import Phi
 from metabox.learners.neural_process import NeuralProcess
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
+from metabox.targets import TaskSpec
 
 
 class ANP(NeuralProcess):
@@ -26,7 +26,6 @@ class ANP(NeuralProcess):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the hidden layers, of keys and queries, and of the codes.
         latent: size of z.
@@ -39,7 +38,6 @@ class ANP(NeuralProcess):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
@@ -51,7 +49,6 @@ class ANP(NeuralProcess):
     ) -> None:
         super().__init__(
             spec,
-            n_params,
             backbone=backbone,
             width=width,
             latent=latent,

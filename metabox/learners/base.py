@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.config import Configured
-from metabox.episodes import Episodes, Examples, Target, TaskSpec
+from metabox.episodes import Episodes, Examples
 from metabox.nn.sets import membership
+from metabox.targets import Classes, Target, TaskSpec, Vector
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. Slice, cache, move and save them as such."""
@@ -23,14 +25,13 @@ class Learner(nn.Module, Configured, ABC):
     """Maps the support of a task to its parameters phi, and phi with query inputs to predictions.
 
     A subclass implements `infer` and `answer`, what `adapt` and `predict` compute once the input has been checked, and
-    keeps nothing of a task on the module. Its constructor begins with `(spec, n_params)`: the kind of task, and the
-    number P of natural parameters per query point that the likelihood reads.
+    keeps nothing of a task on the module. Its constructor begins with the `spec`, the kind of task.
 
     The label set of a task, `classes [T, C]`, is kept in phi, and the logits of all other classes are put so low that
     their probability is 0: no learner predicts a class that the task does not have.
     """
 
-    targets: ClassVar[tuple[Target, ...]] = ("class", "real", "binary")
+    targets: ClassVar[tuple[type[Target], ...]] = (Classes, Vector)
     """The kinds of target it can predict."""
     ordered: ClassVar[bool] = False
     """True where the order of the support carries meaning."""
@@ -43,14 +44,20 @@ class Learner(nn.Module, Configured, ABC):
     requires: ClassVar[str | None] = None
     """The name of an optional package that it needs."""
 
-    def __init__(self, spec: TaskSpec, n_params: int) -> None:
+    def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
-        if n_params < 1:
-            raise ValueError(f"expected n_params of at least 1, got {n_params}; use likelihood_for(spec).n_params")
-        if spec.target not in self.targets:
-            raise ValueError(f"expected a target among {self.targets} for {type(self).__name__}, got {spec.target!r}")
+        if not isinstance(spec.target, self.targets):
+            kinds = ", ".join(kind.__name__ for kind in self.targets)
+            raise ValueError(f"expected a target among {kinds} for {type(self).__name__}, got {spec.target!r}")
+        if spec.target.statistics is not None:  # which are this learner's own, and saved with its weights
+            spec = replace(spec, target=copy.deepcopy(spec.target))
+            self.statistics = spec.target.statistics
         self.spec = spec
-        self.n_params = n_params
+
+    @property
+    def n_params(self) -> int:
+        """P, natural parameters per query point."""
+        return self.spec.target.n_params
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Phi:
         """D_tr to phi: the task parameters, each with the task axis T in front.
@@ -92,8 +99,8 @@ class Learner(nn.Module, Configured, ABC):
             ValueError: as for `adapt`.
         """
         examples = self.check(examples, descriptor, classes)
-        if classes is None and self.spec.target == "class":
-            classes = examples.mask.new_ones(len(examples), self.spec.target_size)
+        if classes is None and self.spec.target.n_classes is not None:
+            classes = examples.mask.new_ones(len(examples), self.spec.target.n_classes)
         classes = self.label_set(examples, classes)
         return within(self.unroll(examples, descriptor, classes), classes)
 
@@ -121,7 +128,7 @@ class Learner(nn.Module, Configured, ABC):
     @property
     def most_classes(self) -> int | None:
         """The largest number of classes that a task may have; None if any number will do."""
-        return self.spec.target_size
+        return self.spec.target.n_classes
 
     def label_set(self, support: Examples, classes: Tensor | None) -> Tensor | None:
         """The label set of each task, bool `[T, C]`: the one that is given, or what the support shows.
@@ -129,12 +136,12 @@ class Learner(nn.Module, Configured, ABC):
         Raises:
             ValueError: if it is not of that form, or does not have all labels of the support.
         """
-        if self.spec.target != "class":
+        if self.spec.target.n_classes is None:
             if classes is not None:
-                raise ValueError(f"expected no classes for targets {self.spec.target!r}, got {list(classes.shape)}")
+                raise ValueError(f"expected no classes for {self.spec.target!r}, got {list(classes.shape)}")
             return None
         if classes is None:
-            shown = membership(support.y, support.mask, self.spec.target_size).any(1)
+            shown = membership(support.y, support.mask, self.spec.target.n_classes).any(1)
             return shown | ~shown.any(1, keepdim=True)
         t, most = len(support), self.most_classes
         if (
@@ -174,8 +181,8 @@ class Learner(nn.Module, Configured, ABC):
     def check(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Examples:
         """The support with its padding blanked, or a ValueError if it is not of the learner's kind."""
         spec = self.spec
-        if spec.target == "class" and self.most_classes is None and classes is not None and classes.ndim == 2:
-            spec = replace(spec, target_size=max(1, classes.shape[1]))
+        if self.most_classes is None and isinstance(classes, Tensor) and classes.ndim == 2:
+            spec = replace(spec, target=Classes(max(1, classes.shape[1])))
         spec.check(support, descriptor, values=self._reads_values())
         return support.blanked()
 

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
-from metabox.nn.attention import AttentionBlock
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, membership
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.targets import Classes, TaskSpec
 
 
 class CAML(Learner):
@@ -31,59 +32,51 @@ class CAML(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: features of an image in a token, and of a token.
-        depth: transformer blocks.
-        heads: attention heads of a block.
+        depth: transformer layers.
+        heads: attention heads of a layer, a divisor of `width`.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     label_equivariant = True
     elmes: Tensor
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
         depth: int = 3,
         heads: int = 4,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
-        self.register_buffer("elmes", equiangular(n_params))
-        self.unknown = nn.Parameter(torch.randn(n_params) / math.sqrt(n_params))
-        self.token = nn.Linear(self.embed.out_features + n_params, width)
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.readout = nn.Linear(width, n_params)
+        n = spec.target.size
+        self.register_buffer("elmes", equiangular(n))
+        self.unknown = nn.Parameter(torch.randn(n) / math.sqrt(n))
+        self.token = nn.Linear(self.embed.out_features + n, width)
+        layers = [TransformerLayer(width, heads, 4 * width, "gelu", sink=True) for _ in range(depth)]
+        self.transformer = Transformer(layers, width)
+        self.readout = nn.Linear(width, n)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`, `codes [T, C, C]` of the classes.
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`, `codes [T, C, C]` of the classes.
 
         And what the embedding knows of the task.
         """
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.spec.target_size)
+        member = membership(support.y, support.mask, self.spec.target.size)
         codes = self.elmes[self._ranks(h, member)]
         phi |= {"mask": support.mask, "codes": codes}
         tokens = self.token(torch.cat([h, (member @ codes).to(h.dtype)], dim=-1))
-        for i, block in enumerate(self.blocks):
-            keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            phi |= {f"keys.{i}": keys, f"values.{i}": values}
-            if i + 1 < len(self.blocks):  # nobody reads the last block's tokens
-                tokens = block(tokens, keys, values, support.mask)
-        return phi
+        return phi | self.transformer.write(tokens, support.mask[:, None])
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         tokens = self.token(torch.cat([h, self.unknown.to(h.dtype).expand(*h.shape[:2], -1)], dim=-1))
-        for i, block in enumerate(self.blocks):
-            tokens = block(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
-        read = self.readout(self.norm(tokens))
+        read = self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None]))
         with torch.autocast(read.device.type, enabled=False):
             return read.float() @ phi["codes"].float().transpose(1, 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MLP, Backbone, MakeBackbone
 from metabox.nn.conditioning import FiLM
@@ -13,6 +13,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
 from metabox.nn.norm import Context
 from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.targets import Classes, TaskSpec
 
 
 class CNAPs(Learner):
@@ -34,16 +35,15 @@ class CNAPs(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: size of the task's code, and channels of the set encoder.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     label_equivariant = True
 
-    def __init__(self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 64) -> None:
-        super().__init__(spec, n_params)
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 64) -> None:
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
         self.encoder: Backbone = SetConv(spec.x_shape, width) if len(spec.x_shape) == 3 else MLP(spec.x_shape, width)
         sizes, features = self.embed.backbone.film_sizes(), self.embed.out_features
@@ -64,7 +64,7 @@ class CNAPs(Learner):
         h, phi = self.embed.adapt(support, descriptor, task=films)
         if self.modulate:
             h, phi["code"] = self.modulate(h, code), code
-        pooled = class_mean(h, membership(support.y, support.mask, self.spec.target_size))
+        pooled = class_mean(h, membership(support.y, support.mask, self.spec.target.size))
         phi["weights"] = pooled + self.weight(pooled)
         phi["biases"] = self.bias(pooled).squeeze(-1)
         return phi

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
-from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.nn.pairing import pairing
+from metabox.nn.sets import class_mean
+from metabox.targets import TaskSpec
 
 
 class CNP(Learner):
@@ -25,40 +26,25 @@ class CNP(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the encoder's and decoder's hidden layers and of the code r.
     """
 
     label_equivariant = True
 
-    def __init__(
-        self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 128
-    ) -> None:
-        super().__init__(spec, n_params)
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 128) -> None:
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
+        self.pairing = pair = pairing(spec.target)
         features = self.embed.out_features
-        label_size = 0 if spec.target == "class" else spec.target_size  # a class enters by pooling, not as a vector
-        self.encoder = Perceptron(features + label_size, width, width)
-        codes = 2 * width if spec.target == "class" else width
-        outputs = 1 if spec.target == "class" else n_params
-        # A bias on the score of every class alike would be without effect.
-        self.decoder = Perceptron(features + codes, width, outputs, bias=spec.target != "class")
+        self.encoder = Perceptron(features + pair.label_size, width, width)
+        self.decoder = Perceptron(features + pair.codes * width, width, pair.outputs, bias=pair.bias)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `code [T, R]`, for classes also `class_codes [T, C, R]`; and what the embedding knows of the task."""
+        """phi: `codes [T, G, R]` of the whole support, for classes behind those of each; the task statistics."""
         h, phi = self.embed.adapt(support, descriptor)
-        if self.spec.target != "class":
-            h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
-        r = self.encoder(h)
-        phi["code"] = masked_mean(r, support.mask)
-        if self.spec.target == "class":
-            phi["class_codes"] = class_mean(r, membership(support.y, support.mask, self.spec.target_size))
-        return phi
+        r = self.encoder(self.pairing.pairs(h, support))
+        return phi | {"codes": class_mean(r, self.pairing.readable(support))}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        h, code = self.embed(x, phi), phi["code"][:, None]
-        if self.spec.target != "class":
-            return self.decoder(h, code)
-        # Score every (query, class) pair: [T, M, C, ...]
-        return self.decoder(h[:, :, None], phi["class_codes"][:, None], code[:, None]).squeeze(-1)
+        return self.pairing.score(self.decoder, self.embed(x, phi), phi["codes"][:, None])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.grid import Grid, GridUNet, SetConv
+from metabox.targets import Reals, TaskSpec
 
 
 class ConvCNP(Learner):
@@ -27,7 +28,6 @@ class ConvCNP(Learner):
 
     Args:
         spec: the tasks, with one or two inputs.
-        n_params: natural parameters per query point.
         domain: range that inputs lie in, in each dimension. Beyond its margin of 0.1 there is no grid, and predictions
             soon are the same everywhere.
         points_per_unit: grid points per unit of x; by default 64 for one input, as in the paper, and 4 for two.
@@ -39,12 +39,11 @@ class ConvCNP(Learner):
         ValueError: for inputs of other shapes, or options out of range.
     """
 
-    targets = ("real",)
+    targets = (Reals,)
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         domain: tuple[float, float] = (-2.0, 2.0),
         points_per_unit: float | None = None,
@@ -52,7 +51,7 @@ class ConvCNP(Learner):
         depth: int | None = None,
         kernel: int = 5,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if spec.x_shape not in ((1,), (2,)):
             raise ValueError(f"expected one or two inputs, x_shape (1,) or (2,), got {spec.x_shape}; use CNP or TNPD")
         (dim,), (low, high) = spec.x_shape, domain
@@ -65,15 +64,15 @@ class ConvCNP(Learner):
             )
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)
-        self.cnn = GridUNet(dim, 1 + spec.target_size + spec.descriptor_size, width, depth, kernel)
-        self.readout = nn.Linear(width, n_params)
+        self.cnn = GridUNet(dim, 1 + spec.target.label_size + spec.descriptor_size, width, depth, kernel)
+        self.readout = nn.Linear(width, spec.target.n_params)
         self.decode = SetConv(grid, scale=2 / density)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `field [T, P, G, H]`, a function on the grid for each natural parameter."""
         here = support.mask[..., None].float()
         density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
-            [1, self.spec.target_size], dim=1
+            [1, self.spec.target.label_size], dim=1
         )
         known = [density, values / (density + SMALLEST)]
         if descriptor is not None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MLP, MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import masked_mean
 from metabox.nn.unet import UNet
-from metabox.parts import Part, split_parts
+from metabox.targets import Part, Parts, TaskSpec
 
 
 class DenseMultiTask(Learner):
@@ -31,34 +33,30 @@ class DenseMultiTask(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default UNet for images, an MLP for vectors, whose features are a map of
             one pixel. One without a feature map is such a one, too.
         width: units of the heads and of r.
 
     Raises:
-        ValueError: where a part has other than no or two spatial axes, or `n_params` is not what the parts need.
+        ValueError: where a part has other than no or two spatial axes,
     """
 
-    targets = ("parts",)
+    targets = (Parts,)
 
-    def __init__(self, spec: TaskSpec, n_params: int, *, backbone: MakeBackbone | None = None, width: int = 32) -> None:
-        super().__init__(spec, n_params)
-        wrong = [part.name for part in spec.parts if len(part.spatial) not in (0, 2)]
-        needed = sum(_maps(part) * _area(part)[0] * _area(part)[1] for part in spec.parts if part.name not in wrong)
-        if wrong or needed != n_params:
-            raise ValueError(
-                f"expected parts of no or two spatial axes, and n_params of their sizes, {needed}, got {n_params} and "
-                f"other axes in {wrong or 'none'}; use likelihood_for(spec).n_params"
-            )
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 32) -> None:
+        super().__init__(spec)
+        self.target = cast(Parts, spec.target)
+        wrong = [part.name for part in spec.target.parts if len(part.spatial) not in (0, 2)]
+        if wrong:
+            raise ValueError(f"expected parts of no or two spatial axes, got others in {wrong}")
         # The descriptor meets the features at every pixel, below, and not as one long vector.
         self.embed = Embedding(replace(spec, descriptor_size=0), backbone or (UNet if len(spec.x_shape) == 3 else MLP))
         self.map_shape = self.embed.backbone.map_shape or (self.embed.out_features, 1, 1)
         features = self.map_shape[0]
-        labels = sum(part.size + (1 if part.target == "class" else part.size) for part in spec.parts)
+        labels = sum(part.size + math.prod(part.target.shape) for part in spec.target.parts)
         self.encoder = _pixelwise(features + labels, width, width)
         code = width + spec.descriptor_size
-        self.heads = nn.ModuleList(_pixelwise(features + code, width, _maps(part)) for part in spec.parts)
+        self.heads = nn.ModuleList(_pixelwise(features + code, width, _maps(part)) for part in spec.target.parts)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, Z]`, and what the embedding knows of the task."""
@@ -73,7 +71,7 @@ class DenseMultiTask(Learner):
         h = self.embed(x, phi).view(-1, *self.map_shape)
         code = phi["code"].repeat_interleave(x.shape[1], dim=0).to(h.dtype)[..., None, None]
         params = []
-        for part, head in zip(self.spec.parts, self.heads, strict=True):
+        for part, head in zip(self.target.parts, self.heads, strict=True):
             area = _resized(h, _area(part))
             params.append(head(torch.cat([area, code.expand(-1, -1, *area.shape[2:])], dim=1)).flatten(1))
         return torch.cat(params, dim=1).view(*x.shape[:2], self.n_params)
@@ -81,14 +79,10 @@ class DenseMultiTask(Learner):
     def _label_maps(self, y: Tensor) -> Tensor:
         """Targets `[T, N, K]` to `[T N, maps, height, width]` of the feature map's size."""
         maps = []
-        for part in self.spec.parts:
-            values = split_parts(self.spec.parts, y)[part.name].flatten(0, 1)
-            values = values.reshape(len(values), 1 if part.target == "class" else part.size, *_area(part))
-            known = ~values.isnan()
-            values = values.masked_fill(~known, 0)
-            if part.target == "class":
-                values = F.one_hot(values[:, 0].long(), part.size).movedim(-1, 1) * known
-            maps += [_resized(values.float(), self.map_shape[1:]), _resized(known.float(), self.map_shape[1:])]
+        for part, columns in zip(self.target.parts, self.target.split(y.flatten(0, 1)), strict=True):
+            hot, known = part.encode(columns).split([part.size * part.places, part.columns], dim=-1)
+            for each in (hot, known):
+                maps.append(_resized(each.float().unflatten(1, (-1, *_area(part))), self.map_shape[1:]))
         return torch.cat(maps, dim=1)
 
 
@@ -100,7 +94,7 @@ def _area(part: Part) -> tuple[int, int]:
 
 def _maps(part: Part) -> int:
     """Natural parameters of a part at one pixel."""
-    return 2 * part.size if part.target == "real" else part.size
+    return part.n_params // part.places
 
 
 def _pixelwise(inputs: int, width: int, outputs: int) -> nn.Module:

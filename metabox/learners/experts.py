@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Episodes, TaskSpec
+from metabox.episodes import Episodes
 from metabox.learners.multitask import MultiTask
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.sharing import Stack
 from metabox.nn.task_code import CodeKind
+from metabox.targets import TaskSpec
 
 
 class MMoE(MultiTask):
@@ -29,7 +30,6 @@ class MMoE(MultiTask):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: what experts and gates read; by default Conv4 for images, and vectors as they are.
         n_experts: number of experts.
         expert_size: units of an expert.
@@ -41,7 +41,6 @@ class MMoE(MultiTask):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         n_experts: int = 8,
@@ -50,7 +49,7 @@ class MMoE(MultiTask):
         expert_dropout: float = 0.0,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, n_params, backbone or default_backbone(spec), code)
+        super().__init__(spec, backbone or default_backbone(spec), code)
         if not 0 <= expert_dropout < 1:
             raise ValueError(f"expected expert_dropout in [0, 1), got {expert_dropout}; 0.1 in Zhao et al. 2019")
         features = self.embed.out_features
@@ -79,7 +78,7 @@ class MMoE(MultiTask):
         return total / (code.T.float() @ real.sum(1, keepdim=True))
 
     def describe(self, episodes: Episodes) -> dict[str, Any]:
-        names = self.spec.tasks or tuple(part.name for part in self.spec.parts) or ("the task",)
+        names = self.spec.tasks or tuple(part.name for part in self.spec.target.parts) or ("the task",)
         usage = zip(names, self.gate_usage(episodes).tolist(), strict=True)
         return {
             "gate_usage": {
@@ -102,7 +101,6 @@ class PLE(MultiTask):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: what experts and gates read; by default Conv4 for images, and vectors as they are.
         levels: levels of extraction; 1 is CGC.
         task_experts: experts of each task at each level.
@@ -115,7 +113,6 @@ class PLE(MultiTask):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         levels: int = 2,
@@ -125,7 +122,7 @@ class PLE(MultiTask):
         tower_size: int = 16,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, n_params, backbone or default_backbone(spec), code)
+        super().__init__(spec, backbone or default_backbone(spec), code)
         if min(levels, task_experts, shared_experts) < 1:
             raise ValueError(
                 "expected at least 1 level, expert of a task and shared expert, got "

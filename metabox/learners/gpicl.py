@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
-from metabox.nn.attention import TransformerLayer
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
-from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.embedding import Embedding
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.targets import TaskSpec
 
 
 class GPICL(Learner):
@@ -30,11 +31,10 @@ class GPICL(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: features of a token.
-        depth: transformer blocks.
-        heads: attention heads of a block.
+        depth: transformer layers.
+        heads: attention heads of a layer, a divisor of `width`.
     """
 
     ordered = True
@@ -42,24 +42,22 @@ class GPICL(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
         depth: int = 3,
         heads: int = 4,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if width % 2:
             raise ValueError(f"expected an even width, half for sines and half for cosines, got {width}")
         self.embed = Embedding(spec, backbone, causal=True)
-        self.token = nn.Linear(self.embed.out_features + spec.target_size, width)
-        self.blocks = nn.ModuleList(TransformerLayer(width, heads, 4 * width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.readout = nn.Linear(width, n_params)
+        self.token = nn.Linear(self.embed.out_features + spec.target.label_size, width)
+        self.transformer = Transformer([TransformerLayer(width, heads, 4 * width) for _ in range(depth)], width)
+        self.readout = nn.Linear(width, spec.target.n_params)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`, the label still to come `label`.
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`, the label still to come `label`.
 
         And what the embedding knows of the task.
         """
@@ -69,10 +67,7 @@ class GPICL(Learner):
         h = self.embed(x, phi)
         label = phi["label"][:, None].expand(-1, h.shape[1], -1)
         tokens = self._token(h, label, phi["mask"].sum(1, keepdim=True))
-        itself = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
-        for i, block in enumerate(self.blocks):
-            tokens = self._attend(block, tokens, itself, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
-        return self.readout(self.norm(tokens))
+        return self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None], itself=True))
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._read(examples, descriptor)[1]
@@ -83,26 +78,14 @@ class GPICL(Learner):
         t, n = sequence.mask.shape
         order = real_first(sequence.mask)
         mask = sequence.mask.take_along_dim(order[..., 0], dim=1)
-        labels = encode_labels(self.spec, sequence).take_along_dim(order, dim=1)
+        labels = self.spec.target.encode(sequence.y, sequence.mask).take_along_dim(order, dim=1)
         late = torch.cat([labels.new_zeros(t, 1, labels.shape[-1]), labels], dim=1)  # [T, N + 1, L]
         count = mask.sum(1)
         tokens = self._token(h.take_along_dim(order, dim=1), late[:, :n], torch.arange(n, device=h.device)[None])
         causal = torch.ones(n, n, dtype=torch.bool, device=h.device).tril()
         phi |= {"mask": mask, "label": late[torch.arange(t, device=h.device), count]}
-        for i, block in enumerate(self.blocks):
-            keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            phi |= {f"keys.{i}": keys, f"values.{i}": values}
-            tokens = block(tokens, keys, values, causal[None])
-        return phi, self.readout(self.norm(tokens)).take_along_dim(order.argsort(dim=1), dim=1)
-
-    def _attend(
-        self, block: nn.Module, tokens: Tensor, itself: Tensor, keys: Tensor, values: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Queries `[T, M, D]` see the support and each itself."""
-        own_keys, own_values = block.keys_values(tokens)  # type: ignore[operator]
-        m = tokens.shape[1]
-        visible = torch.cat([mask[:, None].expand(-1, m, -1), itself.expand(len(mask), -1, -1)], dim=-1)
-        return block(tokens, torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2), visible)
+        written, read = self.transformer.write_and_read(tokens, causal[None])
+        return phi | written, self.readout(read).take_along_dim(order.argsort(dim=1), dim=1)
 
     def _token(self, h: Tensor, label: Tensor, place: Tensor) -> Tensor:
         """Features `[T, N, F]`, labels `[T, N, L]` and places `[T or 1, N or 1]` to tokens `[T, N, D]`."""

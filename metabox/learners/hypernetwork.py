@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import StaticHyper, task_conv2d, task_linear
 from metabox.nn.mlp import Perceptron
-from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.nn.pairing import pairing
+from metabox.nn.sets import class_mean, masked_mean
+from metabox.targets import TaskSpec
 
 
 class HyperNetwork(Learner):
@@ -41,7 +43,6 @@ class HyperNetwork(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to the features that the support's code is made of; by default Conv4 for images, an
             MLP for vectors.
         width: units of the set encoder and numbers in its code.
@@ -58,7 +59,6 @@ class HyperNetwork(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
@@ -66,10 +66,10 @@ class HyperNetwork(Learner):
         channels: int = 16,
         embedding: int = 64,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
-        by_class = spec.target == "class"
-        self.encoder = Perceptron(self.embed.out_features + (0 if by_class else spec.target_size), width, width)
+        self.pairing = pair = pairing(spec.target)
+        self.encoder = Perceptron(self.embed.out_features + pair.label_size, width, width)
         code = width + spec.descriptor_size
         self.layers, self.is_image = layers, len(spec.x_shape) == 3
         features = self.embed.out_features
@@ -86,13 +86,8 @@ class HyperNetwork(Learner):
             if not math.prod(left):
                 raise ValueError(f"expected images that {layers + 1} poolings leave something of, got {spec.x_shape}")
             features = channels * math.prod(left)
-        # A bias on the rows of every class alike would be without effect.
-        rows = features + 1
-        self.head = (
-            Perceptron(width + code, width, rows, depth=2, bias=False)
-            if by_class
-            else Perceptron(code, width, n_params * rows, depth=2)
-        )
+        sources = (pair.codes - 1) * width + code
+        self.head = Perceptron(sources, width, pair.outputs * (features + 1), depth=2, bias=pair.bias)
         self.features = features
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
@@ -101,19 +96,15 @@ class HyperNetwork(Learner):
         And what the embedding knows of the task, where the head reads the backbone's features.
         """
         h, phi = self.embed.adapt(support, descriptor)
-        if self.spec.target != "class":
-            h = torch.cat([h, support.y.to(h.dtype)], dim=-1)
-        r = self.encoder(h)
+        r = self.encoder(self.pairing.pairs(h, support))
         code = masked_mean(r, support.mask)
         if descriptor is not None:
             code = torch.cat([code, descriptor.to(code.dtype)], dim=-1)
         if self.layers:
             z = self.embeddings(code).unflatten(-1, (self.layers, -1))
             phi = {f"weight.{j}": weight for j, weight in enumerate(self.generate(z).unbind(1))}
-        if self.spec.target == "class":
-            head = self.head(class_mean(r, membership(support.y, support.mask, self.spec.target_size)), code[:, None])
-        else:
-            head = self.head(code).unflatten(-1, (self.n_params, -1))
+        head = self.head(*self.pairing.sources(class_mean(r, self.pairing.groups(support)), code))
+        head = head.unflatten(-1, (self.pairing.outputs, -1)).flatten(1, 2)
         # Scaled so that the first predictions are of ordinary size, however many features there are.
         phi["head"] = head / math.sqrt(self.features)
         return phi

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_conv2d, task_linear
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.nn.sets import membership
+from metabox.targets import Classes, TaskSpec
 
 
 class HyperTransformer(Learner):
@@ -49,7 +50,6 @@ class HyperTransformer(Learner):
 
     Args:
         spec: the tasks; classes.
-        n_params: natural parameters per query point.
         backbone: maps inputs to what the global features are made of; by default Conv4 for images, an MLP for vectors.
         layers: generated convolutions.
         channels: of every one of them, 8 in the authors' recipe for Omniglot.
@@ -65,12 +65,11 @@ class HyperTransformer(Learner):
         ValueError: where the images are too small for that many poolings.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         layers: int = 4,
@@ -82,7 +81,7 @@ class HyperTransformer(Learner):
         heads: int = 2,
         norm: NormKind = "batch",
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.transductive = norm == "transductive"  # type: ignore[misc]  # of the class, elsewhere
         self.embed = Embedding(spec, backbone)
         self.shared = nn.Linear(self.embed.out_features, global_features)
@@ -95,7 +94,7 @@ class HyperTransformer(Learner):
                 raise ValueError(f"expected images that {layers} poolings leave something of, got {spec.x_shape}")
             kernel = 3 if self.is_image else 1
             is_last = i == layers
-            shape = (n_params, inputs * math.prod(size) + 1) if is_last else (channels, inputs, kernel, kernel)
+            shape = (spec.target.size, inputs * math.prod(size) + 1) if is_last else (channels, inputs, kernel, kernel)
             self.shapes.append(shape)
             self.locals.append(nn.Conv2d(inputs, local_features, min(kernel, *size)))
             features, slices, block = local_features + global_features, shape[0], math.prod(shape[1:])
@@ -111,7 +110,7 @@ class HyperTransformer(Learner):
         """
         features, _ = self.embed.adapt(support, descriptor)
         features = self.shared(features)
-        member = membership(support.y, support.mask, self.spec.target_size)
+        member = membership(support.y, support.mask, self.spec.target.size)
         x, phi = self._image(support.x), Phi()
         context = Context(mask=support.mask, n_tasks=len(x))
         for i, (local, generate) in enumerate(zip(self.locals, self.generators, strict=True)):
@@ -164,7 +163,7 @@ class WeightGenerator(nn.Module):
         super().__init__()
         self.block = block
         self.width = math.ceil((embedding + max(features, block)) / heads) * heads
-        self.labels = nn.Parameter(torch.randn(spec.target_size, embedding))
+        self.labels = nn.Parameter(torch.randn(spec.target.size, embedding))
         self.weights = nn.Parameter(torch.randn(slices, embedding))
         self.describe = nn.Linear(spec.descriptor_size, embedding, bias=False) if spec.descriptor_size else None
         make = partial(nn.TransformerEncoderLayer, self.width, heads, self.width, batch_first=True, norm_first=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
-from metabox.nn.attention import AttentionBlock
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
-from metabox.nn.sets import class_mean, membership
+from metabox.nn.label_tokens import label_tokens
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.targets import TaskSpec
 
 
 class InContext(Learner):
@@ -31,11 +29,10 @@ class InContext(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: features of a token.
-        depth: transformer blocks.
-        heads: attention heads of a block.
+        depth: transformer layers.
+        heads: attention heads of a layer, a divisor of `width`.
     """
 
     label_equivariant = True
@@ -43,74 +40,31 @@ class InContext(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
         depth: int = 2,
         heads: int = 4,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
         self.embed_x = nn.Linear(self.embed.out_features, width)
-        self.embed_y = nn.Linear(width if spec.target == "class" else spec.target_size, width)
+        self.labels = label_tokens(spec.target, width)
         self.null_label = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.readout = nn.Linear(width, width if spec.target == "class" else n_params)
-        if spec.target == "class":
-            self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0)))
+        layers = [TransformerLayer(width, heads, 4 * width, "gelu", sink=True) for _ in range(depth)]
+        self.transformer = Transformer(layers, width)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of block i, `mask [T, N]`.
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`; the task statistics.
 
-        For classes also `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`; and what the
-        embedding knows of the task.
+        And what `self.labels` keeps, for classes `features [T, N, D]`, `member [T, N, C]`, `codes [T, C, D]`.
         """
         features, phi = self.embed.adapt(support, descriptor)
-        x = self.embed_x(features)
-        phi["mask"] = support.mask
-        if self.spec.target == "class":
-            member = membership(support.y, support.mask, self.spec.target_size)
-            codes = F.layer_norm(self.embed_y(class_mean(x, member)), x.shape[-1:])
-            phi |= {"features": F.normalize(x.float(), dim=-1), "member": member, "codes": codes}
-            tokens = x + member.to(codes.dtype) @ codes
-        else:
-            tokens = x + self.embed_y(support.y.to(x.dtype))
-        for i, block in enumerate(self.blocks):
-            keys, values = block.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            phi |= {f"keys.{i}": keys, f"values.{i}": values}
-            if i + 1 < len(self.blocks):  # nobody reads the last block's tokens
-                tokens = block(tokens, keys, values, support.mask)
-        return phi
+        tokens, known = self.labels.support(self.embed_x(features), support)
+        written = self.transformer.write(tokens, support.mask[:, None])
+        return phi | known | written | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        tokens = self.embed_x(self.embed(x, phi))
-        if self.spec.target == "class":
-            guess, probability = self._first_guess(phi, tokens)
-            tokens = tokens + probability.to(tokens.dtype) @ phi["codes"]
-        tokens = tokens + self.null_label
-        for i, block in enumerate(self.blocks):
-            tokens = block(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], phi["mask"])
-        read = self.readout(self.norm(tokens))
-        if self.spec.target != "class":
-            return read
-        return guess + read @ phi["codes"].transpose(1, 2) / math.sqrt(read.shape[-1])
-
-    def _first_guess(self, phi: Phi, x: Tensor) -> tuple[Tensor, Tensor]:
-        """How like each class's support a query is: x `[T, M, D]` -> logits `[T, M, C]`, probabilities `[T, M, C]`.
-
-        The logit of a class is the log of the mean of exp(sharpness * (cosine - 1)) over its support.
-        """
-        with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the cosines
-            sharpness = self.log_sharpness.exp()
-            cosine = F.normalize(x.float(), dim=-1) @ phi["features"].transpose(1, 2)  # [T, M, N]
-            size = phi["member"].sum(1)[:, None]  # [T, 1, C]
-            likeness = (sharpness * (cosine - 1)).exp() @ phi["member"] / size.clamp(min=1)
-            probability = likeness / likeness.sum(-1, keepdim=True).clamp(min=SMALLEST)
-            # A class without support is as unlike the query as one can be.
-            logits = torch.where(size > 0, likeness, (-2 * sharpness).exp()).clamp(min=SMALLEST).log()
-            return logits, probability
-
-
-SMALLEST = 1e-30
+        tokens, guess = self.labels.query(self.embed_x(self.embed(x, phi)), phi)
+        read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
+        return self.labels.read(read, guess, phi)

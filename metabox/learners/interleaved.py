@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
-from metabox.nn.attention import TransformerLayer
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
-from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.embedding import Embedding
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.targets import TaskSpec
 
 
 class Interleaved(Learner):
@@ -30,7 +31,6 @@ class Interleaved(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: features of a token.
         depth: transformer layers.
@@ -46,7 +46,6 @@ class Interleaved(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 64,
@@ -54,32 +53,24 @@ class Interleaved(Learner):
         heads: int = 2,
         points: int = 101,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if points < 1:
             raise ValueError(f"expected points of at least 1, the query, got {points}")
         self.embed = Embedding(spec, backbone, causal=True)
-        self.read_in = nn.Linear(max(self.embed.out_features, spec.target_size), width)
+        self.read_in = nn.Linear(max(self.embed.out_features, spec.target.label_size), width)
         self.positions = nn.Parameter(torch.empty(2 * points, width).normal_(std=0.02))
-        self.layers = nn.ModuleList(_gpt2_layer(width, heads, depth) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.read_out = nn.Linear(width, n_params)
+        self.transformer = Transformer([_gpt2_layer(width, heads, depth) for _ in range(depth)], width)
+        self.read_out = nn.Linear(width, spec.target.n_params)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, 2N, D/heads]` of layer i, `mask [T, 2N]`; what the embedding knows."""
+        """phi: `keys.i`, `values.i [T, heads, 2N, D/heads]` of layer i, `mask [T, 2N]`; the task statistics."""
         self._check_length(support.mask.shape[1] + 1)
         return self._read(support, descriptor)[0]
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        mask, m = phi["mask"], x.shape[1]
+        mask = phi["mask"]
         tokens = self._read_in(self.embed(x, phi)) + self.positions[mask.sum(1)][:, None]
-        # A query sees the support and itself.
-        itself = torch.eye(m, dtype=torch.bool, device=mask.device).expand(len(mask), -1, -1)
-        visible = torch.cat([mask[:, None].expand(-1, m, -1), itself], dim=-1)
-        for i, layer in enumerate(self.layers):
-            keys, values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            keys, values = torch.cat([phi[f"keys.{i}"], keys], 2), torch.cat([phi[f"values.{i}"], values], 2)
-            tokens = layer(tokens, keys, values, visible)
-        return self.read_out(self.norm(tokens))
+        return self.read_out(self.transformer.read(phi, tokens, mask[:, None], itself=True))
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         self._check_length(examples.mask.shape[1])
@@ -89,18 +80,15 @@ class Interleaved(Learner):
         """phi after the sequence, and the prediction at each of its steps `[T, N, P]`, by one causal pass."""
         h, phi = self.embed.adapt(sequence, descriptor)
         order = real_first(sequence.mask)
-        y = encode_labels(self.spec, sequence).to(h.dtype)
+        y = self.spec.target.encode(sequence.y, sequence.mask).to(h.dtype)
         pairs = torch.stack([self._read_in(part.take_along_dim(order, dim=1)) for part in (h, y)], dim=2)
         tokens = pairs.flatten(1, 2)  # [T, 2N, D]
         n = tokens.shape[1]
         tokens = tokens + self.positions[:n]
         phi["mask"] = sequence.mask.take_along_dim(order[..., 0], dim=1).repeat_interleave(2, dim=1)
         causal = torch.ones(1, n, n, dtype=torch.bool, device=h.device).tril()
-        for i, layer in enumerate(self.layers):
-            keys, values = layer.keys_values(tokens)  # type: ignore[operator]
-            phi |= {f"keys.{i}": keys, f"values.{i}": values}
-            tokens = layer(tokens, keys, values, causal)
-        return phi, self.read_out(self.norm(tokens[:, ::2])).take_along_dim(order.argsort(dim=1), dim=1)
+        written, read = self.transformer.write_and_read(tokens, causal)
+        return phi | written, self.read_out(read[:, ::2]).take_along_dim(order.argsort(dim=1), dim=1)
 
     def _read_in(self, part: Tensor) -> Tensor:
         """Inputs or targets `[T, N, size]` to tokens `[T, N, D]`."""

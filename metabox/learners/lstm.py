@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.labels import LabelCode, LabelKind
+from metabox.targets import TaskSpec
 
 
 class Recurrent(Learner):
@@ -29,12 +30,10 @@ class Recurrent(Learner):
     ordered = True
     readout: nn.Module
 
-    def __init__(
-        self, spec: TaskSpec, n_params: int, backbone: MakeBackbone | None = None, labels: LabelKind = "one-hot"
-    ) -> None:
-        super().__init__(spec, n_params)
+    def __init__(self, spec: TaskSpec, backbone: MakeBackbone | None = None, labels: LabelKind = "one-hot") -> None:
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone, causal=True)
-        self.labels = LabelCode(spec, n_params, labels)
+        self.labels = LabelCode(spec, labels)
         self.in_size = self.embed.out_features + self.labels.in_size
 
     @abstractmethod
@@ -92,7 +91,6 @@ class LSTM(Recurrent):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the LSTM, 200 in Santoro et al.
         labels: how classes are written, "one-hot" or "strings" of five characters (see `LabelCode`).
@@ -101,13 +99,12 @@ class LSTM(Recurrent):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 200,
         labels: LabelKind = "one-hot",
     ) -> None:
-        super().__init__(spec, n_params, backbone, labels)
+        super().__init__(spec, backbone, labels)
         self.cell = nn.LSTMCell(self.in_size, width)
         self.readout = nn.Linear(width, self.labels.out_size)
 

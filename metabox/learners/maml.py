@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.likelihoods import Gaussian, likelihood_for, task_mean
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
+from metabox.targets import TaskSpec
+from metabox.targets.base import task_mean
 
 WEIGHTS = "weights."
 """What the names of adapted parameters begin with in phi."""
@@ -41,7 +42,6 @@ class MAML(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         lr: step size of the inner loop, 0.4 in the paper for Omniglot, 5-way.
         steps: gradient steps of the inner loop in training.
@@ -58,7 +58,6 @@ class MAML(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         lr: float = 0.4,
@@ -66,7 +65,7 @@ class MAML(Learner):
         evaluation_steps: int | None = None,
         first_order: bool = False,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         learn2learn()
         evaluation_steps = steps if evaluation_steps is None else evaluation_steps
         if lr <= 0 or steps < 1 or evaluation_steps < 1:
@@ -74,9 +73,7 @@ class MAML(Learner):
                 f"expected lr above 0, steps and evaluation_steps of at least 1, got {lr}, {steps}, {evaluation_steps}"
             )
         self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
-        # Equation (2) for reals: half the squared error of the means, up to a constant.
-        self.likelihood = Gaussian(spec, noise=1.0) if spec.target == "real" else likelihood_for(spec)
-        self.network = Network(spec, n_params, backbone)
+        self.network = Network(spec, backbone)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights.NAME [T, ...]`, all trainable parameters; what the embedding knows of the task."""
@@ -122,8 +119,8 @@ class MAML(Learner):
         with torch.enable_grad(), torch.autocast(support.x.device.type, enabled=False):
             copy = learn2learn().algorithms.MAML(module, self.lr, first_order, allow_nograd=True).clone()
             for _ in range(self.steps if self.training else self.evaluation_steps):
-                params = within(predictions(copy.module)[..., : self.likelihood.n_params], classes)
-                copy.adapt(-task_mean(self.likelihood.log_prob(params, support.y), support.mask).sum())
+                loss = self.spec.target.error(within(predictions(copy.module), classes), support.y)
+                copy.adapt(task_mean(loss, support.mask).sum())
         return copy.module
 
     def extra_repr(self) -> str:
@@ -141,7 +138,6 @@ class ANIL(MAML):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         lr: step size of the inner loop.
         steps: gradient steps of the inner loop in training.
@@ -171,10 +167,10 @@ class ANIL(MAML):
 class Network(nn.Module):
     """What is adapted: inputs `[T, M, *x_shape]` and what the embedding knows of the tasks, to `[T, M, P]`."""
 
-    def __init__(self, spec: TaskSpec, n_params: int, backbone: MakeBackbone | None) -> None:
+    def __init__(self, spec: TaskSpec, backbone: MakeBackbone | None) -> None:
         super().__init__()
         self.embed = Embedding(spec, backbone)
-        self.head = nn.Linear(self.embed.out_features, n_params)
+        self.head = nn.Linear(self.embed.out_features, spec.target.n_params)
 
     def forward(self, x: Tensor, known: Phi) -> Tensor:
         return self.head(self.embed(x, known))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import TaskSpec
 from metabox.learners.base import Phi
 from metabox.learners.lstm import Recurrent, lstm_advance, lstm_step
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.labels import LabelKind
 from metabox.nn.memory import Access, GateKind, LRUMemory
+from metabox.targets import TaskSpec
 
 
 class MANN(Recurrent):
@@ -35,7 +35,6 @@ class MANN(Recurrent):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the controller.
         rows: rows of the memory.
@@ -50,7 +49,6 @@ class MANN(Recurrent):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 200,
@@ -62,7 +60,7 @@ class MANN(Recurrent):
         read_first: bool = False,
         labels: LabelKind = "one-hot",
     ) -> None:
-        super().__init__(spec, n_params, backbone, labels)
+        super().__init__(spec, backbone, labels)
         self.memory = LRUMemory(width, rows, size, heads, decay, gate, read_first)
         self.cell = nn.LSTMCell(self.in_size + self.memory.out_features, width)
         self.readout = nn.Linear(width + self.memory.out_features, self.labels.out_size)

@@ -7,13 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.conditioning import Gate
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact
 from metabox.nn.sets import membership
+from metabox.targets import Classes, TaskSpec
 
 
 class MatchingNet(Learner):
@@ -29,23 +30,21 @@ class MatchingNet(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     label_equivariant = True
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         sharpness: float | None = None,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if sharpness is not None and sharpness <= 0:
             raise ValueError(f"expected a sharpness above 0, got {sharpness}; None learns it")
         self.embed = Embedding(spec, backbone, condition=Gate)
@@ -99,7 +98,6 @@ class FullContextMatchingNet(MatchingNet):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
         n_steps: K, the processing steps of a query.
@@ -110,13 +108,12 @@ class FullContextMatchingNet(MatchingNet):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         sharpness: float | None = None,
         n_steps: int = 5,
     ) -> None:
-        super().__init__(spec, n_params, backbone=backbone, sharpness=sharpness)
+        super().__init__(spec, backbone=backbone, sharpness=sharpness)
         if n_steps < 1:
             raise ValueError(f"expected n_steps of at least 1, got {n_steps}; MatchingNet has none")
         width, self.n_steps = self.embed.out_features, n_steps

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_linear
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import membership
+from metabox.targets import Classes, TaskSpec
 
 
 class MetaNet(Learner):
@@ -48,35 +49,33 @@ class MetaNet(Learner):
 
     Args:
         spec: the tasks; classes.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the fully connected layers.
         hidden: units of the LSTM in d, and of the two hidden layers of m.
         parts: how many gradients d reads.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     ordered = True
     readout: Tensor
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 32,
         hidden: int = 20,
         parts: int = 5,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.parts = parts
         self.embed = Embedding(spec, backbone)
         self.reduce = nn.Linear(self.embed.out_features, width)
         self.u = nn.Linear(width, width, bias=False)  # Q
         self.b1 = nn.Linear(width, width, bias=False)  # W
-        self.b2 = nn.Linear(width, n_params, bias=False)
-        self.register_buffer("readout", nn.Linear(width, n_params, bias=False).weight.detach().clone())
+        self.b2 = nn.Linear(width, spec.target.size, bias=False)
+        self.register_buffer("readout", nn.Linear(width, spec.target.size, bias=False).weight.detach().clone())
         self.m = Perceptron(2, hidden, 1)
         self.d = nn.LSTMCell(2, hidden)
         self.d_out = nn.Linear(hidden, 1)
@@ -88,7 +87,7 @@ class MetaNet(Learner):
         """
         features, phi = self.embed.adapt(support, descriptor)
         h = self.reduce(features)
-        labels = membership(support.y, support.mask, self.spec.target_size)
+        labels = membership(support.y, support.mask, self.spec.target.size)
         phi["task"] = self._task_weights(h, labels, support.mask, classes).to(h.dtype)
         phi["keys"] = self._represent(h, phi["task"])
         error1, error2, a = _errors(h, self.b1.weight, self.b2.weight, labels, classes)

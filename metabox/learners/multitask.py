@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
-from metabox.likelihoods import Composite
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sharing import PartHeads, Towers
 from metabox.nn.task_code import CodeKind, TaskCode
+from metabox.targets import Classes, Parts, TaskSpec, Vector
 
 
 class MultiTask(Learner):
@@ -31,27 +31,25 @@ class MultiTask(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: what all networks stand on.
         code: where the code of a named task comes from: the descriptor, the support, or both.
         condition: how the rest of the descriptor joins the features.
     """
 
-    targets = ("class", "real", "binary", "parts")
+    targets = (Classes, Vector, Parts)
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         backbone: MakeBackbone | None,
         code: CodeKind = "given",
         condition: type[Conditioner] = Concat,
     ) -> None:
-        super().__init__(spec, n_params)
-        named = replace(spec, tasks=()) if spec.parts else spec
+        super().__init__(spec)
+        named = replace(spec, tasks=()) if spec.target.parts else spec
         self.code = TaskCode(named, code)
         self.reads_support = code != "given"
-        self.copies = len(spec.parts) or self.code.n_tasks
+        self.copies = len(spec.target.parts) or self.code.n_tasks
         # The first columns of the descriptor tell the task, where it has a name that matters here.
         self.told = min(len(named.tasks), spec.descriptor_size)
         rest = replace(spec, tasks=(), descriptor_size=spec.descriptor_size - self.told)
@@ -78,13 +76,13 @@ class MultiTask(Learner):
 
     def chooser(self, phi: Phi) -> Tensor | None:
         """The code that says which network the rows of a task pass; None for parts, which pass them all."""
-        return None if self.spec.parts else phi["code"]
+        return None if self.spec.target.parts else phi["code"]
 
     def heads(self, features: int) -> nn.Module:
         """The K last layers: features `[K or T, B, features]` and code -> natural parameters."""
-        if not self.spec.parts:
+        if not self.spec.target.parts:
             return Heads(features, self.copies, self.n_params)
-        return PartHeads(features, tuple(Composite(self.spec).part_params))
+        return PartHeads(features, tuple(part.n_params for part in self.spec.target.parts))
 
     def everywhere(self, h: Tensor) -> Tensor:
         """The same rows for all networks: `[T, M, ...]` -> `[K, T * M, ...]`."""
@@ -92,7 +90,7 @@ class MultiTask(Learner):
 
     def rows(self, h: Tensor) -> Tensor:
         """The rows of each network: `[T, M, ...]` -> for parts `[K, T * M, ...]`, else as they are."""
-        return self.everywhere(h) if self.spec.parts else h
+        return self.everywhere(h) if self.spec.target.parts else h
 
     def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
         """Of what all networks make of all rows, `[K, T * M, D]`, what each task's own one makes: `[T, M, D]`."""
@@ -109,7 +107,6 @@ class HardSharing(MultiTask):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: the shared network; by default Conv4 for images, an MLP for vectors.
         condition: how the code of a named task enters: by heads, or by what else is in `metabox.nn.conditioning`.
         film: whether the code also modulates every normalisation layer of the backbone.
@@ -123,15 +120,14 @@ class HardSharing(MultiTask):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         condition: type[Conditioner] = Heads,
         film: bool = False,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, n_params, backbone, code, FiLM)  # beside the features it would only move a head's bias
-        if spec.parts and (film or condition is not Heads):
+        super().__init__(spec, backbone, code, FiLM)  # beside the features it would only move a head's bias
+        if spec.target.parts and (film or condition is not Heads):
             raise ValueError(
                 "expected heads for targets with parts, whose code is not given, got "
                 f"condition {condition.__name__}, film {film}; leave both out"
@@ -140,7 +136,7 @@ class HardSharing(MultiTask):
         self.films = BackboneFiLM(self.embed.backbone.film_sizes(), self.copies) if film else None
         self.condition = None if condition is Heads else condition(features, self.copies)
         self.head = (
-            Perceptron(self.condition.out_features, features, n_params, depth=2)
+            Perceptron(self.condition.out_features, features, spec.target.n_params, depth=2)
             if self.condition
             else self.heads(features)
         )
@@ -161,16 +157,13 @@ class Independent(MultiTask):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         code: where the code of a named task comes from.
     """
 
-    def __init__(
-        self, spec: TaskSpec, n_params: int, *, width: int = 32, depth: int | None = None, code: CodeKind = "given"
-    ) -> None:
-        super().__init__(spec, n_params, Flatten, code)
+    def __init__(self, spec: TaskSpec, *, width: int = 32, depth: int | None = None, code: CodeKind = "given") -> None:
+        super().__init__(spec, Flatten, code)
         self.towers = make_towers(self, width, depth)
         self.head = self.heads(self.towers.out_features)
 
@@ -188,7 +181,6 @@ class SoftSharing(Independent):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         strength: of the penalty.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
@@ -198,14 +190,13 @@ class SoftSharing(Independent):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         strength: float = 1e-2,
         width: int = 32,
         depth: int | None = None,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, n_params, width=width, depth=depth, code=code)
+        super().__init__(spec, width=width, depth=depth, code=code)
         self.strength = strength
 
     def penalty(self) -> Tensor:
@@ -225,7 +216,6 @@ class CrossStitch(MultiTask):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         same: alpha_ii at first; the other networks divide the rest of 1 among them.
@@ -235,14 +225,13 @@ class CrossStitch(MultiTask):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         width: int = 32,
         depth: int | None = None,
         same: float = 0.9,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, n_params, Flatten, code)
+        super().__init__(spec, Flatten, code)
         self.towers = make_towers(self, width, depth, stitch=same)
         self.head = self.heads(self.towers.out_features)
 

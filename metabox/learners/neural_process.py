@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.likelihoods import Gaussian, Likelihood, likelihood_for
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.latent import LatentEncoder, PairEncoder
 from metabox.nn.mlp import Perceptron
-from metabox.nn.sets import class_mean, membership
+from metabox.nn.pairing import pairing
+from metabox.nn.sets import class_mean
+from metabox.targets import TaskSpec
 
 
 class NeuralProcess(Learner):
     """What neural processes share: two encoders, a decoder, and predictions as a mixture over samples of z.
 
     A subclass says in `remember` and `code` how the deterministic path keeps the support's codes r_i and reads them.
-
-    likelihood: how the samples' predictions are put together. Set it where the objective's is a `Gaussian` with
-        another `min_scale`.
     """
 
     label_equivariant = True
@@ -33,7 +31,6 @@ class NeuralProcess(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None,
         width: int,
@@ -42,21 +39,17 @@ class NeuralProcess(Learner):
         self_attention: int = 0,
         heads: int = 8,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if n_samples < 1:
             raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
-        by_class = spec.target == "class"
-        pair = features + (0 if by_class else spec.target_size)  # a class enters by grouping, not as a vector
-        self.encoder = PairEncoder(pair, width, self_attention, heads)
-        self.latent = LatentEncoder(pair, width, latent, self_attention, heads)
-        inputs, outputs = features + (2 if by_class else 1) * width + latent, 1 if by_class else n_params
-        self.decoder = Perceptron(inputs, width, outputs, bias=not by_class)
+        self.pairing = pair = pairing(spec.target)
+        self.encoder = PairEncoder(features + pair.label_size, width, self_attention, heads)
+        self.latent = LatentEncoder(features + pair.label_size, width, latent, self_attention, heads)
+        self.decoder = Perceptron(features + pair.codes * width + latent, width, pair.outputs, bias=pair.bias)
         uniform = SobolEngine(latent, scramble=True, seed=0).draw(n_samples).clamp(1e-4, 1 - 1e-4)
         self.register_buffer("draws", torch.special.ndtri(uniform))
-        fixed_noise = spec.target == "real" and n_params == spec.target_size
-        self.likelihood: Likelihood = Gaussian(spec, noise=1.0) if fixed_noise else likelihood_for(spec)
 
     @abstractmethod
     def remember(self, r: Tensor, h: Tensor, groups: Tensor) -> Phi:
@@ -75,39 +68,27 @@ class NeuralProcess(Learner):
         And what the embedding knows of the task.
         """
         h, phi = self.embed.adapt(support, descriptor)
-        pairs, groups, everything = self._pairs(support, h)
+        pairs, groups = self.pairing.pairs(h, support), self.pairing.groups(support)
         phi["z_mean"], phi["z_scale"] = self.latent(pairs, groups)
-        if self.spec.target == "class":
-            everything = torch.cat([groups, everything], dim=-1)
-        return phi | self.remember(self.encoder(pairs, groups), h, everything)
+        return phi | self.remember(self.encoder(pairs, groups), h, self.pairing.readable(support))
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         draws = torch.randn_like(self.draws.expand(len(x), -1, -1)) if self.training else self.draws
         z = phi["z_mean"][:, None] + phi["z_scale"][:, None] * draws
-        return self.likelihood.mixture(self.decode(phi, x, z))
+        return self.spec.target.mixture(self.decode(phi, x, z))
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
         examples = self.check(examples, descriptor)
-        return self.latent(*self._pairs(examples, self.embed.adapt(examples, descriptor)[0])[:2])
+        h, _ = self.embed.adapt(examples, descriptor)
+        return self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
 
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters of p(y | x, r, z): x `[T, M, *x_shape]`, samples z `[T, S, Z]` -> `[T, S, M, P]`."""
         h = self.embed(x, phi)
         code = self.code(phi, h)[:, None].to(h.dtype)
-        z = z.to(h.dtype)
-        if self.spec.target != "class":
-            return self.decoder(h[:, None], code[..., 0, :], z[:, :, None])
-        # Score every (sample, query, class): [T, S, M, C, ...]
-        scores = self.decoder(h[:, None, :, None], code[..., :-1, :], code[..., -1:, :], z[:, :, None, None])
-        return within(scores.squeeze(-1), phi["classes"])
-
-    def _pairs(self, examples: Examples, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_i, y_i) `[T, N, I]`, the groups that an encoder keeps apart `[T, N, G]`, and one group of all."""
-        everything = examples.mask[..., None].float()
-        if self.spec.target == "class":
-            return h, membership(examples.y, examples.mask, self.spec.target_size), everything
-        return torch.cat([h, examples.y.to(h.dtype)], dim=-1), everything, everything
+        params = self.pairing.score(self.decoder, h[:, None], code, z.to(h.dtype)[:, :, None])
+        return within(params, phi.get("classes"))
 
 
 class NP(NeuralProcess):
@@ -126,7 +107,6 @@ class NP(NeuralProcess):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the hidden layers and of the code r.
         latent: size of z.
@@ -136,14 +116,13 @@ class NP(NeuralProcess):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 128,
         latent: int = 128,
         n_samples: int = 16,
     ) -> None:
-        super().__init__(spec, n_params, backbone=backbone, width=width, latent=latent, n_samples=n_samples)
+        super().__init__(spec, backbone=backbone, width=width, latent=latent, n_samples=n_samples)
 
     def remember(self, r: Tensor, h: Tensor, groups: Tensor) -> Phi:
         """`codes [T, G, R]`."""

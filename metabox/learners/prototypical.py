@@ -8,13 +8,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.conditioning import Gate
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact, squared_distances
 from metabox.nn.sets import class_mean, membership
+from metabox.targets import Classes, TaskSpec
 
 Distance = Literal["euclidean", "cosine"]
 
@@ -32,23 +33,21 @@ class ProtoNet(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         distance: "euclidean", which is squared, or "cosine", which is 1 - cos (there, section 2.6).
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     label_equivariant = True
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         distance: Distance = "euclidean",
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if distance not in get_args(Distance):
             raise ValueError(f"expected a distance among {get_args(Distance)}, got {distance!r}")
         self.embed = Embedding(spec, backbone, condition=Gate)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.conditioning import Gate
@@ -16,6 +16,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.nn.sets import membership
+from metabox.targets import Classes, TaskSpec
 
 
 class RelationNet(Learner):
@@ -35,25 +36,23 @@ class RelationNet(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default RelationConv for images, an MLP for vectors.
         width: channels of the relation module.
         hidden: units of its last layer but one.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
     label_equivariant = True
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 64,
         hidden: int = 8,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if backbone is None and len(spec.x_shape) == 3:
             backbone = RelationConv
         self.embed = Embedding(spec, backbone, condition=Gate)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
-from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.embedding import Embedding
+from metabox.targets import TaskSpec
 
 
 class SNAIL(Learner):
@@ -33,7 +34,6 @@ class SNAIL(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the linear layer after the backbone, 64 for Omniglot in the paper.
         horizon: T, the length of sequence that the convolutions are built to span; 26 is 5 ways, 5 shots and a query.
@@ -46,7 +46,6 @@ class SNAIL(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 64,
@@ -54,7 +53,7 @@ class SNAIL(Learner):
         filters: int = 128,
         attention: tuple[tuple[int, int], ...] = ((64, 32), (256, 128), (512, 256)),
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if horizon < 2 or not attention:
             raise ValueError(
                 f"expected a horizon of at least 2 (one example and a query) and an attention block, "
@@ -63,7 +62,7 @@ class SNAIL(Learner):
         self.embed = Embedding(spec, backbone, causal=True)
         self.project = nn.Linear(self.embed.out_features, width)
         self.blocks = nn.ModuleList()
-        size = width + spec.target_size
+        size = width + spec.target.label_size
         for i, (key_size, value_size) in enumerate(attention):
             if i:
                 for j in range(math.ceil(math.log2(horizon))):
@@ -71,7 +70,7 @@ class SNAIL(Learner):
                     size += filters
             self.blocks.append(CausalAttention(size, key_size, value_size))
             size += value_size
-        self.readout = nn.Linear(size, n_params)
+        self.readout = nn.Linear(size, spec.target.n_params)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: of block i `i.echo [T, 1, 2 * filters]` or `i.keys`, `i.values [T, N, ...]`; and `visible [T, 1, N]`.
@@ -80,7 +79,7 @@ class SNAIL(Learner):
         """
         h, phi = self.embed.adapt(support, descriptor)
         order = real_first(support.mask)
-        tokens = self._token(h, encode_labels(self.spec, support)).take_along_dim(order, dim=1)
+        tokens = self._token(h, self.spec.target.encode(support.y, support.mask)).take_along_dim(order, dim=1)
         phi["visible"] = support.mask.take_along_dim(order[..., 0], dim=1)[:, None]
         position = support.mask.sum(1)[:, None, None]  # of every query: after the support
         for i, (_, past) in enumerate(self._read(tokens)):
@@ -99,7 +98,7 @@ class SNAIL(Learner):
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         h, _ = self.embed.adapt(examples, descriptor)
         order = real_first(examples.mask)
-        tokens = self._token(h, encode_labels(self.spec, examples)).take_along_dim(order, dim=1)
+        tokens = self._token(h, self.spec.target.encode(examples.y, examples.mask)).take_along_dim(order, dim=1)
         queries = self._token(h).take_along_dim(order, dim=1)
         for block, past in self._read(tokens):
             queries = block(queries, past, _before(queries))
@@ -116,7 +115,7 @@ class SNAIL(Learner):
     def _token(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
         """Features `[T, N, F]` beside their labels, or beside zeros: `[T, N, width + L]`."""
         h = self.project(h)
-        labels = h.new_zeros(*h.shape[:2], self.spec.target_size) if labels is None else labels.to(h.dtype)
+        labels = h.new_zeros(*h.shape[:2], self.spec.target.label_size) if labels is None else labels.to(h.dtype)
         return torch.cat([h, labels], dim=-1)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.nn.attention import TransformerLayer
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.embedding import Embedding, encode_labels
+from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.targets import TaskSpec
 
 
 class TNPD(Learner):
@@ -28,7 +29,6 @@ class TNPD(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: features of a token.
         depth: transformer layers.
@@ -40,7 +40,6 @@ class TNPD(Learner):
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 64,
@@ -49,40 +48,28 @@ class TNPD(Learner):
         feed_forward: int = 128,
         embed_depth: int = 2,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         self.embed = Embedding(spec, backbone)
-        self.embed_pair = Perceptron(self.embed.out_features + spec.target_size, width, width, embed_depth)
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, feed_forward) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.readout = Perceptron(width, feed_forward, n_params, depth=2)
+        self.embed_pair = Perceptron(self.embed.out_features + spec.target.label_size, width, width, embed_depth)
+        self.transformer = Transformer([TransformerLayer(width, heads, feed_forward) for _ in range(depth)], width)
+        self.readout = Perceptron(width, feed_forward, spec.target.n_params, depth=2)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`; what the embedding knows."""
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`; the task statistics."""
         h, phi = self.embed.adapt(support, descriptor)
-        return self._write(phi | {"mask": support.mask}, self._pairs(h, support), support.mask[:, None])
+        written = self.transformer.write(self._pairs(h, support), support.mask[:, None])
+        return phi | written | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         return self._read(phi, self.embed(x, phi), phi["mask"][:, None])
 
     def _pairs(self, h: Tensor, examples: Examples) -> Tensor:
-        return self.embed_pair(h, encode_labels(self.spec, examples).to(h.dtype))
-
-    def _write(self, phi: Phi, tokens: Tensor, visible: Tensor) -> Phi:
-        """phi with more tokens `[T, N, D]`, each of which sees what is `visible [T, 1 or N, held + N]`."""
-        phi = dict(phi)
-        for i, layer in enumerate(self.layers):
-            for name, new in zip((f"keys.{i}", f"values.{i}"), layer.keys_values(tokens), strict=True):  # type: ignore[operator]
-                phi[name] = torch.cat([phi[name], new], dim=2) if name in phi else new
-            if i + 1 < len(self.layers):  # nobody reads the last layer's tokens
-                tokens = layer(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], visible)
-        return phi
+        return self.embed_pair(h, self.spec.target.encode(examples.y, examples.mask).to(h.dtype))
 
     def _read(self, phi: Phi, h: Tensor, visible: Tensor) -> Tensor:
         """Features `[T, M, F]` to parameters `[T, M, P]`; a query sees what is `visible [T, 1 or M, held]`."""
-        tokens = self.embed_pair(h, h.new_zeros(1, 1, self.spec.target_size))
-        for i, layer in enumerate(self.layers):
-            tokens = layer(tokens, phi[f"keys.{i}"], phi[f"values.{i}"], visible)
-        return self.readout(self.norm(tokens))
+        tokens = self.embed_pair(h, h.new_zeros(1, 1, self.spec.target.label_size))
+        return self.readout(self.transformer.read(phi, tokens, visible))
 
 
 class TNPA(TNPD):
@@ -119,7 +106,8 @@ class TNPA(TNPD):
 
     def _extend(self, phi: Phi, h: Tensor, examples: Examples) -> Phi:
         mask = torch.cat([phi["mask"], examples.mask], dim=1)
-        return self._write(phi, self._pairs(h, examples), _visible(phi, examples, itself=True)) | {"mask": mask}
+        written = self.transformer.write(self._pairs(h, examples), _visible(phi, examples, itself=True), held=phi)
+        return phi | written | {"mask": mask}
 
 
 def _visible(phi: Phi, examples: Examples, itself: bool) -> Tensor:

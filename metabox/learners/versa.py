@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.likelihoods import Categorical
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
 from metabox.nn.sets import class_mean, membership
+from metabox.targets import Classes, TaskSpec
 
 
 class VERSA(Learner):
@@ -32,32 +32,31 @@ class VERSA(Learner):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the hidden layers of the inference networks.
         n_samples: L, 10 in the authors' code.
     """
 
-    targets = ("class",)
+    targets = (Classes,)
 
     def __init__(
         self,
         spec: TaskSpec,
-        n_params: int,
         *,
         backbone: MakeBackbone | None = None,
         width: int = 256,
         n_samples: int = 10,
     ) -> None:
-        super().__init__(spec, n_params)
+        super().__init__(spec)
         if n_samples < 1:
             raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         self.mean = inference_network(features, width, features + 1, bias=False)
         self.log_variance = inference_network(features, width, features + 1)
-        self.likelihood = Categorical(spec)
-        self.draws = normal_quantiles(n_samples, n_params)  # not a buffer: weights do not depend on the largest way
+        self.draws = normal_quantiles(
+            n_samples, spec.target.size
+        )  # not a buffer: weights do not depend on the largest way
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `mean`, `log_variance [T, C, D + 1]` of each class's weights and, last, its bias.
@@ -65,7 +64,7 @@ class VERSA(Learner):
         And what the embedding knows of the task.
         """
         h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, self.spec.target_size)
+        member = membership(support.y, support.mask, self.spec.target.size)
         pooled = class_mean(h, member)
         log_variance = LARGEST * torch.tanh(self.log_variance(pooled) / LARGEST)
         return phi | {"mean": self.mean(pooled), "log_variance": log_variance}
@@ -77,7 +76,7 @@ class VERSA(Learner):
         else:
             draws = self.draws[:, None].to(mean)
         samples = mean[:, None] + variance.sqrt()[:, None] * draws  # [T, L, M, C]
-        return self.likelihood.mixture(within(samples, phi["classes"]))
+        return self.spec.target.mixture(within(samples, phi["classes"]))
 
     def logits(self, phi: Phi, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each logit, which is normal: x `[T, M, *x_shape]` -> two of `[T, M, C]`."""

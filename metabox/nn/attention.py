@@ -1,4 +1,4 @@
-"""Attention whose keys and values can be kept: the support is read once, queries any time after."""
+"""Scaled dot-product attention, and how queries of neural processes read the support by it."""
 
 from __future__ import annotations
 
@@ -8,51 +8,9 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm attention and feed-forward (Vaswani et al. 2017; Xiong et al. 2020) over given keys and values.
-
-    One learned key and value is always visible, so that attention over nothing is defined.
-
-    Args:
-        width: features of a token.
-        heads: attention heads, a divisor of `width`.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = _checked(heads, width)
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        self.nothing = nn.Parameter(torch.randn(2, heads, 1, width // heads) * 0.02)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
-        key, value = self.key_value(self.norm(tokens)).chunk(2, dim=-1)
-        return split_heads(key, self.heads), split_heads(value, self.heads)
-
-    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` where mask `[T, N]` is True."""
-        t = tokens.shape[0]
-        key, value = (
-            torch.cat([some, own.to(some.dtype).expand(t, -1, -1, -1)], dim=2)
-            for some, own in zip((keys, values), self.nothing, strict=True)
-        )
-        visible = F.pad(mask, (0, 1), value=True)[:, None, None, :]
-        query = split_heads(self.query(self.norm(tokens)), self.heads)
-        seen = dot_product_attention(query, key, value, visible)
-        tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
-        return tokens + self.feed_forward(tokens)
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -72,49 +30,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor
     # A softmax over nothing would be NaN: who sees nothing is shown everything, and what comes of it is dropped.
     nothing = ~visible.any(-1, keepdim=True)
     return dot_product_attention(query, key, value, visible | nothing).masked_fill(nothing, 0.0)
-
-
-class TransformerLayer(nn.Module):
-    """`torch.nn.TransformerEncoderLayer(norm_first=True)` without dropout, over given keys and values.
-
-    Attention over nothing gives zero.
-
-    Args:
-        width: features of a token.
-        heads: attention heads, a divisor of `width`.
-        feed_forward: hidden units of the feed-forward part.
-    """
-
-    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
-        super().__init__()
-        self.heads = _checked(heads, width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.feed_forward = Perceptron(width, feed_forward, width, depth=2)
-
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
-        key, value = self.key_value(self.norms[0](tokens)).chunk(2, dim=-1)
-        return split_heads(key, self.heads), split_heads(value, self.heads)
-
-    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` where `visible [T, 1 or M, N]`."""
-        query = split_heads(self.query(self.norms[0](tokens)), self.heads)
-        tokens = tokens + self.out(attend(query, keys, values, visible[:, None]).transpose(1, 2).flatten(2))
-        return tokens + self.feed_forward(self.norms[1](tokens))
-
-
-def recompute(model: nn.Module) -> None:
-    """From now on each transformer layer in the model keeps only its inputs, and is computed anew in the backward pass.
-
-    Gradient checkpointing (Chen et al. 2016): of a long support's memory little more than keys and values remains, for
-    about a third more time. The numbers stay the same.
-    """
-    for module in model.modules():
-        if isinstance(module, (AttentionBlock, TransformerLayer)):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 AttentionKind = Literal["uniform", "laplace", "dot", "multihead"]
@@ -139,7 +54,7 @@ class CrossAttention(nn.Module):
         if kind not in get_args(AttentionKind):
             raise ValueError(f"expected attention among {get_args(AttentionKind)}, got {kind!r}")
         self.kind = kind
-        self.heads = _checked(heads, width) if kind == "multihead" else 1
+        self.heads = check_heads(heads, width) if kind == "multihead" else 1
         if kind != "uniform":
             # The difference of a query and a key knows nothing of a last bias.
             self.represent = Perceptron(features, width, width, depth=2, bias=kind != "laplace")
@@ -178,7 +93,7 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.view(t, n, heads, width // heads).transpose(1, 2)
 
 
-def _checked(heads: int, width: int) -> int:
+def check_heads(heads: int, width: int) -> int:
     if width % heads:
         raise ValueError(f"expected heads to divide the width, got {heads} heads for width {width}")
     return heads

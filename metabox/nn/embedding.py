@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.nn.backbones import MakeBackbone, make_backbone
 from metabox.nn.conditioning import Concat, Conditioner
+from metabox.targets import TaskSpec
 
 
 class Embedding(nn.Module):
@@ -62,18 +62,3 @@ class Embedding(nn.Module):
         task = {name[len(prefix) :]: value for name, value in phi.items() if name.startswith(prefix)}
         h: Tensor = self.backbone(x, task)
         return self.condition(h, phi["descriptor"]) if self.condition else h
-
-
-def encode_labels(spec: TaskSpec, examples: Examples) -> Tensor:
-    """Targets as vectors, zeros for padding: `[T, N, spec.label_size]`, one-hot for classes and as they are for others.
-
-    Of parts, each as `Part.encode` writes it: values, with zeros where a label is missing, then which labels are there.
-    """
-    if spec.parts:
-        columns = examples.y.float().split([part.columns for part in spec.parts], dim=-1)
-        encoded = [part.encode(column) for part, column in zip(spec.parts, columns, strict=True)]
-        return torch.cat(encoded, dim=-1) * examples.mask[..., None]
-    if spec.target == "class":
-        hot = torch.nn.functional.one_hot(examples.y.masked_fill(~examples.mask, 0), spec.target_size)
-        return hot * examples.mask[..., None].float()
-    return examples.y.float() * examples.mask[..., None]

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
-from metabox.nn.embedding import encode_labels
+from metabox.episodes import Examples
+from metabox.targets import Classes, TaskSpec
 
 LabelKind = Literal["one-hot", "strings"]
 
@@ -37,7 +37,6 @@ class LabelCode(nn.Module):
 
     Args:
         spec: the tasks.
-        n_params: natural parameters per query point.
         kind: which of the two.
 
     Raises:
@@ -46,24 +45,24 @@ class LabelCode(nn.Module):
 
     table: Tensor  # [C, 25], which string is which
 
-    def __init__(self, spec: TaskSpec, n_params: int, kind: LabelKind = "one-hot") -> None:
+    def __init__(self, spec: TaskSpec, kind: LabelKind = "one-hot") -> None:
         super().__init__()
         if kind not in get_args(LabelKind):
             raise ValueError(f"expected labels among {get_args(LabelKind)}, got {kind!r}")
-        if kind == "strings" and (spec.target != "class" or spec.target_size > CHARACTERS**LENGTH):
+        if kind == "strings" and (not isinstance(spec.target, Classes) or spec.target.size > CHARACTERS**LENGTH):
             raise ValueError(
                 f'expected at most {CHARACTERS**LENGTH} classes for labels "strings", got {spec}; use "one-hot"'
             )
         self.spec, self.kind = spec, kind
-        self.in_size, self.out_size = spec.target_size, n_params
+        self.in_size, self.out_size = spec.target.label_size, spec.target.n_params
         if kind == "strings":
             self.in_size = self.out_size = CHARACTERS * LENGTH
-            self.register_buffer("table", strings(spec.target_size), persistent=False)
+            self.register_buffer("table", strings(spec.target.size), persistent=False)
 
     def encode(self, examples: Examples) -> Tensor:
         """`[T, N, in_size]`, zeros for padding."""
         if self.kind == "one-hot":
-            return encode_labels(self.spec, examples)
+            return self.spec.target.encode(examples.y, examples.mask)
         known = self.table[examples.y.masked_fill(~examples.mask, 0)]
         return (known & examples.mask[..., None]).float()
 

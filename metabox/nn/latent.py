@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metabox.nn.attention import TransformerLayer
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean, masked_mean
+from metabox.nn.transformer import TransformerLayer
 
 
 class PairEncoder(nn.Module):

@@ -9,10 +9,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples, TaskSpec
+from metabox.episodes import Examples
 from metabox.nn.backbones import Conv4, make_backbone
-from metabox.nn.embedding import encode_labels
 from metabox.nn.mlp import Perceptron
+from metabox.targets import TaskSpec
 
 CodeKind = Literal["given", "inferred", "both"]
 
@@ -56,7 +56,9 @@ class TaskCode(nn.Module):
         if kind != "given":
             small = partial(Conv4, width=width, downsample="stem") if len(spec.x_shape) == 3 else None
             self.backbone = make_backbone(small, spec.x_shape)
-            self.evidence = Perceptron(self.backbone.out_features + spec.target_size, width, k, depth=2, bias=False)
+            self.evidence = Perceptron(
+                self.backbone.out_features + spec.target.label_size, width, k, depth=2, bias=False
+            )
             nn.init.zeros_(cast(nn.Linear, self.evidence[-1]).weight)
             self.prior = nn.Parameter(torch.zeros(k))
         if kind == "both":
@@ -69,7 +71,7 @@ class TaskCode(nn.Module):
             if told is None or not self.spec.tasks:
                 return torch.ones(len(support), 1, device=support.x.device)
             return told
-        evidence = self.evidence(self.backbone(support.x), encode_labels(self.spec, support))
+        evidence = self.evidence(self.backbone(support.x), self.spec.target.encode(support.y, support.mask))
         score = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
         if self.kind == "both" and told is not None:
             score = score + self.trust * told

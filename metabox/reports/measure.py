@@ -17,10 +17,11 @@ from torch import Tensor
 from metabox.data.nwaykshot import NWayKShot
 from metabox.episodes import Episodes, Examples
 from metabox.evaluation import Scores, evaluate
-from metabox.likelihoods import Categorical, likelihood_for, task_mean
 from metabox.objectives import StreamLoss
 from metabox.recipe import Rebuilt, find_run, make_parser, parse, rebuild
 from metabox.reports.collect import Run
+from metabox.targets import Classes
+from metabox.targets.base import task_mean
 
 SHOTS = (1, 2, 3, 5, 10)
 WAYS = (2, 5, 10, 20)
@@ -52,7 +53,7 @@ def measure(run: Run, n_tasks: int) -> dict[str, Any]:
     config = parse(parser, [])
     rebuilt = rebuild(parser, config, run.folder / "best.safetensors")
     found: dict[str, Any] = {"tasks": n_tasks, "phi": phi_map(rebuilt, n_tasks)}
-    if rebuilt.tasks.spec.target != "class":
+    if rebuilt.tasks.spec.target.n_classes is None:
         return found
     predicted = predict(rebuilt, n_tasks)
     found |= {"reliability": reliability(predicted), "instances": instances(rebuilt, n_tasks)}
@@ -124,14 +125,14 @@ def predict(rebuilt: Rebuilt, n_tasks: int) -> Predicted:
 
 def _episodes(rebuilt: Rebuilt, n_tasks: int, first: int = 0) -> Iterator[tuple[int, Episodes, Tensor, Examples]]:
     """Batches of test tasks with log p of every class `[T, M, C]` and the examples these are judged on."""
-    likelihood = likelihood_for(rebuilt.learner.spec)
-    assert isinstance(likelihood, Categorical)
-    predictor = rebuilt.objective(rebuilt.learner, likelihood).eval()
+    target = rebuilt.learner.spec.target
+    assert isinstance(target, Classes)
+    predictor = rebuilt.objective(rebuilt.learner).eval()
     for start in range(first, first + n_tasks, BATCH):
         n = min(BATCH, first + n_tasks - start)
         episodes = rebuilt.tasks.sample(0, n, split="test", first=start).blanked()
         params, examples = predictor.predictions(episodes)
-        yield start, episodes, likelihood.log_probs(params), examples
+        yield start, episodes, target.log_probs(params), examples
 
 
 def reliability(predicted: Predicted) -> list[dict[str, float]]:
@@ -215,7 +216,7 @@ def worst(rebuilt: Rebuilt, predicted: Predicted) -> list[dict[str, Any]]:
 
 def _names_of_labels(rebuilt: Rebuilt, episodes: Episodes) -> list[str]:
     """What the labels of one task stand for: the class's name, or the label itself where that is none or too long."""
-    names = [f"class {i}" for i in range(rebuilt.learner.spec.target_size)]
+    names = [f"class {i}" for i in range(rebuilt.learner.spec.target.size)]
     parts = (episodes.support, episodes.query)
     mask, y = torch.cat([part.mask[0] for part in parts]), torch.cat([part.y[0] for part in parts])
     if isinstance(rebuilt.tasks, NWayKShot) and episodes.origin is not None:
@@ -252,10 +253,10 @@ def phi_map(rebuilt: Rebuilt, n_tasks: int) -> dict[str, Any] | None:
         return None
     episodes = rebuilt.tasks.sample(0, n, split="test").blanked()
     phi = learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(learner.spec))
-    likelihood = likelihood_for(learner.spec)
+    target = learner.spec.target
     params = learner.predict(phi, episodes.query.x)
-    values = {"nll": -likelihood.log_prob(params, episodes.query.y)}
-    values |= likelihood.scores(params, episodes.query.y)
+    values = {"nll": -target.log_prob(params, episodes.query.y)}
+    values |= target.scores(params, episodes.query.y)
     metric = "accuracy" if "accuracy" in values else "nll"
     score = task_mean(values[metric], episodes.query.mask)
     flat = torch.cat([leaf.flatten(1).double() for leaf in phi.values() if leaf.is_floating_point()], dim=1)

@@ -55,5 +55,7 @@ class EndlessTask(EpisodeSampler):
         if log_p is not None:
             there = ~np.isnan(log_p)
             means = np.where(there, log_p, 0).sum(1) / there.sum(1).clip(min=1)
-            oracle = torch.from_numpy((means * [part.weight for part in self.spec.parts]).sum(-1).astype(np.float32))
+            oracle = torch.from_numpy(
+                (means * [part.weight for part in self.spec.target.parts]).sum(-1).astype(np.float32)
+            )
         return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), oracle=oracle).to(device)

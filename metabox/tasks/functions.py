@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from metabox.episodes import Split, TaskSpec
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Reals, TaskSpec
 from metabox.tasks.base import Floats, FunctionTasks, Interval, Range, real, whole
 
 
@@ -22,7 +23,7 @@ class NoisyFunctions(FunctionTasks):
             raise ValueError(f"expected dim of at least 1 and low < high, got dim {dim}, low {low}, high {high}")
         self.low, self.high = low, high
         self.noise, _ = real("noise", noise, "non-negative")
-        self.spec = TaskSpec(x_shape=(dim,), target="real", target_size=1)
+        self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
     @abstractmethod
     def values(self, draws: Draws, x: Floats) -> Floats:
@@ -109,7 +110,7 @@ class Harmonics(FunctionTasks):
         self.frequency = real("frequency", frequency)
         self.centre = real("centre", centre)
         self.noise, _ = real("noise", noise, "non-negative")
-        self.spec = TaskSpec(x_shape=(1,), target="real", target_size=1)
+        self.spec = TaskSpec(x_shape=(1,), target=Reals(1))
 
     def inputs(self, draws: Draws, n: int) -> Floats:
         return draws.uniform("centre", *self.centre, 1, 1) + draws.normal("x", n, 1)

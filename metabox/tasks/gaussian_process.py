@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from metabox.episodes import Split, TaskSpec
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Reals, TaskSpec
 from metabox.tasks.base import Floats, FunctionTasks, Interval, Ints, Range, real
 from metabox.tasks.kernels import RBF, Kernel
 
@@ -124,7 +125,7 @@ class GaussianProcess(FunctionTasks):
                 "expected kernels and noise without ranges for the mixture oracle, an average over a finite list, "
                 f'got {", ".join(self.kernel)} and noise {self.noise}; list kernels with fixed values or use "known"'
             )
-        self.spec = TaskSpec(x_shape=(dim,), target="real", target_size=1)
+        self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
     def inputs(self, draws: Draws, n: int) -> Floats:
         return draws.uniform("x", self.low, self.high, n, *self.spec.x_shape)

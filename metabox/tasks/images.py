@@ -8,8 +8,9 @@ from torch import Tensor
 
 from metabox.data.glyphs import Glyphs
 from metabox.data.nwaykshot import NWayKShot
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import Reals, TaskSpec
 from metabox.tasks.base import Bools, Range, Sized, take
 
 
@@ -54,7 +55,7 @@ class ImageCompletion(Sized, EpisodeSampler):
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
-        return TaskSpec(x_shape=(2,), target="real", target_size=self._sampler.images.image_shape[0])
+        return TaskSpec(x_shape=(2,), target=Reals(self._sampler.images.image_shape[0]))
 
     def fingerprint(self) -> str:
         return self._sampler.fingerprint()

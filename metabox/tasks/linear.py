@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from metabox.episodes import Split, TaskSpec
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Reals, TaskSpec
 from metabox.tasks.base import Floats, FunctionTasks, Ints, Range, real, take
 from metabox.tasks.gaussian_process import log_sum_exp
 
@@ -27,7 +28,7 @@ class NormalInputs(FunctionTasks):
         if dim < 1:
             raise ValueError(f"expected dim of at least 1, got {dim}")
         self.dim = dim
-        self.spec = TaskSpec(x_shape=(dim,), target="real", target_size=1)
+        self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
     def inputs(self, draws: Draws, n: int) -> Floats:
         return draws.normal("x", n, self.dim)

@@ -7,9 +7,9 @@ from abc import abstractmethod
 
 import numpy as np
 
-from metabox.episodes import Split, TaskSpec
-from metabox.parts import Part
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Binary, Part, Parts, Reals, TaskSpec
 from metabox.tasks.base import Floats
 from metabox.tasks.endless import EndlessTask
 
@@ -91,8 +91,8 @@ class CorrelatedRegressions(ManyTargets):
                 f"{scale}, {noise}"
             )
         self.dim, self.sines, self.scale, self.noise = dim, sines, scale, noise
-        parts = tuple(Part(f"target_{k}", "real", 1) for k in (1, 2))
-        self.spec = TaskSpec(x_shape=(dim,), target="parts", target_size=2, parts=parts)
+        parts = tuple(Part(f"target_{k}", Reals(1)) for k in (1, 2))
+        self.spec = TaskSpec(x_shape=(dim,), target=Parts(parts))
         self._weights = scale * related_weights(dim, correlation, data_seed)
         shape = Draws("sines", data_seed, n_tasks=1)
         self._alpha, self._beta = shape.normal("alpha", sines)[0], shape.uniform("beta", 0, 2 * math.pi, sines)[0]
@@ -150,10 +150,10 @@ class Viewers(ManyTargets):
                 f"{noise}"
             )
         self.traits, self.rated, self.noise = traits, rated, noise
-        engagement = Part("clicked", "binary", 1), Part("watched", "real", 1)
-        satisfaction = Part("liked", "binary", 1), Part("rating", "real", 1)
+        engagement = Part("clicked", Binary(1)), Part("watched", Reals(1))
+        satisfaction = Part("liked", Binary(1)), Part("rating", Reals(1))
         parts = (*engagement, *satisfaction)
-        self.spec = TaskSpec(x_shape=(2 * traits,), target="parts", target_size=4, parts=parts)
+        self.spec = TaskSpec(x_shape=(2 * traits,), target=Parts(parts))
         self._weights = related_weights(traits, correlation, data_seed)
 
     def appeals(self, x: Floats) -> Floats:

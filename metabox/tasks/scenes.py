@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metabox.episodes import Split, TaskSpec
-from metabox.parts import Part
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
 from metabox.tasks.base import Floats, Ints
 from metabox.tasks.rendered import Bytes, RenderedImages
 
@@ -62,7 +62,7 @@ class Scenes(RenderedImages):
     ) -> None:
         super().__init__(n_query, image_size)
         self.weights = weights
-        self.spec = TaskSpec((3, image_size, image_size), "parts", parts=scene_parts(len(CLASSES), image_size, weights))
+        self.spec = TaskSpec((3, image_size, image_size), Parts(scene_parts(len(CLASSES), image_size, weights)))
 
     def render(self, draws: Draws, split: Split) -> tuple[Bytes, Floats]:
         room = draw_room(draws, self.n_query)
@@ -77,9 +77,9 @@ def scene_parts(n_classes: int, size: int | tuple[int, int], weights: tuple[floa
     """Segmentation, depth and normals at every pixel of images of this size."""
     spatial = (size, size) if isinstance(size, int) else size
     return (
-        Part("segmentation", "class", n_classes, spatial, weights[0]),
-        Part("depth", "real", 1, spatial, weights[1]),
-        Part("normals", "real", 3, spatial, weights[2]),
+        Part("segmentation", Classes(n_classes), spatial, weights[0]),
+        Part("depth", Reals(1), spatial, weights[1]),
+        Part("normals", Reals(3), spatial, weights[2]),
     )
 
 

@@ -7,8 +7,9 @@ from abc import abstractmethod
 import numpy as np
 import torch
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split, TaskSpec
+from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
 from metabox.seeding import Draws
+from metabox.targets import Binary, TaskSpec
 from metabox.tasks.base import Ints, Range, take, whole
 
 
@@ -17,7 +18,7 @@ class Recall(EpisodeSampler):
 
     def __init__(self, length: Range, test_length: Range | None, value_bits: int, key_size: int) -> None:
         self.value_bits = value_bits
-        self.spec = TaskSpec(x_shape=(key_size,), target="binary", target_size=value_bits)
+        self.spec = TaskSpec(x_shape=(key_size,), target=Binary(value_bits))
 
     length: tuple[int, int]
     test_length: tuple[int, int]

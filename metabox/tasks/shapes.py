@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from metabox.episodes import Split, TaskSpec
-from metabox.parts import Part
+from metabox.episodes import Split
 from metabox.seeding import Draws
+from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.base import Bools, Floats
 from metabox.tasks.rendered import Bytes, RenderedImages
 
@@ -48,9 +48,9 @@ class Shapes(RenderedImages):
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
         shape = (3, self.image_size, self.image_size)
         if self.parts:
-            parts = tuple(Part(name, "binary", 1) for name in ATTRIBUTES)
-            return TaskSpec(shape, "parts", parts=parts)
-        return TaskSpec(shape, "binary", len(ATTRIBUTES))
+            parts = tuple(Part(name, Binary(1)) for name in ATTRIBUTES)
+            return TaskSpec(shape, Parts(parts))
+        return TaskSpec(shape, Binary(len(ATTRIBUTES)))
 
     def render(self, draws: Draws, split: Split) -> tuple[Bytes, Floats]:
         kind = draws.integers("kind", 0, 2, self.n_query)

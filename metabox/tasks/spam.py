@@ -10,9 +10,10 @@ import torch
 
 from metabox.data.finite import SPLITS, FiniteTasks, Rows
 from metabox.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.episodes import Device, Episodes, Split, TaskSpec
-from metabox.likelihoods import task_mean
+from metabox.episodes import Device, Episodes, Split
 from metabox.seeding import Draws
+from metabox.targets import Classes, TaskSpec
+from metabox.targets.base import task_mean
 from metabox.tasks.base import Bools, Floats, Ints, Range, whole
 
 TOPICS = (
@@ -160,7 +161,7 @@ class MadeMail(FiniteTasks):
             x=torch.from_numpy(np.log1p(counts).astype(np.float32)),
             y=torch.from_numpy(y[kept]),
             split=np.array(SPLITS)[split[kept]],
-            spec=TaskSpec((features,), "class", 2, told.shape[1], tasks=users.names),
+            spec=TaskSpec((features,), Classes(2), told.shape[1], tasks=users.names),
             task=user,
             descriptors=told,
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.config import Configured
-from metabox.episodes import TaskSpec
+from metabox.targets import TaskSpec
 
 Backward = Callable[[Tensor], None]
 
@@ -82,7 +82,7 @@ def task_names(spec: TaskSpec) -> tuple[str, ...]:
     Raises:
         ValueError: where there are no two of them.
     """
-    names = spec.tasks or tuple(part.name for part in spec.parts)
+    names = spec.tasks or tuple(part.name for part in spec.target.parts)
     if len(names) < 2:
         raise ValueError(f"expected a spec with two named tasks or parts at least, got {names or 'none'}")
     return names
@@ -101,7 +101,7 @@ def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | 
     """
     names, loss = task_names(spec), result["loss"]
     if not spec.tasks:
-        share = loss.new_tensor([part.weight for part in spec.parts])
+        share = loss.new_tensor([part.weight for part in spec.target.parts])
         losses = torch.stack([result[f"loss_{name}"].mean() for name in names])
         # What is no part's own (a learner's penalty, the divergence of a latent) is every part's alike.
         return losses + (loss.mean() - (share * losses).sum()) / share.sum(), share

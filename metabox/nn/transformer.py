@@ -1,0 +1,128 @@
+"""A transformer whose keys and values can be kept: the support is read once, queries any time after."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from metabox.nn.attention import attend, check_heads, dot_product_attention, split_heads
+from metabox.nn.mlp import Perceptron
+
+
+class TransformerLayer(nn.Module):
+    """`torch.nn.TransformerEncoderLayer(norm_first=True)` without dropout, over given keys and values.
+
+    Attention over nothing gives zero; with `sink` one learned key and value is always visible instead.
+
+    Args:
+        width: features of a token.
+        heads: attention heads, a divisor of `width`.
+        feed_forward: hidden units of the feed-forward part.
+        activation: of the feed-forward part, "relu" or "gelu".
+        sink: whether there is a learned key and value beside those of the tokens.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, activation: str = "relu", sink: bool = False) -> None:
+        super().__init__()
+        self.heads = check_heads(heads, width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.sink = nn.Parameter(torch.randn(2, heads, 1, width // heads) * 0.02) if sink else None
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.feed_forward: nn.Sequential = Perceptron(width, feed_forward, width, depth=2)
+        if activation == "gelu":
+            self.feed_forward = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
+        key, value = self.key_value(self.norms[0](tokens)).chunk(2, dim=-1)
+        return split_heads(key, self.heads), split_heads(value, self.heads)
+
+    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` if `visible [T, 1 or M, N]`."""
+        query = split_heads(self.query(self.norms[0](tokens)), self.heads)
+        visible = visible[:, None]
+        if self.sink is None:
+            seen = attend(query, keys, values, visible)
+        else:
+            keys, values = (
+                torch.cat([part, own.to(part.dtype).expand(len(part), -1, -1, -1)], dim=2)
+                for part, own in zip((keys, values), self.sink, strict=True)
+            )
+            seen = dot_product_attention(query, keys, values, F.pad(visible, (0, 1), value=True))
+        tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
+        return tokens + self.feed_forward(self.norms[1](tokens))
+
+
+class Transformer(nn.Module):
+    """Layers that write the keys and values of some tokens, for others to read; a norm ends it.
+
+    What is written is a part of phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i.
+
+    Args:
+        layers: of one width.
+        width: features of a token.
+    """
+
+    def __init__(self, layers: list[TransformerLayer], width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(width)
+
+    def write(self, tokens: Tensor, visible: Tensor, held: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The keys and values of tokens `[T, N, D]`, behind those that are `held`.
+
+        Each token sees what is `visible [T, 1 or N, held + N]`.
+        """
+        return self._write(tokens, visible, held, to_the_end=False)[0]
+
+    def write_and_read(self, tokens: Tensor, visible: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The same without any held, and the tokens after the last layer `[T, N, D]`."""
+        return self._write(tokens, visible, None, to_the_end=True)
+
+    def read(self, phi: dict[str, Tensor], tokens: Tensor, visible: Tensor, itself: bool = False) -> Tensor:
+        """Tokens `[T, M, D]` after the last layer; each sees what is `visible [T, 1 or M, N]` of phi.
+
+        With `itself`, it also sees itself, and still no other one.
+        """
+        if itself:
+            t, m = tokens.shape[:2]
+            own = torch.eye(m, dtype=torch.bool, device=tokens.device).expand(t, -1, -1)
+            visible = torch.cat([visible.expand(-1, m, -1), own], dim=-1)
+        for i, layer in enumerate(self.layers):
+            keys, values = phi[f"keys.{i}"], phi[f"values.{i}"]
+            if itself:
+                own_keys, own_values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets
+                keys, values = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
+            tokens = layer(tokens, keys, values, visible)
+        return self.norm(tokens)
+
+    def _write(
+        self, tokens: Tensor, visible: Tensor, held: dict[str, Tensor] | None, to_the_end: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        written = {}
+        for i, layer in enumerate(self.layers):
+            for name, new in zip((f"keys.{i}", f"values.{i}"), layer.keys_values(tokens), strict=True):  # type: ignore[operator]
+                written[name] = torch.cat([held[name], new], dim=2) if held else new
+            if to_the_end or i + 1 < len(self.layers):  # else nobody reads the last layer's tokens
+                tokens = layer(tokens, written[f"keys.{i}"], written[f"values.{i}"], visible)
+        return written, self.norm(tokens) if to_the_end else tokens
+
+
+def recompute(model: nn.Module) -> None:
+    """From now on each transformer layer in the model keeps only its inputs, and is computed anew in the backward pass.
+
+    Gradient checkpointing (Chen et al. 2016): of a long support's memory little more than keys and values remains, for
+    about a third more time. The numbers stay the same.
+    """
+    for module in model.modules():
+        if isinstance(module, TransformerLayer):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]

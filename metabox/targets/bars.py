@@ -1,0 +1,146 @@
+"""Real vectors whose density is a histogram over quantiles of the training tasks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from metabox.targets.vector import Vector
+
+MEDIAN = 0.6744897501960817
+"""Of a half-normal distribution of scale 1."""
+
+
+class Bars(Vector):
+    """dy numbers, each with a density that is constant within bars and half normal in the two outermost.
+
+    The "Riemann distribution" of Müller et al. 2022 ("Transformers Can Do Bayesian Inference", section 4), with tails
+    as there. Borders are quantiles of the labels of training tasks, so that each bar has about as many of them; they
+    are kept with the weights. The natural parameters are the logits of the bars, P = dy * n_bars. No parametric form is
+    assumed: several modes and skewness can be said.
+
+    Args:
+        size: dy.
+        n_bars: bars of each number, the tails included.
+
+    Raises:
+        ValueError: for a size below 1, or fewer than 3 bars.
+    """
+
+    word = "reals"
+    statistics: Statistics
+
+    def __init__(self, size: int = 1, n_bars: int = 100) -> None:
+        super().__init__(size)
+        if isinstance(n_bars, bool) or not isinstance(n_bars, int) or n_bars < 3:
+            raise ValueError(f"expected n_bars of at least 3, two of them tails, got {n_bars!r}")
+        self.n_bars = n_bars
+        self.statistics = Statistics(size, n_bars)
+
+    @property
+    def n_params(self) -> int:
+        return self.size * self.n_bars
+
+    @property
+    def single(self) -> Bars:
+        raise ValueError("expected Reals, Binary or Classes in a part, got Bars, whose borders are the whole target's")
+
+    @property
+    def values(self) -> str:
+        return "finite numbers"
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        return ("reals", *self.shape)
+
+    def wrong(self, y: Tensor) -> Tensor:
+        return y.isinf()
+
+    def fit(self, y: Tensor, mask: Tensor) -> None:
+        """Put the borders at the quantiles 1/B, 2/B, ... of the labels, and the tails' medians at 1/2B and 1 - 1/2B."""
+        values = y[mask].double().sort(0).values  # [K, dy]
+        at = torch.arange(1, 2 * self.n_bars, device=y.device) / (2 * self.n_bars)
+        quantiles = _quantiles(values, at).T  # [dy, 2B - 1]
+        # Ties, of rounded or constant labels, would be bars of no width.
+        spread = (values[-1] - values[0]).clamp(min=1e-6 * values.abs().amax(0)).masked_fill(values[-1] == values[0], 1)
+        least = (1e-4 / self.n_bars * spread)[:, None] * torch.arange(2 * self.n_bars - 1, device=y.device)
+        quantiles = (quantiles - least).cummax(1).values + least
+        self.statistics.borders.copy_(quantiles[:, 1::2])
+        edges = quantiles[:, [0, 1, -2, -1]]
+        self.statistics.tails.copy_((edges[:, [1, 3]] - edges[:, [0, 2]]) / MEDIAN)
+
+    def log_probs(self, params: Tensor) -> Tensor:
+        """log p of every bar: `[..., P]` -> `[..., dy, B]`."""
+        return params.float().unflatten(-1, (self.size, self.n_bars)).log_softmax(-1)
+
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        borders, tails = self.statistics.borders, self.statistics.tails
+        y = y.float()
+        bar = torch.searchsorted(borders, y.movedim(-1, 0).flatten(1).contiguous())  # [dy, T M]
+        bar = bar.unflatten(1, y.shape[:-1]).movedim(0, -1)[..., None]  # [T, M, dy, 1]
+        width = borders.diff(dim=-1).log().neg().expand(*y.shape, -1)
+        inside = width.gather(-1, (bar - 1).clamp(0, self.n_bars - 3))[..., 0]
+        beyond = torch.stack([borders[:, 0] - y, y - borders[:, -1]], dim=-1) / tails
+        half_normal = 0.5 * math.log(2 / math.pi) - tails.log() - 0.5 * beyond.square()
+        density = torch.where(bar[..., 0] == 0, half_normal[..., 0], inside)
+        density = torch.where(bar[..., 0] == self.n_bars - 1, half_normal[..., 1], density)
+        return (self.log_probs(params).gather(-1, bar)[..., 0] + density).sum(-1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """`[..., P]` -> `[..., dy]`."""
+        borders, tails = self.statistics.borders, self.statistics.tails
+        ends = math.sqrt(2 / math.pi) * tails
+        centres = torch.cat(
+            [borders[:, :1] - ends[:, :1], (borders[:, 1:] + borders[:, :-1]) / 2, borders[:, -1:] + ends[:, 1:]],
+            dim=-1,
+        )
+        return (self.log_probs(params).exp() * centres).sum(-1)
+
+    def quantile(self, params: Tensor, q: float) -> Tensor:
+        """The number that y is below of with probability q in (0, 1): `[..., P]` -> `[..., dy]`.
+
+        Raises:
+            ValueError: for q outside of (0, 1).
+        """
+        if not 0 < q < 1:
+            raise ValueError(f"expected q between 0 and 1, got {q}")
+        borders, tails = self.statistics.borders, self.statistics.tails
+        p = self.log_probs(params).exp()
+        below = p.cumsum(-1)
+        bar = (below < q).sum(-1, keepdim=True).clamp(max=self.n_bars - 1)
+        share = ((q - (below - p).gather(-1, bar)) / p.gather(-1, bar).clamp(min=1e-30)).clamp(1e-6, 1 - 1e-6)[..., 0]
+        bar = bar[..., 0]
+        k = (bar - 1).clamp(0, self.n_bars - 3)[..., None]
+        low, width = (part.expand(*p.shape[:-1], -1).gather(-1, k)[..., 0] for part in (borders, borders.diff(dim=-1)))
+        # Of a half-normal distribution: P(|z| < u) = erf(u / sqrt 2).
+        left = borders[:, 0] - tails[:, 0] * math.sqrt(2) * torch.erfinv(1 - share)
+        right = borders[:, -1] + tails[:, 1] * math.sqrt(2) * torch.erfinv(share)
+        return torch.where(bar == 0, left, torch.where(bar == self.n_bars - 1, right, low + share * width))
+
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"squared_error": (self.mean(params) - y).square().mean(-1)}
+
+    def mixture(self, params: Tensor) -> Tensor:
+        return (self.log_probs(params).logsumexp(1) - math.log(params.shape[1])).flatten(-2)
+
+
+class Statistics(nn.Module):
+    """Borders between bars `[dy, B - 1]` and the scales of the two tails `[dy, 2]`; at first of a standard normal."""
+
+    borders: Tensor
+    tails: Tensor
+
+    def __init__(self, size: int, n_bars: int) -> None:
+        super().__init__()
+        at = torch.special.ndtri(torch.arange(1, 2 * n_bars, dtype=torch.float64) / (2 * n_bars)).float()
+        self.register_buffer("borders", at[1::2].expand(size, -1).clone())
+        self.register_buffer("tails", ((at[1] - at[0]) / MEDIAN).expand(size, 2).clone())
+
+
+def _quantiles(values: Tensor, at: Tensor) -> Tensor:
+    """Of each column of sorted values `[K, dy]`, linear between neighbours: `[len(at), dy]`."""
+    place = at.to(values) * (len(values) - 1)
+    low = place.long()
+    return torch.lerp(values[low], values[(low + 1).clamp(max=len(values) - 1)], (place - low)[:, None])

@@ -1,0 +1,78 @@
+"""One of C classes."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabox.targets.base import Target
+
+
+class Classes(Target):
+    """One of C classes, by its id; the natural parameters are logits.
+
+    A learner puts the logits outside of a task's label set so low that their probability is 0.
+
+    Args:
+        size: C, the most classes that a task has.
+    """
+
+    word = "classes"
+
+    @property
+    def n_classes(self) -> int:
+        return self.size
+
+    @property
+    def n_params(self) -> int:
+        return self.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def single(self) -> Classes:
+        return self
+
+    @property
+    def values(self) -> str:
+        return f"class ids from 0 to {self.size - 1}"
+
+    def wrong(self, y: Tensor) -> Tensor:
+        return (y < 0) | (y != y.floor()) | (y >= self.size)
+
+    def check(self, y: Tensor, mask: Tensor, *, values: bool = True) -> None:
+        if y.ndim != 2:
+            raise ValueError(f"expected class ids y as int64 [T, N], got {list(y.shape)}; use y.argmax(-1) for one-hot")
+        real = y[mask] if values else y[:0]
+        if real.numel() and not 0 <= int(real.min()) <= int(real.max()) < self.size:
+            raise ValueError(
+                f"expected class ids from 0 to {self.size - 1}, got {int(real.min())} to {int(real.max())}; "
+                "number each task's classes from 0 and build the learner for enough of them"
+            )
+
+    def encode(self, y: Tensor, mask: Tensor) -> Tensor:
+        return F.one_hot(y.masked_fill(~mask, 0), self.size) * mask[..., None].float()
+
+    def expand(self, values: Tensor) -> Tensor:
+        return F.one_hot(values.long(), self.size).transpose(-1, -2).flatten(-2)
+
+    def log_probs(self, params: Tensor) -> Tensor:
+        """log p of every class, `[T, M, C]`."""
+        return params.float().log_softmax(-1)
+
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        return self.log_probs(params).gather(-1, y[..., None]).squeeze(-1)
+
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": (self.log_probs(params).argmax(-1) == y).float()}
+
+    def mixture(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
+
+    def union(self, other: Target) -> Target:
+        super().union(other)
+        return max(self, other, key=lambda target: target.size)

@@ -1,0 +1,85 @@
+"""Real vectors with independent normal noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metabox.targets.vector import Vector
+
+
+class Reals(Vector):
+    """dy independent normal numbers; P = 2 dy: the means, then the raw scales (softplus, above `min_scale`).
+
+    Args:
+        size: dy.
+        noise: a fixed standard deviation; then P = dy.
+        min_scale: the smallest learned standard deviation, as in Garnelo et al. 2018 and Kim et al. 2019 (0.1 there).
+
+    Raises:
+        ValueError: for a size below 1, or a standard deviation that is not positive.
+    """
+
+    word = "reals"
+
+    def __init__(self, size: int, noise: float | None = None, min_scale: float = 1e-2) -> None:
+        super().__init__(size)
+        if (noise is not None and not 0 < noise < math.inf) or not 0 < min_scale < math.inf:
+            raise ValueError(f"expected positive standard deviations, got noise {noise}, min_scale {min_scale}")
+        self.noise = noise
+        self.min_scale = min_scale
+
+    @property
+    def n_params(self) -> int:
+        return self.size * (1 if self.noise else 2)
+
+    @property
+    def single(self) -> Reals:
+        return Reals(1, self.noise, self.min_scale)
+
+    @property
+    def values(self) -> str:
+        return "finite numbers"
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        return ("reals", *self.shape)
+
+    def wrong(self, y: Tensor) -> Tensor:
+        return y.isinf()
+
+    def mean_and_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """`[T, M, P]` -> two of `[T, M, dy]`."""
+        params = params.float()
+        if self.noise:
+            return params, torch.full_like(params, self.noise)
+        mean, raw = params.chunk(2, dim=-1)
+        return mean, self.min_scale + F.softplus(raw)
+
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        mean, scale = self.mean_and_scale(params)
+        z = (y.float() - mean) / scale
+        return (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def error(self, params: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * (self.mean_and_scale(params)[0] - y.float()).square().sum(-1)
+
+    def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}
+
+    def mixture(self, params: Tensor) -> Tensor:
+        """Here the normal with the mixture's mean and, unless the noise is fixed, its variance."""
+        means, scales = self.mean_and_scale(params)
+        mean = means.mean(1)
+        if self.noise:
+            return mean
+        variance = scales.square().mean(1) + means.var(1, correction=0)  # the law of total variance
+        above = (variance.sqrt() - self.min_scale).clamp(min=SMALLEST)
+        raw = above + torch.log(-torch.expm1(-above))  # the inverse of softplus
+        return torch.cat([mean, raw], dim=-1)
+
+
+SMALLEST = 1e-6

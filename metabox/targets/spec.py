@@ -1,0 +1,123 @@
+"""What a learner must know to be built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metabox.targets.base import Target
+from metabox.targets.vector import check_finite
+
+if TYPE_CHECKING:
+    from metabox.episodes import Episodes, Examples
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a learner must know to be built.
+
+    x_shape: shape of one input; three axes mean an image `[channels, height, width]`
+    target: what y is, `Classes(5)` say
+    descriptor_size: dz, 0 if tasks carry no descriptor
+    tasks: names of the tasks, if they are finitely many and known
+
+    Raises:
+        ValueError: for sizes out of range, or a target that is none.
+    """
+
+    x_shape: tuple[int, ...]
+    target: Target
+    descriptor_size: int = 0
+    tasks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("x_shape", "tasks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.target, Target):
+            raise ValueError(f"expected a target of metabox.targets, as Classes(5) or Reals(1), got {self.target!r}")
+        if self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
+            raise ValueError(
+                "expected sizes of at least 1 (descriptor_size: at least 0), got "
+                f"x_shape {self.x_shape}, descriptor_size {self.descriptor_size}"
+            )
+
+    def __repr__(self) -> str:
+        """Without what is not there, and the number of tasks instead of all their names."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
+        given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != ())
+        return f"TaskSpec({given})"
+
+    def union(self, other: TaskSpec) -> TaskSpec:
+        """The spec of a learner that serves both: the larger number of classes.
+
+        Raises:
+            ValueError: if they are not of one kind.
+        """
+        if any(getattr(self, name) != getattr(other, name) for name in ("x_shape", "descriptor_size", "tasks")):
+            raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
+        return replace(self, target=self.target.union(other.target))
+
+    def covers(self, other: TaskSpec) -> bool:
+        """Whether a learner of this spec serves tasks of the other: the kind of y counts, not how it is scored."""
+        return self.union(other) == self
+
+    def check_x(self, x: Tensor, mask: Tensor | None = None, *, values: bool = True) -> None:
+        """Raise a ValueError unless x is `[T, N, *x_shape]` and, with `values`, finite where the mask is True."""
+        if tuple(x.shape[2:]) != self.x_shape or x.ndim != 2 + len(self.x_shape):
+            wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
+            raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise ValueError(
+                f"expected x as uint8 (images) or floats, got {_shape(x)}; use .to(torch.uint8) or .float()"
+            )
+        if values and x.is_floating_point():
+            check_finite("x", x, mask)
+
+    def check(self, examples: Examples, descriptor: Tensor | None = None, *, values: bool = True) -> None:
+        """Raise a ValueError unless the examples are of this kind.
+
+        With `values`, also read the numbers: NaN, infinity and labels out of range. That waits
+        for the device, so training skips it after the first batch.
+        """
+        self.check_x(examples.x, examples.mask, values=values)
+        self.target.check(examples.y, examples.mask, values=values)
+        wanted = (len(examples), self.descriptor_size)
+        if (descriptor is not None or self.descriptor_size) and (
+            descriptor is None or descriptor.shape != wanted or not descriptor.is_floating_point()
+        ):
+            expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
+            got = "none" if descriptor is None else _shape(descriptor)
+            raise ValueError(f"expected {expected}, got {got}; the learner's spec says descriptor_size")
+        if values and descriptor is not None:
+            check_finite("descriptor", descriptor, None)
+
+    def check_episodes(self, episodes: Episodes) -> None:
+        """Raise a ValueError unless the episodes can be learned from; reads every number."""
+        self.check(episodes.support, episodes.descriptor)
+        self.check(episodes.query, episodes.descriptor)
+        if self.tasks and (
+            episodes.task is None or not bool(((episodes.task >= 0) & (episodes.task < len(self.tasks))).all())
+        ):
+            got = "none" if episodes.task is None else f"{episodes.task.tolist()}"
+            raise ValueError(f"expected task ids from 0 to {len(self.tasks) - 1} for the named tasks, got {got}")
+        mask = episodes.classes
+        if mask is not None:
+            if not bool(mask.any(1).all()):
+                raise ValueError("expected every task to have a class, got a row of classes without True")
+            if mask.shape[1] > (most := self.target.n_classes or 0):
+                raise ValueError(f"expected classes [T, at most {most}], got {_shape(mask)} for {self.target!r}")
+            for name, part in (("support", episodes.support), ("query", episodes.query)):
+                y = part.y.clamp(0, mask.shape[1] - 1)
+                missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
+                if bool(missing.any()):
+                    raise ValueError(
+                        f"expected every {name} label in its task's label set, got {int(missing.sum())} outside"
+                    )
+
+
+def _shape(t: Tensor) -> str:
+    return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"

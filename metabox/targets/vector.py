@@ -1,0 +1,45 @@
+"""Targets that are vectors of numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metabox.targets.base import Target
+
+
+class Vector(Target):
+    """y `[T, N, size]` as floats: what kinds of vectors share."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    def check(self, y: Tensor, mask: Tensor, *, values: bool = True) -> None:
+        if y.ndim != 3 or y.shape[2] != self.size:
+            raise ValueError(f"expected y as floats [T, N, {self.size}], got {list(y.shape)}")
+        if values:
+            check_finite("y", y, mask)
+            if bool((wrong := self.wrong(y) & mask[..., None]).any()):
+                raise ValueError(
+                    f"expected {self.values}, got {float(y[wrong][0]):g} among {int(wrong.sum())} others; "
+                    "threshold them first"
+                )
+
+    def encode(self, y: Tensor, mask: Tensor) -> Tensor:
+        return y.float() * mask[..., None]
+
+    def expand(self, values: Tensor) -> Tensor:
+        return values
+
+
+def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
+    """Raise a ValueError unless the numbers `[T, N, ...]`, or `[T, ...]` without a mask, are finite."""
+    finite = torch.isfinite(values).flatten(2).all(-1) if values.ndim > 2 else torch.isfinite(values)
+    bad = ~finite if mask is None else ~finite & mask
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"expected finite {name}, got NaN or infinity in {int(bad.sum())} places, "
+            f"first at [task, position] {where}; drop those examples or mask them out"
+        )
