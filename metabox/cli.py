@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from metabox import plugins
+
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
@@ -167,7 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
         commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
     command = top.parse_args(arguments[:1]).command
     try:
-        COMMANDS[command](arguments[1:])
+        named, rest = plugins.take(arguments[1:])
+        with plugins.allowed(named):
+            COMMANDS[command](rest)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"metabox: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
