@@ -29,7 +29,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Class:
-    """What the source says of a class: the names of its bases, and those that its constructor's arguments are typed by."""
+    """What the source says of a class: its bases, whether it is abstract, what its constructor's type hints name."""
 
     found: Found
     bases: set[str]
@@ -101,7 +101,7 @@ def _below(base: str) -> list[_Class]:
     known: set[str] = {base}
     while more := {c.found.name for c in _classes() if c.bases & known} - known:
         known |= more
-    return [c for c in _classes() if c.found.name in known]
+    return [c for c in _classes() if c.found.name == base or c.bases & known]
 
 
 def subclasses(base: str) -> list[Found]:

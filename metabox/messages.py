@@ -35,7 +35,7 @@ OF_CLASS = re.compile(r"Got value: Namespace\(.*?class_path='([^']+)'", re.DOTAL
 NO_SUBCLASS = re.compile(
     r"(?:Expected '(?P<got>[^']+)' to be a (?:subclass of|function that returns)|Import path (?P<path>\S+) does not "
     r"correspond to a subclass of|Expected an import path corresponding to a|Not a valid subclass of) "
-    r"(?P<kind>[^.]*[\w.]*\w+)",
+    r"(?P<kind><class '[^']+'>|\S+)",
 )
 NO_TYPE = re.compile(r"Expected an? (?P<kind>.+?)\.? Got value: (?P<got>.*?)(\. Got value: .*)?$", re.DOTALL)
 NO_NAME = re.compile(r"Not of type Name: (?P<got>.*?) does not match", re.DOTALL)
@@ -120,7 +120,8 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
 
 def _base(kind: str) -> str:
     """The class of metabox that a type hint is about, the last one that it names."""
-    return next(reversed(re.findall(r"metabox\.[\w.]*?(\w+)(?=['\],>]|$)", kind)), "")
+    names = re.findall(r"metabox\.[\w.]*?(\w+)(?=['\],>]|$)", kind) or re.findall(r"^<class '(?:\w+\.)*(\w+)'>", kind)
+    return names[-1] if names else ""
 
 
 def _one(kind: str) -> str:

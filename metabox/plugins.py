@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 OPTION = "--plugins"
+HELP = "your own code, which is imported, and whose classes recipes may then name."
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def loaded() -> tuple[Plugin, ...]:
     return _loaded.get()
 
 
-def take(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def take(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     """Words of a command line: the plugins that they name, and the words without them.
 
     `--plugins` may come anywhere and more than once, with names that commas part.

@@ -6,7 +6,9 @@ A recipe names classes by `class_path`, and only those that `metabox.gate` lets 
 from __future__ import annotations
 
 import glob
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
-from metabox.plugins import allowed
+from metabox.plugins import HELP, OPTION, allowed
 from metabox.training import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
@@ -66,6 +68,7 @@ def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode="recipe",
+        epilog=f"{OPTION} MODULE or {OPTION} FILE.py: {HELP}",
         default_config_files=[glob.escape(str(defaults.absolute()))] if defaults else [],
         **kwargs,
     )
@@ -100,15 +103,37 @@ def find(recipe: str) -> Path:
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """The resolved recipe.
 
+    Without an evaluation of its own, `--evaluation.n_way 3` means the tasks of the recipe with this option.
+
     Raises:
-        ValueError: where an option is unknown or has a value of the wrong type.
+        ValueError: if an option is unknown or has a value of the wrong type.
     """
-    try:
-        config = parser.parse_args(arguments)
-    except (ArgumentError, RecursionError) as error:
-        raise ValueError(messages.explain(parser, str(error))) from error
+    given = [word for word in arguments if re.match(r"--evaluation\b(?!.*\.help\b)", word)]
+    if given and all(word.startswith("--evaluation.") for word in given):
+        others = _parse(parser, _without(arguments, ("--evaluation.", "--print_config", "--help", "-h")))
+        if others.evaluation is None:
+            arguments = ["--evaluation", json.dumps(others.tasks.as_dict()), *arguments]
+    config = _parse(parser, arguments)
     name_data_root(config.data_root)
     return config
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except (ArgumentError, RecursionError) as error:
+        raise ValueError(messages.explain(parser, str(error))) from error
+
+
+def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
+    """Words of a command line without some options and their values."""
+    kept, skip = [], False
+    for word in arguments:
+        dropped = word.startswith(options)
+        if not dropped and not (skip and not word.startswith("--")):
+            kept.append(word)
+        skip = dropped and "=" not in word and word.startswith("--evaluation.")
+    return kept
 
 
 def dump(parser: ArgumentParser, config: Namespace) -> str:

@@ -158,7 +158,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "words"),
     [
         (["train"], "expected a recipe"),
-        (["train", "no-such-recipe"], "glyphs-5w1s-incontext, "),
+        (["train", "no-such-recipe"], "`metabox list` names the recipes"),
+        (["train", "glyph-5w1s-incontext"], "did you mean glyphs-5w1s-incontext?"),
         (["train", GLYPHS, "--outer.step", "3"], "step"),
         (["train", GLYPHS, "--outer.steps", "many"], "steps"),
         (["train", GLYPHS, "--outer.steps", "0"], "expected steps of at least 1, got 0"),

@@ -47,7 +47,8 @@ HOSTILE = {
     "a learner that is a function": TASKS
     + "learner: {class_path: metabox.files.write_text, init_args: {path: PWNED, text: x}}",
     "a learner from the system": TASKS + "learner: {class_path: os.system, init_args: {command: touch PWNED}}",
-    "a sampler that is a process": f"tasks: {{class_path: subprocess.Popen, init_args: {{args: [touch, PWNED]}}}}\n{LEARNER}",
+    "a sampler that is a process": "tasks: {class_path: subprocess.Popen, init_args: {args: [touch, PWNED]}}\n"
+    + LEARNER,
     "an import": GOOD + f"objective: {TELLTALE}",
     "an import of a class": GOOD + f"weighting: {{class_path: {TELLTALE}.WSGIServer}}",
     "an import as a learner": TASKS + f"learner: {TELLTALE}.WSGIServer",
