@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,12 +97,13 @@ def _classes() -> list[_Class]:
     return classes
 
 
-def _below(base: str) -> list[_Class]:
+@lru_cache
+def _below(base: str) -> tuple[_Class, ...]:
     """The classes below the one named `base`, and itself."""
     known: set[str] = {base}
     while more := {c.found.name for c in _classes() if c.bases & known} - known:
         known |= more
-    return [c for c in _classes() if c.found.name == base or c.bases & known]
+    return tuple(c for c in _classes() if c.found.name == base or c.bases & known)
 
 
 def subclasses(base: str) -> list[Found]:
@@ -109,7 +111,7 @@ def subclasses(base: str) -> list[Found]:
     return sorted((found for found in _public(_below(base)) if found.name != base), key=lambda found: found.name)
 
 
-def _public(classes: list[_Class]) -> list[Found]:
+def _public(classes: Iterable[_Class]) -> list[Found]:
     return [c.found for c in classes if not c.abstract and not c.found.name.startswith("_")]
 
 
@@ -135,7 +137,7 @@ def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
     found: dict[str, Found] = {}
     while todo:
         done.add(name := todo.pop())
-        classes = _below(name) if name in here else []  # below `str` or `nn.Module` is much that no recipe names
+        classes = _below(name) if name in here else ()  # below `str` or `nn.Module` is much that no recipe names
         found |= {f"{f.module}.{f.name}": f for f in _public(classes)}
         todo |= set().union(aliases.get(name, set()), *(c.takes for c in classes))
         todo -= done

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -39,7 +39,7 @@ _alone = threading.RLock()  # the settings of jsonargparse belong to the whole p
 
 def paths() -> dict[str, str]:
     """Every path by which a recipe may name a class, and the class's own name."""
-    found = {}
+    found: dict[str, str] = {}
     for known in discover.nameable():
         parts = known.module.split(".")  # a class of metabox.data.omniglot is in metabox.data too
         found |= {".".join((*parts[:n], known.name)): known.name for n in range(1, len(parts) + 1)}
@@ -220,9 +220,9 @@ class RecipeFile(ActionConfigFile):
 class RecipeParser(ArgumentParser):
     """A parser that is always behind the gate."""
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, *_: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         with closed():
-            config = super().parse_args(*args, env=False, **kwargs)
+            config = super().parse_args(args, **kwargs | {"env": False})
             check_named(config)
             return config
 

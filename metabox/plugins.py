@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,7 +108,7 @@ def _load(name: str) -> Plugin:
         raise
     except (Exception, SystemExit) as error:
         raise _bad(name, error) from error
-    failed = []
+    failed: list[str] = []
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}.", onerror=failed.append):
         if found.name.endswith("__main__"):
             continue  # which is there to be run
@@ -143,7 +144,7 @@ def _by_name(name: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     """The module in a file, which is registered under the file's name (a package's, for its `__init__.py`)."""
-    path = path.expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     name = path.parent.name if path.name == "__init__.py" else path.stem
     if not path.is_file() or not name.isidentifier():
         raise ValueError(f"expected a plugin as a Python file that can be imported under its name, got {path}")

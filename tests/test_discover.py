@@ -43,7 +43,7 @@ PACKAGE = {
 
 
 def forget() -> None:
-    for walk in (discover._modules, discover._classes, discover.nameable):
+    for walk in (discover._modules, discover._classes, discover._below, discover.nameable):
         walk.cache_clear()
 
 
