@@ -134,9 +134,7 @@ def _on_ray(gpus: float) -> Start:
     try:
         import ray
     except ImportError as error:
-        raise ImportError(
-            'engine "ray" needs Ray: pip install "metabox[sweep]"; engine "local" needs nothing'
-        ) from error
+        raise ImportError('engine "ray" needs Ray: pip install ray; engine "local" needs nothing') from error
     if not ray.is_initialized():
         ray.init()  # the cluster of RAY_ADDRESS, or one on this machine
     remote = ray.remote(num_gpus=gpus, max_retries=2)(execute)  # a machine that is lost is made up for by another
