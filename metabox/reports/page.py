@@ -63,7 +63,7 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
             "seed": other["summary"]["seed"],
             "n_tasks": other["summary"]["n_tasks"],
             "scores": str(scores_of(other)),
-            "differs": differences(run.protocol, protocol_of(other)),
+            "differs": differences(run.protocol, protocol_of(other)) or other.get("overridden", []),
         }
         for other in run.others
     ]
