@@ -564,7 +564,7 @@ def test_the_page_fits_and_is_legible_in_a_browser(reproduced: Path, tmp_path: P
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     options += ["--window-size=1400,900", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     options += ["--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
-    done = subprocess.run([browser, *options], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([browser, *options], capture_output=True, text=True)
     found = json.loads(re.search(r"<body>(\{.*?\})</body>", done.stdout)[1])
     assert found["width"] == width
     assert found["wide"] <= width, "the page scrolls sideways"
