@@ -9,7 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read w
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from made_up import made
+
+# Nothing here measures the machine, which may be busy.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True, scope="session")
