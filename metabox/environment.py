@@ -16,11 +16,14 @@ def facts() -> dict[str, str | int | bool | None]:
     """
     import torch  # here, because it takes a second
 
+    from metabox import __version__  # as it runs: a checkout on the path need not be installed
+
     commit = _git("rev-parse", "HEAD")
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in ("metabox", "torch", "torchvision", "numpy")},
+        "metabox": __version__,
+        **{package: version(package) for package in ("torch", "torchvision", "numpy")},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -9,7 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read w
 from pathlib import Path
 
 import pytest
+import torch
 from made_up import made
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(autouse=True, scope="session")
