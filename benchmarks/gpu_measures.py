@@ -218,6 +218,8 @@ def _drawing(tasks: EpisodeSampler, n_tasks: int, device: str) -> Callable[[], o
 # Training
 
 
-def training(tell: Tell, name: str, steps: int, device: str, runs: str) -> None:
-    tell({"steps": steps})
-    tell(trained(name, steps, 0, Path(runs), ["--outer.accelerator", device]))
+def training(tell: Tell, name: str, steps: int, device: str, compiled: str | None, runs: str) -> None:
+    """A whole run of so many steps, and its accuracy on the recipe's test tasks."""
+    tell({"steps": steps, "compile": compiled or "as the recipe says"})
+    more = ["--outer.compile", compiled] if compiled else []
+    tell(trained(name, steps, 0, Path(runs), ["--outer.accelerator", device, *more]))
