@@ -171,7 +171,7 @@ def show(result: dict[str, Any]) -> None:
     tests = result.get("tests", {})
     print(f"\ntests: {tests.get('passed')} passed, {len(tests.get('failed', []))} failed {tests.get('left_out', '')}")
     for failure in tests.get("failed", []):
-        print(f"  {failure['test']}: {failure['why'][:160]}")
+        print(f"  {failure['test']}: {failure['why'][:160]} ({failure.get('at')})")
     columns = ("recipe", "device", "compile", "step_ms", "tasks_per_s", "kernels", "launches", "host_waits", "busy_ms")
     more = ("share_of_bf16_peak", "times_as_fast_as_cpu", "times_as_fast_as_eager", "first_step_s", "left_out", "said")
     for row in result.get("steps", []):
@@ -210,7 +210,7 @@ def main() -> None:
                     getattr(script, part)()
         finally:
             reports = Path(work) / "reports.txt"
-            if reports.exists():  # the whole of what pytest printed
+            if reports.exists() and script.result["tests"]["failed"]:  # the whole of what pytest printed
                 options.out.with_suffix(".tests.txt").write_text(reports.read_text(encoding="utf-8"), encoding="utf-8")
     show(read_json(options.out))
 

@@ -18,13 +18,17 @@ REPORTS = "METABOX_GPU_REPORTS"
 def pytest_runtest_logreport(report: Any) -> None:
     """A line for each outcome as soon as it is there: the tests may be ended early."""
     counts = report.when == "call" or report.outcome != "passed"
-    if REPORTS in os.environ and "PYTEST_XDIST_WORKER" not in os.environ and counts:
-        crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", None) or str(report.longrepr)
-        if isinstance(report.longrepr, tuple):  # where and why it was skipped
-            crash = str(report.longrepr[2])
-        line = {"test": report.nodeid, "outcome": report.outcome, "why": first_line(crash), "s": report.duration}
-        with Path(os.environ[REPORTS]).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    if REPORTS not in os.environ or "PYTEST_XDIST_WORKER" in os.environ or not counts:
+        return
+    line = {"test": report.nodeid, "outcome": report.outcome, "s": report.duration}
+    if isinstance(report.longrepr, tuple):  # of a skipped test
+        line |= {"why": first_line(str(report.longrepr[2]))}
+    elif (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+        line |= {"why": first_line(crash.message), "at": f"{Path(crash.path).name}:{crash.lineno}"}
+    else:
+        line |= {"why": first_line(str(report.longrepr or ""))}
+    with Path(os.environ[REPORTS]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def device_tests(tell: Tell, data_root: str | None, seconds: float, reports: str) -> None:
@@ -55,6 +59,10 @@ def outcomes(reports: Path) -> dict[str, Any]:
     return {
         "passed": sum(line["outcome"] == "passed" for line in lines),
         "skipped": skipped,
-        "failed": [{"test": line["test"], "why": line["why"]} for line in lines if line["outcome"] == "failed"],
+        "failed": [
+            {key: line[key] for key in ("test", "why", "at") if key in line}
+            for line in lines
+            if line["outcome"] == "failed"
+        ],
         "slowest": {line["test"]: round(line["s"], 1) for line in sorted(lines, key=lambda line: -line["s"])[:8]},
     }
