@@ -109,5 +109,5 @@ def test_an_exception_is_passed_on_where_it_belongs_and_nothing_else_is_lost():
 
 def test_results_are_those_of_the_inner_sampler():
     inner = Glyphs(n_way=3)
-    assert Prefetch(inner).settings() == inner.settings()
+    assert Prefetch(inner).identity() == inner.identity()
     assert Prefetch(inner).fingerprint() == inner.fingerprint()

@@ -22,7 +22,7 @@ def test_episodes_from_the_file_are_the_same_bits(tmp_path, rotations, device):
         assert torch.equal(a.support.x, b.support.x)
         assert torch.equal(a.query.x, b.query.x)
         assert a.support.x.device.type == device
-    assert inside.settings() == outside.settings()
+    assert inside.identity() == outside.identity()
 
 
 def test_a_set_left_in_its_file_makes_no_copy(images):

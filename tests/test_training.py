@@ -135,7 +135,7 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path) -> None:
 def test_going_on_with_another_learner_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     run(Signs(), Toy, QUICK, out=tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"learner: (.|\n)*use another folder"):
+    with pytest.raises(ValueError, match=r"learner\.class: toys\.Toy there, (.|\n)*use another folder"):
         run(Signs(), lambda spec, n: Wide(spec, n), QUICK, out=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,0 +1,76 @@
+"""Files that are written whole: what a killed writer leaves is found, what a living one writes is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metabox.files import remove_orphans, write_text, write_whole
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of folders need fcntl")
+
+
+def in_a_child(write: Callable[[], object]) -> int:
+    """Run `write` in a forked process, and return the signal that ended it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 warns of threads; the child has none to wait for
+        child = os.fork()
+    if child == 0:
+        write()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_writer_left_is_removed_and_the_old_file_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "kept", "old")
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("ne")
+        temporary.with_suffix(".helper").write_text("libraries have temporary files of their own")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_child(lambda: write_whole(tmp_path / "kept", half)) == signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    assert len(remove_orphans(tmp_path)) == 1
+    assert names(tmp_path) == ["kept"]
+    assert (tmp_path / "kept").read_text() == "old"
+
+
+def test_a_file_that_is_being_written_is_no_orphan(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text("new")
+        assert remove_orphans(tmp_path) == []
+        assert in_a_child(lambda: os._exit(len(remove_orphans(tmp_path)))) == 0
+
+    write_whole(tmp_path / "kept", write)
+    assert names(tmp_path) == ["kept"]
+    assert (tmp_path / "kept").read_text() == "new"
+
+
+def test_a_link_that_is_named_like_a_temporary_is_left_alone(tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    write_text(elsewhere / "mine", "text")
+    (run := tmp_path / "run").mkdir()
+    (run / ".x.y.part").symlink_to(elsewhere)
+    assert remove_orphans(run) == []
+    assert names(elsewhere) == ["mine"]
+
+
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    write_text(tmp_path / "target", "theirs")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "ours")
+    assert (tmp_path / "target").read_text() == "theirs"
+    assert not (tmp_path / "link").is_symlink()
