@@ -83,8 +83,9 @@ class Watch(EpisodeSampler):
     def spec(self) -> Any:  # type: ignore[override]
         return self._tasks.spec
 
-    def settings(self) -> dict[str, object]:
-        return self._tasks.settings()
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._tasks.config
 
     def fingerprint(self) -> str:
         return self._tasks.fingerprint()
