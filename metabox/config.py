@@ -115,6 +115,10 @@ def plain(value: Any) -> Any:
             return value.name
         case np.generic():
             return plain(value.item())
+        case np.ndarray() if value.dtype.kind in "SU":  # names: of the split of each row, say
+            text = "\0".join(map(str, value.ravel().tolist()))
+            digest = blake2b(text.encode(), digest_size=8).hexdigest()
+            return {"dtype": "text", "shape": list(value.shape), "blake2b": digest}
         case Tensor() | np.ndarray():
             return _array(torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
         case torch.dtype() | torch.device():
