@@ -151,6 +151,8 @@ def test_an_object_made_twice_has_the_record_of_the_second_time() -> None:
         (torch.zeros(3), torch.zeros(3, 1)),
         (np.zeros(2), np.zeros(2, dtype=np.float32)),
         (np.array(["train", "val"]), np.array(["val", "train"])),
+        (np.array(["train", "val"]), np.array(["train", "test"])),
+        (np.array(["ab", "c"]), np.array(["a", "bc"])),
         (partial(MLP), partial(MLP, width=64)),
         (MLP, Conv4),
         (RBF(), RBF(length_scale=(0.1, 0.2))),

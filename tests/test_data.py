@@ -44,7 +44,7 @@ def test_rotations_are_exact_and_make_four_classes_of_one(tmp_path, size, channe
     assert plain.images.fingerprint == turned.images.fingerprint
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("rotations", [False, True])
 def test_tasks_are_the_same_bits_on_the_gpu(images, rotations):
     sampler = opened(images, rotations=rotations)
