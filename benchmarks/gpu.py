@@ -51,6 +51,8 @@ class Script:
         self.options, self.work, self.device = options, work, options.device
         self.began = time.monotonic()
         self.result: dict[str, Any] = {"device": options.device, "quick": options.quick, "budget_s": options.budget}
+        if options.commit:
+            self.result["commit"] = options.commit
         self.window = 0.2 if options.quick else 2.5
         self.rows: list[dict[str, Any]] = []
         self.compiling: dict[tuple[str, str | None], dict[str, Any]] = {}
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--test-seconds", type=float, default=90, help="of the device tests")
     parser.add_argument("--train-seconds", type=float, default=60, help="of training")
     parser.add_argument("--quick", action="store_true", help="short measurements: show that it works")
+    parser.add_argument("--commit", help="of a copy of the files that is no checkout")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.data_root = options.data_root or os.environ.get("METABOX_DATA")
