@@ -129,7 +129,7 @@ def sweep(arguments: list[str]) -> None:
     from metabox.data.root import name_data_root
 
     name_data_root(options.data_root)
-    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out)
+    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out, plugins.as_arguments())
     result = sweeps.sweep(jobs, engine=options.engine, at_once=options.jobs, gpus=options.gpus)
     print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")
 
@@ -248,8 +248,9 @@ def _evaluate(
     from metabox.reports import manifest
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
-    # Another protocol is another file: the name carries a digest of it.
-    digest = hashlib.blake2b(repr((result["protocol"], n_tasks)).encode(), digest_size=3).hexdigest()
+    # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
+    about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
+    digest = hashlib.blake2b(about, digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
     write_json(path, result)
     manifest.record(folder, path, trained=trained)
@@ -260,7 +261,7 @@ def _evaluate(
 def _report(folders: list[str], out: str, *, n_tasks: int) -> None:
     from metabox.reports.page import write_report
 
-    for table in write_report(folders, out, n_tasks=n_tasks)["claims"]:
+    for table in write_report(folders, out, n_tasks=n_tasks, plugins=plugins.as_arguments())["claims"]:
         for row in table["rows"]:
             print(f"{row['recipe']}: {row['verdict']}")
     print(f"report: {out}/report.html, report.md, report.json")

@@ -110,7 +110,7 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
         return f"expected an option {whose} for {where}, got {found['got']!r}{near(found['got'], _arguments(owner))}"
     if found := NO_SUBCLASS.match(text):
         got = found["got"] or found["path"] or text.rpartition("Got value: ")[2]
-        return f"expected {where} as {_one(_base(found['kind']))}, got {shortened(got)}, which is none"
+        return f"expected {where} as {_one(_base(found['kind']) or kind)}, got {shortened(got)}, which is none"
     if found := NO_NAME.match(text):
         return f"expected {where} as the name of one folder, got {shortened(found['got'])!r}"
     if found := NO_TYPE.match(text):
