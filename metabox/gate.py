@@ -34,6 +34,8 @@ ON_THE_COMMAND_LINE = ("config", "data_root", "out", "plugins")
 NOT_THE_RECIPES = ("config", "__default_config__")
 """Where the parser has read from."""
 
+NAME = re.compile(r"\$?[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*\+?|\d+")
+
 _alone = threading.RLock()  # the settings of jsonargparse belong to the whole process
 
 
@@ -171,8 +173,8 @@ def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
         for name, value in (
             content.items() if isinstance(content, dict) else ((str(i), v) for i, v in enumerate(content))
         ):
-            if not isinstance(name, str) or re.search(r"(^|\.)_", name):  # the parser has keys of its own: `__path__`
-                raise ValueError(f"expected names of options in {where}, got {name!r}")
+            if not isinstance(name, str) or not NAME.fullmatch(name):  # `__path__` is a key of the parser itself
+                raise ValueError(f"expected names of options in {where}, got {str(name)[:100]!r}")
             if name.endswith("class_path") and isinstance(value, str) and "." in value and value not in known:
                 raise ValueError(unknown_class(value, f" in {where}"))
             _check_content(value, where, known)

@@ -22,7 +22,7 @@ MISTAKES = {
     "--config none.yaml": "expected a recipe's name or a YAML file, got 'none.yaml'; `metabox list` names the recipes",
     "--config -": "expected a recipe's name or a YAML file, got '-'; `metabox list` names the recipes",
     "--config https://host.invalid/a": "expected a recipe's name or a YAML file, got 'https://host.invalid/a'; ",
-    "--config file.jsonnet": "expected a recipe in file.jsonnet, got something else",
+    "--config file.jsonnet": "expected names of options in file.jsonnet, got 'local x",
     # Values.
     "--outer.steps many": "expected outer.steps as int, got many",
     "--outer.optimizer sgd": "expected outer.optimizer as one of 'adam', 'adamw', got sgd",
@@ -42,16 +42,17 @@ MISTAKES = {
     "--learner Protonet": "expected learner as a Learner, got 'Protonet'; did you mean ProtoNet?",
     "--learner Glyphs": "expected learner as a Learner, got 'Glyphs'",
     "--tasks Glyph": "expected tasks as an EpisodeSampler, got 'Glyph'; did you mean Glyphs?",
-    "--tasks.augment Crop": "expected tasks.augment as an Augmentation, got 'Crop'; did you mean RandomCrop?",
+    "--tasks.augment RandomCropp": "as an Augmentation, got 'RandomCropp'; did you mean RandomCrop?",
     "--learner.backbone Conv5": "expected learner.backbone as a Backbone, got 'Conv5'; did you mean Conv4?",
+    "--tasks.augment Crop": "expected tasks.augment as an Augmentation, got 'Crop'; there are Chain, ColorJitter, ",
     "--weighting PCGrad": "expected weighting as a Weighting, got 'PCGrad'; there are DWA, Fixed, ",
     "--learner metabox.data.Omniglot": "expected learner as a Learner, got metabox.data.Omniglot, which is none",
     "--objective metabox.learners.CNP": "expected objective as an Objective, got metabox.learners.CNP, which",
     "--tasks metabox.learners.CNP": "expected tasks as an EpisodeSampler, got metabox.learners.CNP, which is none",
     "--learner metabox.learners.CPN": "got 'metabox.learners.CPN' for learner: there is no such class",
     "--learner metabox.learners.ProtoNte": "there is no such class; did you mean ProtoNet?",
-    "--learner mine.Net": "expected a class of metabox or of a plugin, got 'mine.Net' for learner; if it is your own, and "
-    "you trust it, add --plugins mine, or --plugins FILE.py",
+    "--learner mine.Net": "expected a class of metabox or of a plugin, got 'mine.Net' for learner; if it is your own, "
+    "and you trust it, add --plugins mine, or --plugins FILE.py",
     "--learner.help Foo": "expected --learner.help as a class that a recipe may name, got 'Foo'",
 }
 

@@ -19,11 +19,17 @@ from metabox.learners import CNP
 class Mine(CNP):
     """My own."""
 
+    @staticmethod
+    def build(spec, n_params) -> CNP:
+        raise AssertionError("called")
+
 class Other:
     """No learner."""
 
-def make(spec, n_params):
+def make(spec, n_params) -> CNP:
     raise AssertionError("called")
+
+made = Mine.made = lambda spec, n_params: make
 '''
 RECIPE = """
 tasks: {class_path: Glyphs, init_args: {n_way: 2, n_shot: 1, n_query: 1}}
@@ -120,6 +126,18 @@ def test_a_plugin_gives_its_own_classes_and_each_in_its_place(
     name: str, words: str, own: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert own(words) in refusal(["train", write(own(name)), "--plugins", own("plugin_file.py")], capsys)
+
+
+@pytest.mark.parametrize("given", ["learner: NAME", "learner.class_path: NAME", "learner: {class_path: NAME}"])
+def test_what_a_class_has_is_no_class(
+    given: str, own: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser would take a function for the learner that it returns."""
+    for name in (own("plugin_file.Mine.build"), own("plugin_file.made"), own("plugin_file.Mine.made")):
+        Path("mine.yaml").write_text(RECIPE.split("learner")[0] + given.replace("NAME", name))
+        said = refusal(["train", "mine.yaml", "--plugins", own("plugin_file.py"), "--out", "run"], capsys)
+        assert name in said
+        assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
