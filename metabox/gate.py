@@ -95,7 +95,8 @@ def _check_named(config: Any, where: str, known: Mapping[str, str]) -> None:
     elif inspect.isclass(config):
         _check_named({"class_path": f"{config.__module__}.{config.__qualname__}"}, where, known)
     elif not isinstance(config, (type(None), bool, int, float, str)):
-        raise ValueError(f"expected {where} as a plain value or a class, got {config!r}")
+        name = f"{config.__module__}.{config.__qualname__}" if inspect.isroutine(config) else repr(config)
+        raise ValueError(f"expected {where} as a plain value or a class, got {name}, which is neither")
     elif isinstance(config, int):
         _check_integer(config, where)
 
