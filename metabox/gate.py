@@ -13,8 +13,10 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -208,6 +210,23 @@ def unknown_class(path: str, where: str = "") -> str:
     )
 
 
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Constructors refuse values by ValueError; what else they raise was said of a value that they do not expect.
+
+    Raises:
+        ValueError: in place of it, with the line that failed, for those who write constructors.
+    """
+    try:
+        yield
+    except (TypeError, ArithmeticError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"expected options that {what} can be built with, got {type(error).__name__}: {error} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        ) from error
+
+
 class RecipeFile(ActionConfigFile):
     """`--config FILE`: a recipe read over the first."""
 
@@ -230,7 +249,7 @@ class RecipeParser(ArgumentParser):
             return config
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Any:
-        with closed():
+        with closed(), building("the classes of the recipe"):
             return super().instantiate(*args, **kwargs)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:

@@ -170,7 +170,9 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective or QueryLoss, {})
+    with gate.building("the learner"):
+        learner = made.learner(spec, likelihood_for(spec).n_params)
+    return Rebuilt(learner, evaluation, made.objective or QueryLoss, {})
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:

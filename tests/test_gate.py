@@ -14,6 +14,7 @@ from jsonargparse._common import parsing_settings
 import metabox
 from metabox import gate
 from metabox.cli import main
+from metabox.nn.from_run import FromRun
 
 TASKS = "tasks: {class_path: Glyphs, init_args: {n_way: 5, n_shot: 1, n_query: 3}}\n"
 LEARNER = "learner: {class_path: CNP, init_args: {width: 8}}\n"
@@ -179,6 +180,31 @@ def test_every_command_reads_recipes_through_the_gate(
 ) -> None:
     Path("run/recipe.yaml").write_text(HOSTILE[kind])
     refused(command.split(), here, capsys)
+
+
+def test_a_run_that_a_run_begins_from_is_read_through_the_gate(here: Path) -> None:
+    Path("run/recipe.yaml").write_text(HOSTILE["an import as a learner"])
+    with pytest.raises(ValueError, match=f"class of metabox or of a plugin, got '{TELLTALE}"):
+        FromRun((1, 28, 28), "run")
+    assert TELLTALE not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (mail("{class_path: metabox.learners.CNP}"), "arguments are required"),  # it can be called
+        (
+            TASKS + "learner: {class_path: CNP, init_args: {width: -1}}",
+            "the learner can be built with, got RuntimeError",
+        ),
+        (network("{class_path: Conv4, init_args: {width: -1}}"), "the learner can be built with, got RuntimeError"),
+    ],
+)
+def test_a_value_that_a_constructor_stumbles_over_is_named(
+    recipe: str, words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run/recipe.yaml").write_text(recipe)
+    assert words in refused(["evaluate", "run"], here, capsys)
 
 
 def test_no_module_is_taken_from_the_folder_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
