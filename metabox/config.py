@@ -116,7 +116,7 @@ def plain(value: Any) -> Any:
         case np.generic():
             return plain(value.item())
         case Tensor() | np.ndarray():
-            return _array(torch.as_tensor(value) if isinstance(value, np.ndarray) else value)
+            return _array(value)
         case torch.dtype() | torch.device():
             return str(value)
         case Mapping():
@@ -232,10 +232,16 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _array(value: Tensor) -> dict[str, Any]:
-    data = value.detach().cpu().contiguous()
-    digest = blake2b(data.reshape(-1).view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()
-    return {"dtype": str(data.dtype).removeprefix("torch."), "shape": list(data.shape), "blake2b": digest}
+def _array(value: Tensor | np.ndarray) -> Any:
+    """Its type, shape and a hash of its numbers (or strings), in the order of rows."""
+    if isinstance(value, Tensor):
+        kind, data = str(value.dtype).removeprefix("torch."), value.detach().cpu().contiguous()
+        content = data.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif value.dtype.hasobject:
+        return Undescribed("array of objects")
+    else:
+        kind, content = str(value.dtype), value.tobytes()
+    return {"dtype": kind, "shape": list(value.shape), "blake2b": blake2b(content, digest_size=8).hexdigest()}
 
 
 def _shown(value: Any) -> str:

@@ -151,6 +151,9 @@ def test_an_object_made_twice_has_the_record_of_the_second_time() -> None:
         (torch.zeros(3), torch.ones(3)),
         (torch.zeros(3), torch.zeros(3, 1)),
         (np.zeros(2), np.zeros(2, dtype=np.float32)),
+        (np.array(["train", "val"]), np.array(["val", "train"])),
+        (np.array(["train", "val"]), np.array(["train", "test"])),
+        (np.array(["ab", "c"]), np.array(["a", "bc"])),
         (partial(MLP), partial(MLP, width=64)),
         (MLP, Conv4),
         (RBF(), RBF(length_scale=(0.1, 0.2))),
@@ -181,7 +184,9 @@ def test_where_data_lie_is_no_part_of_what_a_sampler_is() -> None:
     assert identity(Base(b=here).config) == identity(Base(b=there).config)
 
 
-@pytest.mark.parametrize("odd", [lambda: 0, object(), iter([]), nn.Linear(1, 1), (x for x in "ab")])
+@pytest.mark.parametrize(
+    "odd", [lambda: 0, np.array([object()]), object(), iter([]), nn.Linear(1, 1), (x for x in "ab")]
+)
 def test_what_no_later_process_could_compare_is_named(odd: Any) -> None:
     with pytest.raises(ValueError, match=r"stable description, got tasks\.b\[1\] \(.*Configured"):
         check_described(tasks=Base(b=[1, odd]).config)

@@ -68,7 +68,7 @@ def test_episodes_are_the_same_bits_with_and_without(calls):
 
 def drawn(inner: Recorder, n: int) -> None:
     for _ in range(n):
-        assert inner.drawn.acquire(timeout=10)
+        inner.drawn.acquire()  # however long it takes
 
 
 def test_the_next_index_is_drawn_before_it_is_asked_for_on_one_other_thread():

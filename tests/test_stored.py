@@ -9,7 +9,7 @@ from made_up import everything, made, opened
 from metabox.data import Prefetch, pack, stored
 from metabox.data.folder import ClassFolder
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.mark.parametrize("rotations", [False, True])

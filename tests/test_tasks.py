@@ -177,7 +177,7 @@ def test_a_task_does_not_depend_on_the_tasks_beside_it(name, options):
         assert equal_but_for_padding(whole[first : first + n_tasks], part), first
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the CPU's bits have nothing to be equal to")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("name", "options"), BOTH)
 def test_cpu_and_cuda_draw_the_same_bits(name, options):
     sampler = SAMPLERS[name](**options)
