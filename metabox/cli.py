@@ -50,6 +50,7 @@ def train(arguments: list[str]) -> None:
         evaluation=made.evaluation,
         objective=made.objective,
         weighting=made.weighting,
+        target=made.target,
         seed=config.seed,
         out=folder,
     )

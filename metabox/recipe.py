@@ -169,6 +169,7 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
+    spec = spec if made.target is None else spec.scored_by(made.target)
     with gate.building("the learner"):
         learner = made.learner(spec)
     return Rebuilt(learner, evaluation, made.objective or QueryLoss, {})

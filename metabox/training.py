@@ -34,7 +34,7 @@ from metabox.objectives import Objective, QueryLoss
 from metabox.outer import OuterLoop
 from metabox.seeding import step_seed
 from metabox.sharding import unsharded, whole
-from metabox.targets import TaskSpec
+from metabox.targets import Target, TaskSpec
 from metabox.transfer import CosineRecorder
 from metabox.weighting.base import Weighting, losses_by_task, task_names
 
@@ -53,6 +53,7 @@ def run(
     evaluation: EpisodeSampler | None = None,
     objective: MakeObjective | None = None,
     weighting: MakeWeighting | None = None,
+    target: Target | None = None,
     seed: int = 0,
     out: str | Path,
 ) -> Learner:
@@ -69,6 +70,8 @@ def run(
         objective: what is minimised; by default `QueryLoss`.
         weighting: how the losses of named tasks, or of a target's parts, become one step, built from their number; by
             default by their plain sum, which is the mean loss of the batch.
+        target: how predictions of y are made and scored, instead of the sampler's own target: `Bars` for reals, or
+            `Reals` with another noise. Of the same kind and size.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
         out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
 
@@ -102,7 +105,9 @@ def run(
     # The model. Every rank starts from the same seed, so from the same weights.
     torch.manual_seed(step_seed(seed, -1))
     spec = tasks.spec.union(evaluation.spec)
+    spec = spec if target is None else spec.scored_by(target)
     model = objective(learner(spec))
+    fit_target(model.target, tasks, seed)
     if outer.recompute:
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
@@ -289,6 +294,17 @@ def run(
 
 
 LOG_EVERY = 50
+FITTED_ON = 1000  # tasks
+
+
+def fit_target(target: Target, tasks: EpisodeSampler, seed: int) -> None:
+    """Let a target that keeps statistics take them from the first training tasks."""
+    if target.statistics is None:
+        return
+    parts = [tasks.sample(0, 50, split="train", seed=seed, first=first) for first in range(0, FITTED_ON, 50)]
+    examples = [example for part in parts for example in (part.support, part.query)]
+    labels = torch.cat([example.y[example.mask] for example in examples])[None]
+    target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))
 
 
 def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:

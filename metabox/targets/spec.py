@@ -61,6 +61,18 @@ class TaskSpec:
             raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
         return replace(self, target=self.target.union(other.target))
 
+    def scored_by(self, target: Target) -> TaskSpec:
+        """The same tasks with another target for the same y.
+
+        Raises:
+            ValueError: if y is not of the other target's kind and size.
+        """
+        if (target.layout, target.size) != (self.target.layout, self.target.size):
+            raise ValueError(
+                f"expected a target for the same y as {self.target!r}, got {target!r}; match kind and size"
+            )
+        return replace(self, target=target)
+
     def covers(self, other: TaskSpec) -> bool:
         """Whether a learner of this spec serves tasks of the other: the kind of y counts, not how it is scored."""
         return self.union(other) == self
