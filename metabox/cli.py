@@ -18,12 +18,8 @@ from metabox import plugins
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
-    import torch.distributed as dist
-
     from metabox import recipe as recipes
-    from metabox.files import write_text
     from metabox.reports import manifest
-    from metabox.training import run
 
     if not arguments:
         raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
@@ -34,30 +30,8 @@ def train(arguments: list[str]) -> None:
         raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
     text = recipes.dump(parser, config)
-    kept = folder / "recipe.yaml"
-    if kept.exists() and kept.read_text(encoding="utf-8") != text:
-        differ = sorted(set(text.splitlines()) ^ set(kept.read_text(encoding="utf-8").splitlines()))
-        raise ValueError(f"expected the run in {folder} to have this recipe, got other values of {differ}; use --out")
-
+    manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    _ = made.tasks.spec  # a missing data set is named before anything is written
-    write_text(kept, text)
-    finished = manifest.is_finished(folder)
-    run(
-        made.tasks,
-        made.learner,
-        made.outer,
-        evaluation=made.evaluation,
-        objective=made.objective,
-        weighting=made.weighting,
-        target=made.target,
-        seed=config.seed,
-        out=folder,
-    )
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return  # one process tests and writes
-    _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
-    print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -74,7 +48,13 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
     config = recipes.parse(parser, arguments)
     assert folder is not None  # --help has ended by now
-    _evaluate(parser, config, folder, split=config.pop("split"), n_tasks=config.n_test, seed=config.pop("test_seed"))
+    from metabox.reports import manifest
+    from metabox.run_folder import check_free
+
+    check_free(folder)
+    manifest.check(folder)
+    split, seed = config.pop("split"), config.pop("test_seed")
+    _evaluate(parser, config, folder, split=split, n_tasks=config.n_test, seed=seed)
 
 
 def report(arguments: list[str]) -> None:
@@ -247,14 +227,16 @@ def _evaluate(
     from metabox import recipe as recipes
     from metabox.files import write_json
     from metabox.reports import manifest
+    from metabox.run_folder import owned
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
     # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
     about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
     digest = hashlib.blake2b(about, digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
-    write_json(path, result)
-    manifest.record(folder, path, trained=trained)
+    with owned(folder):
+        write_json(path, result)
+        manifest.record(folder, path, trained=trained)
     print(f"{config.name}: {scores}")
     print(f"result: {path}")
 

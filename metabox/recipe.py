@@ -21,13 +21,13 @@ from jsonargparse.typing import restricted_string_type
 from metabox import discover, gate, messages
 from metabox.checkpoints import load_weights
 from metabox.data.root import DATA_VARIABLE, name_data_root
-from metabox.environment import facts
+from metabox.environment import facts, read_facts
 from metabox.episodes import EpisodeSampler, Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
-from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
+from metabox.reports import manifest
 from metabox.training import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
@@ -193,6 +193,7 @@ def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, 
     """
     with allowed(plugins):
         parser = make_parser(find_run(folder))
+        manifest.check(folder)
         rebuilt = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
     return rebuilt.learner, rebuilt.tasks
 
@@ -238,7 +239,7 @@ def evaluate_run(
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,
-        "trained_on": read_json(folder / "environment.json"),
+        "trained_on": read_facts(folder),
         "evaluated_on": facts(),
         "tasks": scores.tasks,
         "per_task": {

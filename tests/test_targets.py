@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import metabox
-from metabox import Bars, Binary, Classes, Part, Parts, Reals, TaskSpec
+from metabox import Bars, Binary, Classes, Parts, Reals
 from metabox.learners import CNP, TNPD, ConvCNP, InContext
 from metabox.learners.base import Learner
+from metabox.targets import Part, TaskSpec
 from metabox.tasks import Sinusoids
 from metabox.testing import CHECKS
 
@@ -116,7 +117,7 @@ def test_the_noise_of_reals_is_an_option_of_the_target() -> None:
         lambda: Parts([]),
         lambda: Parts([Part("a", Reals(1)), Part("a", Reals(1))]),
         lambda: Part("a", Parts([Part("b", Reals(1))])),
-        lambda: TaskSpec((1,), "real"),  # type: ignore[arg-type]
+        lambda: TaskSpec((1,), Reals(0)),  # type: ignore[arg-type]
         lambda: ConvCNP(TaskSpec((1,), Classes(2))),
         lambda: SPEC.target.quantile(torch.zeros(12), 1.0),  # type: ignore[attr-defined]
     ],
