@@ -20,6 +20,8 @@ def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
     from metabox import recipe as recipes
     from metabox.reports import manifest
+    from metabox.run_folder import owned
+    from metabox.training import check, run
 
     if not arguments:
         raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
@@ -32,6 +34,16 @@ def train(arguments: list[str]) -> None:
     text = recipes.dump(parser, config)
     manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
+    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting", "target")} | {
+        "seed": config.seed
+    }
+    leads = check(made.tasks, made.learner, made.outer, **of_run)
+    with owned(folder, leads):
+        finished = leads and manifest.begin(folder, text)
+        run(made.tasks, made.learner, made.outer, **of_run, out=folder)
+        if leads:  # one process tests and writes
+            _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
+            print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 
 
 def evaluate(arguments: list[str]) -> None:

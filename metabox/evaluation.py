@@ -154,18 +154,9 @@ def evaluate(
     """
     if n_tasks < 1 or batch < 1:
         raise ValueError(f"expected n_tasks and batch of at least 1, got {n_tasks} and {batch}")
-<<<<<<< HEAD
-    if not learner.spec.covers(tasks.spec):
-        raise ValueError(f"expected tasks of at most {learner.spec.target.size} classes, got {tasks.spec.target.size}")
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    if device.type == "cpu":
-        keep_freed_memory()
-    predictor = objective(learner)
-=======
     if device_of(learner).type == "cpu":
         keep_freed_memory()
     predictor = objective(learner)
->>>>>>> main
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):
@@ -204,10 +195,6 @@ class Scored(NamedTuple):
     fault: str | None = None
 
 
-<<<<<<< HEAD
-def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
-    learner, target = predictor.learner, predictor.target
-=======
 def score_batch(
     predictor: Objective, tasks: EpisodeSampler, split: Split, n_tasks: int, seed: int, first: int
 ) -> Scored:
@@ -239,7 +226,6 @@ def score_batch(
 
 def _scored(predictor: Objective, episodes: Episodes) -> Scored:
     learner, target = predictor.learner, predictor.target
->>>>>>> main
     params, query = predictor.predictions(episodes)
     values = target.scores(params, query.y)
     means = {"nll": target.loss(params, query.y, query.mask)}

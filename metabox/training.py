@@ -22,19 +22,11 @@ from metabox.checkpoints import Checkpoints, load_tensors, load_weights, save_te
 from metabox.engine import compiled, compiles, engine_of, stop_signals, together
 from metabox.environment import facts
 from metabox.episodes import EpisodeSampler
-<<<<<<< HEAD
-from metabox.evaluation import evaluate, pretrained
-from metabox.files import write_json
-from metabox.learners.base import Learner
-from metabox.memory import keep_freed_memory
-from metabox.metrics import Metrics, Window
-=======
 from metabox.evaluation import evaluate
 from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.memory import keep_freed_memory
 from metabox.metrics import Metrics, Window, check_progress
->>>>>>> main
 from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.outer import OuterLoop
@@ -50,13 +42,6 @@ __all__ = ["MakeLearner", "MakeObjective", "MakeWeighting", "check", "run"]
 
 log = logging.getLogger(__name__)
 
-<<<<<<< HEAD
-MakeLearner = Callable[[TaskSpec], Learner]
-MakeObjective = Callable[[Learner], Objective]
-MakeWeighting = Callable[[int], Weighting]
-
-=======
->>>>>>> main
 
 def run(
     tasks: EpisodeSampler,
@@ -106,20 +91,6 @@ def run(
     with owned(out, fabric.is_global_zero):
         return _train(fabric, prepared, tasks, learner, outer, evaluation, objective, seed, out)
 
-<<<<<<< HEAD
-    # The model. Every rank starts from the same seed, so from the same weights.
-    torch.manual_seed(step_seed(seed, -1))
-    spec = tasks.spec.union(evaluation.spec)
-    spec = spec if target is None else spec.scored_by(target)
-    model = objective(learner(spec))
-    fit_target(model.target, tasks, seed)
-    if outer.recompute:
-        recompute(model)
-    weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
-    if weigh and fabric.world_size > 1:
-        raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
-    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
-=======
 
 def _train(
     fabric: Fabric,
@@ -136,7 +107,6 @@ def _train(
     precision = fabric.strategy.precision
 
     # The model, its optimizer and its average.
->>>>>>> main
     if compiles(outer, fabric.device):
         graphs = outer.compile == "graphs"
         module = fabric.setup_module(compiled(model, episodes, precision, graphs))
@@ -302,19 +272,6 @@ def _train(
 
 
 LOG_EVERY = 50
-<<<<<<< HEAD
-FITTED_ON = 1000  # tasks
-
-
-def fit_target(target: Target, tasks: EpisodeSampler, seed: int) -> None:
-    """Let a target that keeps statistics take them from the first training tasks."""
-    if target.statistics is None:
-        return
-    parts = [tasks.sample(0, 50, split="train", seed=seed, first=first) for first in range(0, FITTED_ON, 50)]
-    examples = [example for part in parts for example in (part.support, part.query)]
-    labels = torch.cat([example.y[example.mask] for example in examples])[None]
-    target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))
-=======
 NOTHING_YET: dict[str, Any] = {
     "step": 0,
     "best": None,
@@ -324,7 +281,6 @@ NOTHING_YET: dict[str, Any] = {
     "seconds": 0.0,
     "window": {},
 }
->>>>>>> main
 
 
 def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:
