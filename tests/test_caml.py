@@ -40,20 +40,20 @@ def plain_caml(learner: CAML, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     rows = torch.stack([*tokens, learner.token(torch.cat([learner.embed.backbone(x), learner.unknown]))])
     n = len(rows)
     visible = torch.tensor([[j < n - 1 for j in range(n)] + [True] for _ in range(n)])
-    for block in learner.blocks:
+    for block in learner.transformer.layers:
         size = rows.shape[1] // block.heads
-        q = block.query(block.norm(rows))
-        k, v = block.key_value(block.norm(rows)).split(rows.shape[1], dim=-1)
+        q = block.query(block.norms[0](rows))
+        k, v = block.key_value(block.norms[0](rows)).split(rows.shape[1], dim=-1)
         seen = []
         for head in range(block.heads):
             part = slice(head * size, (head + 1) * size)
-            keys = torch.cat([k[:, part], block.nothing[0, head]])
-            values = torch.cat([v[:, part], block.nothing[1, head]])
+            keys = torch.cat([k[:, part], block.sink[0, head]])
+            values = torch.cat([v[:, part], block.sink[1, head]])
             scores = (q[:, part] @ keys.T / math.sqrt(size)).masked_fill(~visible, -math.inf)
             seen.append(F.softmax(scores, dim=-1) @ values)
         rows = rows + block.out(torch.cat(seen, dim=-1))
-        rows = rows + block.feed_forward(rows)
-    read = learner.readout(learner.norm(rows[-1]))
+        rows = rows + block.feed_forward(block.norms[1](rows))
+    read = learner.readout(learner.transformer.norm(rows[-1]))
     return torch.stack([read @ code[c] for c in range(3)])
 
 

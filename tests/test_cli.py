@@ -321,6 +321,6 @@ def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypat
     assert given["weighting"](3).config["step"] == 0.5  # type: ignore[operator]
     assert given["seed"] == 7
     tasks = metabox.TaskSpec((1,), Reals(1))
-    objective = given["objective"](NP(tasks), tasks.target)  # type: ignore[operator]
+    objective = given["objective"](NP(tasks))  # type: ignore[operator]
     assert isinstance(objective, LatentLoss)
     assert objective.n_samples == 4

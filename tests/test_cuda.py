@@ -211,7 +211,7 @@ def test_a_run_trains_and_its_weights_serve_on_the_cpu(tmp_path: Path, name: str
     assert next(there.parameters()).device.type == DEVICE
     assert json.loads((tmp_path / "environment.json").read_text())["device"].startswith(DEVICE)
     assert len(losses(tmp_path)) == 2
-    here = make(SMALL.spec, there.n_params)
+    here = make(SMALL.spec)
     load_weights(here, tmp_path / "best.safetensors")
     episodes = SMALL.sample(0, 3, split="test")
     close(outputs(there, episodes.to(DEVICE)), outputs(here.eval(), episodes))

@@ -120,7 +120,7 @@ def test_the_record_tells_curricula_and_tasks_apart() -> None:
         (lambda: Curriculum(LinearFunctions(n_query=2)), "n_query 1"),
         (lambda: Curriculum(LinearFunctions(pool=4)), "without a pool"),
         (lambda: FixedLabels(Glyphs(), share=1.5), "share from 0 to 1, got 1.5"),
-        (lambda: FixedLabels(Sinusoids()).sample(0, 2, split="train"), "tasks of classes .* targets 'real'"),
+        (lambda: FixedLabels(Sinusoids()).sample(0, 2, split="train"), "tasks of classes .* targets Reals"),
     ],
 )
 def test_bad_options_are_named(make, says) -> None:

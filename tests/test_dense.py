@@ -51,7 +51,7 @@ def examples(n, seed=0):
 
 def test_the_network_is_its_equations_pixel_by_pixel():
     torch.manual_seed(0)
-    learner = DenseMultiTask(SPEC, N_PARAMS, backbone=Pixels, width=5).eval()
+    learner = DenseMultiTask(SPEC, backbone=Pixels, width=5).eval()
     support, query, z = examples(3), examples(2, seed=1), torch.tensor([[0.5, -1.0]])
     code = []
     for x, y in zip(support.x[0], support.y[0], strict=True):
@@ -76,15 +76,13 @@ def test_the_network_is_its_equations_pixel_by_pixel():
 
 def test_vectors_have_a_map_of_one_pixel():
     spec = TaskSpec((4,), Parts(PARTS))
-    learner = DenseMultiTask(spec, N_PARAMS)
+    learner = DenseMultiTask(spec)
     support = examples(3)
     phi = learner.adapt(Examples(x=torch.randn(1, 3, 4), y=support.y))
     assert learner.predict(phi, torch.randn(1, 5, 4)).shape == (1, 5, N_PARAMS)
 
 
 def test_wrong_sizes_and_axes_are_named():
-    with pytest.raises(ValueError, match=f"their sizes, {N_PARAMS}, got 7"):
-        DenseMultiTask(SPEC)
     line = TaskSpec((2, 4, 6), Parts((Part("line", Reals(1), (4,)),)))
     with pytest.raises(ValueError, match="line"):
         DenseMultiTask(line)
@@ -149,7 +147,7 @@ def test_scores_of_pixels_are_those_counted_by_hand():
     normals[:, 0] = 1  # as said
     normals[0, :, 0], normals[0, :, 1], normals[0, :, 2] = (0, 1, 0), (math.sqrt(0.5), math.sqrt(0.5), 0), nan
     y = torch.cat([torch.tensor(kind), torch.tensor(depth), torch.tensor(normals).float().flatten(1)], 1)
-    scores = pixel_scores(Constant(Fixed.spec, 44, backbone=Pixels), Fixed(y), n_tasks=3, batch=2)
+    scores = pixel_scores(Constant(Fixed.spec, backbone=Pixels), Fixed(y), n_tasks=3, batch=2)
     assert scores == pytest.approx(
         {
             "kind_accuracy": 4 / 7,
@@ -169,4 +167,4 @@ def test_targets_without_pixels_are_refused():
     tasks = Scenes()
     tasks.spec = TaskSpec((1, 2, 2), Parts((Part("a", Reals(1)),)))
     with pytest.raises(ValueError, match="spatial axes"):
-        pixel_scores(Constant(Fixed.spec, 44, backbone=Pixels), tasks)
+        pixel_scores(Constant(Fixed.spec, backbone=Pixels), tasks)

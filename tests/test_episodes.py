@@ -72,7 +72,7 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(oracle=torch.zeros(2, 1)), "oracle of 1 axes", r"float32 \[2, 1\]"),
         (lambda: episodes(origin=torch.zeros(3, 12)), "origin of 2 axes", r"float32 \[3, 12\]"),
         (lambda: TaskSpec((3,), "words"), "a target of metabox.targets", "'words'"),
-        (lambda: TaskSpec((3,), Classes(0)), "classes in a number of at least 1", "got 0"),
+        (lambda: TaskSpec((3,), Classes(0)), "classes in a number of at least 1", "0"),
         (lambda: TaskSpec((3, 0), Classes(2)), "sizes of at least 1", r"x_shape \(3, 0\)"),
         (lambda: TaskSpec((3,), Classes(2), -1), "sizes of at least 1", "descriptor_size -1"),
     ],
@@ -94,11 +94,11 @@ def test_parts_that_do_not_fit_are_refused_and_both_sides_named(
         (CLASSES, examples(x=with_value(X, (0, 2), -math.inf)), "finite x", r"in 1 places, first .* \[0, 2\]"),
         (CLASSES, examples(y=with_value(Y, (1, 1), 4)), "class ids from 0 to 3", "0 to 4"),
         (CLASSES, examples(y=with_value(Y, (1, 1), -1)), "class ids from 0 to 3", "-1 to 0"),
-        (CLASSES, examples(y=X), r"class ids y as int64 \[T, N\]", r"float32 \[2, 5, 3\]"),
-        (REALS, examples(), r"y as floats \[T, N, 2\]", r"int64 \[2, 5\]"),
-        (REALS, examples(y=X), r"y as floats \[T, N, 2\]", r"float32 \[2, 5, 3\]"),
+        (CLASSES, examples(y=X), r"class ids y as int64 \[T, N\]", r"\[2, 5, 3\]"),
+        (REALS, examples(), r"y as floats \[T, N, 2\]", r"\[2, 5\]"),
+        (REALS, examples(y=X), r"y as floats \[T, N, 2\]", r"\[2, 5, 3\]"),
         (REALS, examples(y=with_value(X[..., :2], (0, 3, 1), math.nan)), "finite y", r"first .* \[0, 3\]"),
-        (BINARY, examples(y=with_value(X[..., :2], (0, 3, 1), 0.5)), "binary labels of 0 and 1", "other values"),
+        (BINARY, examples(y=with_value(X[..., :2], (0, 3, 1), 0.5)), "binary labels of 0 and 1", "0.5 among 1 others"),
         (DESCRIBED, examples(), r"descriptor of shape \[2, 2\]", "none"),
     ],
 )
@@ -233,7 +233,7 @@ def test_the_union_of_two_specs_has_the_larger_number_of_classes(a: int, b: int)
     assert one.union(two) == two.union(one) == TaskSpec((3,), Classes(max(a, b)), 2)
 
 
-@pytest.mark.parametrize("other", [TaskSpec((4,), Classes(4)), REALS, DESCRIBED])
+@pytest.mark.parametrize("other", [TaskSpec((4,), Classes(4)), DESCRIBED])
 def test_specs_of_different_kinds_have_no_union(other: TaskSpec) -> None:
     with pytest.raises(ValueError, match=r"expected two samplers of one kind of task, got TaskSpec.* and TaskSpec"):
         CLASSES.union(other)

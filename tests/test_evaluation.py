@@ -63,7 +63,7 @@ class Given(Learner):
     """Predicts what it was given, whatever the task."""
 
     def __init__(self, logits: list[float]) -> None:
-        super().__init__(Images.spec, 3)
+        super().__init__(Images.spec)
         self.logits = torch.nn.Parameter(torch.tensor(logits))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
@@ -169,7 +169,7 @@ def test_modes_are_restored_when_evaluation_fails() -> None:
     assert all(module.training for module in learner.modules())
 
 
-@pytest.mark.parametrize(("tasks", "metrics"), [(Images, {"nll", "accuracy"}), (Reals, {"nll", "squared_error"})])
+@pytest.mark.parametrize(("tasks", "metrics"), [(Images, {"nll", "accuracy"}), (RealVectors, {"nll", "squared_error"})])
 def test_no_score_depends_on_how_many_tasks_are_scored_at_a_time(
     tasks: type[EpisodeSampler], metrics: set[str]
 ) -> None:
@@ -286,7 +286,7 @@ class Nearest(Learner):
     """Names a query like the support image that it is equal to."""
 
     def __init__(self) -> None:
-        super().__init__(Doubles.spec, 3)
+        super().__init__(Doubles.spec)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         return {"x": support.x, "y": support.y}
@@ -331,7 +331,7 @@ def test_a_learner_that_reads_the_support_follows_the_names_and_one_that_knows_t
 
 
 def test_names_can_be_exchanged_for_classes_only() -> None:
-    with pytest.raises(ValueError, match="expected tasks with target \"class\", got 'real'"):
+    with pytest.raises(ValueError, match="expected tasks of classes, got Reals"):
         memorisation(build(CNP, RealVectors.spec), RealVectors())
 
 

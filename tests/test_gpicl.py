@@ -29,7 +29,7 @@ def plain_gpicl(learner: GPICL, xs: list[Tensor], ys: list[Tensor]) -> Tensor:
         rows.append(row + torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles]))
     tokens = torch.stack(rows)
     n, width = tokens.shape
-    for layer in learner.blocks:
+    for layer in learner.transformer.layers:
         size = width // layer.heads
         q = layer.query(layer.norms[0](tokens))
         k, v = layer.key_value(layer.norms[0](tokens)).split(width, dim=-1)
@@ -42,7 +42,7 @@ def plain_gpicl(learner: GPICL, xs: list[Tensor], ys: list[Tensor]) -> Tensor:
             seen.append(F.softmax(scores, dim=-1) @ v[:, part])
         tokens = tokens + layer.out(torch.cat(seen, dim=-1))
         tokens = tokens + layer.feed_forward(layer.norms[1](tokens))
-    return learner.readout(learner.norm(tokens))
+    return learner.readout(learner.transformer.norm(tokens))
 
 
 @pytest.mark.parametrize("spec", [CLASSES, REALS], ids=str)

@@ -45,7 +45,7 @@ def plain_gpt2(learner: Interleaved, xs: list[Tensor], ys: list[Tensor]) -> Tens
     tokens = filled @ learner.read_in.weight.T + learner.read_in.bias
     tokens = torch.stack([token + learner.positions[p] for p, token in enumerate(tokens)])
     width = tokens.shape[1]
-    for layer in learner.layers:
+    for layer in learner.transformer.layers:
         each = width // layer.heads
         normal = normalised(tokens, layer.norms[0])
         q = normal @ layer.query.weight.T + layer.query.bias
@@ -62,7 +62,7 @@ def plain_gpt2(learner: Interleaved, xs: list[Tensor], ys: list[Tensor]) -> Tens
         first, last = layer.feed_forward[0], layer.feed_forward[2]
         hidden = gelu(normalised(tokens, layer.norms[1]) @ first.weight.T + first.bias)
         tokens = tokens + hidden @ last.weight.T + last.bias
-    return (normalised(tokens, learner.norm) @ learner.read_out.weight.T + learner.read_out.bias)[::2]
+    return (normalised(tokens, learner.transformer.norm) @ learner.read_out.weight.T + learner.read_out.bias)[::2]
 
 
 @pytest.mark.parametrize("spec", [CLASSES, REALS], ids=str)
@@ -109,7 +109,7 @@ def test_first_weights_are_those_of_gpt2() -> None:
     torch.manual_seed(0)
     learner = Interleaved(REALS, width=128, depth=8, heads=4)
     assert abs(float(learner.positions.std()) - 0.02) < 1e-3
-    for layer in learner.layers:
+    for layer in learner.transformer.layers:
         for linear in (layer.query, layer.key_value, layer.feed_forward[0]):
             assert abs(float(linear.weight.std()) - 0.02) < 1e-3
             assert not linear.bias.any()

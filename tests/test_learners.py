@@ -73,7 +73,7 @@ def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
     lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
     seen = real_examples(episodes.support, t)
-    labels = [F.one_hot(y).float() if spec.target.n_classes is not None else y for _, y in seen]
+    labels = [F.one_hot(y, spec.target.size).float() if spec.target.n_classes is not None else y for _, y in seen]
     late, features = [torch.zeros(spec.target.size), *labels], embedding(learner, episodes, t)
     steps = [torch.cat([features(x_i), y]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)]
     return learner.readout(lstm(torch.stack(steps)[None])[0][0, -1])
@@ -84,7 +84,7 @@ def plain_guess(learner: InContext, tokens: list[Tensor], labels: list[int], que
 
     Probabilities: the softmax over the classes that have support, 0 for the others.
     """
-    s = learner.log_sharpness.exp()
+    s = learner.labels.log_sharpness.exp()
     logits, seen = [], []
     for c in range(learner.spec.target.size):
         mine = [x for x, y in zip(tokens, labels, strict=True) if y == c]
@@ -104,19 +104,19 @@ def plain_transformer(learner: InContext, tokens: Tensor, n_support: int) -> Ten
     """
     n, width = tokens.shape
     visible = torch.tensor([[j < n_support for j in range(n)] + [True] for _ in range(n)])
-    for block in learner.blocks:
+    for block in learner.transformer.layers:
         heads, size = block.heads, width // block.heads
-        q = block.query(block.norm(tokens))
-        k, v = block.key_value(block.norm(tokens)).split(width, dim=-1)
+        q = block.query(block.norms[0](tokens))
+        k, v = block.key_value(block.norms[0](tokens)).split(width, dim=-1)
         seen = []
         for h in range(heads):
             part = slice(h * size, (h + 1) * size)
-            keys = torch.cat([k[:, part], block.nothing[0, h]])
-            values = torch.cat([v[:, part], block.nothing[1, h]])
+            keys = torch.cat([k[:, part], block.sink[0, h]])
+            values = torch.cat([v[:, part], block.sink[1, h]])
             scores = (q[:, part] @ keys.T / math.sqrt(size)).masked_fill(~visible, -math.inf)
             seen.append(F.softmax(scores, dim=-1) @ values)
         tokens = tokens + block.out(torch.cat(seen, dim=-1))
-        tokens = tokens + block.feed_forward(tokens)
+        tokens = tokens + block.feed_forward(block.norms[1](tokens))
     return tokens
 
 
@@ -128,19 +128,23 @@ def plain_incontext(learner: InContext, episodes: Episodes, t: int, x: Tensor) -
     embedded = [learner.embed_x(features(x_i)) for x_i, _ in seen]
     query = learner.embed_x(features(x))
     if learner.spec.target.n_classes is None:
-        tokens = [e + learner.embed_y(y) for e, (_, y) in zip(embedded, seen, strict=True)]
+        tokens = [e + learner.labels.embed_y(y) for e, (_, y) in zip(embedded, seen, strict=True)]
         tokens.append(query + learner.null_label)
-        return learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
+        return learner.labels.readout(
+            learner.transformer.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1])
+        )
     labels = [int(y) for _, y in seen]
     codes = []
     for c in range(learner.spec.target.size):
-        code = learner.embed_y(mean([e for e, label in zip(embedded, labels, strict=True) if label == c], width))
+        code = learner.labels.embed_y(mean([e for e, label in zip(embedded, labels, strict=True) if label == c], width))
         codes.append((code - code.mean()) / (code.var(unbiased=False) + 1e-5).sqrt())
     guess, probabilities = plain_guess(learner, embedded, labels, query)
     guessed = sum((p * code for p, code in zip(probabilities, codes, strict=True)), torch.zeros(width))
     tokens = [e + codes[label] for e, label in zip(embedded, labels, strict=True)]
     tokens.append(query + guessed + learner.null_label)
-    read = learner.readout(learner.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1]))
+    read = learner.labels.readout(
+        learner.transformer.norm(plain_transformer(learner, torch.stack(tokens), len(seen))[-1])
+    )
     return guess + torch.stack([read @ code for code in codes]) / math.sqrt(width)
 
 
@@ -160,13 +164,17 @@ def test_a_learner_is_its_plain_transcription(make: type[Learner], spec: TaskSpe
 def test_the_first_guess_is_its_plain_transcription() -> None:
     learner, episodes = build(InContext, CLASSES), ragged(CLASSES)
     query = torch.randn(3, 4, 128)
-    logits, probabilities = learner._first_guess(learner.adapt(episodes.support), query)
+    phi = learner.adapt(episodes.support)
+    tokens, logits = learner.labels.query(query, phi)
     for t in range(3):
         seen = real_examples(episodes.support, t)
-        tokens, labels = [learner.embed_x(learner.embed.backbone(x)) for x, _ in seen], [int(y) for _, y in seen]
+        embedded, labels = [learner.embed_x(learner.embed.backbone(x)) for x, _ in seen], [int(y) for _, y in seen]
         for m in range(4):
-            wanted = plain_guess(learner, tokens, labels, query[t, m])
-            torch.testing.assert_close((logits[t, m], probabilities[t, m]), wanted, rtol=1e-4, atol=1e-5)
+            guess, probabilities = plain_guess(learner, embedded, labels, query[t, m])
+            torch.testing.assert_close(logits[t, m], guess, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                tokens[t, m], query[t, m] + probabilities @ phi["codes"][t], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_lstm_streams_what_torchs_lstm_does_at_every_step() -> None:

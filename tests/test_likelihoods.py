@@ -189,7 +189,8 @@ def test_stream_loss_is_the_mean_over_a_sequence_of_one_step_losses(make: type[C
         for i, (x, y) in enumerate(steps):
             seen_x = torch.stack([x for x, _ in steps])[None, :i]
             seen_y = torch.stack([y for _, y in steps])[None, :i]
-            logits = learner.predict(learner.adapt(Examples(x=seen_x, y=seen_y)), x[None, None])[0, 0]
+            phi = learner.adapt(Examples(x=seen_x, y=seen_y), classes=torch.ones(1, 4, dtype=torch.bool))
+            logits = learner.predict(phi, x[None, None])[0, 0]
             losses.append(-logits.log_softmax(0)[y])
             right.append((logits.argmax() == y).float())
         torch.testing.assert_close(got["loss"][t], torch.stack(losses).mean())

@@ -22,10 +22,10 @@ from metabox.training import run
 SCRIPT = """
 import resource, sys, torch
 from metabox import learners
-from metabox.episodes import TaskSpec
+from metabox import Classes, TaskSpec
 from metabox.testing import make_episodes
 spec = TaskSpec((4,), Classes(5))
-learner = getattr(learners, sys.argv[1])(spec, 5).eval()
+learner = getattr(learners, sys.argv[1])(spec).eval()
 episodes = make_episodes(spec, 1, 10_000, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.no_grad():
@@ -84,7 +84,7 @@ def test_a_copy_of_a_model_that_recomputes_has_weights_of_its_own() -> None:
 
 def test_recomputing_is_an_option_of_the_outer_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.nn.Module] = []
-    monkeypatch.setattr("metabox.training.recompute", asked.append)
+    monkeypatch.setattr("metabox.preflight.recompute", asked.append)
     for choice in (False, True):
         outer = OuterLoop(steps=1, n_tasks=2, validate_every=1, n_validation=2, precision="32", recompute=choice)
         run(Signs(), InContext, outer, out=tmp_path / str(choice))

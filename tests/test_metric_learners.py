@@ -214,7 +214,7 @@ def test_the_papers_sharpness_bounds_the_probability_of_a_perfect_match(n_way: i
     spec = TaskSpec((2,), Classes(n_way))
     x = torch.tensor([[1.0, 0.0]] + [[-1.0, 0.0]] * (n_way - 1))[None]
     support = Examples(x=x, y=torch.arange(n_way)[None])
-    learner = MatchingNet(spec, n_way, backbone=Flatten, sharpness=1.0).eval()
+    learner = MatchingNet(spec, backbone=Flatten, sharpness=1.0).eval()
     got = learner.predict(learner.adapt(support), x[:, :1]).softmax(-1)[0, 0, 0]
     assert float(got) == pytest.approx(math.e / (math.e + (n_way - 1) / math.e), rel=1e-5)
 

@@ -162,7 +162,7 @@ class Plain:
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_neural_process_is_its_plain_transcription(name: str, spec: TaskSpec) -> None:
     learner, episodes = build(MAKERS[name], spec), ragged(spec)
-    phi = learner.adapt(episodes.support.blanked(), episodes.descriptor)
+    phi = learner.adapt(episodes.support.blanked(), episodes.descriptor, episodes.label_set(spec))
     z = torch.randn(3, 2, 128)
     got = learner.decode(phi, episodes.query.x, z)
     for t in range(3):
@@ -277,7 +277,8 @@ def test_evaluation_repeats_itself_and_training_draws_from_torchs_generator(make
 
 def test_a_fixed_noise_needs_the_means_alone() -> None:
     episodes = make_episodes(REALS)
-    assert build(lambda spec, _: NP(spec), REALS)(episodes).shape == (3, 4, 2)
+    fixed = replace(REALS, target=Reals(2, noise=1.0))
+    assert build(NP, fixed)(episodes).shape == (3, 4, 2)
 
 
 # ------------------------------------------------------------------ how they hang together
@@ -495,7 +496,7 @@ def nps() -> Any:
 def test_the_cnp_is_that_of_neuralprocesses(nps: Any) -> None:
     """The same weights give the same means and variances; their deep sets sum by default, and average here."""
     spec = TaskSpec((2,), Reals(2))
-    ours = build(lambda s, n: CNP(s, n, backbone=partial(MLP, depth=0), width=16), spec)
+    ours = build(lambda s: CNP(s, backbone=partial(MLP, depth=0), width=16), spec)
     theirs = nps.construct_gnp(
         dim_x=2, dim_y=2, dim_embedding=16, num_enc_layers=2, num_dec_layers=2, width=16, likelihood="het"
     )

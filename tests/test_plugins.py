@@ -20,16 +20,16 @@ class Mine(CNP):
     """My own."""
 
     @staticmethod
-    def build(spec, n_params) -> CNP:
+    def build(spec) -> CNP:
         raise AssertionError("called")
 
 class Other:
     """No learner."""
 
-def make(spec, n_params) -> CNP:
+def make(spec) -> CNP:
     raise AssertionError("called")
 
-made = Mine.made = lambda spec, n_params: make
+made = Mine.made = lambda spec: make
 '''
 RECIPE = """
 tasks: {class_path: Glyphs, init_args: {n_way: 2, n_shot: 1, n_query: 1}}

@@ -88,7 +88,7 @@ class Narrow(Toy):
         self.encode[0] = torch.nn.Linear(4, 16)
 
 
-def refuse(_spec: TaskSpec, _n: int) -> Toy:
+def refuse(_spec: TaskSpec) -> Toy:
     raise ValueError("expected a width of at least 1, got 0")
 
 

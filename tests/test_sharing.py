@@ -306,7 +306,7 @@ def shares(learner: Learner, name: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("make", NETWORKS)
 def test_shared_and_own_parameters_together_are_all_parameters(make: type[MultiTask]) -> None:
-    learner = make(PARTS, sum(SIZES))
+    learner = make(PARTS)
     own = [value.numel() for i in range(3) for value in task_parameters(learner, i).values()]
     total = sum(value.numel() for value in learner.parameters())
     assert sum(own) + sum(value.numel() for value in shared_parameters(learner).values()) == total
@@ -427,4 +427,4 @@ def test_one_model_may_be_told_the_task_or_see_it() -> None:
 )
 def test_a_network_that_cannot_be_is_refused(make: Callable[..., Learner], spec: TaskSpec, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(spec, sum(SIZES))
+        make(spec)

@@ -285,5 +285,5 @@ def test_tasks_that_cannot_be_a_task_set_are_refused() -> None:
         as_taskset(Glyphs(n_way=(2, 6), n_shot=1, n_query=1), "train", n_tasks=1)[0]
     with pytest.raises(ValueError, match="expected n_tasks as -1"):
         as_taskset(Glyphs(), "train", n_tasks=0)
-    with pytest.raises(ValueError, match="expected tasks with target \"class\", got 'real'"):
+    with pytest.raises(ValueError, match="expected tasks of classes, got Reals"):
         as_taskset(Sinusoids(), "train")

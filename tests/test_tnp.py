@@ -12,7 +12,6 @@ from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Phi
 from metabox.learners.cnp import CNP
 from metabox.learners.tnp import TNPA, TNPD
-from metabox.nn.embedding import encode_labels
 from metabox.nn.transformer import TransformerLayer
 from metabox.objectives import JointLoss, QueryLoss
 from metabox.targets import Binary, Reals, TaskSpec
@@ -23,10 +22,11 @@ KINDS = [SPECS[name] for name in ("classes of vectors", "reals", "binary labels"
 
 def torchs_encoder(learner: TNPD) -> nn.TransformerEncoder:
     """torch's transformer with the learner's weights."""
-    heads, width, hidden = learner.layers[0].heads, learner.norm.normalized_shape[0], learner.readout[0].out_features
+    own = learner.transformer
+    heads, width, hidden = own.layers[0].heads, own.norm.normalized_shape[0], learner.readout[0].out_features
     layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, batch_first=True, norm_first=True)
-    encoder = nn.TransformerEncoder(layer, len(learner.layers), norm=nn.LayerNorm(width), enable_nested_tensor=False)
-    for theirs, ours in zip(encoder.layers, learner.layers, strict=True):
+    encoder = nn.TransformerEncoder(layer, len(own.layers), norm=nn.LayerNorm(width), enable_nested_tensor=False)
+    for theirs, ours in zip(encoder.layers, own.layers, strict=True):
         copied = {
             "self_attn.in_proj_weight": torch.cat([ours.query.weight, ours.key_value.weight]),
             "self_attn.in_proj_bias": torch.cat([ours.query.bias, ours.key_value.bias]),
@@ -37,14 +37,14 @@ def torchs_encoder(learner: TNPD) -> nn.TransformerEncoder:
             **{f"norm2.{name}": value for name, value in ours.norms[1].state_dict().items()},
         }
         theirs.load_state_dict(copied)
-    encoder.norm.load_state_dict(learner.norm.state_dict())
+    encoder.norm.load_state_dict(own.norm.state_dict())
     return encoder.train()  # without dropout; in evaluation torch takes another road
 
 
 def pairs(learner: TNPD, examples: Examples, z: Tensor | None, blank: bool = False) -> Tensor:
     """The tokens of one task's real examples: (x, y), or (x, 0)."""
     features = learner.embed.backbone(examples.x[0, examples.mask[0]])
-    labels = encode_labels(learner.spec, examples)[0, examples.mask[0]]
+    labels = learner.spec.target.encode(examples.y, examples.mask)[0, examples.mask[0]]
     given = [] if z is None else [z.expand(len(features), -1)]
     embed = nn.Sequential(*learner.embed_pair)
     return embed(torch.cat([features, *given, torch.zeros_like(labels) if blank else labels], dim=-1))
@@ -92,7 +92,7 @@ def test_tnpd_is_torchs_transformer_with_the_papers_mask_over_all_tokens(spec: T
 @pytest.mark.parametrize("spec", KINDS, ids=str)
 def test_tnpas_joint_is_torchs_transformer_with_the_papers_mask_over_all_tokens(spec: TaskSpec) -> None:
     learner, episodes = build(TNPA, spec), ragged(spec)
-    got = learner.joint(learner.adapt(episodes.support, episodes.descriptor), episodes.query)
+    got = learner.joint(learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(spec)), episodes.query)
     for t in range(3):
         one = episodes[t : t + 1]
         wanted = plain(learner, one, autoregressive=True)

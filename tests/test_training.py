@@ -114,14 +114,14 @@ def test_going_on_with_another_learner_is_refused_and_loses_nothing(tmp_path: Pa
     run(Signs(), Toy, QUICK, out=tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"learner\.class: toys\.Toy there, (.|\n)*use another folder"):
-        run(Signs(), lambda spec, n: Wide(spec, n), QUICK, out=tmp_path)
+        run(Signs(), lambda spec: Wide(spec), QUICK, out=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 class Wide(Toy):
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)
-        self.decode = torch.nn.Sequential(torch.nn.Linear(19, 64), torch.nn.ReLU(), torch.nn.Linear(64))
+        self.decode = torch.nn.Sequential(torch.nn.Linear(19, 64), torch.nn.ReLU(), torch.nn.Linear(64, self.n_params))
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(

@@ -34,7 +34,8 @@ class Known(nn.Module):
         self.norm, self.drop = nn.BatchNorm1d(1), nn.Dropout(0.5)
         names = tuple("abcdefghijklmnop"[: len(rows)])
         spec = SimpleNamespace(
-            tasks=() if parts else names, parts=[SimpleNamespace(name=n, weight=1.0) for n in names if parts]
+            tasks=() if parts else names,
+            target=SimpleNamespace(parts=[SimpleNamespace(name=n, weight=1.0) for n in names if parts]),
         )
         self.learner: Any = SimpleNamespace(spec=spec)
 

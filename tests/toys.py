@@ -45,7 +45,7 @@ class Toy(Learner):
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)
         self.encode = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
-        self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16))
+        self.decode = nn.Sequential(nn.Linear(19, 16), nn.ReLU(), nn.Linear(16, self.n_params))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         labelled = torch.cat([support.x, nn.functional.one_hot(support.y, 2).float()], -1)

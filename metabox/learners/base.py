@@ -181,8 +181,8 @@ class Learner(nn.Module, Configured, ABC):
     def check(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Examples:
         """The support with its padding blanked, or a ValueError if it is not of the learner's kind."""
         spec = self.spec
-        if self.most_classes is None and isinstance(classes, Tensor) and classes.ndim == 2:
-            spec = replace(spec, target=Classes(max(1, classes.shape[1])))
+        if self._reads_values() and self.most_classes is None and classes is not None and classes.ndim == 2:
+            spec = replace(spec, target=Classes(max(1, classes.shape[1])))  # labels of any number of classes
         spec.check(support, descriptor, values=self._reads_values())
         return support.blanked()
 
