@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metabox.data.finite import SPLITS, FiniteTasks, Rows
-from metabox.data.pack import name_some
+from metabox.data.readers import name_some
 from metabox.data.root import FolderFiles
 from metabox.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.episodes import TaskSpec
