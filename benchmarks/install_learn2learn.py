@@ -33,8 +33,8 @@ class Failed(Exception):
     """What went wrong, in one line."""
 
 
-def run(what: str, *command: object, cwd: Path | None = None) -> None:
-    """Run a command, and say what failed and why where it does."""
+def run(what: str, *command: object, cwd: Path) -> None:
+    """Run a command in a folder without modules of strangers, and say what failed and why if it does."""
     print(f"{what} ...", flush=True)
     result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
     if result.returncode:
@@ -53,7 +53,8 @@ def installed(package: str) -> str | None:
 
 
 def works() -> bool:
-    check = [sys.executable, "-c", "import learn2learn"]
+    # Not from the working directory, which Python searches first.
+    check = [sys.executable, "-c", "import sys; sys.path = [*filter(None, sys.path)]; import learn2learn"]
     return installed("learn2learn") == VERSION and not subprocess.run(check, capture_output=True).returncode
 
 
@@ -73,7 +74,7 @@ def download(folder: Path) -> Path:
     wanted.write_text(f"learn2learn=={VERSION} --hash=sha256:{SHA256}\n")
     pip = (sys.executable, "-m", "pip", "download", "-q", "--retries", 1)
     chosen = ("--no-deps", "--no-binary", "learn2learn", "-d", folder, "-r", wanted)
-    run("downloading learn2learn (pip needs a network)", *pip, *chosen)
+    run("downloading learn2learn (pip needs a network)", *pip, *chosen, cwd=folder)
     return folder / f"learn2learn-{VERSION}.tar.gz"
 
 
@@ -102,7 +103,7 @@ def build(source: Path, tools: Path) -> Path:
     """The wheel, made by tools that this Python does not get to see."""
     venv.create(tools, with_pip=True)
     python = tools / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    run("installing the build tools", python, "-m", "pip", "install", "-q", "--retries", 1, *BUILD_TOOLS)
+    run("installing the build tools", python, "-m", "pip", "install", "-q", "--retries", 1, *BUILD_TOOLS, cwd=tools)
     run("compiling", python, "setup.py", "-q", "bdist_wheel", "build_ext", cwd=source)
     return next((source / "dist").glob("*.whl"))
 
@@ -119,7 +120,7 @@ def main() -> None:
         constraints.write_text(
             "".join(f"{package}=={version}\n" for package in STAYS if (version := installed(package)))
         )
-        run("installing", sys.executable, "-m", "pip", "install", "-q", "-c", constraints, wheel)
+        run("installing", sys.executable, "-m", "pip", "install", "-q", "-c", constraints, wheel, cwd=folder)
     if not works():
         raise Failed("learn2learn is installed and cannot be imported; see `python -c 'import learn2learn'`")
     print(f"installed learn2learn {VERSION}")

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metabox.config import Configured as Configured
     from metabox.episodes import Episodes as Episodes
     from metabox.episodes import EpisodeSampler as EpisodeSampler
     from metabox.episodes import Examples as Examples
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from metabox.training import run as run
 
 _HOMES = {
+    "config": ("Configured",),
     "episodes": ("Episodes", "EpisodeSampler", "Examples", "TaskSpec"),
     "evaluation": ("Scores", "evaluate"),
     "learners.base": ("Learner",),

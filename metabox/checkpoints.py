@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from metabox.config import differences
 from metabox.files import read_json, write_json, write_whole
 from metabox.sharding import load_whole, load_whole_optimizer, whole
 
@@ -126,10 +127,7 @@ class Checkpoints:
         return None
 
     def _check_same(self, settings: dict[str, Any]) -> None:
-        then, now = _flat(settings), _flat(self.settings)
-        differ = [
-            f"{name}: {then.get(name)} there, {value} now" for name, value in now.items() if then.get(name) != value
-        ]
+        differ = list(differences(settings, self.settings))
         if differ:
             raise ValueError(
                 f"expected the run in {self.folder.parent} to have the same settings, got {'; '.join(differ)}; "
@@ -138,10 +136,3 @@ class Checkpoints:
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

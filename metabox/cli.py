@@ -192,8 +192,9 @@ def _evaluate(
     from metabox.reports import manifest
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
-    # Another protocol is another file: the name carries a digest of it.
-    digest = hashlib.blake2b(repr((result["protocol"], n_tasks)).encode(), digest_size=3).hexdigest()
+    # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
+    about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
+    digest = hashlib.blake2b(about, digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
     write_json(path, result)
     manifest.record(folder, path, trained=trained)

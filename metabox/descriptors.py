@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.config import Configured
+
 Value = bool | float | str
 Encoder = Callable[[str], Sequence[float]]
 
@@ -36,12 +38,8 @@ class About:
     specification: Mapping[str, Value] = field(default_factory=dict)
 
 
-class Descriptor(ABC):
+class Descriptor(Configured, ABC):
     """What of the tasks a learner is told."""
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({options})"
 
     @abstractmethod
     def vectors(self, tasks: Sequence[About]) -> Tensor:
@@ -147,7 +145,7 @@ class Beside(Descriptor):
         return torch.cat([part.vectors(tasks) for part in self.parts], dim=1)
 
 
-class NGrams:
+class NGrams(Configured):
     """A text as its hashed character n-grams, a vector of norm 1: texts that share words or stems come out alike.
 
     Each n-gram of the text in lower case, with one space between words and at both ends, adds +1 or -1 to one of

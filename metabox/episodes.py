@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metabox.config import Configured, identity
 from metabox.parts import Part, check_parts
 
 Split = Literal["train", "val", "test"]
@@ -304,9 +305,10 @@ def _check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
         )
 
 
-class EpisodeSampler(ABC):
+class EpisodeSampler(Configured, ABC):
     """p(T): where tasks come from."""
 
+    data_arguments = ("path", "data_root", "on_device")
     spec: TaskSpec
 
     @abstractmethod
@@ -320,17 +322,9 @@ class EpisodeSampler(ABC):
         list and never overlap; an evaluation stays at index 0 and walks along `first`.
         """
 
-    def settings(self) -> dict[str, object]:
-        """What the tasks depend on: the class, the data, and the public attributes that are plain values.
-
-        Where the data lie is not among them.
-        """
-        plain = {
-            name: value if isinstance(value, (int, float, str, list, tuple)) else repr(value)
-            for name, value in sorted(vars(self).items())
-            if not name.startswith("_") and name not in ("images", "path", "data_root")
-        }
-        return {"class": type(self).__name__, "data": self.fingerprint(), **plain}
+    def identity(self) -> dict[str, object]:
+        """What the tasks depend on, and so what a resumed run compares: the record of the arguments, and the data."""
+        return {"data": self.fingerprint(), **identity(self.config)}
 
     def fingerprint(self) -> str:
         """Names the data behind the tasks, so that two results can be seen to stand on the same."""

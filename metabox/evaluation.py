@@ -279,12 +279,17 @@ def memorisation(
     return {"accuracy_renamed": followed, "accuracy_old_names": stayed, "n_tasks": n_tasks}
 
 
+def pretrained(learner: Learner) -> str | None:
+    """Where first weights are from that were trained before, with their hash; None if all were drawn at random."""
+    origins = {module.origin for module in learner.modules() if isinstance(module, Backbone) and module.origin}
+    return "; ".join(sorted(origins)) or None
+
+
 def normalisation(learner: Learner) -> dict[str, Any]:
     """What a result must say: whose statistics normalise, whether queries see each other, where weights are from."""
-    backbones = [module for module in learner.modules() if isinstance(module, Backbone)]
-    kinds = {backbone.norm for backbone in backbones} or {"none"}
+    kinds = {module.norm for module in learner.modules() if isinstance(module, Backbone)} or {"none"}
     return {
-        "pretrained": "; ".join(sorted({backbone.origin for backbone in backbones if backbone.origin})) or None,
+        "pretrained": pretrained(learner),
         "batch_norm": "; ".join(NORMS[kind] for kind in sorted(kinds)),
         "transductive": learner.transductive or "transductive" in kinds,
     }

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.config import Configured
 from metabox.episodes import TaskSpec
 from metabox.parts import Part
 
@@ -30,7 +31,7 @@ def score_mean(values: Tensor, mask: Tensor) -> Tensor:
     return task_mean(values, there).masked_fill(~there.any(1), math.nan)
 
 
-class Likelihood(ABC):
+class Likelihood(Configured, ABC):
     """p(y | params) for one kind of target. `n_params` is the P that a learner must give per query point."""
 
     def __init__(self, spec: TaskSpec) -> None:

@@ -8,12 +8,13 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.likelihoods import Likelihood, score_mean, task_mean
 
 
-class Objective(nn.Module, ABC):
+class Objective(nn.Module, Configured, ABC):
     """A learner and a likelihood as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. Where targets have named parts, also

@@ -8,6 +8,7 @@ jsonargparse denies to configurations (os, subprocess, pickle, ...).
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,13 @@ def find_run(folder: str | Path) -> Path:
     return path
 
 
+def overridden(parser: ArgumentParser, config: Namespace, folder: Path) -> list[str]:
+    """The lines in which a recipe differs from that of the run in the folder, as `diff` shows them."""
+    kept = find_run(folder).read_text(encoding="utf-8").splitlines()
+    differ = difflib.unified_diff(kept, dump(parser, config).splitlines(), n=0, lineterm="")
+    return [line for line in differ if not line.startswith(("---", "+++", "@@"))]
+
+
 def evaluate_run(
     parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
 ) -> tuple[Scores, dict[str, Any]]:
@@ -182,6 +190,7 @@ def evaluate_run(
         "name": config.name,
         "seed": config.seed,
         "protocol": protocol(config, learner),
+        "overridden": overridden(parser, config, folder),
         "summary": scores.summary(),
         "memorisation": renamed,
         "learner": learner.describe(tasks.sample(0, min(n_tasks, 50), split=split, seed=seed)),

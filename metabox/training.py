@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from metabox.checkpoints import Checkpoints, load_weights, save_tensors
+from metabox.config import check_described, identity, plain
 from metabox.engine import compiled, compiles, precision_of, stop_signals, strategy_of, together
 from metabox.environment import facts
 from metabox.episodes import EpisodeSampler, TaskSpec
-from metabox.evaluation import evaluate
+from metabox.evaluation import evaluate, pretrained
 from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import Likelihood, likelihood_for
@@ -128,15 +129,20 @@ def run(
     recorder = CosineRecorder(model, shared, out / "cosines.json", outer.cosines_every) if outer.cosines_every else None
 
     # What a resumed run goes on from.
-    settings = {
-        "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
-        "seed": seed,
-        "objective": type(model).__name__,
-        "weighting": repr(weigh),
-        "learner": repr(model.learner),
-        "tasks": tasks.settings(),
-        "evaluation": evaluation.settings(),
-    }
+    described = identity(model.config)
+    settings = plain(
+        {
+            "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
+            "seed": seed,
+            "learner": described.pop("learner"),
+            "objective": described,
+            "weighting": weigh and identity(weigh.config),
+            "pretrained": pretrained(model.learner),
+            "tasks": tasks.identity(),
+            "evaluation": evaluation.identity(),
+        }
+    )
+    check_described(**settings)
     checkpoints = Checkpoints(out / "checkpoints", json.loads(json.dumps(settings)))  # as JSON gives them back
     saved: dict[str, nn.Module] = {"model": model}
     saved |= {name: part for name, part in (("average", average), ("weighting", weigh)) if part and part.state_dict()}

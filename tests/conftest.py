@@ -9,7 +9,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read w
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+import torch
 from made_up import made
+
+# Nothing here measures the machine, which may be busy.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(autouse=True, scope="session")

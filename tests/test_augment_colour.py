@@ -28,7 +28,7 @@ ALL = [
     ColorJitter(),
     Chain([RandomResizedCrop(), RandomAffine(), ColorJitter(), RandomFlip()]),
 ]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def noise(k: int = 16, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
@@ -65,7 +65,7 @@ def test_all_sizes_are_taken_at_the_ends_of_the_draws_too(augment, shape):
 
 
 @pytest.mark.parametrize("augment", [a for a in ALL if not isinstance(a, Chain)], ids=repr)
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_the_bits_are_the_same_on_a_gpu(augment):
     images, uniform = noise(512), draws(augment, 512)
     assert torch.equal(augment(images.cuda(), uniform.cuda()).cpu(), augment(images, uniform))

@@ -44,7 +44,7 @@ def test_rotations_are_exact_and_make_four_classes_of_one(tmp_path, size, channe
     assert plain.images.fingerprint == turned.images.fingerprint
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("rotations", [False, True])
 def test_tasks_are_the_same_bits_on_the_gpu(images, rotations):
     sampler = opened(images, rotations=rotations)
@@ -180,7 +180,7 @@ def test_packers_at_the_same_time_do_not_disturb_each_other(images, cache, monke
     together, read, found = threading.Barrier(4), pack_module._read_images, []
 
     def slow(*arguments):
-        together.wait(timeout=30)
+        together.wait()
         return read(*arguments)
 
     monkeypatch.setattr(pack_module, "_read_images", slow)
@@ -188,7 +188,7 @@ def test_packers_at_the_same_time_do_not_disturb_each_other(images, cache, monke
     def pack() -> None:  # by load, since Python 3.10's cached_property lets one thread in at a time
         found.append(ClassFolder(str(images)).load().pack.images.clone())
 
-    threads = [threading.Thread(target=pack) for _ in range(4)]
+    threads = [threading.Thread(target=pack, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

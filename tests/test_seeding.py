@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
@@ -44,7 +44,6 @@ def unmix(words: int) -> int:
     return unshift(words, 16)
 
 
-@settings(deadline=None)
 @given(words_32)
 def test_mix_is_a_bijection(word: int) -> None:
     assert unmix(mix(word)) == word
@@ -55,7 +54,6 @@ def test_mix_gives_no_two_words_of_a_million_the_same_image() -> None:
     assert len(np.unique(mix(np.arange(1_000_000, dtype=np.int64)))) == 1_000_000
 
 
-@settings(deadline=None)
 @given(st.lists(words_32, min_size=1), words_32, words_32)
 def test_python_numpy_and_torch_give_the_same_bits(words: list[int], low: int, high: int) -> None:
     key = low, high
@@ -166,7 +164,6 @@ def test_shuffled_puts_the_valid_first_in_a_uniform_order(valid: list[int]) -> N
         assert len(counts) == 1 or chisquare(counts).pvalue > UNLIKELY
 
 
-@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 4), st.integers(1, 5), st.integers(0, 100))
 def test_a_block_is_the_separate_draws_one_after_the_other(start: int, length: int, n_tasks: int, first: int) -> None:
     indices = range(start, start + length)

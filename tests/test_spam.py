@@ -196,7 +196,7 @@ PIECES = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=20))
 def test_any_bytes_are_a_mail_or_refused(pieces: list[bytes]) -> None:
     try:

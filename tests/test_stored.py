@@ -9,7 +9,7 @@ from made_up import everything, made, opened
 from metabox.data import Prefetch, pack, stored
 from metabox.data.folder import ClassFolder
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.mark.parametrize("rotations", [False, True])
@@ -22,7 +22,7 @@ def test_episodes_from_the_file_are_the_same_bits(tmp_path, rotations, device):
         assert torch.equal(a.support.x, b.support.x)
         assert torch.equal(a.query.x, b.query.x)
         assert a.support.x.device.type == device
-    assert inside.settings() == outside.settings()
+    assert inside.identity() == outside.identity()
 
 
 def test_a_set_left_in_its_file_makes_no_copy(images):

@@ -177,7 +177,7 @@ def test_a_task_does_not_depend_on_the_tasks_beside_it(name, options):
         assert equal_but_for_padding(whole[first : first + n_tasks], part), first
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the CPU's bits have nothing to be equal to")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("name", "options"), BOTH)
 def test_cpu_and_cuda_draw_the_same_bits(name, options):
     sampler = SAMPLERS[name](**options)
@@ -185,18 +185,17 @@ def test_cpu_and_cuda_draw_the_same_bits(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH)
-def test_settings_are_plain_and_tell_options_apart(name, options):
+def test_the_record_is_plain_and_tells_options_apart(name, options):
     sampler, usual = SAMPLERS[name](**options), SAMPLERS[name]()
-    settings = json.loads(json.dumps(sampler.settings()))
-    assert settings["class"] == name
-    assert "0x" not in json.dumps(settings), "the address of an object is not a setting"
-    assert (sampler.settings() == usual.settings()) == (not options)
-    assert sampler.settings() == SAMPLERS[name](**options).settings()
+    record = json.loads(json.dumps(sampler.identity()))
+    assert record["class"].endswith(f".{name}")
+    assert record == sampler.identity() == SAMPLERS[name](**options).identity()
+    assert (sampler.identity() == usual.identity()) == (not options)
 
 
-def test_settings_of_image_completion_hold_those_of_the_images():
-    settings = tasks.ImageCompletion(Glyphs(wobble=0.5, n_way=3)).settings()
-    assert settings["images"] == Glyphs(wobble=0.5, n_way=3).settings()
+def test_the_record_of_image_completion_holds_that_of_the_images():
+    record = tasks.ImageCompletion(Glyphs(wobble=0.5, n_way=3)).config
+    assert record["images"] == Glyphs(wobble=0.5, n_way=3).config
 
 
 SIZED = [
@@ -312,7 +311,7 @@ learner: {class_path: CNP}
     parser = make_parser(recipe)
     made = parser.instantiate(parse(parser, []))
     assert made.tasks.kernel == [
-        "RBF(length_scale=(0.1, 0.6), scale=(0.1, 1.0))",
+        "RBF(length_scale=[0.1, 0.6], scale=[0.1, 1.0])",
         "Periodic(length_scale=1.0, period=0.3, scale=1.0)",
     ]
     assert made.tasks.n_support == (3, 10)

@@ -483,7 +483,7 @@ def test_bad_arguments_are_named(make: Callable[[], object], says: str) -> None:
 
 def test_surgery_without_torchjd_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchjd", None)
-    with pytest.raises(ImportError, match=r"pip install metabox\[multitask\]"):
+    with pytest.raises(ImportError, match=r'pip install "torchjd\[cagrad,nash-mtl,quadprog-projector\]"'):
         Surgery(2)
 
 

@@ -1,5 +1,12 @@
-"""Trains the toy in a process of its own, for tests that kill it: `python train_toy.py OUT [STEPS]`."""
+"""Trains the toy in a process of its own, for tests that stop or kill it: `python train_toy.py OUT STEPS [MOMENT]`.
 
+It counts what it does with files in OUT (opens, renames and removes them, makes folders) and prints the number; with
+MOMENT it kills itself instead of doing more. To the files, every kill between two of these moments is the same.
+"""
+
+import itertools
+import os
+import signal
 import sys
 
 from toys import Signs, Toy
@@ -11,8 +18,17 @@ if __name__ == "__main__":
     settings = OuterLoop(
         steps=int(sys.argv[2]), n_tasks=8, validate_every=20, n_validation=20, average=0.9, warmup=10, precision="32"
     )
+    moment, count = int(sys.argv[3]) if len(sys.argv) > 3 else None, itertools.count()
+
+    def audit(_event: str, arguments: tuple[object, ...]) -> None:
+        inside = any(isinstance(word, (str, os.PathLike)) and sys.argv[1] in os.fspath(word) for word in arguments)
+        if inside and next(count) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
     try:
         run(Signs(), Toy, settings, out=sys.argv[1])
     except KeyboardInterrupt as stopped:
         print(stopped)
         sys.exit(130)
+    print(next(count))

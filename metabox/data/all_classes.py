@@ -64,9 +64,5 @@ class AllClasses(EpisodeSampler):
         x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
         return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), origin=origin.to(device))
 
-    def settings(self) -> dict[str, object]:
-        about = {"n_query": self.n_query, "held_out": self.held_out, "images": self.images.settings()}
-        return {"class": type(self).__name__, "data": self.fingerprint(), **about}
-
     def fingerprint(self) -> str:
         return self.images.fingerprint()

@@ -11,19 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.config import Configured
 from metabox.seeding import Draws
 
 
-class Augmentation(ABC):
+class Augmentation(Configured, ABC):
     """Changes images at random; used on the training split only."""
 
     @property
     @abstractmethod
     def n_draws(self) -> int:
         """Random numbers that one image needs."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in sorted(vars(self).items()))})"
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -48,9 +48,6 @@ class FixedLabels(EpisodeSampler):
         fixed = torch.from_numpy(draws.uniform("fixed", 0, 1, 1) < self.share).to(device)
         return in_order(episodes, self.tasks.spec, fixed)
 
-    def settings(self) -> dict[str, object]:
-        return {"class": type(self).__name__, "share": self.share, "tasks": self.tasks.settings()}
-
     def fingerprint(self) -> str:
         return self.tasks.fingerprint()
 

@@ -72,9 +72,6 @@ class MixedClasses(EpisodeSampler):
             query=_mixed(episodes.query, partners, weights),
         )
 
-    def settings(self) -> dict[str, object]:
-        return {**self.tasks.settings(), "class": type(self).__name__, "how": self.how, "p": self.p}
-
     def fingerprint(self) -> str:
         return self.tasks.fingerprint()
 

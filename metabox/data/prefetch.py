@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -79,8 +80,10 @@ class Prefetch(EpisodeSampler):
             return None
         return replace(call, index=call.index + self._step[0], first=call.first + self._step[1])
 
-    def settings(self) -> dict[str, object]:
-        return self.tasks.settings()
+    @property
+    def config(self) -> dict[str, Any]:
+        """That of the tasks, which are the same."""
+        return self.tasks.config
 
     def fingerprint(self) -> str:
         return self.tasks.fingerprint()

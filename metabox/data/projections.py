@@ -59,8 +59,5 @@ class RandomProjections(EpisodeSampler):
 
         return replace(episodes, support=project(episodes.support), query=project(episodes.query))
 
-    def settings(self) -> dict[str, object]:
-        return {"class": type(self).__name__, "size": self.size, "n_maps": self.n_maps, **self.tasks.settings()}
-
     def fingerprint(self) -> str:
         return self.tasks.fingerprint()

@@ -44,6 +44,8 @@ class FromLearn2Learn(EpisodeSampler):
         ValueError: where there is no task set, or the task drawn has other classes or too few examples of one.
     """
 
+    data_arguments = ("train", "val", "test")
+
     def __init__(self, train: Any = None, val: Any = None, test: Any = None, *, n_way: int, n_shot: int) -> None:
         self.n_way, self.n_shot = n_way, n_shot
         tasksets: dict[Split, Any] = {"train": train, "val": val, "test": test}

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Configured
 from metabox.episodes import Episodes, Examples, Target, TaskSpec
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. Slice, cache, move and save them as such."""
 
 
-class Learner(nn.Module, ABC):
+class Learner(nn.Module, Configured, ABC):
     """Maps the support of a task to its parameters phi, and phi with query inputs to predictions.
 
     A subclass implements `adapt` and `predict`, starts them with `support = self.check(support, descriptor)`

@@ -11,10 +11,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Configured
 from metabox.nn.norm import Context, Norm, NormKind
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module, Configured, ABC):
     """Maps one input to one feature vector. The constructor's first argument is `x_shape`.
 
     out_features: width of that vector

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Configured
 from metabox.nn.sharing import Stack
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(nn.Module, Configured, ABC):
     """Features h `[T, M, features]` and a code `[T, code]` to features `[T, M, out_features]`.
 
     Args:

@@ -26,6 +26,8 @@ class FromRun(Backbone):
         ValueError: where there is no finished run, its learner has no single backbone, or that takes other inputs.
     """
 
+    data_arguments = ("run",)
+
     def __init__(self, x_shape: tuple[int, ...], run: str, freeze: bool = False) -> None:
         super().__init__(x_shape)
         from metabox.recipe import load_run  # which reads backbones itself

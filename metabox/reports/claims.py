@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from metabox import discover
@@ -15,7 +17,7 @@ from metabox.reports.compare import headline
 SOURCES = ("source", "value", "interval", "metric", "protocol", "verified")
 
 
-def claim_table(runs: list[Run]) -> dict[str, Any]:
+def claim_table(runs: list[Run], plugins: Sequence[str] = ()) -> dict[str, Any]:
     """The runs of one claim (or, without one, of one protocol): a row for each recipe, its seeds side by side."""
     rows: dict[str, list[Run]] = {}
     for run in runs:
@@ -24,17 +26,17 @@ def claim_table(runs: list[Run]) -> dict[str, Any]:
     return {
         "claim": claim and {name: claim.get(name) for name in SOURCES},
         "protocol": runs[0].protocol,
-        "rows": [_row(sorted(row, key=lambda run: run.seed)) for row in rows.values()],
+        "rows": [_row(sorted(row, key=lambda run: run.seed), plugins) for row in rows.values()],
     }
 
 
-def _row(runs: list[Run]) -> dict[str, Any]:
+def _row(runs: list[Run], plugins: Sequence[str]) -> dict[str, Any]:
     first = runs[0]
     metric = str(first.claim["metric"]) if first.claim else headline(first)
     seeds = [_seed(run, metric) for run in runs]
     means = [seed["mean"] for seed in seeds if seed["mean"] is not None]
     mean = math.fsum(means) / len(means) if means else None
-    command, differ = repeat(first)
+    command, differ = repeat(first, plugins)
     return {
         "recipe": first.name,
         "metric": metric,
@@ -119,13 +121,17 @@ def about(name: str) -> str:
     return " ".join([f"{first}." if more else first, *more])
 
 
-def repeat(run: Run) -> tuple[str, list[str]]:
+def repeat(run: Run, plugins: Sequence[str] = ()) -> tuple[str, list[str]]:
     """The command that trains and evaluates a run again, and how its recipe differs from the package's.
 
-    The command is a recipe of the package with the options that were changed, where that resolves to the very same
-    recipe; else the recipe of the run itself, which the report holds.
+    The command is a recipe of the package with the options that were changed, if that resolves to the very same
+    recipe; else the recipe in the folder of the run, which the report holds too.
+
+    Args:
+        run: of any recipe.
+        plugins: words of the command line that allow the user's own modules.
     """
-    path = discover.recipes().get(run.name)
+    path, allow = discover.recipes().get(run.name), [_from_here(word) for word in plugins]
     if path is not None:
         parser = make_parser(path)
         theirs, ours = flat(settings(parse(parser, []))), flat(run.recipe)
@@ -138,5 +144,12 @@ def repeat(run: Run) -> tuple[str, list[str]]:
         if same:
             changed.pop("seed", None)
             differ = [f"{name} {value} instead of {theirs.get(name)}" for name, value in changed.items()]
-            return shlex.join(["metabox", "train", run.name, *options]), differ
-    return shlex.join(["metabox", "train", "recipe.yaml", "--seed", str(run.seed)]), []
+            return shlex.join(["metabox", "train", run.name, *options, *allow]), differ
+    kept = _from_here(str(run.folder / "recipe.yaml"))
+    return shlex.join(["metabox", "train", kept, "--seed", str(run.seed), *allow]), []
+
+
+def _from_here(word: str) -> str:
+    """A path below the working directory without what is above it, which is nobody else's business."""
+    path = Path(word)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else word

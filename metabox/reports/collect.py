@@ -207,18 +207,20 @@ def _read_result(path: Path) -> dict[str, Any]:
             isinstance(value, (int, float, type(None))) for column in columns for value in column
         )
         good = good and None not in result["per_task"]["nll"] and len(result.get("tasks", [])) in (0, n_tasks)
+    overridden = result.get("overridden", []) if good else None
+    good = isinstance(overridden, list) and all(isinstance(line, str) for line in overridden)
     if not good:
         raise ValueError(f"expected a result of `metabox evaluate` in {path}, got something else; restore or delete it")
     return result
 
 
 def _is_own(result: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    """Whether a result is the one that `metabox train` has written: of the recipe's tasks, list and number."""
+    """Whether a result is the one that `metabox train` has written: of the recipe itself, its list and number."""
     asked = flat(recipe.get("evaluation") or recipe["tasks"])
     protocol = flat({name: value for name, value in result["protocol"].items() if name in ("class_path", "init_args")})
     summary = result["summary"]
     listed = (summary["split"], summary["seed"], summary["n_tasks"]) == ("test", 0, recipe["n_test"])
-    return listed and not differences(asked, protocol)
+    return listed and not result.get("overridden") and not differences(asked, protocol)
 
 
 def _read_curve(path: Path) -> list[dict[str, Any]]:

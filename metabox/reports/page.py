@@ -21,13 +21,16 @@ from metabox.reports.measure import measure
 from metabox.reports.tables import Block, sections
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path, *, n_tasks: int = 100) -> dict[str, Any]:
+def write_report(
+    folders: Sequence[str | Path], out: str | Path, *, n_tasks: int = 100, plugins: Sequence[str] = ()
+) -> dict[str, Any]:
     """Read runs, measure what their files do not hold, and write the report in three forms; returns that of the JSON.
 
     Args:
         folders: of finished runs.
         out: folder of the report.
         n_tasks: test tasks of each figure that is measured anew; 0 measures nothing, and needs neither data nor time.
+        plugins: words of the command line that allow the user's own modules, for the commands that repeat the runs.
 
     Raises:
         ValueError: where a folder holds no finished run, or runs of one claim have different protocols.
@@ -38,7 +41,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, *, n_tasks: int
     runs = [run for table in tables for run in table]
     content = {
         "metabox": metabox.__version__,
-        "claims": [claim_table(table) for table in tables],
+        "claims": [claim_table(table, plugins) for table in tables],
         "comparisons": comparisons(runs),
         "runs": [_run(run, n_tasks) for run in runs],
     }
@@ -63,7 +66,7 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
             "seed": other["summary"]["seed"],
             "n_tasks": other["summary"]["n_tasks"],
             "scores": str(scores_of(other)),
-            "differs": differences(run.protocol, protocol_of(other)),
+            "differs": differences(run.protocol, protocol_of(other)) or other.get("overridden", []),
         }
         for other in run.others
     ]

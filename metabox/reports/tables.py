@@ -254,5 +254,8 @@ def _scores(run: dict[str, Any]) -> list[Block]:
 
 
 def _recipes(rows: list[dict[str, Any]]) -> Section:
-    note = "Each recipe.yaml with every option, as it was in the run of the first seed."
+    note = (
+        "Each recipe.yaml with every option, as it was in the run of the first seed. Kept as a file, it is one that "
+        "`metabox train FILE` repeats."
+    )
     return Section("Resolved recipes", note, [Code(row["recipe"], row["text"], folded=True) for row in rows])

@@ -96,7 +96,3 @@ class Curriculum(EpisodeSampler):
 
     def _filled(self, examples: Examples) -> Examples:
         return replace(examples, x=F.pad(examples.x, (0, self.tasks.dim - examples.x.shape[-1])))
-
-    def settings(self) -> dict[str, object]:
-        growths = {name: repr(growth) for name, growth in (("dims", self.dims), ("points", self.points))}
-        return {"class": type(self).__name__, **growths, "tasks": self.tasks.settings()}

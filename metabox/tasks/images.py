@@ -56,10 +56,6 @@ class ImageCompletion(Sized, EpisodeSampler):
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
         return TaskSpec(x_shape=(2,), target="real", target_size=self._sampler.images.image_shape[0])
 
-    def settings(self) -> dict[str, object]:
-        """See `EpisodeSampler.settings`; with those of where the images come from."""
-        return super().settings() | {"images": self._sampler.settings()}
-
     def fingerprint(self) -> str:
         return self._sampler.fingerprint()
 

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from metabox.config import Configured
 from metabox.seeding import Draws
 from metabox.tasks.base import Floats, Interval, real
 
 
-class Kernel(ABC):
+class Kernel(Configured, ABC):
     """k(x, x') = scale² times a correlation that is 1 at x = x'. Distances are Euclidean, with one length scale.
 
     Each hyper-parameter is a number, or a range [low, high] from which every task draws its own, uniformly.
@@ -42,10 +43,6 @@ class Kernel(ABC):
         """Covariances of the function at `a [T, N, d]` and `b [T, M, d]`: `[T, N, M]`."""
         of_task = {name: value[:, None, None] for name, value in hyper.items()}
         return of_task["scale"] ** 2 * self.correlation(a[:, :, None] - b[:, None], of_task)
-
-    def __repr__(self) -> str:
-        said = (f"{name}={low}" if low == high else f"{name}={(low, high)}" for name, (low, high) in self.hyper.items())
-        return f"{type(self).__name__}({', '.join(said)})"
 
 
 def _distance(gap: Floats) -> Floats:

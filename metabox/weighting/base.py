@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Configured
 from metabox.episodes import TaskSpec
 
 Backward = Callable[[Tensor], None]
 
 
-class Weighting(nn.Module, ABC):
+class Weighting(nn.Module, Configured, ABC):
     """What a step makes of K losses. State is in buffers; parameters, where there are any, join the optimizer.
 
     Args:
@@ -52,10 +53,6 @@ class Weighting(nn.Module, ABC):
                 f"expected losses and share of shape [{self.n_losses}], got {list(losses.shape)} and "
                 f"{list(share.shape)}; n_losses is the number of named tasks, or of parts"
             )
-
-    def extra_repr(self) -> str:
-        plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str)) and k != "training"}
-        return ", ".join(f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
 
 
 class Weights(Weighting):

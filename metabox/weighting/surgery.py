@@ -133,7 +133,8 @@ class Surgery(Weighting):
             return makers[self.method]()
         except ImportError as error:
             raise ImportError(
-                f"surgery by {self.method} needs torchjd and its solvers ({error}): pip install metabox[multitask]"
+                f"surgery by {self.method} needs torchjd and its solvers ({error}): "
+                'pip install "torchjd[cagrad,nash-mtl,quadprog-projector]"'
             ) from error
 
 
