@@ -9,8 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read w
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 import torch
+from hypothesis import HealthCheck, settings
 from made_up import made
 
 # Nothing here measures the machine, which may be busy.
