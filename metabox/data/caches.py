@@ -54,7 +54,7 @@ class Cache(Files):
     def _images(self) -> Sequence[Any] | NDArray[Any]:
         """A row for each image: its pixels, or the bytes of its file."""
         images = self._part(*IMAGES)
-        if not isinstance(images, list | np.ndarray) or not np.ndim(images[:1]):
+        if not isinstance(images, list) and not (isinstance(images, np.ndarray) and images.ndim):
             raise self._wrong("images in a list or an array", images)
         return images
 

@@ -56,6 +56,8 @@ def open_image(content: bytes) -> Image.Image:
                 raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels")
             image.load()
         _check_size(*image.size)  # a frame may be larger than the image said
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
+        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or a damaged one") from error
     except Exception as error:  # decoders raise whatever they like

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 MOST_TEXT = 256 << 20  # bytes of a list of names
 EXPANDS = 100  # an archive may hold so many times its own size, or GRACE
-GRACE = 256 << 20
+GRACE = 64 << 20
 CHUNK = 1 << 20
 SHOWN = 10  # names in one error message
 

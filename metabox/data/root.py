@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from zipfile import ZipFile
 
 from PIL import Image
 
@@ -161,7 +161,7 @@ class ZipFiles(Files):
         return [self.path.name, about.st_size, about.st_mtime_ns]
 
     @cached_property
-    def _archive(self) -> zipfile.ZipFile:
+    def _archive(self) -> ZipFile:
         return open_archive(self.path)
 
     @cached_property
