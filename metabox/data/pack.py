@@ -127,7 +127,10 @@ def open_pack(
         images = _read_images(name, found, decode, check(found))
         remove_orphans(path.parent)
         write_whole(path, lambda temporary: _write(temporary, found, images))
-        pack = _read(path, every_pixel=True)
+        try:
+            pack = _read(path, every_pixel=True)
+        except ValueError as error:
+            raise ValueError(f"expected {path} as it was just written, got {error}; check the disk") from error
     _open[path] = pack
     return pack
 
