@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import difflib
 import hashlib
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from metabox import plugins
 
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
-    import torch.distributed as dist
-
-    from metabox import discover
     from metabox import recipe as recipes
-    from metabox.files import write_text
     from metabox.reports import manifest
-    from metabox.training import run
+    from metabox.run_folder import owned
+    from metabox.training import check, run
 
     if not arguments:
-        raise ValueError(f"expected a recipe; known are {', '.join(discover.recipes())}; `metabox list` says more")
+        raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
     path, arguments = _positional(arguments, recipes.find)
     parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
     config = recipes.parse(parser, arguments)
@@ -30,29 +32,16 @@ def train(arguments: list[str]) -> None:
         raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
     text = recipes.dump(parser, config)
-    kept = folder / "recipe.yaml"
-    if kept.exists() and kept.read_text(encoding="utf-8") != text:
-        differ = sorted(set(text.splitlines()) ^ set(kept.read_text(encoding="utf-8").splitlines()))
-        raise ValueError(f"expected the run in {folder} to have this recipe, got other values of {differ}; use --out")
-
+    manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    _ = made.tasks.spec  # a missing data set is named before anything is written
-    write_text(kept, text)
-    finished = manifest.is_finished(folder)
-    run(
-        made.tasks,
-        made.learner,
-        made.outer,
-        evaluation=made.evaluation,
-        objective=made.objective,
-        weighting=made.weighting,
-        seed=config.seed,
-        out=folder,
-    )
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return  # one process tests and writes
-    _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
-    print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
+    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting")} | {"seed": config.seed}
+    leads = check(made.tasks, made.learner, made.outer, **of_run)
+    with owned(folder, leads):
+        finished = leads and manifest.begin(folder, text)
+        run(made.tasks, made.learner, made.outer, **of_run, out=folder)
+        if leads:  # one process tests and writes
+            _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
+            print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -69,12 +58,18 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
     config = recipes.parse(parser, arguments)
     assert folder is not None  # --help has ended by now
-    _evaluate(parser, config, folder, split=config.pop("split"), n_tasks=config.n_test, seed=config.pop("test_seed"))
+    from metabox.reports import manifest
+    from metabox.run_folder import check_free
+
+    check_free(folder)
+    manifest.check(folder)
+    split, seed = config.pop("split"), config.pop("test_seed")
+    _evaluate(parser, config, folder, split=split, n_tasks=config.n_test, seed=seed)
 
 
 def report(arguments: list[str]) -> None:
     """Write a report of finished runs: one HTML page, and the same as Markdown and JSON."""
-    parser = argparse.ArgumentParser(prog="metabox report", description=report.__doc__, allow_abbrev=False)
+    parser = _Parser(prog="metabox report", description=report.__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Folder of a finished run.")
     parser.add_argument("--out", default="report", help="Folder of the report.")
     parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of what is measured anew; 0: nothing is.")
@@ -91,9 +86,7 @@ def reproduce(arguments: list[str]) -> None:
     from metabox import recipe as recipes
     from metabox.reports.collect import check_recipes
 
-    parser = argparse.ArgumentParser(
-        prog="metabox reproduce RECIPE...", description=reproduce.__doc__, allow_abbrev=False
-    )
+    parser = _Parser(prog="metabox reproduce RECIPE...", description=reproduce.__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="Training runs of each recipe, with the seeds 0, 1, ...")
     parser.add_argument("--out", default="reproduced", help="Folder of the report, and of the runs below it.")
     parser.add_argument("--n_tasks", type=int, default=100, help="As for `metabox report`.")
@@ -111,7 +104,7 @@ def reproduce(arguments: list[str]) -> None:
 
 def sweep(arguments: list[str]) -> None:
     """Train recipes with several seeds and values of options. Stopped or killed, the same command goes on."""
-    parser = argparse.ArgumentParser(prog="metabox sweep", description=sweep.__doc__, allow_abbrev=False)
+    parser = _Parser(prog="metabox sweep", description=sweep.__doc__)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="Name or path of a recipe.")
     parser.add_argument("--seeds", type=int, default=3, help="Runs of each combination, with the seeds 0, 1, ...")
     parser.add_argument(
@@ -127,7 +120,7 @@ def sweep(arguments: list[str]) -> None:
     from metabox.data.root import name_data_root
 
     name_data_root(options.data_root)
-    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out)
+    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out, plugins.as_arguments())
     result = sweeps.sweep(jobs, engine=options.engine, at_once=options.jobs, gpus=options.gpus)
     print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")
 
@@ -136,7 +129,7 @@ def list_(arguments: list[str]) -> None:
     """List the learners, backbones, data sets and recipes that are here."""
     from metabox import discover
 
-    argparse.ArgumentParser(prog="metabox list", description=list_.__doc__).parse_args(arguments)
+    _Parser(prog="metabox list", description=list_.__doc__).parse_args(arguments)
     for title, base in (("learners", "Learner"), ("backbones", "Backbone"), ("data sets", "EpisodeSampler")):
         print(f"{title}:")
         for found in discover.subclasses(base):
@@ -173,24 +166,78 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    top = argparse.ArgumentParser(
-        prog="metabox", description="Learn a new task from a few examples, in one forward pass."
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, function in COMMANDS.items():
-        commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
-    command = top.parse_args(arguments[:1]).command
+    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted, 141 when nobody reads on."""
+    _open_streams()
     try:
-        COMMANDS[command](arguments[1:])
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        print(f"metabox: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `metabox list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more, at its end
+        return 141
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
+        return _refuse(str(error) or "not enough memory")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which need not be imported here
+            raise
+        return _refuse(str(error))
     except KeyboardInterrupt as interrupt:
         print(f"metabox: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(arguments: list[str]) -> None:
+    top = _Parser(prog="metabox", description="Learn a new task from a few examples, in one forward pass.")
+    top.epilog = f"Every command takes {plugins.OPTION} MODULE or {plugins.OPTION} FILE.py too: {plugins.HELP}"
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in COMMANDS.items():
+        commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
+    named, rest = plugins.take(arguments)
+    if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
+        near = difflib.get_close_matches(rest[0], COMMANDS, n=1)
+        mend = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected a command among {', '.join(COMMANDS)}, got {rest[0]!r}{mend}")
+    command = top.parse_args(rest[:1]).command
+    with plugins.allowed(named):
+        COMMANDS[command](rest[1:])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options that are no abbreviations, and errors of one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help says more")
+
+
+def _refuse(reason: str) -> int:
+    print(f"metabox: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
+def _open_streams() -> None:
+    """Standard streams that can be written to, whatever the shell has closed and in whatever encoding."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the free number, which another file would take otherwise
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
+    codecs.register_error("metabox", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="metabox")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What a stream shows in place of characters that it cannot encode."""
+    assert isinstance(error, UnicodeEncodeError)
+    known = {"±": "+-", "²": "2", "…": "..."}
+    return "".join(known.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
 def _positional(arguments: list[str], read: Callable[[str], Path]) -> tuple[Path | None, list[str]]:
@@ -206,14 +253,16 @@ def _evaluate(
     from metabox import recipe as recipes
     from metabox.files import write_json
     from metabox.reports import manifest
+    from metabox.run_folder import owned
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
     # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
     about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
     digest = hashlib.blake2b(about, digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
-    write_json(path, result)
-    manifest.record(folder, path, trained=trained)
+    with owned(folder):
+        write_json(path, result)
+        manifest.record(folder, path, trained=trained)
     print(f"{config.name}: {scores}")
     print(f"result: {path}")
 
@@ -221,7 +270,7 @@ def _evaluate(
 def _report(folders: list[str], out: str, *, n_tasks: int) -> None:
     from metabox.reports.page import write_report
 
-    for table in write_report(folders, out, n_tasks=n_tasks)["claims"]:
+    for table in write_report(folders, out, n_tasks=n_tasks, plugins=plugins.as_arguments())["claims"]:
         for row in table["rows"]:
             print(f"{row['recipe']}: {row['verdict']}")
     print(f"report: {out}/report.html, report.md, report.json")

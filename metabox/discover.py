@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +28,61 @@ class Found:
         return getattr(importlib.import_module(self.module), self.name)
 
 
+@dataclass(frozen=True)
+class _Class:
+    """What the source says of a class: its bases, whether it is abstract, what its constructor's type hints name."""
+
+    found: Found
+    bases: set[str]
+    abstract: bool
+    takes: set[str]
+
+
+def _names(annotation: ast.expr | None) -> set[str]:
+    """The names in a type hint, also where it is a string."""
+    found = set()
+    for node in ast.walk(annotation) if annotation else ():
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            found.add(node.value)
+    return found
+
+
+def _takes(body: list[ast.stmt], function: str = "__init__") -> set[str]:
+    """The names in the type hints of a function's arguments."""
+    names: set[str] = set()
+    for item in body:
+        if isinstance(item, ast.FunctionDef) and item.name == function:
+            given = [*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs, item.args.vararg, item.args.kwarg]
+            names.update(*(_names(argument.annotation) for argument in given if argument))
+    return names
+
+
+def _fields(body: list[ast.stmt]) -> set[str]:
+    """The names in the type hints of a class's fields, which are the arguments of a dataclass."""
+    return set().union(*(_names(item.annotation) for item in body if isinstance(item, ast.AnnAssign)))
+
+
 @lru_cache
-def _classes() -> list[tuple[Found, set[str], bool]]:
-    """Every class, the names of its bases, and whether it has abstract methods of its own."""
+def _modules() -> dict[str, list[ast.stmt]]:
+    """The statements of every module."""
+    return {
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): ast.parse(
+            path.read_text(encoding="utf-8")
+        ).body
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+@lru_cache
+def _classes() -> list[_Class]:
+    """Every class at the top of a module."""
     classes = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        module = ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for module, body in _modules().items():
+        for node in body:
             if isinstance(node, ast.ClassDef):
                 summary = (ast.get_docstring(node) or "").partition("\n")[0]
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
@@ -42,23 +91,57 @@ def _classes() -> list[tuple[Found, set[str], bool]]:
                     and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
                     for item in node.body
                 )
-                classes.append((Found(node.name, module, summary), bases, abstract))
+                classes.append(
+                    _Class(Found(node.name, module, summary), bases, abstract, _takes(node.body) | _fields(node.body))
+                )
     return classes
+
+
+@lru_cache
+def _below(base: str) -> tuple[_Class, ...]:
+    """The classes below the one named `base`, and itself."""
+    known: set[str] = {base}
+    while more := {c.found.name for c in _classes() if c.bases & known} - known:
+        known |= more
+    return tuple(c for c in _classes() if c.found.name == base or c.bases & known)
 
 
 def subclasses(base: str) -> list[Found]:
     """The concrete public classes below the class named `base`, by name."""
-    known = {base}
-    found: dict[str, tuple[Found, bool]] = {}
-    while True:
-        more = {f.name: (f, abstract) for f, bases, abstract in _classes() if bases & known and f.name not in known}
-        if not more:
-            break
-        known |= set(more)
-        found |= more
-    return sorted(
-        (f for f, abstract in found.values() if not abstract and not f.name.startswith("_")), key=lambda f: f.name
-    )
+    return sorted((found for found in _public(_below(base)) if found.name != base), key=lambda found: found.name)
+
+
+def _public(classes: Iterable[_Class]) -> list[Found]:
+    return [c.found for c in classes if not c.abstract and not c.found.name.startswith("_")]
+
+
+@lru_cache
+def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
+    """The concrete public classes that a recipe may name.
+
+    These are the classes that are named in `start`, those below whatever the functions named there take, and those
+    below whatever these take in turn: a learner's backbone, say. All of it is read from type hints, so that no list
+    needs to be kept.
+    """
+    aliases = {
+        target.id: _names(item.value)
+        for body in _modules().values()
+        for item in body
+        if isinstance(item, ast.Assign)
+        for target in item.targets
+        if isinstance(target, ast.Name) and target.id[:1].isupper()
+    }
+    todo = set(start).union(*(_takes(body, name) for body in _modules().values() for name in start))
+    here = {c.found.name for c in _classes()}
+    done: set[str] = set()
+    found: dict[str, Found] = {}
+    while todo:
+        done.add(name := todo.pop())
+        classes = _below(name) if name in here else ()  # below `str` or `nn.Module` is much that no recipe names
+        found |= {f"{f.module}.{f.name}": f for f in _public(classes)}
+        todo |= set().union(aliases.get(name, set()), *(c.takes for c in classes))
+        todo -= done
+    return list(found.values())
 
 
 def recipes() -> dict[str, Path]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import torch
+from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
@@ -79,6 +80,33 @@ def strategy_of(outer: OuterLoop) -> Strategy | str:
     if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):
         return outer.strategy
     return DDPStrategy(timeout=limit)
+
+
+def engine_of(outer: OuterLoop) -> Fabric:
+    """Lightning Fabric for an outer loop, not launched.
+
+    Raises:
+        ValueError: if this machine has no such devices, or Fabric knows no such strategy.
+    """
+    try:
+        return Fabric(
+            accelerator=outer.accelerator,
+            devices=outer.devices,
+            num_nodes=outer.num_nodes,
+            strategy=strategy_of(outer),
+            plugins=[precision_of(outer)],
+        )
+    except Exception as error:  # of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"expected accelerator, devices, num_nodes and strategy that this machine has, got {outer.accelerator!r}, "
+            f"{outer.devices!r}, {outer.num_nodes} and {outer.strategy!r}: {reason}"
+        ) from error
+
+
+def world_size(fabric: Fabric) -> int:
+    """Processes of a run, known before it is launched."""
+    return len(getattr(fabric.strategy, "parallel_devices", None) or [0]) * getattr(fabric.strategy, "num_nodes", 1)
 
 
 @contextmanager

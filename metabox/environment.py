@@ -7,8 +7,22 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import metabox
+from metabox.files import read_json
+
+
+def read_facts(run: str | Path) -> dict[str, Any]:
+    """What a run was trained with, as its `environment.json` says.
+
+    Raises:
+        ValueError: if that file is missing, or not as it was written.
+    """
+    path = Path(run) / "environment.json"
+    if not path.exists():
+        raise ValueError(f"expected {path} of a run, found no such file; restore it, or train anew")
+    return read_json(path, hashed=True)
 
 
 def facts() -> dict[str, str | int | bool | None]:

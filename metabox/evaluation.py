@@ -87,15 +87,21 @@ class Scores:
 def mean_of(values: list[float]) -> float:
     """The mean of those that are not NaN; NaN for none."""
     there = [value for value in values if not math.isnan(value)]
-    return math.fsum(there) / len(there) if there else math.nan
+    try:
+        return math.fsum(there) / len(there) if there else math.nan
+    except (OverflowError, ValueError):  # too large, or infinities of both signs
+        return sum(there) / len(there)
 
 
 def interval_of(values: Iterable[float]) -> float:
-    """Half the width of the 95% interval of the mean of those that are not NaN, Student's t; inf for fewer than two."""
+    """Half the width of the 95% interval of the mean of those that are not NaN, Student's t.
+
+    inf for fewer than two, and if one of them is infinite.
+    """
     from scipy.special import stdtrit
 
     there = [value for value in values if not math.isnan(value)]
-    if len(there) < 2:
+    if len(there) < 2 or not all(map(math.isfinite, there)):
         return math.inf
     return float(stdtrit(len(there) - 1, 0.975)) * statistics.stdev(there) / math.sqrt(len(there))
 
@@ -144,30 +150,25 @@ def evaluate(
             gets the scores of all tasks, the same as one process would.
 
     Raises:
-        ValueError: where the tasks are not of the kind that the learner was built for, or a prediction is not finite.
+        ValueError: if the tasks are not of the kind that the learner was built for, or data or predictions are not
+            finite, saying which.
     """
     if n_tasks < 1 or batch < 1:
         raise ValueError(f"expected n_tasks and batch of at least 1, got {n_tasks} and {batch}")
-    if learner.spec.union(tasks.spec) != learner.spec:
-        raise ValueError(f"expected tasks of at most {learner.spec.target_size} classes, got {tasks.spec.target_size}")
-    likelihood = likelihood or likelihood_for(learner.spec)
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    if device.type == "cpu":
+    if device_of(learner).type == "cpu":
         keep_freed_memory()
-    predictor = objective(learner, likelihood)
+    predictor = objective(learner, likelihood or likelihood_for(learner.spec))
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):
         for first in range(0, n_tasks, batch)[rank::ranks]:
             n = min(batch, n_tasks - first)
-            episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first).blanked()
-            if not bool(episodes.query.mask.any(1).all()):
-                raise ValueError(
-                    f"expected a query in every task, got a task without among {first} ... {first + n - 1}"
-                )
-            batches.append(_scored(predictor, episodes))
+            batches.append(score_batch(predictor, tasks, split, n, seed, first))
     if distributed:
         batches = _of_all_ranks(batches, len(range(0, n_tasks, batch)))
+    for scored in batches:  # of all processes, so that all of them stop
+        if scored.fault:
+            raise ValueError(scored.fault)
     columns: dict[str, list[Tensor]] = {}
     for scored in batches:
         for name, values in scored.columns.items():
@@ -177,24 +178,54 @@ def evaluate(
     correct = [part for scored in batches for part in scored.correct]
     # A k-th instance that some batch of tasks does not have is no score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
-    if not all(math.isfinite(value) for name in ("nll", "accuracy") for value in per_task.get(name, [])):
-        raise ValueError(
-            "expected finite predictions, got NaN or infinity; the learner's weights are damaged or diverged"
-        )
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
     return Scores(split, seed, per_task, names, pooled)
 
 
-class _Scored(NamedTuple):
-    """One batch: the scores of its tasks by metric, their names, and each query's confidence and correctness."""
+def device_of(learner: Learner) -> torch.device:
+    return next((p.device for p in learner.parameters()), torch.device("cpu"))
+
+
+class Scored(NamedTuple):
+    """One batch: the scores of its tasks by metric, their names, each query's confidence and correctness, a fault."""
 
     columns: dict[str, Tensor]
     names: list[str]
     confidence: list[Tensor]
     correct: list[Tensor]
+    fault: str | None = None
 
 
-def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
+def score_batch(
+    predictor: Objective, tasks: EpisodeSampler, split: Split, n_tasks: int, seed: int, first: int
+) -> Scored:
+    """Draw one batch of the tasks of a list, and score them.
+
+    Raises:
+        ValueError: as for `evaluate`, but for what is not finite, which is noted as a fault.
+    """
+    spec = predictor.learner.spec
+    if spec.union(tasks.spec) != spec:
+        raise ValueError(f"expected tasks of at most {spec.target_size} classes, got {tasks.spec.target_size}")
+    device, among = device_of(predictor.learner), f"the {split} tasks {first} ... {first + n_tasks - 1}"
+    episodes = tasks.sample(0, n_tasks, split=split, device=device, seed=seed, first=first).blanked()
+    if not bool(episodes.query.mask.any(1).all()):
+        raise ValueError(f"expected a query in every task, got a task without among {among}")
+    try:
+        scored = _scored(predictor, episodes)
+    except ValueError as error:
+        raise ValueError(f"{error}; seen in {among}") from error
+    if all(bool(scored.columns[name].isfinite().all()) for name in ("nll", "accuracy") if name in scored.columns):
+        return scored
+    try:
+        spec.check_episodes(episodes)
+        fault = f"{among}, whose data are finite; the learner's weights are damaged or diverged"
+        return scored._replace(fault=f"expected finite predictions, got NaN or infinity in {fault}")
+    except ValueError as error:
+        return scored._replace(fault=f"{error}; seen in {among}")
+
+
+def _scored(predictor: Objective, episodes: Episodes) -> Scored:
     learner, likelihood, class_mask = predictor.learner, predictor.likelihood, episodes.class_mask
     params, query = predictor.predictions(episodes)
     values = likelihood.scores(params, query.y, class_mask)
@@ -204,7 +235,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
         means |= accuracy_by_instance(values["accuracy"], query)
     if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
         means["gap_to_oracle"] = means["nll"] + episodes.oracle
-    scored = _Scored({name: mean.double().cpu() for name, mean in means.items()}, [], [], [])
+    scored = Scored({name: mean.double().cpu() for name, mean in means.items()}, [], [], [])
     if episodes.task is not None:
         scored.names.extend(learner.spec.tasks[i] for i in episodes.task.tolist())
     if isinstance(likelihood, Categorical):
@@ -214,7 +245,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> _Scored:
     return scored
 
 
-def _of_all_ranks(mine: list[_Scored], n_batches: int) -> list[_Scored]:
+def _of_all_ranks(mine: list[Scored], n_batches: int) -> list[Scored]:
     """The batches of every process in the order of the list; batch i was scored by process i % ranks."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, mine)

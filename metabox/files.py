@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ except ImportError:  # Windows
 
 TEMPORARY = ".part"
 """How the names of temporary folders end; they begin with a dot."""
+
+HASH = "blake2b"
+"""The key under which a JSON file carries the hash of the rest of it."""
+
+DISK_ERRORS = ("os error", "I/O error", "inline_container.cc")
+"""What libraries that write by themselves say of a disk that takes no more, instead of raising an OSError."""
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -45,8 +52,10 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror or error}; check the space left on the disk") from error
+    except Exception as error:
+        if isinstance(error, OSError) or any(words in str(error) for words in DISK_ERRORS):
+            raise _refused(path, error) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
@@ -96,23 +105,76 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
+def _refused(path: Path, error: Exception) -> OSError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    left = shutil.disk_usage(path.parent).free / 2**20
+    return OSError(f"could not write {path}: {reason}; check the disk, which has {left:,.0f} MiB left, and its limits")
+
+
+def append(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write at the end of a file, all of the data or none; a symbolic link there is refused.
+
+    Raises:
+        OSError: if the file cannot be written, naming it.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            before, left = os.fstat(handle).st_size, memoryview(data)
+            try:
+                while left:
+                    left = left[os.write(handle, left) :]
+            except OSError:
+                os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any, *, hashed: bool = False) -> None:
+    """Write JSON; `hashed`, a dictionary carries a hash of itself, which `read_json` checks."""
+    if hashed:
+        content = content | {HASH: _hash(json.loads(json.dumps(content)))}  # of what will be read back
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], *, hashed: bool = False) -> Any:
     """
+    Args:
+        path: the file.
+        hashed: whether it must be a dictionary with a hash, which is checked and left out.
+
     Raises:
-        ValueError: where the file is not JSON, naming it.
+        ValueError: if the file is not JSON, or not as it was written, naming it.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for somebody to write
+        raise ValueError(f"expected a file of JSON in {path}, got something that is no file; delete it")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {path}, got something else ({error}); restore or delete it") from error
+    if not hashed:
+        return content
+    if not isinstance(content, dict) or content.pop(HASH, None) != _hash(content):
+        raise ValueError(
+            f"expected {path} as it was written, got content that its hash does not belong to: "
+            "it was damaged or changed; restore it"
+        )
+    return content
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _umask() -> int:

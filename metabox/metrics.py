@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
+import os
+import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 
-from metabox.files import write_text
+from metabox.files import append, write_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,31 +45,90 @@ class Window:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events of a run, without the lines that a resumed run will write again."""
+    """metrics.jsonl and TensorBoard events of a run, without the lines that a resumed run will write again.
+
+    Everything is on disk when `write` returns: there is no thread whose errors nobody sees, and a kill loses nothing.
+
+    Args:
+        out: the folder of the run.
+        step: that the run goes on from. Later lines are dropped, and so, with a warning, are lines that are none.
+        enabled: whether this process writes.
+    """
 
     def __init__(self, out: Path, step: int, enabled: bool) -> None:
         self.path, self.enabled = out / "metrics.jsonl", enabled
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self.events = out / "tensorboard" / name
         if enabled:
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-            write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-            self.events = SummaryWriter(out / "tensorboard", purge_step=step + 1)
+            write_text(self.path, "".join(f"{line}\n" for line in _lines_until(self.path, step)))
+            self._append_events(
+                Event(wall_time=time.time(), file_version="brain.Event:2"),
+                Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)),
+            )
 
     def write(self, step: int, **values: Any) -> None:
+        """
+        Raises:
+            OSError: if the disk takes no more, naming the file.
+        """
         if not self.enabled:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append(self.path, (json.dumps({"step": step, **values}) + "\n").encode())
+        events = []
         for name, value in values.items():
             for part, number in value.items() if isinstance(value, dict) else [("", value)]:
-                self.events.add_scalar(f"{name}/{part}".rstrip("/"), number, step)
+                summary = scalar(f"{name}/{part}".rstrip("/"), number)
+                events.append(Event(wall_time=time.time(), step=step, summary=summary))
+        self._append_events(*events)
 
-    def close(self) -> None:
-        if self.enabled:
-            self.events.close()
+    def _append_events(self, *events: Event) -> None:
+        writer = RecordWriter(stream := io.BytesIO())
+        for event in events:
+            writer.write(event.SerializeToString())
+        append(self.events, stream.getvalue())
 
 
-def _step_of(line: str) -> float:
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The lines of metrics.jsonl up to a step; what is none, or half of one, is named and left out."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        found = _step_of(line)
+        if found is None and line:
+            shown = line[:40].decode(errors="replace")
+            log.warning("%s, line %d: expected a step and its numbers as JSON, got %r; left out", path, number, shown)
+        elif found is not None and found <= step:
+            kept.append(line.decode())
+    return kept
+
+
+def _step_of(line: bytes) -> int | None:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # the process was killed while it wrote this line
-        return math.inf
+        step = json.loads(line.decode())["step"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None  # damaged, or the process was killed while it wrote this line
+    return step if isinstance(step, int) else None
+
+
+def check_progress(state: Any, where: Path) -> dict[str, Any]:
+    """How far a run has come, as its checkpoint says it.
+
+    Raises:
+        ValueError: if that is something else, naming the folder.
+    """
+    counts = ("step", "since_best", "skipped", "skipped_in_a_row")
+    try:
+        good = state.keys() == {*counts, "best", "seconds", "window"}
+        good = good and all(type(state[name]) is int and state[name] >= 0 for name in counts)
+        good = good and isinstance(state["seconds"], float)
+        if (best := state["best"]) is not None:
+            good = good and type(best["step"]) is int and isinstance(best["value"], (int, float))
+        window = Window(**state["window"])
+        numbers = [*window.sums.values(), *window.counts.values(), window.steps, window.tasks, window.seconds]
+        good = good and window.sums.keys() == window.counts.keys()
+        good = good and all(isinstance(number, (int, float)) for number in numbers)
+    except (AttributeError, KeyError, TypeError):
+        good = False
+    if not good:
+        raise ValueError(f"expected the progress of a run in the newest checkpoint of {where}, got something else")
+    return dict(state)

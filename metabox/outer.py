@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OuterLoop:
@@ -37,7 +39,7 @@ class OuterLoop:
             cosines.json (see `metabox.transfer`); 0 for none.
         patience: stop after this many validations in a row without a new best; 0 never does.
         max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
-        accelerator: "auto", "cpu", "cuda", ... (Lightning Fabric).
+        accelerator: "auto", "cpu", "gpu", "cuda", "mps" or "tpu" (Lightning Fabric).
         devices: number of devices, or "auto" for all.
         num_nodes: machines, each started by the launcher.
         strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a share of the weights, gradients and
@@ -71,10 +73,28 @@ class OuterLoop:
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
-        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped")
-        for name in (*at_least_one, "warmup", "weight_decay", "patience", "cosines_every"):
-            if getattr(self, name) < (low := int(name in at_least_one)):
-                raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped", "num_nodes")
+        numbers = ("lr", "weight_decay", "epsilon", "clip", "average", "timeout")
+        for name in (*at_least_one, *(zero := ("warmup", "patience", "cosines_every"))):
+            if type(value := getattr(self, name)) is not int:
+                raise ValueError(f"expected {name} as a whole number, got {value!r}")
+            if value < (low := int(name not in zero)):
+                raise ValueError(f"expected {name} of at least {low}, got {value}")
+        for name in numbers:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"expected {name} as a finite number, got {value!r}")
+        if self.weight_decay < 0:
+            raise ValueError(f"expected weight_decay of at least 0, got {self.weight_decay}")
+        if self.devices != "auto" and (type(self.devices) is not int or self.devices < 1):
+            raise ValueError(f'expected devices as a number of at least 1, or "auto" for all, got {self.devices!r}')
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"expected accelerator among {ACCELERATORS}, got {self.accelerator!r}")
+        if not isinstance(self.strategy, str) or self.strategy.endswith(("spawn", "fork", "notebook")):
+            raise ValueError(
+                f'expected a strategy that starts processes by running the command again ("ddp", "fsdp", "auto"), '
+                f"got {self.strategy!r}"
+            )
         for name in ("optimizer", "schedule", "precision", "compile"):
             if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
                 raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")

@@ -1,35 +1,41 @@
 """Recipes: one YAML file that says everything about a run. A constructor is its own configuration.
 
-A recipe names classes by `class_path`, and only subclasses of the expected base are accepted: a recipe from
-a stranger can choose among the learners and samplers on this machine, and cannot call anything else. The
-module that it names is imported to find out: it must already be installed here, and must not be one that
-jsonargparse denies to configurations (os, subprocess, pickle, ...).
+A recipe names classes by `class_path`, and only those that `metabox.gate` lets through.
 """
 
 from __future__ import annotations
 
 import difflib
+import glob
+import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import restricted_string_type
 
-from metabox import discover
+from metabox import discover, gate, messages
 from metabox.checkpoints import load_weights
 from metabox.data.root import DATA_VARIABLE, name_data_root
-from metabox.environment import facts
+from metabox.environment import facts, read_facts
 from metabox.episodes import EpisodeSampler, Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
-from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.likelihoods import likelihood_for
 from metabox.objectives import QueryLoss
+from metabox.plugins import HELP, OPTION, allowed
+from metabox.reports import manifest
 from metabox.training import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
 """Where things lie on this machine is no part of what a run is."""
+
+
+Name = restricted_string_type("Name", r"^(?!\.)[^/\\\x00-\x1f]{1,200}$", docstring="The name of one folder.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +61,23 @@ class Claim:
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     """The options of a run: those of `metabox.training.run`, and what the command line adds."""
-    for base in ("EpisodeSampler", "Learner", "Backbone", "Weighting", "Descriptor"):
-        for found in discover.subclasses(base):
-            found.load()  # so that a short name is enough in a recipe
-    set_parsing_settings(import_path_denylist=[])  # enforce jsonargparse's own list of modules that no value may name
-    parser = ArgumentParser(
+    for found in discover.nameable():
+        found.load()  # so that a short name is enough in a recipe
+    if defaults:
+        gate.read(str(defaults))
+    parser = gate.RecipeParser(
         exit_on_error=False,
         allow_abbrev=False,
-        default_config_files=[str(defaults)] if defaults else [],
+        parser_mode="recipe",
+        epilog=f"{OPTION} MODULE or {OPTION} FILE.py: {HELP}",
+        default_config_files=[glob.escape(str(defaults.absolute()))] if defaults else [],
         **kwargs,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="A further YAML file, read over the recipe.")
+    parser.add_argument("--config", action=gate.RecipeFile, help="A further YAML file, read over the recipe.")
     parser.add_argument("--data-root", type=str | None, help=f"Folder of the data sets; else ${DATA_VARIABLE}.")
-    parser.add_argument("--name", type=str, default="run", help="What the run is called; the recipe's name by default.")
+    parser.add_argument(
+        "--name", type=Name, default="run", help="What the run is called; the recipe's name by default."
+    )
     parser.add_argument("--n_test", type=int, default=600, help="Test tasks of the evaluation after training.")
     parser.add_argument("--claim", type=Claim | None, help="The published number that the recipe is about.")
     parser.add_function_arguments(run, skip={"out"})
@@ -86,22 +96,45 @@ def find(recipe: str) -> Path:
     known = discover.recipes()
     path = known.get(recipe, Path(recipe))
     if not path.is_file():
-        raise ValueError(f"expected a recipe's name or a YAML file, got {recipe!r}; known are {', '.join(known)}")
+        mend = messages.near(recipe, known) or "; `metabox list` names the recipes"
+        raise ValueError(f"expected a recipe's name or a YAML file, got {messages.shortened(recipe)!r}{mend}")
     return path
 
 
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """The resolved recipe.
 
+    Without an evaluation of its own, `--evaluation.n_way 3` means the tasks of the recipe with this option.
+
     Raises:
-        ValueError: where an option is unknown or has a value of the wrong type.
+        ValueError: if an option is unknown or has a value of the wrong type.
     """
-    try:
-        config = parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    given = [word for word in arguments if re.match(r"--evaluation\b(?!.*\.help\b)", word)]
+    if given and all(word.startswith("--evaluation.") for word in given):
+        others = _parse(parser, _without(arguments, ("--evaluation.", "--print_config", "--help", "-h")))
+        if others.evaluation is None:
+            arguments = ["--evaluation", json.dumps(others.tasks.as_dict()), *arguments]
+    config = _parse(parser, arguments)
     name_data_root(config.data_root)
     return config
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except (ArgumentError, RecursionError) as error:
+        raise ValueError(messages.explain(parser, str(error))) from error
+
+
+def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
+    """Words of a command line without some options and their values."""
+    kept, skip = [], False
+    for word in arguments:
+        dropped = word.startswith(options)
+        if not dropped and not (skip and not word.startswith("--")):
+            kept.append(word)
+        skip = dropped and "=" not in word and word.startswith("--evaluation.")
+    return kept
 
 
 def dump(parser: ArgumentParser, config: Namespace) -> str:
@@ -137,7 +170,9 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
-    return Rebuilt(made.learner(spec, likelihood_for(spec).n_params), evaluation, made.objective or QueryLoss, {})
+    with gate.building("the learner"):
+        learner = made.learner(spec, likelihood_for(spec).n_params)
+    return Rebuilt(learner, evaluation, made.objective or QueryLoss, {})
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
@@ -145,14 +180,21 @@ def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
     return (config.evaluation or config.tasks).as_dict() | normalisation(learner)
 
 
-def load_run(folder: str | Path) -> tuple[Learner, EpisodeSampler]:
+def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:
     """The learner of a finished run with its best weights, in evaluation mode, and its evaluation sampler.
 
+    Args:
+        folder: of the run. It may come from a stranger: nothing in it can run code.
+        plugins: modules or Python files of your own, which are imported, whose classes the run's recipe names.
+
     Raises:
-        ValueError: where the folder holds no run, or its files are damaged.
+        ValueError: if the folder holds no run, its files are damaged, or it names a class of neither metabox nor a
+            plugin.
     """
-    parser = make_parser(find_run(folder))
-    rebuilt = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+    with allowed(plugins):
+        parser = make_parser(find_run(folder))
+        manifest.check(folder)
+        rebuilt = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
     return rebuilt.learner, rebuilt.tasks
 
 
@@ -197,7 +239,7 @@ def evaluate_run(
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,
-        "trained_on": read_json(folder / "environment.json"),
+        "trained_on": read_facts(folder),
         "evaluated_on": facts(),
         "tasks": scores.tasks,
         "per_task": {

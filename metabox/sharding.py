@@ -54,20 +54,61 @@ def sharded_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def load_whole(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tensor]]) -> None:
-    """Load whole weights into modules that may be in shards."""
+    """Load whole weights into modules that may be in shards.
+
+    Raises:
+        ValueError: if a tensor is of another kind than the module's; nothing is loaded then.
+        RuntimeError: if names or shapes differ.
+    """
+    for name, module in modules.items():
+        for key, own in module.state_dict().items():
+            if key in tensors[name] and tensors[name][key].dtype != own.dtype:
+                raise ValueError(f"expected {name}.{key} as {own.dtype}, got {tensors[name][key].dtype}")
     for name, module in modules.items():
         own = module.state_dict()
         module.load_state_dict({k: sharded_like(v, own[k]) if k in own else v for k, v in tensors[name].items()})
 
 
-def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's whole state, of parameters that may be in shards."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam and AdamW know of a parameter."""
+
+
+def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load the whole state of Adam or AdamW, of parameters that may be in shards.
+
+    Fused kernels believe what they are given, so every tensor is checked, and laid out like its parameter. The learning
+    rate and the other settings stay those of the optimizer.
+
+    Args:
+        optimizer: to be loaded.
+        tensors: by `NUMBER.NAME`, the parameter's number and one of `MOMENTS`.
+
+    Raises:
+        ValueError: if one of them does not fit its parameter; nothing is loaded then.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    kept = {
-        number: {
-            name: sharded_like(v, parameters[number]) if isinstance(v, Tensor) else v for name, v in values.items()
-        }
-        for number, values in state["state"].items()
-        if number < len(parameters)
-    }
-    optimizer.load_state_dict({**state, "state": kept})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        if name not in MOMENTS or not number.isdecimal() or int(number) >= len(parameters):
+            raise ValueError(f"expected {MOMENTS} of {len(parameters)} parameters in the optimizer's state, got {key}")
+        parameter = parameters[int(number)]
+        wanted = (torch.float32, torch.Size()) if name == "step" else (parameter.dtype, parameter.shape)
+        if (value.dtype, value.shape) != wanted:
+            raise ValueError(
+                f"expected {key} in the optimizer's state as {wanted[0]} {list(wanted[1])}, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
+        if name != "step":
+            value = (
+                sharded_like(value, parameter) if isinstance(parameter, DTensor) else _laid_out_like(value, parameter)
+            )
+        state.setdefault(int(number), {})[name] = value
+    if partial := [number for number, found in state.items() if len(found) < len(MOMENTS)]:
+        raise ValueError(f"expected {MOMENTS} of each parameter, got a part of them for {partial}")
+    ordered = {number: {name: state[number][name] for name in MOMENTS} for number in sorted(state)}
+    optimizer.load_state_dict({"state": ordered, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -18,31 +18,28 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from metabox.checkpoints import Checkpoints, load_weights, save_tensors
-from metabox.config import check_described, identity, plain
-from metabox.engine import compiled, compiles, precision_of, stop_signals, strategy_of, together
+from metabox.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
+from metabox.engine import compiled, compiles, engine_of, stop_signals, together
 from metabox.environment import facts
-from metabox.episodes import EpisodeSampler, TaskSpec
-from metabox.evaluation import evaluate, pretrained
+from metabox.episodes import EpisodeSampler
+from metabox.evaluation import evaluate
 from metabox.files import write_json
 from metabox.learners.base import Learner
-from metabox.likelihoods import Likelihood, likelihood_for
 from metabox.memory import keep_freed_memory
-from metabox.metrics import Metrics, Window
-from metabox.nn.attention import recompute
+from metabox.metrics import Metrics, Window, check_progress
 from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.outer import OuterLoop
+from metabox.preflight import MakeLearner, MakeObjective, MakeWeighting, Prepared, check, prepare
+from metabox.run_folder import owned
 from metabox.seeding import step_seed
 from metabox.sharding import unsharded, whole
 from metabox.transfer import CosineRecorder
-from metabox.weighting.base import Weighting, losses_by_task, task_names
+from metabox.weighting.base import losses_by_task
+
+__all__ = ["MakeLearner", "MakeObjective", "MakeWeighting", "check", "run"]
 
 log = logging.getLogger(__name__)
-
-MakeLearner = Callable[[TaskSpec, int], Learner]
-MakeObjective = Callable[[Learner, Likelihood], Objective]
-MakeWeighting = Callable[[int], Weighting]
 
 
 def run(
@@ -73,46 +70,42 @@ def run(
         out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
 
     Raises:
-        ValueError: where the arguments do not fit together, or `out` holds another run.
+        ValueError: if the arguments do not fit together or to this machine, before anything is written; or `out` holds
+            another run, or another process is at work in it.
+        OSError: if the disk takes no more, naming the file; the last checkpoint stays.
         ConnectionError: where another device's process ended, or kept this one waiting for longer than `timeout`.
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
     # None, for jsonargparse forgets the class_path of a value with init_args beside a class as the default.
     evaluation, objective, out = evaluation or tasks, objective or QueryLoss, Path(out)
-
-    # The engine: devices, precision, distribution.
-    fabric = Fabric(
-        accelerator=outer.accelerator,
-        devices=outer.devices,
-        num_nodes=outer.num_nodes,
-        strategy=strategy_of(outer),
-        plugins=[precision := precision_of(outer)],
-    )
+    fabric = engine_of(outer)
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    per_batch, rest = divmod(outer.n_tasks, fabric.world_size * outer.accumulate)
-    if rest or not per_batch:
-        raise ValueError(
-            f"expected n_tasks as a multiple of devices x accumulate = {fabric.world_size} x {outer.accumulate}, "
-            f"got {outer.n_tasks}"
-        )
+    prepared = prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, seed, ("train", "val"))
+    with owned(out, fabric.is_global_zero):
+        return _train(fabric, prepared, tasks, learner, outer, evaluation, objective, seed, out)
 
-    # The model. Every rank starts from the same seed, so from the same weights.
-    torch.manual_seed(step_seed(seed, -1))
-    spec = tasks.spec.union(evaluation.spec)
-    likelihood = likelihood_for(spec)
-    model = objective(learner(spec, likelihood.n_params), likelihood)
-    if outer.recompute:
-        recompute(model)
-    weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
-    if weigh and fabric.world_size > 1:
-        raise ValueError(f"expected one device with a weighting, which sees a whole step, got {fabric.world_size}")
-    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
+
+def _train(
+    fabric: Fabric,
+    prepared: Prepared,
+    tasks: EpisodeSampler,
+    learner: MakeLearner,
+    outer: OuterLoop,
+    evaluation: EpisodeSampler,
+    objective: MakeObjective,
+    seed: int,
+    out: Path,
+) -> Learner:
+    spec, likelihood, model, weigh, episodes, per_batch, settings = prepared
+    precision = fabric.strategy.precision
+
+    # The model, its optimizer and its average.
     if compiles(outer, fabric.device):
         graphs = outer.compile == "graphs"
-        module = fabric.setup_module(compiled(model.to(fabric.device), episodes, precision, graphs))
+        module = fabric.setup_module(compiled(model, episodes, precision, graphs))
     else:
         module = fabric.setup_module(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
@@ -129,26 +122,12 @@ def run(
     recorder = CosineRecorder(model, shared, out / "cosines.json", outer.cosines_every) if outer.cosines_every else None
 
     # What a resumed run goes on from.
-    described = identity(model.config)
-    settings = plain(
-        {
-            "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
-            "seed": seed,
-            "learner": described.pop("learner"),
-            "objective": described,
-            "weighting": weigh and identity(weigh.config),
-            "pretrained": pretrained(model.learner),
-            "tasks": tasks.identity(),
-            "evaluation": evaluation.identity(),
-        }
-    )
-    check_described(**settings)
-    checkpoints = Checkpoints(out / "checkpoints", json.loads(json.dumps(settings)))  # as JSON gives them back
+    checkpoints = Checkpoints(out / "checkpoints", settings)
     saved: dict[str, nn.Module] = {"model": model}
     saved |= {name: part for name, part in (("average", average), ("weighting", weigh)) if part and part.state_dict()}
-    state = checkpoints.resume(saved, optimizer) or {
-        "step": 0, "best": None, "since_best": 0, "skipped": 0, "skipped_in_a_row": 0, "seconds": 0.0, "window": {},
-    }  # fmt: skip
+    state = check_progress(checkpoints.resume(saved, optimizer) or deepcopy(NOTHING_YET), out)
+    if state["best"]:
+        load_tensors(out / "best.safetensors")  # what is damaged is named before the steps that are left
 
     def validate(step: int) -> None:
         for buffer in kept.buffers() if fabric.world_size > 1 else ():
@@ -182,9 +161,10 @@ def run(
     def finished() -> bool:
         return state["step"] >= outer.steps or 0 < outer.patience <= state["since_best"]
 
-    metrics = Metrics(out, state["step"], enabled=fabric.is_global_zero)
-    if not finished() and fabric.is_global_zero:
-        write_json(out / "environment.json", facts() | {"device": str(fabric.device), "precision": precision.precision})
+    metrics = Metrics(out, state["step"], enabled=fabric.is_global_zero and not finished())
+    if metrics.enabled:
+        about = facts() | {"device": str(fabric.device), "precision": precision.precision}
+        write_json(out / "environment.json", about, hashed=True)
 
     # The loop.
     window = Window(**state["window"])
@@ -279,10 +259,8 @@ def run(
             elif stopped:  # no validation here: a run that was stopped must end as one that was not
                 save(step + 1)
             if stopped:
-                metrics.close()
                 raise KeyboardInterrupt(f"stopped after step {step + 1}; the same command goes on from there")
 
-    metrics.close()
     fabric.barrier()  # until the file is there
     best = learner(spec, likelihood.n_params).to(fabric.device) if outer.sharded else kept.learner
     load_weights(best, out / "best.safetensors")
@@ -290,6 +268,15 @@ def run(
 
 
 LOG_EVERY = 50
+NOTHING_YET: dict[str, Any] = {
+    "step": 0,
+    "best": None,
+    "since_best": 0,
+    "skipped": 0,
+    "skipped_in_a_row": 0,
+    "seconds": 0.0,
+    "window": {},
+}
 
 
 def _as_floats(values: dict[str, Tensor]) -> dict[str, float]:

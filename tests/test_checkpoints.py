@@ -221,7 +221,7 @@ def test_what_a_killed_save_left_behind_is_ignored_and_then_replaced(tmp_path: P
     assert again.same(at_1)
     again.save(checkpoints, 2)
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
-    assert names(tmp_path / "step-00000002") == ["model.safetensors", "optimizer.pt", "state.json"]
+    assert names(tmp_path / "step-00000002") == ["model.safetensors", "optimizer.safetensors", "state.json"]
 
 
 def test_a_checkpoint_that_does_not_have_its_name_yet_is_none(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_going_on_with_other_settings_is_refused_and_changes_nothing(tmp_path: P
     assert other.resume(Checkpoints(tmp_path, settings)) == {"step": 1}
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[Path], object]
@@ -277,7 +277,7 @@ def test_the_bomb_goes_off_where_pickles_are_trusted(tmp_path: Path) -> None:
 def test_a_pickle_bomb_in_the_optimizers_place_does_not_go_off(tmp_path: Path) -> None:
     checkpoints, _ = two_checkpoints(tmp_path / "checkpoints")
     for write in (torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb, protocol=2))):
-        write(Bomb(tmp_path / "exploded"), tmp_path / "checkpoints" / "step-00000002" / "optimizer.pt")
+        write(Bomb(tmp_path / "exploded"), tmp_path / "checkpoints" / "step-00000002" / "optimizer.safetensors")
         assert Run().resume(checkpoints) == {"step": 1}
         assert not (tmp_path / "exploded").exists()
 
@@ -295,7 +295,7 @@ def test_an_optimizer_file_that_is_none_gives_way_to_the_checkpoint_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     checkpoints, at_1 = two_checkpoints(tmp_path)
-    NOT_AN_OPTIMIZER[kind](tmp_path / "step-00000002" / "optimizer.pt")
+    NOT_AN_OPTIMIZER[kind](tmp_path / "step-00000002" / "optimizer.safetensors")
     again = Run()
     assert again.resume(checkpoints) == {"step": 1}
     assert again.same(at_1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from inspect import signature
@@ -13,7 +14,7 @@ import pytest
 
 import metabox
 from metabox import recipe
-from metabox.cli import main
+from metabox.cli import COMMANDS, main
 from metabox.discover import recipes, subclasses
 from metabox.learners import NP
 from metabox.objectives import LatentLoss
@@ -158,7 +159,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "words"),
     [
         (["train"], "expected a recipe"),
-        (["train", "no-such-recipe"], "glyphs-5w1s-incontext, "),
+        (["train", "no-such-recipe"], "`metabox list` names the recipes"),
+        (["train", "glyph-5w1s-incontext"], "did you mean glyphs-5w1s-incontext?"),
         (["train", GLYPHS, "--outer.step", "3"], "step"),
         (["train", GLYPHS, "--outer.steps", "many"], "steps"),
         (["train", GLYPHS, "--outer.steps", "0"], "expected steps of at least 1, got 0"),
@@ -177,22 +179,28 @@ def test_bad_input_is_answered_by_one_line_and_exit_code_2(
     assert not list(here.iterdir()), "bad input must leave nothing behind"
 
 
-def test_a_recipe_from_a_stranger_cannot_call_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for target in ("os.system", "subprocess.Popen", "metabox.files.write_text"):
-        (here / "evil.yaml").write_text(
-            f"tasks: {{class_path: Glyphs}}\nlearner: {{class_path: {target}, init_args: {{command: touch pwned}}}}\n"
-        )
-        assert main(["train", "evil.yaml"]) == 2
-        one_line(capsys)
-        (here / "evil.yaml").write_text("tasks: !!python/object/apply:os.system [touch pwned]\n")
-        assert main(["train", "evil.yaml"]) == 2
-        one_line(capsys)
-    assert [path.name for path in here.iterdir()] == ["evil.yaml"]
-
-
 def test_going_on_with_another_recipe_names_the_difference(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", GLYPHS, *QUICK, "--outer.lr", "0.25", "--out", str(trained)]) == 2
     assert "lr: 0.25" in one_line(capsys)
+
+
+def test_an_option_of_evaluation_changes_the_tasks_of_a_run_without_one(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (trained / "recipe.yaml").read_text()
+    config = recipe.parse(recipe.make_parser(trained / "recipe.yaml"), [])
+    first, last = text.index("evaluation:"), text.index("objective:")
+    (tmp_path / "recipe.yaml").write_text(text[:first] + "evaluation: null\n" + text[last:])
+    parser = recipe.make_parser(tmp_path / "recipe.yaml")
+    for options in (["--evaluation.n_way", "3"], ["--evaluation.init_args.n_way=3"]):
+        changed = recipe.parse(parser, options)
+        assert changed.evaluation.init_args.n_way == 3
+        assert changed.tasks.init_args.n_way == config.tasks.init_args.n_way == 5
+        assert changed.evaluation.init_args.n_query == config.tasks.init_args.n_query
+    both = recipe.parse(parser, ["--evaluation.n_way", "3", "--tasks.n_query", "2"])
+    assert both.evaluation.init_args.n_query == 2
+    assert recipe.parse(parser, ["--evaluation", "Glyphs", "--evaluation.n_way", "3"]).evaluation.init_args.n_way == 3
+    assert recipe.parse(parser, []).evaluation is None
 
 
 def test_damaged_weights_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +208,72 @@ def test_damaged_weights_are_named(trained: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "best.safetensors").write_bytes((trained / "best.safetensors").read_bytes()[:500])
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "best.safetensors" in one_line(capsys)
+
+
+def printing(text: str) -> str:
+    return (
+        "import sys, metabox.cli as cli\n"
+        f"cli.COMMANDS['list'] = lambda rest: print({text!r}) or print('seen', file=sys.stderr)\n"
+        "sys.exit(cli.main(['list']))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("", 0, "98 +- 1, R2, ?\n"),
+        (" 2>&-", 0, "98 +- 1, R2, ?\n"),
+        (" >&-", 0, ""),
+        (" <&- >&- 2>&-", 0, ""),
+        (" | true", 0, ""),
+        (" >/dev/full", 2, ""),
+    ],
+)
+def test_a_command_ends_well_whatever_its_streams_are(redirected: str, code: int, said: str, here: Path) -> None:
+    command = shlex.join([sys.executable, "-c", printing("98 ± 1, R², 語")]) + redirected
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (code, said)
+    assert "Traceback" not in done.stderr
+    assert not list(here.iterdir())
+
+
+def test_nobody_reading_on_is_no_error(here: Path) -> None:
+    command = shlex.join([sys.executable, "-c", printing("x").replace("'x'", "'x' * 1_000_000")])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -c 1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (141, "x", "")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})("no memory\nleft")])
+def test_no_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "list", fail)
+    assert main(["list"]) == 2
+    assert "memory" in one_line(capsys)
+    monkeypatch.setitem(COMMANDS, "list", lambda _: [][0])
+    with pytest.raises(IndexError):  # a defect is not called bad input
+        main(["list"])
+
+
+def test_a_user_without_a_home_is_told_what_to_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "METABOX_DATA", "METABOX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert main(["train", "omniglot-5w1s-incontext"]) == 2
+    said = one_line(capsys)
+    assert all(word in said for word in ("HOME", "METABOX_DATA", "METABOX_CACHE"))
+    assert not list(here.iterdir())
 
 
 def test_omniglot_offline_names_the_flag_the_variable_and_the_default(
@@ -234,6 +308,7 @@ def test_every_argument_of_run_that_a_recipe_gives_arrives(here: Path, monkeypat
         raise KeyboardInterrupt("seen")
 
     monkeypatch.setattr("metabox.training.run", run)
+    monkeypatch.setattr("metabox.training.check", lambda *_args, **_others: True)  # nobody would train these together
     recipe_file = here / "weighted.yaml"
     recipe_file.write_text(
         "tasks: {class_path: MadeMail, init_args: {n_users: 3}}\nlearner: {class_path: HardSharing}\nseed: 7\n"

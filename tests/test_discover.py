@@ -42,6 +42,11 @@ PACKAGE = {
 }
 
 
+def forget() -> None:
+    for walk in (discover._modules, discover._classes, discover._below, discover.nameable):
+        walk.cache_clear()
+
+
 def write_package(root: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A package at `root` in metabox's place for one test."""
     for name, text in files.items():
@@ -50,7 +55,7 @@ def write_package(root: Path, files: dict[str, str], monkeypatch: pytest.MonkeyP
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(line[indent:] for line in lines))
-    discover._classes.cache_clear()
+    forget()
     monkeypatch.setattr(discover, "PACKAGE", root)
 
 
@@ -59,7 +64,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> object:
     """Leaves no made-up class in the cache of the walk, and no made-up module behind."""
     yield
     monkeypatch.undo()
-    discover._classes.cache_clear()
+    forget()
     for name in [name for name in sys.modules if name.startswith("made_up_walk")]:
         del sys.modules[name]
 

@@ -18,6 +18,7 @@ from types import ModuleType
 
 import pytest
 
+from metabox import plugins
 from metabox.checkpoints import save_tensors
 from metabox.cli import main
 from metabox.discover import subclasses
@@ -95,10 +96,11 @@ def check_command(arguments: list[str]) -> None:
 
 def leave_untrained_run(arguments: list[str]) -> None:
     """What `metabox train` would leave, with the first weights."""
-    recipe, *options = [a for a in arguments if a != "--print_config"]
-    parser = make_parser(find(recipe))
-    config = parse(parser, options)
-    made = parser.instantiate(config)
+    names, (recipe, *options) = plugins.take(a for a in arguments if a != "--print_config")
+    with plugins.allowed(names):
+        parser = make_parser(find(recipe))
+        config = parse(parser, options)
+        made = parser.instantiate(config)
     if "Glyphs" not in config.tasks.class_path:
         return
     folder = Path(config.out or f"runs/{recipe if config.name == 'run' else config.name}-seed{config.seed}")
@@ -110,8 +112,9 @@ def leave_untrained_run(arguments: list[str]) -> None:
 
 def build_recipe(path: str) -> None:
     """Everything that the recipe names can be made, and fits together."""
-    parser = make_parser(Path(path))
-    made = parser.instantiate(parse(parser, []))
+    with plugins.allowed([str(file) for file in Path().glob("*.py")]):
+        parser = make_parser(Path(path))
+        made = parser.instantiate(parse(parser, []))
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
     learner = made.learner(spec, likelihood_for(spec).n_params)

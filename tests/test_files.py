@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metabox.files import remove_orphans, write_text, write_whole
+from metabox.files import append, remove_orphans, write_text, write_whole
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of folders need fcntl")
 
@@ -74,3 +74,21 @@ def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     write_text(tmp_path / "link", "ours")
     assert (tmp_path / "target").read_text() == "theirs"
     assert not (tmp_path / "link").is_symlink()
+
+
+def test_what_does_not_fit_is_not_appended_in_part_and_nothing_through_a_link(tmp_path: Path) -> None:
+    import resource
+
+    append(tmp_path / "log", b"one\n")
+    before, no_more = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6, no_more))
+    try:
+        with pytest.raises(OSError, match=r"could not write .*log: File too large; check the disk, which has .* MiB"):
+            append(tmp_path / "log", b"two\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, no_more))
+    assert (tmp_path / "log").read_bytes() == b"one\n"
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    with pytest.raises(OSError, match=r"could not write .*link"):
+        append(tmp_path / "link", b"two\n")
+    assert (tmp_path / "log").read_bytes() == b"one\n"

@@ -19,11 +19,26 @@ DATA_VARIABLE = "METABOX_DATA"
 CACHE_VARIABLE = "METABOX_CACHE"
 
 
+def in_home(path: str) -> Path:
+    """A path, `~` in it being the user's home.
+
+    Raises:
+        ValueError: if the user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected a home folder for {path!r}, got none; set HOME, or name folders without ~ by {DATA_VARIABLE} "
+            f"and {CACHE_VARIABLE}"
+        ) from error
+
+
 def cache_folder(folder: str | None = None) -> Path:
     """Where packs are kept: the argument, else METABOX_CACHE, else `metabox` in the user's cache folder."""
     if folder or os.environ.get(CACHE_VARIABLE):
-        return Path(folder or os.environ[CACHE_VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metabox"
+        return in_home(folder or os.environ[CACHE_VARIABLE])
+    return in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "metabox"
 
 
 def data_root(folder: str | None = None) -> Path:
@@ -34,8 +49,8 @@ def data_root(folder: str | None = None) -> Path:
     """
     named = folder or os.environ.get(DATA_VARIABLE)
     if not named:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metabox" / "data"
-    if not (root := Path(named).expanduser()).is_dir():
+        return in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "metabox" / "data"
+    if not (root := in_home(named)).is_dir():
         raise ValueError(f"expected a folder of data sets, got {named!r}, which is not one; {how_to_name_a_root()}")
     return root
 

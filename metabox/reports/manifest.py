@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from metabox.files import read_json, write_json
+from metabox.files import read_json, write_json, write_text
 
 NAME = "manifest.json"
-FILES = ("recipe.yaml", "best.safetensors", "metrics.jsonl", "environment.json")
+RECIPE = "recipe.yaml"
+NEEDED = (RECIPE, "best.safetensors", "environment.json")
+FILES = (*NEEDED, "metrics.jsonl")
 
 
 def is_finished(folder: Path) -> bool:
@@ -19,11 +22,62 @@ def is_finished(folder: Path) -> bool:
     return bool(_read(folder).get("finished"))
 
 
+def check_recipe(folder: Path, recipe: str) -> None:
+    """
+    Raises:
+        ValueError: if the folder holds a run of another recipe, or its recipe was damaged.
+    """
+    path = folder / RECIPE
+    if not path.exists():
+        return
+    check(folder)
+    kept = path.read_bytes().decode(errors="replace")
+    if kept != recipe:
+        differ = sorted(set(recipe.splitlines()) ^ set(kept.splitlines()))
+        raise ValueError(f"expected the run in {folder} to have this recipe, got other values of {differ}; use --out")
+
+
+def begin(folder: Path, recipe: str) -> bool:
+    """Write the recipe of a run, its hash first: there is never a recipe that nothing can be checked against.
+
+    Returns:
+        Whether the end of the training has been recorded.
+
+    Raises:
+        ValueError: as for `check_recipe`.
+    """
+    check_recipe(folder, recipe)
+    known = _read(folder)
+    finished, files = bool(known.get("finished")), known.get("files", {})
+    if files.get(RECIPE) != (now := _hash(recipe.encode())):
+        write_json(folder / NAME, {"finished": finished, "files": files | {RECIPE: now}}, hashed=True)
+    write_text(folder / RECIPE, recipe)
+    return finished
+
+
+def check(folder: str | Path) -> None:
+    """Check the files that a run is rebuilt from, if their hashes were recorded: all but curves and results.
+
+    Until a run has ended only the recipe is, for the others change, and carry hashes of their own.
+
+    Raises:
+        ValueError: if one is not as it was recorded, naming it, or the manifest is not one.
+    """
+    folder = Path(folder)
+    known = _read(folder)
+    for name in NEEDED if known.get("finished") else (RECIPE,):
+        path, recorded = folder / name, known.get("files", {}).get(name)
+        if recorded and path.is_file() and _hash(path.read_bytes()) != recorded:
+            raise ValueError(
+                f"expected {path} as it was recorded in {NAME}, got another file: it was damaged or changed; restore it"
+            )
+
+
 def record(folder: Path, result: Path, *, trained: bool) -> None:
     """Record the files of a run, after its training has ended or a result has been added.
 
-    What is recorded stays as it is, but for the new result: files that were changed are not recorded anew by
-    evaluating them.
+    Once a run has ended, what is recorded stays as it is, but for the new result: files that were changed are not
+    recorded anew by evaluating them.
 
     Args:
         folder: of the run.
@@ -33,8 +87,8 @@ def record(folder: Path, result: Path, *, trained: bool) -> None:
     known = _read(folder)
     now = _hashes(folder)
     name = result.relative_to(folder).as_posix()
-    files = now if trained or not known else known["files"] | {name: now[name]}
-    write_json(folder / NAME, {"finished": trained or bool(known.get("finished")), "files": files})
+    files = now if trained or not known.get("finished") else known["files"] | {name: now[name]}
+    write_json(folder / NAME, {"finished": trained or bool(known.get("finished")), "files": files}, hashed=True)
 
 
 def changes(folder: Path) -> list[str] | None:
@@ -53,18 +107,21 @@ def changes(folder: Path) -> list[str] | None:
     return [f"{name} ({what})" for name, what in sorted((changed | added | missing).items())]
 
 
-def _read(folder: Path) -> dict:
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
-    content = read_json(path) if path.exists() else {}
-    if content and not (isinstance(content, dict) and isinstance(content.get("files"), dict)):
+    if not path.exists():
+        return {}
+    content = read_json(path, hashed=True)
+    files = content.get("files")
+    if not isinstance(files, dict) or not isinstance(content.get("finished"), bool):
         raise ValueError(f"expected hashes of files in {path}, got something else; restore it, or evaluate anew")
     return content
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     paths = [folder / name for name in FILES] + sorted((folder / "results").glob("*.json"))
-    return {
-        path.relative_to(folder).as_posix(): blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        for path in paths
-        if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): _hash(path.read_bytes()) for path in paths if path.is_file()}
+
+
+def _hash(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

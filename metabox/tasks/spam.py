@@ -169,11 +169,12 @@ class MadeMail(FiniteTasks):
         self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
     ) -> Episodes:
         """`n_tasks` users; see `EpisodeSampler.sample`."""
-        episodes = super().sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
+        # On the CPU first: a sum on another device is rounded otherwise.
+        episodes = super().sample(index, n_tasks, split=split, seed=seed, first=first)
         assert episodes.origin is not None
         rows = episodes.origin[:, episodes.support.x.shape[1] :]
-        best = self._log_best.to(device)[rows.clamp(min=0)]
-        return replace(episodes, oracle=task_mean(best, episodes.query.mask))
+        best = self._log_best[rows.clamp(min=0)]
+        return replace(episodes, oracle=task_mean(best, episodes.query.mask)).to(device)
 
 
 def choose(p: Floats, row: Ints, u: Floats) -> Ints:

@@ -1,0 +1,257 @@
+"""The gate that recipes go through: what they may name, and how large they may be. Nothing else is imported or called.
+
+A recipe may come from a stranger. It may name the classes that `discover.nameable` finds in the source of metabox, and
+those that plugins define (`metabox.plugins`), by exact paths, and each only where a subclass of the expected base is
+wanted. That is decided before anything is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse._common import parsing_settings  # there is no public way to put the settings back
+
+from metabox import discover, plugins
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 10_000
+MAX_DEPTH = 40
+MAX_SCALAR = 4_000
+MAX_INTEGER = 2**63
+ON_THE_COMMAND_LINE = ("config", "data_root", "out", "plugins")
+"""What a recipe must not say: where things are read from and written to, and whose code is trusted."""
+
+NOT_THE_RECIPES = ("config", "__default_config__")
+"""Where the parser has read from."""
+
+NAME = re.compile(r"\$?[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*\+?|\d+")
+
+_alone = threading.RLock()  # the settings of jsonargparse belong to the whole process
+
+
+def paths() -> dict[str, str]:
+    """Every path by which a recipe may name a class, and the class's own name."""
+    found: dict[str, str] = {}
+    for known in discover.nameable():
+        parts = known.module.split(".")  # a class of metabox.data.omniglot is in metabox.data too
+        found |= {".".join((*parts[:n], known.name)): known.name for n in range(1, len(parts) + 1)}
+    for path, plugin_class in plugins.classes():
+        found |= {path: plugin_class.__name__}
+        found |= {f"{plugin_class.__module__}.{plugin_class.__qualname__}": plugin_class.__name__}
+    return found
+
+
+@contextmanager
+def closed() -> Iterator[None]:
+    """Within the block jsonargparse imports only what `paths` has; behind it, its settings are as they were."""
+    with _alone:
+        settings, search = dict(parsing_settings), sys.path[:]
+        try:
+            sys.path[:] = map(os.path.abspath, search)  # the parser goes into the recipe's folder: no module from there
+            parsing_settings["import_path_verdicts"] = {}
+            set_parsing_settings(
+                import_path_denylist=["*"],
+                import_path_allowlist=[path for path in paths() if all(map(str.isidentifier, path.split(".")))],
+                instantiate_subclass_spec_in_any=False,
+            )
+            yield
+        finally:
+            parsing_settings.update(settings)
+            sys.path[:] = search
+
+
+def check_named(config: Any) -> None:
+    """Refuse what has come through the parser and is no plain value and no class that may be named.
+
+    jsonargparse lets functions stand for what they return, and an allowed path leads on to the attributes of a class.
+
+    Raises:
+        ValueError: for such a value, saying where.
+    """
+    _check_named(config, "", paths())
+
+
+def _check_named(config: Any, where: str, known: Mapping[str, str]) -> None:
+    if isinstance(config, (dict, Namespace)):
+        content = vars(config) if isinstance(config, Namespace) else config
+        if "class_path" in content and content["class_path"] not in known:
+            raise ValueError(unknown_class(content["class_path"], f" for {where}"))
+        for name, value in content.items():
+            if name not in NOT_THE_RECIPES:
+                _check_named(value, f"{where}.{name}".removeprefix(".").replace(".init_args", ""), known)
+    elif isinstance(config, (list, tuple, set)):
+        for value in config:
+            _check_named(value, where, known)
+    elif inspect.isclass(config):
+        _check_named({"class_path": f"{config.__module__}.{config.__qualname__}"}, where, known)
+    elif not isinstance(config, (type(None), bool, int, float, str)):
+        name = f"{config.__module__}.{config.__qualname__}" if inspect.isroutine(config) else repr(config)
+        raise ValueError(f"expected {where} as a plain value or a class, got {name}, which is neither")
+    elif isinstance(config, int):
+        _check_integer(config, where)
+
+
+def check_yaml(text: str) -> None:
+    """Refuse YAML that is too large, counted as if every alias were written out.
+
+    Raises:
+        ValueError: for such a text.
+        yaml.YAMLError: for one that is no YAML.
+    """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"expected YAML of at most {MAX_BYTES:,} characters, got {len(text):,}")
+    nodes, sizes, begun = 0, {}, []  # type: ignore[var-annotated]
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"expected aliases of anchors that stand before them, got *{event.anchor}")
+            nodes += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            begun.append((event.anchor, nodes))
+            nodes += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor] = nodes - before
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor] = 1
+            nodes += 1
+            if event.implicit[0] and len(event.value) > MAX_SCALAR:  # as a number it would take long
+                raise ValueError(
+                    f"expected values of at most {MAX_SCALAR:,} characters without quotes, got a longer one"
+                )
+        if nodes > MAX_NODES or len(begun) > MAX_DEPTH:
+            raise ValueError(
+                f"expected YAML of at most {MAX_NODES:,} values, aliases written out, and {MAX_DEPTH} levels, got more"
+            )
+
+
+def load_yaml(text: str) -> Any:
+    """YAML as jsonargparse reads it, within the limits."""
+    check_yaml(text)
+    return get_loader("yaml")(text)
+
+
+set_loader("recipe", load_yaml, (yaml.YAMLError, ValueError))
+
+
+def read(path: str) -> dict[str, Any]:
+    """The content of a recipe.
+
+    Raises:
+        ValueError: if the file is no recipe, says what belongs on the command line, or names a class that it may not.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = load_yaml(stream.read(MAX_BYTES + 1))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"expected a recipe in {path}, got something else: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a recipe in {path}, options and values as YAML, got {type(content).__name__}")
+    for key in content:
+        name = re.split(r"[.+]", str(key))[0].replace("-", "_")
+        if name in ON_THE_COMMAND_LINE:
+            raise ValueError(
+                f"expected {name} on the command line only, as --{name.replace('_', '-')}, got it in {path}; remove it"
+            )
+    if isinstance(content.get("outer"), str):  # the parser would open a file of that name
+        raise ValueError(f"expected outer as options and values in {path}, got {content['outer']!r}")
+    _check_content(content, path, paths())
+    return content
+
+
+def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
+    if isinstance(content, (dict, list)):
+        for name, value in (
+            content.items() if isinstance(content, dict) else ((str(i), v) for i, v in enumerate(content))
+        ):
+            if not isinstance(name, str) or not NAME.fullmatch(name):  # `__path__` is a key of the parser itself
+                raise ValueError(f"expected names of options in {where}, got {str(name)[:100]!r}")
+            if name.endswith("class_path") and isinstance(value, str) and "." in value and value not in known:
+                raise ValueError(unknown_class(value, f" in {where}"))
+            _check_content(value, where, known)
+    elif isinstance(content, str):  # which the parser may read as YAML once more
+        with suppress(yaml.YAMLError):
+            check_yaml(content)
+    elif isinstance(content, int):
+        _check_integer(content, f"numbers in {where}")
+
+
+def _check_integer(value: int, where: str) -> None:
+    if abs(value) >= MAX_INTEGER:
+        raise ValueError(f"expected {where} below 2**63, got one of {value.bit_length()} bits")
+
+
+def unknown_class(path: str, where: str = "") -> str:
+    """What to say of a path that `paths` does not have."""
+    known, (module, _, name) = paths(), path.rpartition(".")
+    got = f"got {path!r}{where}"
+    if any(f"{path}.".startswith(f"{name}.") for name in ("metabox", *(plugin.name for plugin in plugins.loaded()))):
+        failed = [name for plugin in plugins.loaded() for name in plugin.failed if f"{path}.".startswith(f"{name}.")]
+        near = difflib.get_close_matches(name, set(known.values()), n=1, cutoff=0.75)
+        why = f"{failed[0]} cannot be imported" if failed else "there is no such class"
+        return f"expected a class that a recipe may name, {got}: {why}{f'; did you mean {near[0]}?' if near else ''}"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return f"expected a class of metabox or of a plugin, {got}"
+    return (
+        f"expected a class of metabox or of a plugin, {got}; if it is your own, and you trust it, add "
+        f"{plugins.OPTION} {module}, or {plugins.OPTION} FILE.py"
+    )
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Constructors refuse values by ValueError; what else they raise was said of a value that they do not expect.
+
+    Raises:
+        ValueError: in place of it, with the line that failed, for those who write constructors.
+    """
+    try:
+        yield
+    except (TypeError, ArithmeticError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"expected options that {what} can be built with, got {type(error).__name__}: {error} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        ) from error
+
+
+class RecipeFile(ActionConfigFile):
+    """`--config FILE`: a recipe read over the first."""
+
+    @staticmethod
+    def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
+        from metabox.recipe import find
+
+        path = find(value)
+        read(str(path))
+        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+
+
+class RecipeParser(ArgumentParser):
+    """A parser that is always behind the gate."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *_: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        with closed():
+            config = super().parse_args(args, **kwargs | {"env": False})
+            check_named(config)
+            return config
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        with closed(), building("the classes of the recipe"):
+            return super().instantiate(*args, **kwargs)
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        with closed():
+            return super().dump(*args, **kwargs)

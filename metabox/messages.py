@@ -1,0 +1,146 @@
+"""What the parser says of a bad value, as one line: the option, what was expected, what came, and the nearest name.
+
+jsonargparse tells the whole way through nested types to the value. Here its text is followed down to the cause.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from metabox import discover, gate
+
+LONGEST = 100
+ANYTHING = 500
+FEW = 12
+TYPE = re.compile(r"Type (?P<kind>\S.*?) expects a function or a callable class: (?P<rest>.*)", re.DOTALL)
+UNION = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: (?P<kinds>.*?)\n\s*Errors:(?P<start>\n\s*- )"
+    r"(?P<rest>.*)\n\s*Given value type: .*?\n\s*Given value: (?P<got>.*)",
+    re.DOTALL,
+)
+SIMPLE = re.compile(r"Expected an? (<class '(int|float|str|bool|NoneType|list|tuple)'|typing)|Not a valid subclass")
+KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)', re.DOTALL)
+HELP = re.compile(r"(?P<option>--\S+\.help): (?P<rest>.*)", re.DOTALL)
+CLASS = re.compile(r"Problem with given class_path '(?P<name>[^']*)':\s*(?P<rest>.*)", re.DOTALL)
+DENIED = re.compile(r"Importing '([^']+)' is not allowed")
+NO_PATH = re.compile(r"(?:Expected a dot import path string|Unexpected import path format): (?P<got>.*)", re.DOTALL)
+NO_OPTION = re.compile(r"(?:Option|Key) '(?P<got>[^']+)' is not (?:accepted|expected)")
+OF_CLASS = re.compile(r"Got value: Namespace\(.*?class_path='([^']+)'", re.DOTALL)
+NO_SUBCLASS = re.compile(
+    r"(?:Expected '(?P<got>[^']+)' to be a (?:subclass of|function that returns)|Import path (?P<path>\S+) does not "
+    r"correspond to a subclass of|Expected an import path corresponding to a|Not a valid subclass of) "
+    r"(?P<kind><class '[^']+'>|\S+)",
+)
+NO_TYPE = re.compile(r"Expected an? (?P<kind>.+?)\.? Got value: (?P<got>.*?)(\. Got value: .*)?$", re.DOTALL)
+NO_NAME = re.compile(r"Not of type Name: (?P<got>.*?) does not match", re.DOTALL)
+UNKNOWN = re.compile(r"unrecognized arguments: (?P<got>.*)", re.DOTALL)
+OPTIONS_ALONE = re.compile(r"Dict must include a class_path|is abstract|Importing 'metabox\.EpisodeSampler'")
+
+
+def explain(parser: ArgumentParser, text: str) -> str:
+    """The line for a message of the parser."""
+    if found := UNKNOWN.match(text):
+        word = found["got"].split()[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        return f"expected an option that there is, got {shortened(found['got'])}{near(word.partition('=')[0], known)}"
+    kind = ""
+    if found := KEY.match(text):
+        hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+        kind = _base(str(hints.get(found["key"])))
+    return shortened(_cause(text, [], kind, ""), ANYTHING)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of a message, if a known name is close to what came."""
+    by_lower = {word.lower(): word for word in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.65)
+    return f"; did you mean {by_lower[found[0]]}?" if found else ""
+
+
+def shortened(value: Any, longest: int = LONGEST) -> str:
+    """On one line, and not longer than a person reads."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
+    """The last cause in a message.
+
+    Args:
+        text: the message, or what is left of it.
+        keys: the options that lead there.
+        kind: of the class that is expected there, if it is known.
+        owner: the class that has the last option.
+    """
+    where = ".".join(keys) or "options"
+    if found := KEY.match(text):
+        return _cause(found["rest"], [*keys, found["key"]], "" if keys else kind, owner)
+    if found := HELP.match(text):
+        return _cause(found["rest"], [found["option"]], kind, owner)
+    if found := CLASS.match(text):
+        return _cause(found["rest"], keys, kind, found["name"])
+    if found := TYPE.match(text):
+        inner = OF_CLASS.findall(text)
+        return _cause(found["rest"], keys, _base(found["kind"]), inner[0] if inner else owner)
+    if found := UNION.match(text):
+        errors = [error for error in found["rest"].split(found["start"]) if not SIMPLE.match(error)]
+        errors.sort(key=lambda error: not DENIED.search(error))
+        if errors:
+            return _cause(errors[0], keys, _base(found["kinds"]), owner)
+        return f"expected {where} as {_plain(found['kinds'])}, got {shortened(found['got'])}"
+    if OPTIONS_ALONE.search(text):
+        return f"expected {where} as a class and its options, got options alone; name the class first: --{where} CLASS"
+    if found := DENIED.match(text):
+        return gate.unknown_class(found[1], f" for {where}")
+    if found := NO_PATH.match(text):
+        got = found["got"].strip()
+        names = {known.name for known in discover.subclasses(kind)} if kind else set(gate.paths().values())
+        mend = near(got, names) or (f"; there are {', '.join(sorted(names))}" if 0 < len(names) <= FEW else "")
+        return f"expected {where} as {_one(kind)}, got {shortened(got)!r}{mend}"
+    if found := NO_OPTION.search(text):
+        inner = OF_CLASS.findall(text)
+        owner = inner[-1] if inner else owner
+        whose = f"of {owner.rpartition('.')[2]}" if owner else "that there is"
+        return f"expected an option {whose} for {where}, got {found['got']!r}{near(found['got'], _arguments(owner))}"
+    if found := NO_SUBCLASS.match(text):
+        got = found["got"] or found["path"] or text.rpartition("Got value: ")[2]
+        return f"expected {where} as {_one(_base(found['kind']) or kind)}, got {shortened(got)}, which is none"
+    if found := NO_NAME.match(text):
+        return f"expected {where} as the name of one folder, got {shortened(found['got'])!r}"
+    if found := NO_TYPE.match(text):
+        return f"expected {where} as {_plain(found['kind'])}, got {shortened(found['got'])}"
+    return f"{where}: {text}" if keys else text
+
+
+def _base(kind: str) -> str:
+    """The class of metabox that a type hint is about, the last one that it names."""
+    names = re.findall(r"metabox\.[\w.]*?(\w+)(?=['\],>]|$)", kind) or re.findall(r"^<class '(?:\w+\.)*(\w+)'>", kind)
+    return names[-1] if names else ""
+
+
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}" if kind else "a class that a recipe may name"
+
+
+def _plain(kind: str) -> str:
+    """A type hint, or a list of some, as a person would say it."""
+    kind = re.sub(r"<class '([\w.]*\.)?(\w+)'>", r"\2", kind.strip()).replace("NoneType", "null")
+    if found := re.fullmatch(r"\[(.*)\]", kind, re.DOTALL):
+        kind = " or ".join(re.split(r", (?![^\[]*\])", found[1]))
+    return re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
+
+
+def _arguments(path: str) -> set[str]:
+    """The arguments of a class's constructor, with those that it hands on."""
+    known = {f"{found.module}.{found.name}": found for found in discover.nameable()}
+    found = next((f for p, f in known.items() if p.rpartition(".")[2] == path.rpartition(".")[2]), None)
+    if not found:
+        return set()
+    classes = [c for c in inspect.getmro(found.load()) if c.__module__.startswith("metabox.")]
+    return {name for c in classes for name in inspect.signature(c).parameters} - {"kwargs", "spec", "n_params"}
