@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import GOOD, HOSTILE, PWNED, fake_ghostscript, read_images
+from hostile import GOOD, HOSTILE, PWNED, fake_ghostscript
+from hostile_images import read_images
 
 import metabox
 from metabox.data.decode import FORMATS, open_image
@@ -29,10 +30,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_every_hostile_file_is_refused_by_name_or_read_and_none_runs_crashes_or_takes_long(tmp_path: Path) -> None:
     path = f"{fake_ghostscript(tmp_path)}{os.pathsep}{os.environ['PATH']}"
     table = Path(__file__).with_name("hostile.py")
-    root = str(Path(metabox.__file__).parents[1])
+    paths = os.pathsep.join(map(str, (Path(metabox.__file__).parents[1], table.parent)))
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(table)],
-        env={**os.environ, "PATH": path, "PYTHONPATH": root, "HOME": str(tmp_path)},
+        env={**os.environ, "PATH": path, "PYTHONPATH": paths, "HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
