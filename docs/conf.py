@@ -85,9 +85,9 @@ def methods() -> str:
     lines = ["| learner | targets | reads the support as | renaming classes | phi |", "| --- | --- | --- | --- | --- |"]
     for found in discover.subclasses("Learner"):
         made = found.load()
-        phi = " ".join((inspect.getdoc(made.adapt) or "").split()).partition("phi: ")[2].replace("|", "\\|")
+        phi = " ".join((inspect.getdoc(made.infer) or "").split()).partition("phi: ")[2].replace("|", "\\|")
         lines.append(
-            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | {', '.join(made.targets)} | "
+            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | {', '.join(kind.__name__ for kind in made.targets)} | "
             f"{'a sequence' if made.ordered else 'a set'} | "
             f"{'renames predictions' if made.label_equivariant else 'may change them'} | {phi} |"
         )

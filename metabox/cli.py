@@ -141,6 +141,21 @@ def list_(arguments: list[str]) -> None:
         print(f"  {name:28} {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
 
 
+def check(arguments: list[str]) -> None:
+    """Read all packs of images from end to end, and say which are damaged. Those are made again at their next use."""
+    parser = argparse.ArgumentParser(prog="metabox check", description=check.__doc__, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", help="Folder of the packs; by default the cache.")
+    folder = parser.parse_args(arguments).folder
+    from metabox.data.pack import check_packs
+
+    found = check_packs(folder)
+    for path, complaint in found.items():
+        print(f"{path}: {complaint or 'whole'}")
+    if damaged := [path.name for path, complaint in found.items() if complaint]:
+        raise ValueError(f"expected whole packs, got {len(damaged)} of {len(found)} damaged; delete them")
+    print(f"{len(found)} packs, all whole")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
@@ -148,6 +163,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "reproduce": reproduce,
     "sweep": sweep,
     "list": list_,
+    "check": check,
 }
 
 

@@ -1,7 +1,7 @@
 """Serving without metabox: `adapt` and `predict` as two graphs that need nothing but torch.
 
 export(learner, episodes, "served")                # once, here
-adapt = torch.export.load("served/adapt.pt2").module()      # anywhere, or `load_exported("served")`
+adapt = torch.export.load("served/adapt.pt2").module()      # anywhere, or `load_exported("served", trusted=True)`
 predict = torch.export.load("served/predict.pt2").module()
 phi = adapt(x, y, mask)                            # with a descriptor: adapt(x, y, mask, descriptor)
 params = predict(phi, queries)
@@ -84,14 +84,22 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
         _save(Path(folder) / name, program)
 
 
-def load_exported(folder: str | Path) -> Served:
+def load_exported(folder: str | Path, trusted: bool = False) -> Served:
     """The graphs that `export` wrote, on the device that they were made on.
 
-    Load your own files only: torch's format for graphs can run code when it is read.
+    Args:
+        folder: where the two files are.
+        trusted: that you know who made them. torch's format for graphs has pickles in it, and can run any code when it
+            is read; there is no safe way to read a stranger's.
 
     Raises:
-        ValueError: where there are none, or they are damaged.
+        ValueError: if they are not said to be trusted, there are none, or they are damaged.
     """
+    if trusted is not True:
+        raise ValueError(
+            f"expected trusted=True to load the graphs in {folder}, got {trusted!r}: files of torch.export can run any "
+            "code when they are read; load your own only, and export a stranger's learner anew from its run"
+        )
     try:
         adapt, predict = (torch.export.load(Path(folder) / name).module() for name in (ADAPT, PREDICT))
     except Exception as error:  # a damaged file makes its reader raise whatever it likes

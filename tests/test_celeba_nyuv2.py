@@ -177,7 +177,7 @@ def test_missing_files_and_wrong_shapes_are_named(rooms, tmp_path):
 
 def test_a_file_that_holds_code_is_refused(rooms):
     np.save(rooms / "nyuv2" / "val" / "label" / "1.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"an array of numbers in .*entries of type object"):
         nyuv2.read(rooms, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,7 +38,7 @@ def test_the_exported_graphs_give_the_same_predictions_for_any_number_of_queries
 ) -> None:
     learner, episodes = build(make, SPECS[kind]), make_episodes(SPECS[kind])
     export(learner, episodes, tmp_path)
-    served = load_exported(tmp_path)
+    served = load_exported(tmp_path, trusted=True)
     for n_support, n_query in ((6, 1), (6, 11), (4, 5)):
         other = make_episodes(SPECS[kind], n_support=n_support, n_query=n_query, seed=1)
         s, given = padded(other.support, 6), () if other.descriptor is None else (other.descriptor,)
@@ -73,4 +74,23 @@ def test_a_learner_in_training_and_a_folder_without_graphs_are_refused(tmp_path:
     with pytest.raises(ValueError, match=r"expected a learner in evaluation mode, .* learner.eval\(\)"):
         export(build(CNP, SPECS["reals"]).train(), episodes, tmp_path)
     with pytest.raises(ValueError, match=r"expected adapt\.pt2 and predict\.pt2"):
-        load_exported(tmp_path)
+        load_exported(tmp_path, trusted=True)
+
+
+class Calls:
+    """Pickled as a call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("trusted", [False, None, 1, "yes"])
+def test_a_file_that_could_run_code_is_not_opened_unless_it_is_trusted(tmp_path: Path, trusted: object) -> None:
+    for name in ("adapt.pt2", "predict.pt2"):
+        torch.save(Calls(tmp_path / "ran"), tmp_path / name)
+    with pytest.raises(ValueError, match=r"expected trusted=True .* can run any code"):
+        load_exported(tmp_path, trusted=trusted)  # type: ignore[arg-type]
+    assert not (tmp_path / "ran").exists()

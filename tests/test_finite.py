@@ -12,7 +12,7 @@ from toys import named_rows
 
 from metabox.data.finite import SPLITS, FiniteTasks, InMemory, Rows
 from metabox.episodes import Episodes
-from metabox.targets import Reals, TaskSpec
+from metabox.targets import Classes, Reals, TaskSpec
 
 
 def tasks(**kwargs: Any) -> FiniteTasks:
@@ -136,3 +136,21 @@ def test_options_out_of_range_and_splits_without_rows_are_refused() -> None:
             tasks(**options)
     with pytest.raises(ValueError, match="expected rows in split 'val', got none"):
         InMemory(replace(named_rows(), split=["train", "test"] * 30)).sample(0, 2, split="val")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x", float("nan"), "finite x, got NaN or infinity"),
+        ("x", float("inf"), "finite x, got NaN or infinity"),
+        ("y", 7, "class ids from 0 to 1"),
+        ("descriptors", float("nan"), "finite descriptors"),
+    ],
+)
+def test_rows_with_values_that_nobody_can_learn_from_are_refused_when_they_are_given(name, value, message):
+    spec = TaskSpec((3,), Classes(2), 1)
+    given = {"x": torch.zeros(6, 3), "y": torch.zeros(6, dtype=torch.int64), "descriptors": torch.zeros(1, 1)}
+    Rows(split=["train"] * 6, spec=spec, **given)
+    given[name].view(-1)[-1] = value
+    with pytest.raises(ValueError, match=message):
+        Rows(split=["train"] * 6, spec=spec, **given)

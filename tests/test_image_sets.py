@@ -187,7 +187,7 @@ def test_everything_wrong_with_a_set_is_named_in_one_error(mini):
         "not in its list: n00000077",
         "classes without 3 images: n00000003 (2)",
         "11 images instead of 12",
-        "2: miniImageNet/train/n00000001/0.jpg (cannot identify",
+        "2: miniImageNet/train/n00000001/0.jpg (no PNG, JPEG",
         "train/n00000001/1.jpg (",
     ):
         assert part in str(error.value), str(error.value)
@@ -213,7 +213,7 @@ def test_lists_and_names_in_another_form_are_refused(mini):
     with pytest.raises(ValueError, match=r"a number at the end of a name.*first\.JPEG"):
         opened(MiniImageNet, mini)
     (mini / "mini-imagenet" / "val.csv").write_text("image,class\n")
-    with pytest.raises(ValueError, match=r"columns filename and label in .*val\.csv, got \['image', 'class'\]"):
+    with pytest.raises(ValueError, match=r"columns filename and label in .*val\.csv, got image, class"):
         opened(MiniImageNet, mini)
 
 

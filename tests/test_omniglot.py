@@ -109,12 +109,14 @@ def test_wrong_counts_are_reported_by_name_all_at_once(small):
     assert "no images_evaluation/Tengwar/character01" in str(error.value)
 
 
-def test_an_archive_entry_with_a_path_outside_is_never_written(small, tmp_path):
+def test_an_archive_entry_with_a_path_outside_is_refused_and_never_written(small, tmp_path):
     with zipfile.ZipFile(small / "omniglot" / "images_background.zip", "a") as archive:
-        archive.writestr("../../outside.png", png(0))
         archive.writestr("__MACOSX/images_background/Latin/character01/._0001.png", b"rubbish")
+    assert len(everything(small_omniglot(small, rotations=False))) == 3 * 20, "hidden ones are passed over"
+    with zipfile.ZipFile(small / "omniglot" / "images_background.zip", "a") as archive:
         archive.writestr("x/../../outside.png", png(0))
-    assert len(everything(small_omniglot(small, rotations=False))) == 3 * 20, "they are passed over"
+    with pytest.raises(ValueError, match="a name that leads elsewhere: 'x/"):
+        everything(small_omniglot(small, rotations=False))
     assert not list(tmp_path.rglob("outside.png"))
 
 

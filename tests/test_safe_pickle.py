@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import metabox
 from metabox.data.safe_pickle import safe_load
 
 # {'data': uint8 [[1 .. 6] in rows of 3], 'class_dict': {'n01': [0, 1]}, 'n': int64(7), 'code': dtype <i4 [1, 2]},
@@ -139,3 +143,25 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
         with pytest.raises(ValueError, match="something else"):
             safe_load(tmp_path / "bad.pkl")
     assert OrderedDict(a=1) == {"a": 1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_random_streams_are_read_or_refused_and_never_crash_hang_or_fill_the_memory():
+    """In a process of its own: NumPy believes what it is told of an array, and a crash would take the tests along."""
+    root = str(Path(metabox.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("fuzz_pickle.py"), "400"],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    read, refused = map(int, done.stdout.split())
+    assert read > 10, "the streams are no mere rubbish"
+    assert refused > 100
+
+
+def test_an_array_is_the_readers_own_and_can_be_pickled_and_copied_again(tmp_path):
+    got = safe_load(written(tmp_path / "a.pkl", np.arange(6).reshape(2, 3), 2))
+    assert np.array_equal(copy.deepcopy(got), pickle.loads(pickle.dumps(got)))
+    assert got.flags.owndata

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from datetime import datetime, timezone
 from email.message import EmailMessage
 from pathlib import Path
@@ -93,6 +95,24 @@ def test_html_is_what_a_reader_sees() -> None:
 
 
 @pytest.mark.parametrize(
+    ("page", "seen"),
+    [
+        ("one<!-->two<!---->three<!-- four --", ["onetwothree"]),
+        ("a < b, b > aa, 1<2 <3 love", ["aa", "love"]),
+        ("<p title='>hidden' data-x=\">hidden\">seen</p >too", ["seen", "too"]),
+        ("<p it's>seen</p>it's", ["seen", "it"]),
+        ("<SCRIPT src=x/>hidden</script><style>hidden</styles></STYLE >seen", ["seen"]),
+        ("<template><b>hidden</b></template>seen<template>hidden", ["seen"]),
+        ("seen<p title='never closed>hidden <b>too", ["seen"]),
+        ("&lt;b&gt;seen &#103;r&#x00fc;&szlig;e &amp &bogus; &#99999999;", ["seen", "grüße", "bogus", "99999999"]),
+        ("</>seen</ hidden><?hidden ?>too<!doctype hidden>", ["seentoo"]),
+    ],
+)
+def test_tags_end_where_html_says(page: str, seen: list[str]) -> None:
+    assert [word for word in words(f"Content-Type: text/html\n\n{page}") if word != "bb"] == seen
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "no mail"),
@@ -107,7 +127,7 @@ def test_what_is_no_mail_is_refused(content: bytes, message: str) -> None:
 
 
 def test_a_mail_that_is_too_large_too_deep_or_in_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = "".join(f'Content-Type: multipart/mixed; boundary="b{i}"\n\n--b{i}\n' for i in range(5000))
+    deep = "".join(f'Content-Type: multipart/mixed; boundary="b{i}"\n\n--b{i}\n' for i in range(995))
     with pytest.raises(ValueError, match="too many deep"):
         words(deep)
     wide = 'Content-Type: multipart/mixed; boundary="b"\n\n' + "--b\n\nx\n" * 2000
@@ -118,6 +138,38 @@ def test_a_mail_that_is_too_large_too_deep_or_in_too_many_parts_is_refused(monke
         read_mail(b"Subject: x\n\n" + b"y" * (2 << 20))
     monkeypatch.setattr(mail, "MOST_LETTERS", 8)
     assert words("Subject: x\n\nfive six seven") == ["five", "six"]
+
+
+MOST = 24 << 20
+HTML, TEXT = b"Subject: x\nContent-Type: text/html\n\n", b"Subject: x\n\n"
+SLOW = {
+    **{
+        repr(piece): HTML + piece * (MOST // len(piece)) for piece in (b"<!--", b"</a ", b'<a b="', b"<![", b"<script>")
+    },
+    "a number of a million digits": HTML + b"&#" + b"9" * (1 << 20),
+    "a subject of encoded words": b"Subject: " + b"=?utf-8?b?YnV5?= " * 100_000 + TEXT,
+    "a subject of encoded lines": b"Subject: " + b"=?utf-8?b?YnV5?=\n " * 100_000 + TEXT,
+    "options of a type": b"Content-Type: multipart/mixed" + b";" * MOST + b"\n\nx",
+    "quoted options": b'Content-Type: multipart/mixed; a="' + b";" * (1 << 20) + b"\n\nx",
+    "numbered options": b"Content-Type: text/plain" + b"".join(b";a*%d=x" % i for i in range(100_000)) + b"\n\nx",
+    "lines": TEXT + b"\n" * MOST,
+    "lines of old": TEXT + b"\r" * MOST,
+    "headers": b"a:b\n" * 4_000_000 + b"\nx",
+    "lines in nested parts": b"".join(
+        b'Content-Type: multipart/mixed; boundary="b%d"\n\n--b%d\n' % (i, i) for i in range(200)
+    )
+    + b"\n" * 400_000,
+    "blocks of a report": b"Content-Type: message/delivery-status\n\n" + b"\n" * 3_000_000,
+    "punycode": b"Content-Type: text/plain; charset=punycode\n\na-" + b"z" * (1 << 20),
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_mail_that_slows_readers_down_is_read_in_one_pass_or_refused(case: str) -> None:
+    start = time.process_time()  # of this process alone, whatever else the machine does
+    with contextlib.suppress(ValueError):
+        read_mail(SLOW[case])
+    assert time.process_time() - start < 20, "each takes less than one second, and minutes if it is read in many"
 
 
 PIECES = (

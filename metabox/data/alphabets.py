@@ -9,7 +9,7 @@ import torch
 
 from metabox.data.finite import SPLITS, FiniteTasks, Rows
 from metabox.data.omniglot import DRAWINGS, Omniglot
-from metabox.data.pack import name_some
+from metabox.data.readers import name_some
 from metabox.descriptors import About, Descriptor, OneHot
 from metabox.targets import Classes, TaskSpec
 

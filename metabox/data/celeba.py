@@ -13,7 +13,8 @@ from torch import Tensor
 
 from metabox.data import root
 from metabox.data.finite import FiniteTasks, Rows
-from metabox.data.pack import ClassFiles, Pack, name_some, open_pack
+from metabox.data.pack import ClassFiles, Pack, open_pack
+from metabox.data.readers import name_some
 from metabox.episodes import Split
 from metabox.targets import Binary, Part, Parts, TaskSpec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from metabox.data import root
 from metabox.data.finite import FiniteTasks, Rows
-from metabox.data.pack import name_some
+from metabox.data.readers import name_some, read_rows
 from metabox.data.root import how_to_name_a_root
 from metabox.seeding import hash_words, make_key
 from metabox.targets import Binary, Part, Parts, TaskSpec
@@ -44,6 +43,8 @@ LABELS = {
 NO_INPUT = (*LABELS, "instance_weight")  # the weight is how many people a row stands for: census-income.names
 
 PAIRS = {"income": ("income", "marital_status"), "education": ("education", "marital_status")}
+
+LONGEST, MOST_VALUES = 100, 1000  # of a value and of a column: twice and twenty times what the survey has
 
 Columns = Mapping[str, NDArray[np.str_]]
 
@@ -100,14 +101,16 @@ def read_columns(path: Path) -> Columns:
         ValueError: where the file has other columns or other values, naming the lines.
     """
     rows, odd = [], []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
-            if len(row) == len(COLUMNS):
-                rows.append([value.strip() for value in row])
-            elif row:
-                odd.append(f"{len(row)} in line {number}")
+    for number, row in enumerate(read_rows(path, errors="replace", skipinitialspace=True), 1):
+        if len(row) == len(COLUMNS) and max(map(len, row)) <= LONGEST:
+            rows.append([value.strip() for value in row])
+        elif row:
+            odd.append(f"{len(row)} in line {number}")
     if odd or not rows:
-        raise ValueError(f"expected {len(COLUMNS)} columns in {path}, got {name_some(odd) or 'no lines'}; get it again")
+        raise ValueError(
+            f"expected {len(COLUMNS)} columns of at most {LONGEST} letters in {path}, "
+            f"got {name_some(odd) or 'no lines'}; get it again"
+        )
     columns = {name: np.array(values) for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
     if unknown := sorted(set(columns["income"]) - {"- 50000.", "50000+."}):
         raise ValueError(f"expected the incomes '- 50000.' and '50000+.' in {path}, got {name_some(unknown)}")
@@ -131,6 +134,8 @@ class Inputs:
         scale = numbers.std(0)
         self.mean, self.scale = numbers.mean(0), np.where(scale > 0, scale, 1)
         self.values = {name: np.unique(columns[name]) for name in COLUMNS if name not in (*NUMBERS, *NO_INPUT)}
+        if odd := [f"{len(values)} in {name}" for name, values in self.values.items() if len(values) > MOST_VALUES]:
+            raise ValueError(f"expected at most {MOST_VALUES} different values in a column, got {name_some(odd)}")
         self.size = len(NUMBERS) + sum(len(values) for values in self.values.values())
 
     def __call__(self, columns: Columns) -> NDArray[np.float32]:
@@ -149,7 +154,10 @@ class Inputs:
 
 def _numbers(name: str, column: NDArray[np.str_]) -> NDArray[np.float64]:
     try:
-        return column.astype(np.float64)
+        numbers = column.astype(np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("NaN or infinity")
+        return numbers
     except ValueError as error:
         raise ValueError(f"expected numbers in the column {name}, got something else ({error})") from error
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metabox.data.caches import find_caches
+from metabox.data.decode import image_of
 from metabox.data.pack import ClassFiles
 from metabox.data.published import SPLIT_NAMES, PublishedImages, Source, class_folders, places
 from metabox.data.root import Files, FolderFiles, ZipFiles
@@ -82,12 +83,20 @@ class _Batches(Files):
     @cached_property
     def _pixels(self) -> dict[str, NDArray[np.uint8]]:
         """Rows of pixels by `<class>/<file>`, the names that the images have elsewhere."""
-        meta: dict[str, Any] = safe_load(self.path / "meta")
-        rows = {}
-        for part in ("train", "test"):
-            batch = safe_load(self.path / part)
-            for label, file, row in zip(batch["fine_labels"], batch["filenames"], batch["data"], strict=True):
-                rows[f"{meta['fine_label_names'][label]}/{file}"] = row
+        rows: dict[str, NDArray[np.uint8]] = {}
+        try:
+            meta: dict[str, Any] = safe_load(self.path / "meta")
+            for part in ("train", "test"):
+                batch = safe_load(self.path / part)
+                pixels = batch["data"]
+                if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * 32 * 32,):
+                    raise TypeError(f"{part} without uint8 [n, 3072] as data")
+                for label, file, row in zip(batch["fine_labels"], batch["filenames"], pixels, strict=True):
+                    rows[f"{str(meta['fine_label_names'][label])[:80]}/{str(file)[:80]}"] = row
+        except (LookupError, TypeError) as error:
+            raise ValueError(
+                f"expected the batches of CIFAR-100 in {self.path}, got something else ({error}); get them again"
+            ) from error
         return rows
 
     @property
@@ -98,4 +107,4 @@ class _Batches(Files):
         return class_folders(self)
 
     def image(self, name: str) -> Image.Image:
-        return Image.fromarray(self._pixels[name].reshape(3, 32, 32).transpose(1, 2, 0).copy())
+        return image_of(self._pixels[name].reshape(3, 32, 32).transpose(1, 2, 0).copy())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from metabox.data.pack import ClassFiles
 from metabox.data.published import PublishedImages, Source, places
+from metabox.data.readers import read_text
 from metabox.data.root import FolderFiles
 
 
@@ -36,7 +37,7 @@ class CUB(PublishedImages):
             if (folder / "images.txt").is_file() and (folder / "images").is_dir():
                 files = FolderFiles(folder / "images")
                 lists = {
-                    name: (folder / f"{name}.txt").read_text(encoding="utf-8").split()
+                    name: read_text(folder / f"{name}.txt").split()
                     for name in ("images", "classes", "image_class_labels")
                 }
                 return Source((files.stamp(), lists), partial(_classes, files, lists))
@@ -52,11 +53,17 @@ class CUB(PublishedImages):
 
 def _classes(files: FolderFiles, lists: dict[str, list[str]]) -> list[ClassFiles]:
     """The lists are pairs: an image's number and path, a class's number and name, an image's number and its class's."""
-    path, name, number = (
-        dict(zip(lists[part][::2], lists[part][1::2], strict=True))
-        for part in ("images", "classes", "image_class_labels")
-    )
-    images: dict[str, list[str]] = {c: [] for c in name}
-    for image, c in number.items():
-        images[c].append(path[image])
+    try:
+        path, name, number = (
+            dict(zip(lists[part][::2], lists[part][1::2], strict=True))
+            for part in ("images", "classes", "image_class_labels")
+        )
+        images: dict[str, list[str]] = {c: [] for c in name}
+        for image, c in number.items():
+            images[c].append(path[image])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            "expected images.txt, classes.txt and image_class_labels.txt that belong together beside "
+            f"{files.path}, got others ({str(error)[:80]}); get them again"
+        ) from error
     return [ClassFiles(name[c], None, files, sorted(found)) for c, found in images.items()]

@@ -64,6 +64,10 @@ class Rows:
         size = 0 if self.descriptors is None else self.descriptors.shape[1]
         if size != self.spec.descriptor_size:
             raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}], got [..., {size}]")
+        if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
+            raise ValueError("expected finite descriptors, got NaN or infinity")
+        one = torch.zeros(1, size) if size else None
+        self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # of one task, for the rows are of all
 
 
 class FiniteTasks(Sized, EpisodeSampler):

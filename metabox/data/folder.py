@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metabox.data.decode import SUFFIXES
 from metabox.data.nwaykshot import NWayKShot
-from metabox.data.pack import ClassFiles, name_some, open_pack
+from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.readers import name_some
 from metabox.data.root import FolderFiles
 from metabox.data.stored import StoredImages
 from metabox.episodes import Split
@@ -23,7 +25,9 @@ SPLIT_NAMES: tuple[Split, ...] = ("train", "val", "test")
 
 
 class ClassFolder(NWayKShot):
-    """A folder of class folders, `<class>/*.png` or `<group>/<class>/*.png`, in any image format that PIL reads.
+    """A folder of class folders, `<class>/*.png` or `<group>/<class>/*.png`.
+
+    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, or binary PPM, PGM and PBM, of at most 2^26 pixels.
 
     Where all classes lie one folder deeper, those folders are the groups (see `within_groups`), and a class
     is named `<group>/<class>`. Hidden files are passed over.
@@ -116,11 +120,10 @@ def _classes(files: FolderFiles, splits: object) -> list[ClassFiles]:
     """The class folders: those that hold no folder. Everything out of place is reported at once."""
     inner = {folder.rpartition("/")[0] for folder in files.folders}
     images: dict[str, list[str]] = {folder: [] for folder in files.folders if folder not in inner}
-    suffixes = Image.registered_extensions()
     stray = []
     for name in files.names:
         folder = name.rpartition("/")[0]
-        if folder in images and Path(name).suffix.lower() in suffixes:
+        if folder in images and Path(name).suffix.lower() in SUFFIXES:
             images[folder].append(name)
         elif not (isinstance(splits, str) and (files.path / name).resolve() == Path(splits).expanduser().resolve()):
             stray.append(name)

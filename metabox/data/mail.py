@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from email import message_from_bytes
 from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
+from email.policy import Compat32
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metabox.data.finite import SPLITS, FiniteTasks, Rows
-from metabox.data.pack import name_some
+from metabox.data.page import page_text
+from metabox.data.readers import name_some, open_file
 from metabox.data.root import FolderFiles
 from metabox.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.targets import Classes, TaskSpec
@@ -32,7 +34,12 @@ Floats32 = NDArray[np.float32]
 
 MOST_BYTES = 25 << 20  # of a mail: what most servers let through
 MOST_PARTS = 1000  # of a mail: text, its HTML version, attachments
-MOST_LETTERS = 1 << 20  # of a part's text: more is no letter that a person wrote
+MOST_LETTERS = 1 << 20  # of its texts: more is no letter that a person wrote
+MOST_HEADER = 2048  # letters
+MOST_LINES = 500_000
+MOST_COMPARED = 10_000_000  # lines with boundaries
+NESTED = re.compile(rb"(?i)(?:multipart|message)/")
+NO_CHARSETS = ("punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined")  # slow, or no sets at all
 WORD = re.compile(r"[^\W_]{2,32}")
 LABELS = ("ham", "spam")
 
@@ -58,7 +65,8 @@ def read_mail(content: bytes) -> Mail:
     if len(content) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
     try:
-        message = message_from_bytes(content)
+        _check_structure(content)
+        message = message_from_bytes(content, policy=_Headers())
         if not message.keys() or b"\0" in content[:1024]:
             raise ValueError("no mail: it does not begin with headers")
         texts = [_header(message, "subject"), *_texts(message)]
@@ -160,7 +168,7 @@ def read_mailboxes(
     counts = np.zeros((len(found), features), dtype=np.float32)
     dates, digests, bad = [], [], []
     for i, (name, *_) in enumerate(tqdm(found, desc="reading mail", unit=" mails", leave=False, disable=None)):
-        with (folder / name).open("rb") as file:
+        with open_file(folder / name) as file:
             content = file.read(MOST_BYTES + 1)
         digests.append(int.from_bytes(blake2b(content, digest_size=6).digest(), "little") / 2**48)
         try:
@@ -190,24 +198,46 @@ def _rank_within(user: Ints, date: NDArray[np.float64]) -> NDArray[np.float64]:
     return rank
 
 
+class _Headers(Compat32):
+    """Headers are cut where no mail program lets one go on: the standard library takes long ones apart ever slower."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:MOST_HEADER]
+
+
+def _check_structure(content: bytes) -> None:
+    """Raise for a mail whose parts would take long to tell apart: every line is compared with each open boundary."""
+    lines = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
+    nested = len(NESTED.findall(content))
+    if nested > MOST_PARTS:
+        raise ValueError(f"more than {MOST_PARTS} parts")
+    if lines > MOST_LINES or lines * nested > MOST_COMPARED:
+        raise ValueError(f"{lines:,} lines in {nested} parts of parts, more than mail has")
+
+
 def _texts(message: Message) -> Iterator[str]:
     """The text parts. Of a mail that comes both as plain text and as HTML both are read, as a filter should."""
+    left = MOST_LETTERS
     for number, part in enumerate(message.walk()):
         if number == MOST_PARTS:
             raise ValueError(f"more than {MOST_PARTS} parts")
         if part.get_content_maintype() != "text" or part.get_content_disposition() == "attachment":
             continue
         payload = part.get_payload(decode=True)
-        text = _decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())[:MOST_LETTERS]
-        yield _without_tags(text) if part.get_content_subtype() == "html" else text
+        text = _decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())[:left]
+        left -= len(text)
+        yield "".join(page_text(text)) if part.get_content_subtype() == "html" else text
 
 
 def _decoded(content: bytes, charset: str | None) -> str:
     """Text in a character set that may be missing, unknown or wrong."""
     try:
-        return content.decode(charset or "utf-8", errors="replace")
+        if codecs.lookup(charset or "utf-8").name not in NO_CHARSETS:
+            return content.decode(charset or "utf-8", errors="replace")
     except (LookupError, ValueError):
-        return content.decode("latin-1")
+        pass
+    return content.decode("latin-1")
 
 
 def _header(message: Message, name: str) -> str:
@@ -225,41 +255,3 @@ def _date(message: Message) -> datetime | None:
         return date.replace(tzinfo=timezone.utc) if date.tzinfo is None else date.astimezone(timezone.utc)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-class _Text(HTMLParser):
-    """What a reader of the page would see."""
-
-    UNSEEN = ("script", "style", "template")
-    INLINE = ("a", "b", "big", "em", "font", "i", "s", "small", "span", "strong", "sub", "sup", "u", "wbr")
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.seen: list[str] = []
-        self.unseen: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if self.unseen is None and tag in self.UNSEEN:
-            self.unseen = tag
-        if tag not in self.INLINE:  # a word goes on over <b>, as senders of spam know
-            self.seen.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self.unseen:
-            self.unseen = None
-        if tag not in self.INLINE:
-            self.seen.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if self.unseen is None:
-            self.seen.append(data)
-
-
-def _without_tags(html: str) -> str:
-    parser = _Text()
-    try:
-        parser.feed(html)
-        parser.close()
-    except AssertionError:  # how the standard library says that a declaration makes no sense
-        return html
-    return "".join(parser.seen)

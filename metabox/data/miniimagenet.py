@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from metabox.data.caches import find_caches
 from metabox.data.pack import ClassFiles
 from metabox.data.published import SPLIT_NAMES, SPLITS, PublishedImages, Source, class_folders, places
+from metabox.data.readers import name_some, read_rows
 from metabox.data.root import FolderFiles
 from metabox.episodes import Split
 from metabox.files import read_json
@@ -112,10 +112,12 @@ def _lists(folder: Path) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {}
     if all(path.is_file() for path in paths):
         for path in paths:
-            with path.open(newline="", encoding="utf-8") as rows:
-                reader = csv.DictReader(rows)
-                if not {"filename", "label"} <= set(reader.fieldnames or ()):
-                    raise ValueError(f"expected columns filename and label in {path}, got {reader.fieldnames}")
-                for row in reader:
-                    lists.setdefault(row["label"], []).append(row["filename"])
+            rows = read_rows(path)
+            columns = next(rows, [])
+            if not {"filename", "label"} <= set(columns):
+                raise ValueError(f"expected columns filename and label in {path}, got {name_some(columns)}")
+            for row in filter(None, rows):
+                if len(row) != len(columns):
+                    raise ValueError(f"expected {len(columns)} columns in {path}, got {name_some(row)}; get it again")
+                lists.setdefault(row[columns.index("label")], []).append(row[columns.index("filename")])
     return lists

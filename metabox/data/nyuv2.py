@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metabox.data import root
+from metabox.data.decode import MOST_PIXELS
 from metabox.data.finite import FiniteTasks, Rows
-from metabox.data.pack import name_some
+from metabox.data.readers import load_array, name_some
 from metabox.targets import Parts, TaskSpec
 from metabox.tasks.scenes import scene_parts
 
@@ -21,6 +23,7 @@ Array = NDArray[Any]
 
 N_CLASSES = 13
 KINDS = ("image", "label", "depth", "normal")
+RANGES = {"image": (-0.01, 1.01), "label": (-1, N_CLASSES - 1), "depth": (-1000, 1000), "normal": (-2, 2)}
 HELD_OUT = 10  # every tenth training image is for validation
 
 
@@ -90,7 +93,7 @@ def _numbers(folder: Path) -> list[int]:
     found = {kind: {path.name for path in (folder / kind).glob("*.npy")} for kind in KINDS}
     every = set().union(*found.values())
     lacking = [f"{folder.name}/{kind}/{name}" for kind in KINDS for name in sorted(every - found[kind])]
-    odd = [name for name in every if not name.removesuffix(".npy").isdecimal()]
+    odd = [name for name in every if not name.isascii() or not name.removesuffix(".npy").isdecimal()]
     if not every or lacking or odd:
         raise ValueError(
             f"expected {folder}/{{{','.join(KINDS)}}}/N.npy, N = 0, 1, ..., got none of "
@@ -102,12 +105,20 @@ def _numbers(folder: Path) -> list[int]:
 
 def _example(folder: Path, number: int, shrink: int) -> tuple[Array, Array]:
     """One image uint8 `[3, H, W]` and its targets `[5 H W]`, NaN where there is none."""
-    image, label, depth, normal = (np.load(folder / kind / f"{number}.npy", allow_pickle=False) for kind in KINDS)
+    image, label, depth, normal = (load_array(folder / kind / f"{number}.npy") for kind in KINDS)
+    if image.ndim != 3 or 0 in image.shape or math.prod(image.shape[:2]) > MOST_PIXELS:
+        raise ValueError(f"expected image/{number}.npy of shape (height, width, 3) in {folder}, got {image.shape}")
     h, w = image.shape[:2]
     shapes = {"image": (h, w, 3), "label": (h, w), "depth": (h, w, 1), "normal": (h, w, 3)}
     for (kind, shape), array in zip(shapes.items(), (image, label, depth, normal), strict=True):
         if array.shape != shape:
             raise ValueError(f"expected {kind}/{number}.npy of shape {shape} in {folder}, got {array.shape}")
+        low, high = RANGES[kind]
+        if array.dtype.kind not in "iuf" or not ((low <= array) & (array <= high)).all():  # false of NaN too
+            raise ValueError(
+                f"expected numbers from {low} to {high} in {kind}/{number}.npy in {folder}, got others, "
+                f"infinity or NaN; get it again"
+            )
     h, w = h // shrink * shrink, w // shrink * shrink
     blocks = image[:h, :w].reshape(h // shrink, shrink, w // shrink, shrink, 3).mean((1, 3))
     pixels = np.clip(blocks * 255 + 0.5, 0, 255).astype(np.uint8).transpose(2, 0, 1)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metabox.data.nwaykshot import NWayKShot
-from metabox.data.pack import ClassFiles, name_some, open_pack
+from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.readers import name_some
 from metabox.data.root import Files, FolderFiles, ZipFiles, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.files import read_json

@@ -4,7 +4,11 @@ A pack is a safetensors file: `images` uint8 `[n, channels, height, width]` sort
 int64 `[n_classes + 1]`, `groups` int64 `[n_classes]` (or empty), and JSON about them. It is keyed by
 what is cheap to know of the source (names, sizes, times, options), and carries a fingerprint of the
 content that is the same however the source was packaged. It is written image by image, for a set may be
-larger than the memory, and whole or not at all; a checksum shows when it has been damaged since.
+larger than the memory, and whole or not at all.
+
+Damage is noticed: the header carries a hash of itself, and in it a checksum of `start`, `groups` and the first 4 GiB of
+images, all of which are compared at every open. What is beyond that is compared with the fingerprint when the pack has
+just been made, and by `check_pack`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +33,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from metabox.data.readers import name_some, open_file
 from metabox.data.root import Files, cache_folder
-from metabox.files import write_whole
+from metabox.files import remove_orphans, write_whole
 
-FORMAT = 2
-SHOWN = 10  # names in one error message
+FORMAT = 3
+BEGIN = b'{"__metadata__": {"hash": "'
+HASH = 32  # hexadecimal digits
 CHECKED = 4 << 30  # bytes of images that the checksum covers: reading more at every start would take long
 
 log = logging.getLogger(__name__)
@@ -113,21 +120,53 @@ def open_pack(
     if path.exists():
         try:
             pack = _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             log.warning("%s is damaged (%s); making it again", path, error)
     if pack is None:
-        found = sorted(classes(), key=lambda c: c.name)
+        found = _listed(name, classes)
         images = _read_images(name, found, decode, check(found))
+        remove_orphans(path.parent)
         write_whole(path, lambda temporary: _write(temporary, found, images))
-        pack = _read(path)
+        try:
+            pack = _read(path, every_pixel=True)
+        except ValueError as error:
+            raise ValueError(f"expected {path} as it was just written, got {error}; check the disk") from error
     _open[path] = pack
     return pack
 
 
-def name_some(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def check_pack(path: str | Path) -> None:
+    """Read a pack from end to end.
+
+    Raises:
+        ValueError: if anything in it has changed since it was made, or another version of metabox made it.
+        OSError: if it cannot be read.
+    """
+    _read(Path(path), every_pixel=True)
+
+
+def check_packs(folder: str | None = None) -> dict[Path, str | None]:
+    """What is wrong with each pack of a folder, by default of the cache (`root.cache_folder`); None if nothing is."""
+    found: dict[Path, str | None] = {}
+    for path in sorted(cache_folder(folder).glob("*.safetensors")):
+        try:
+            check_pack(path)
+            found[path] = None
+        except (ValueError, OSError) as error:
+            found[path] = str(error)
+    return found
+
+
+def _listed(name: str, classes: Callable[[], list[ClassFiles]]) -> list[ClassFiles]:
+    """The classes of a source, by name."""
+    try:
+        return sorted(classes(), key=lambda c: c.name)
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError) as error:
+        # Lists come from files, and what is wrong with one may be met anywhere.
+        raise ValueError(
+            f"expected the files of {name} in a known layout, got something else "
+            f"({type(error).__name__}: {str(error)[:200]}); get them again"
+        ) from error
 
 
 def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: list[str]) -> Iterator[NDArray[np.uint8]]:
@@ -166,7 +205,7 @@ def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.ui
     fingerprint = blake2b(repr(first.shape).encode(), digest_size=8)  # of names and pixels, in the order of the names
     checksum = _checksum(start, groups)
     with path.open("wb") as file:
-        file.write(_header(about, "0" * 16, "0" * 8, shapes))
+        file.write(_header(about, "0" * 16, "0" * 8, shapes))  # as long as the one that follows
         file.write(start.tobytes() + groups.tobytes())
         images, left = chain([first], images), CHECKED
         for c in classes:
@@ -183,10 +222,9 @@ def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.ui
 
 
 def _header(about: dict[str, object], fingerprint: str, checksum: str, shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """The header of a safetensors file, as long for other hashes of the same length."""
-    header: dict[str, object] = {
-        "__metadata__": {"metabox": json.dumps({**about, "fingerprint": fingerprint, "checksum": checksum})}
-    }
+    """The header of a safetensors file, its own hash first, and as long for other hashes of the same length."""
+    facts = json.dumps({**about, "fingerprint": fingerprint, "checksum": checksum})
+    header: dict[str, object] = {"__metadata__": {"hash": "0" * HASH, "metabox": facts}}
     at = 0
     for name, shape in shapes.items():
         code, size = ("U8", 1) if name == "images" else ("I64", 8)
@@ -195,24 +233,75 @@ def _header(about: dict[str, object], fingerprint: str, checksum: str, shapes: d
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    blank = len(text).to_bytes(8, "little") + text
+    return _own_hash(blank)[0]
 
 
-def _read(path: Path) -> Pack:
-    with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {})["metabox"])
-        images, start, groups = (file.get_tensor(name) for name in ("images", "start", "groups"))
-    got = f"{_checksum(start.numpy(), groups.numpy(), images.numpy().reshape(-1)[:CHECKED]):08x}"
-    if got != about["checksum"]:
-        raise ValueError(f"checksum {got}, expected {about['checksum']}")
-    return Pack(
-        images=images,
-        start=start.numpy(),
-        groups=groups.numpy() if len(groups) else None,
-        class_names=about["class_names"],
-        group_names=about["group_names"],
-        fingerprint=about["fingerprint"],
-    )
+def _own_hash(header: bytes) -> tuple[bytes, bool]:
+    """A header with its hash in its place, which is taken as zeros; and whether that was there already."""
+    at = len(BEGIN) + 8
+    blank = header[:at] + b"0" * HASH + header[at + HASH :]
+    digest = blake2b(blank, digest_size=HASH // 2).hexdigest().encode()
+    return header[:at] + digest + header[at + HASH :], header[at : at + HASH] == digest
+
+
+def _read(path: Path, every_pixel: bool = False) -> Pack:
+    """
+    Raises:
+        ValueError: if anything that is compared has changed, saying what.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(8)
+        head += file.read(min(int.from_bytes(head, "little"), size))
+    if not head[8:].startswith(BEGIN):
+        raise ValueError("no header of a pack, or that of another version of metabox")
+    if not _own_hash(head)[1]:
+        raise ValueError("its header has changed")
+    try:
+        header = json.loads(head[8:])
+        about = json.loads(header["__metadata__"]["metabox"])
+        if (wanted := len(head) + header["images"]["data_offsets"][1]) != size:  # a map has no end
+            raise ValueError(f"{size:,} bytes, expected {wanted:,}")
+        with safe_open(path, framework="pt") as content:
+            images, start, groups = (content.get_tensor(name) for name in ("images", "start", "groups"))
+        got = f"{_checksum(start.numpy(), groups.numpy(), images.numpy().reshape(-1)[:CHECKED]):08x}"
+        if got != about["checksum"]:
+            raise ValueError(f"checksum {got}, expected {about['checksum']}")
+        pack = Pack(
+            images=images,
+            start=start.numpy(),
+            groups=groups.numpy() if len(groups) else None,
+            class_names=about["class_names"],
+            group_names=about["group_names"],
+            fingerprint=about["fingerprint"],
+        )
+        _check_index(pack)
+        if every_pixel and (got := _fingerprint(pack)) != pack.fingerprint:
+            raise ValueError(f"fingerprint {got}, expected {pack.fingerprint}: its images have changed")
+    except (SafetensorError, LookupError, TypeError) as error:  # a header with a right hash that nobody here wrote
+        raise ValueError(f"no pack ({type(error).__name__}: {error})") from error
+    return pack
+
+
+def _check_index(pack: Pack) -> None:
+    """Raise unless every class is a run of images, and has a name."""
+    start, groups, n = pack.start, pack.groups, len(pack.class_names)
+    whole = pack.images.ndim == 4 and start.shape == (n + 1,) and start[0] == 0 and start[-1] == len(pack.images)
+    if not whole or (np.diff(start) < 0).any():
+        raise ValueError(f"classes that do not fit {n} names and {len(pack.images)} images")
+    if groups is not None and not (len(groups) == n and 0 <= groups.min() <= groups.max() < len(pack.group_names)):
+        raise ValueError(f"groups that do not fit {n} classes and {len(pack.group_names)} names")
+
+
+def _fingerprint(pack: Pack) -> str:
+    """As `_write` makes it."""
+    fingerprint = blake2b(repr(tuple(pack.images.shape[1:])).encode(), digest_size=8)
+    for name, begin, end in zip(pack.class_names, pack.start[:-1], pack.start[1:], strict=True):
+        fingerprint.update(f"{name}\0{end - begin}\0".encode())
+        for image in pack.images[begin:end].numpy():
+            fingerprint.update(image.data)
+    return fingerprint.hexdigest()
 
 
 def _checksum(*arrays: NDArray[np.generic]) -> int:

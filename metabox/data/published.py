@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metabox.data.decode import SUFFIXES
 from metabox.data.nwaykshot import NWayKShot
-from metabox.data.pack import ClassFiles, name_some, open_pack
+from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.readers import name_some
 from metabox.data.root import Files, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import Split
@@ -154,9 +156,8 @@ def places(root: Path, *names: str) -> list[Path]:
 
 def class_folders(files: Files, within: str = "") -> list[ClassFiles]:
     """Every folder that holds images is a class of its own name; only names that begin with `within` count."""
-    suffixes = Image.registered_extensions()
     classes: dict[str, list[str]] = {}
     for name in files.names:
-        if name.startswith(within) and Path(name).suffix.lower() in suffixes:
+        if name.startswith(within) and Path(name).suffix.lower() in SUFFIXES:
             classes.setdefault(name.rpartition("/")[0], []).append(name)
     return [ClassFiles(folder.rpartition("/")[2], None, files, images) for folder, images in classes.items()]

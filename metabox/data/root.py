@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from zipfile import ZipFile
 
 from PIL import Image
+
+from metabox.data.decode import MOST_BYTES, open_image
+from metabox.data.readers import checked_entries, kind_of, name_some, open_archive, read_entry, read_file
 
 DATA_VARIABLE = "METABOX_DATA"
 CACHE_VARIABLE = "METABOX_CACHE"
@@ -77,7 +80,12 @@ class Files(ABC):
         """All files, sorted; hidden ones (a name that begins with a dot or with __) are passed over."""
 
     @abstractmethod
-    def image(self, name: str) -> Image.Image: ...
+    def image(self, name: str) -> Image.Image:
+        """One image, decoded.
+
+        Raises:
+            ValueError: if it is none, or larger than `open_image` takes.
+        """
 
 
 def _hidden(name: str) -> bool:
@@ -85,7 +93,14 @@ def _hidden(name: str) -> bool:
 
 
 class FolderFiles(Files):
-    """The files below a folder; with `only`, those below some of the folders in it, which saves looking at the rest."""
+    """The files below a folder; with `only`, those below some of the folders in it, which saves looking at the rest.
+
+    Links are followed. What is neither a file nor a folder is never opened, for a pipe would wait for ever.
+
+    Raises:
+        ValueError: when it is first looked at, naming all that is neither a file nor a folder: pipes, sockets, devices,
+            links that lead nowhere or in a circle, names that are not UTF-8.
+    """
 
     def __init__(self, path: Path, only: Sequence[str] | None = None) -> None:
         self.path = path
@@ -97,22 +112,40 @@ class FolderFiles(Files):
     @cached_property
     def _found(self) -> list[tuple[str, int, int]]:
         """Name, size and time of every file, and of every folder by a name that ends in `/`."""
-        found, todo = [], [(str(self.path), "")]
+        todo = [(str(self.path), "")]
         if self.only is not None:
             todo = [(str(self.path / name), f"{name}/") for name in self.only if (self.path / name).is_dir()]
-            found = [(prefix, 0, 0) for _, prefix in todo]
+        found = [(prefix, 0, 0) for _, prefix in todo if prefix]
+        odd: list[str] = []
+        seen: dict[tuple[int, int], str] = {}
         while todo:
             folder, prefix = todo.pop()
+            about = os.stat(folder)
+            if (first := seen.setdefault((about.st_dev, about.st_ino), prefix)) != prefix and about.st_ino:
+                odd.append(f"{prefix[:-1]} (the same folder as {first[:-1] or self.path.name})")
+                continue
             with os.scandir(folder) as entries:
                 for entry in entries:
+                    name = prefix + entry.name
                     if _hidden(entry.name):
                         continue
-                    if entry.is_dir():
-                        todo.append((entry.path, f"{prefix}{entry.name}/"))
-                        found.append((f"{prefix}{entry.name}/", 0, 0))
+                    try:
+                        about = entry.stat()
+                        name.encode()
+                    except OSError as error:
+                        odd.append(f"{name} ({'a link that leads nowhere' if entry.is_symlink() else error.strerror})")
+                    except UnicodeEncodeError:
+                        odd.append(f"{name!a} (a name that is not UTF-8)")
                     else:
-                        stat = entry.stat()
-                        found.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+                        if stat.S_ISDIR(about.st_mode):
+                            todo.append((entry.path, f"{name}/"))
+                            found.append((f"{name}/", 0, 0))
+                        elif (kind := kind_of(about.st_mode)) is not None:
+                            odd.append(f"{name} ({kind})")
+                        else:
+                            found.append((name, about.st_size, about.st_mtime_ns))
+        if odd:
+            raise ValueError(f"expected files and folders in {self.path}, got {name_some(sorted(odd))}; remove them")
         return sorted(found)
 
     @property
@@ -125,29 +158,34 @@ class FolderFiles(Files):
         return [name[:-1] for name, _, _ in self._found if name.endswith("/")]
 
     def image(self, name: str) -> Image.Image:
-        return Image.open(self.path / name)
+        return open_image(read_file(self.path / name, MOST_BYTES))
 
 
 class ZipFiles(Files):
-    """The files in a zip archive. They are only ever read into memory, so no entry's path can lead outside."""
+    """The files in a zip archive. They are only ever read into memory, one at a time, and none that is encrypted.
+
+    Raises:
+        ValueError: when it is first looked at, if it is no archive or one that misleads; see `checked_entries`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def stamp(self) -> list[object]:
-        stat = self.path.stat()
-        return [self.path.name, stat.st_size, stat.st_mtime_ns]
+        about = self.path.stat()
+        return [self.path.name, about.st_size, about.st_mtime_ns]
 
     @cached_property
-    def _archive(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"expected a zip archive, got {self.path}: {error}; download it again") from error
+    def _archive(self) -> ZipFile:
+        return open_archive(self.path)
+
+    @cached_property
+    def _entries(self) -> list[str]:
+        return [entry.filename for entry in checked_entries(self._archive, self.path) if not _hidden(entry.filename)]
 
     @property
     def names(self) -> list[str]:
-        return sorted(name for name in self._archive.namelist() if not name.endswith("/") and not _hidden(name))
+        return list(self._entries)
 
     def image(self, name: str) -> Image.Image:
-        return Image.open(io.BytesIO(self._archive.read(name)))
+        return open_image(read_entry(self._archive, name, MOST_BYTES))

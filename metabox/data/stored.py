@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from metabox.data.nwaykshot import ClassImages, Ints
-from metabox.data.pack import Pack, name_some
+from metabox.data.pack import Pack
+from metabox.data.readers import name_some
 from metabox.episodes import Device, Split
 
 QUARTERS = 4

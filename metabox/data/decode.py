@@ -1,0 +1,166 @@
+"""The one place where images are decoded: a fixed list of formats, and bounds on what a file may make of itself.
+
+Left to itself Pillow takes any file for what its content says: PostScript under the name of a PNG starts Ghostscript.
+Its readers of headers are Python, and some take minutes over a file that is all header. So what they will go through
+is counted here first.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"]
+)
+MOST_BYTES = 256 << 20  # of a file
+MOST_PIXELS = 1 << 26
+LONGEST = 1 << 16  # side
+MOST_PIECES = 50_000  # chunks, segments, blocks
+MOST_HEADER = 16 << 20  # bytes of a JPEG before its pixels
+MOST_PADDING = 1 << 12
+MOST_SCANNED = 1 << 30  # pixels times scans of a progressive JPEG, each of which goes over all pixels
+
+_quiet = threading.Lock()  # catching warnings is for one thread at a time
+
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+PPM = re.compile(
+    rb"(?:P4|P[56](?=" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(?:255|65535)\s))" + _GAP + rb"\d{1,9}"
+)
+
+
+def open_image(content: bytes) -> Image.Image:
+    """The image in a file of these bytes, decoded; of several in one file the first.
+
+    Raises:
+        ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or 2^26 in all.
+    """
+    try:
+        _check_pieces(content)
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about each entry of odd EXIF data
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            _check_size(*image.size)  # before it is decoded
+            scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 1
+            if scans * image.width * image.height > MOST_SCANNED:
+                raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels")
+            image.load()
+        _check_size(*image.size)  # a frame may be larger than the image said
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
+        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or a damaged one") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise ValueError(str(error) or type(error).__name__) from error
+    return image
+
+
+def image_of(pixels: NDArray[Any]) -> Image.Image:
+    """The image of an array, uint8 `[height, width]` or `[height, width, channels]`.
+
+    Raises:
+        ValueError: if it is another array, or larger than `open_image` takes.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"{pixels.dtype} {list(pixels.shape)} instead of uint8 [height, width, 1, 3 or 4]")
+    _check_size(pixels.shape[1], pixels.shape[0])
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"no pixels: {width} x {height}")
+    if max(width, height) > LONGEST or width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {MOST_PIXELS:,} in all or {LONGEST:,} on a side")
+
+
+def _check_pieces(content: bytes) -> None:
+    """Raise unless a file can be gone through in few steps."""
+    for magic, pieces in WALKS.items():
+        if content.startswith(magic):
+            for count, _ in enumerate(pieces(content)):
+                if count == MOST_PIECES:
+                    raise ValueError(f"more than {MOST_PIECES:,} pieces")
+
+
+def _png(content: bytes) -> Iterator[int]:
+    at = 8
+    while at + 8 <= len(content):
+        yield at
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+
+
+def _jpeg(content: bytes) -> Iterator[int]:
+    """The segments before the pixels."""
+    at, padding = 2, 0
+    while at + 4 <= len(content):
+        marker = content.find(b"\xff", at, at + MOST_PADDING)
+        while marker >= 0 and content[marker + 1 : marker + 2] in (b"\xff", b"\0"):
+            marker += 1 if content[marker + 1] else 2
+            padding += 1
+            if padding > MOST_PADDING:
+                break
+        padding += max(marker - at, 0)
+        if marker < 0 or padding > MOST_PADDING or at > MOST_HEADER:
+            raise ValueError("more header than any photograph has")
+        yield marker
+        kind = content[marker + 1 : marker + 2]
+        if kind == b"\xda":
+            return
+        alone = b"\xd0" <= kind <= b"\xd9" or kind == b"\x01"
+        at = marker + 2 + (0 if alone else max(2, int.from_bytes(content[marker + 2 : marker + 4], "big")))
+
+
+def _gif(content: bytes) -> Iterator[int]:
+    """The blocks before the first image."""
+    table = content[10:11]
+    at = 13 + (3 << (table[0] & 7) + 1 if table and table[0] & 0x80 else 0)
+    while content[at : at + 1] == b"!":
+        at += 2
+        while size := content[at] if at < len(content) else 0:
+            yield at
+            at += 1 + size
+        yield at
+        at += 1
+    if content[at : at + 1] != b",":
+        raise ValueError("no image after its header")
+
+
+def _tiff(content: bytes) -> Iterator[int]:
+    order = "<" if content[:1] == b"I" else ">"
+    if struct.unpack(f"{order}H", content[2:4]) == (43,):
+        raise ValueError("a BigTIFF")
+    yield 0
+
+
+def _bmp(content: bytes) -> Iterator[int]:
+    if content[14:18] >= b"\x28\0\0\0" and content[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):
+        raise ValueError("a compressed BMP")  # unpacked by Python, byte by byte
+    yield 0
+
+
+def _ppm(content: bytes) -> Iterator[int]:
+    if not PPM.match(content[:MOST_PADDING]):  # the others are read by Python, byte by byte
+        raise ValueError("no binary PPM, PGM or PBM of 8 or 16 bits")
+    yield 0
+
+
+WALKS: dict[bytes, Callable[[bytes], Iterator[int]]] = {
+    b"\x89PNG\r\n\x1a\n": _png,
+    b"\xff\xd8": _jpeg,
+    b"GIF8": _gif,
+    b"II": _tiff,
+    b"MM": _tiff,
+    b"BM": _bmp,
+    b"P": _ppm,
+}
