@@ -87,7 +87,8 @@ def methods() -> str:
         made = found.load()
         phi = " ".join((inspect.getdoc(made.infer) or "").split()).partition("phi: ")[2].replace("|", "\\|")
         lines.append(
-            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | {', '.join(kind.__name__ for kind in made.targets)} | "
+            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | "
+            f"{', '.join(kind.__name__ for kind in made.targets)} | "
             f"{'a sequence' if made.ordered else 'a set'} | "
             f"{'renames predictions' if made.label_equivariant else 'may change them'} | {phi} |"
         )

@@ -94,7 +94,7 @@ def test_a_child_imports_the_metabox_of_its_starter_and_nothing_from_the_working
     [
         (["list"], None),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
-        (["no-such-command"], "invalid choice: 'no-such-command'"),
+        (["no-such-command"], "got 'no-such-command'"),
     ],
 )
 def test_the_reason_of_a_failure_is_its_last_line(tmp_path: Path, arguments: list[str], reason: str | None) -> None:
