@@ -398,11 +398,13 @@ def _timed(folder: Path, call: Callable[[], object]) -> tuple[float, str]:
 PARTS = ("kills", "flips", "disks", "hostile")
 
 
-def campaign(parts: Sequence[str], work: Path, n: int | None = None, seed: int = 0) -> Iterator[tuple[str, Row]]:
-    """The rows of some parts; n tries of each kind instead of the usual numbers."""
+def campaign(
+    parts: Sequence[str], work: Path, n: int | None = None, seed: int = 0, kinds: Sequence[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """The rows of some parts; n tries of each kind instead of the usual numbers, and of some kinds alone."""
 
     def tries(usual: dict[str, int]) -> dict[str, int]:
-        return usual if n is None else dict.fromkeys(usual, n)
+        return {kind: n or often for kind, often in usual.items() if kinds is None or kind in kinds}
 
     makers: dict[str, Callable[[], Iterator[Row]]] = {
         "kills": lambda: kills(work, tries(TRIES), random.Random(seed)),
@@ -416,12 +418,10 @@ def campaign(parts: Sequence[str], work: Path, n: int | None = None, seed: int =
             yield part, row
 
 
-def bad(part: str, row: Row) -> int:
+def bad(row: Row) -> int:
     """How many tries of a row ended as none should."""
-    return sum(
-        row.get(name, 0)
-        for name in ("lost", "leftovers", "alive", "silent", "tracebacks", "executed", "crashed", "slow")
-    )
+    no = ("lost", "leftovers", "alive", "silent", "tracebacks", "traceback", "executed", "crashed", "slow")
+    return sum(row.get(name, 0) for name in no)
 
 
 def main() -> None:
@@ -429,32 +429,32 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("-n", type=int, help="tries of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    result: dict[str, Any] = read_json(options.out) if options.out.exists() else {}
+    parser.add_argument("--out", type=Path, default=RESULTS, help="which keeps its other parts")
+    parser.add_argument("--kinds", nargs="+", help="of kills and flips; all by default")
+    options, failed = parser.parse_args(), 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for part in options.parts:
             began, rows = time.monotonic(), []
-            for _, row in campaign([part], Path(folder), options.n, options.seed):
+            for _, row in campaign([part], Path(folder), options.n, options.seed, options.kinds):
+                what = row.pop("what", [])
                 rows.append(row)
-                print(
-                    {name: value for name, value in row.items() if name != "what"},
-                    *row["what"][:3],
-                    sep="\n  ",
-                    flush=True,
-                )
-            result[part] = {"minutes": round((time.monotonic() - began) / 60, 1), "rows": rows, **_facts()}
-            write_json(options.out, result)
+                print(row, *what, sep="\n  ", flush=True)
+            about = {"minutes": round((time.monotonic() - began) / 60, 1), "seed": options.seed, **_facts()}
+            known = read_json(options.out) if options.out.exists() else {}  # another process may make another part
+            write_json(options.out, known | {part: rows, f"{part}_measured_with": about})
+            failed += sum(map(bad, rows))
+    sys.exit(1 if failed else 0)
 
 
 def _facts() -> dict[str, Any]:
     """In a child, for they start threads."""
     read, write = os.pipe()
     if os.fork() == 0:
-        os.write(write, json.dumps({"environment": facts()}).encode())
+        os.write(write, json.dumps(facts()).encode())
         os._exit(0)
     os.wait()
-    return json.loads(os.read(read, 1 << 16))
+    known: dict[str, Any] = json.loads(os.read(read, 1 << 16))
+    return known
 
 
 if __name__ == "__main__":
