@@ -253,13 +253,21 @@ def test_a_base_beside_a_file_that_is_not_the_packages_is_not_read(
         assert TELLTALE not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("an import as a learner", f"got '{TELLTALE}"),
+        ("a folder to write to", "expected out on the command line only"),
+        ("aliases of aliases", "aliases written out"),
+    ],
+)
 def test_a_base_of_the_package_goes_through_the_gate(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: str, words: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("recipes").mkdir()
-    Path("recipes/_base.yaml").write_text(HOSTILE["an import as a learner"])
-    Path("recipes/made-up.yaml").write_text(TASKS)
+    Path("recipes/_base.yaml").write_text(HOSTILE[kind])
+    Path("recipes/made-up.yaml").write_text(GOOD)
+    Path("run/recipe.yaml").write_text(GOOD)
     monkeypatch.setattr(discover, "PACKAGE", here)
     for command in ("train made-up", "train run/recipe.yaml --config made-up"):
-        Path("run/recipe.yaml").write_text(GOOD)
-        assert TELLTALE in refused(command.split(), here, capsys)
+        assert words in refused(command.split(), here, capsys)
