@@ -142,6 +142,11 @@ def scaling() -> str:
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "scaling.json")
 
 
+def robustness() -> str:
+    """The campaign of benchmarks/robustness.py."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "robustness.json")
+
+
 def measured(file: str, name: str) -> str:
     """One table of a file of results."""
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
@@ -162,6 +167,7 @@ FILLS: dict[str, Callable[..., str]] = {
         splits,
         speed,
         scaling,
+        robustness,
         measured,
         results,
     )
