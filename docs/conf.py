@@ -108,8 +108,7 @@ def norms() -> str:
 
 def recipes() -> str:
     """The name of each recipe, and what its first line says of it."""
-    first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in discover.recipes().items()}
-    return "\n".join(f"- `{name}`: {line.lstrip('# ')}" for name, line in first.items())
+    return "\n".join(f"- `{name}`: {discover.title(path)}" for name, path in discover.recipes().items())
 
 
 def checks() -> str:
