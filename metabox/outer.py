@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+BELONGS = {
+    "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
+    "momentum": ("optimizer", ("rmsprop", "sgd")),
+    "smoothing": ("optimizer", ("rmsprop",)),
+    "decay_every": ("schedule", ("step",)),
+    "decay": ("schedule", ("step",)),
+}
+"""Options that only some choices of another option have: which option, and which choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +25,17 @@ class OuterLoop:
         steps: optimizer steps.
         n_tasks: tasks of one step, over all devices and accumulated batches together.
         lr: peak learning rate.
-        optimizer: "adamw" decays the weights by themselves, "adam" through the gradient.
+        optimizer: "adamw" decays the weights by themselves, "adam", "rmsprop" and "sgd" through the gradient.
         weight_decay: strength of that decay.
-        epsilon: of Adam, which keeps steps short where gradients are not far above it.
+        epsilon: of all but "sgd", added to the root of the mean squared gradient; it keeps steps short if gradients
+            are not far above it.
+        momentum: of "sgd" and "rmsprop", the share of the last step's direction that is kept; 0 for none.
+        smoothing: of "rmsprop", the share of the mean squared gradient that a step keeps (Hinton's 0.9; torch's alpha).
         warmup: steps over which the learning rate rises from 0.
-        schedule: "cosine" falls to 1% of the peak at the last step, "constant" stays.
+        schedule: "cosine" falls to 1% of the peak at the last step, "step" is multiplied by `decay` after every
+            `decay_every` steps, "constant" stays.
+        decay_every: of "step", which wants it: the steps from one fall of the learning rate to the next.
+        decay: of "step", the factor of each fall.
         clip: largest norm of the gradient; a longer one is scaled down.
         accumulate: batches that a step's tasks are split into, to save memory.
         recompute: compute transformer layers again in the backward pass instead of keeping what is in them, to save
@@ -50,11 +64,15 @@ class OuterLoop:
     steps: int = 2000
     n_tasks: int = 16
     lr: float = 2e-3
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
     weight_decay: float = 1e-4
     epsilon: float = 1e-8
+    momentum: float = 0.0
+    smoothing: float = 0.99
     warmup: int = 100
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    decay_every: int = 0
+    decay: float = 0.5
     clip: float = 5.0
     accumulate: int = 1
     recompute: bool = False
@@ -73,19 +91,46 @@ class OuterLoop:
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_choices()
+        self._check_engine()
+
+    def _check_numbers(self) -> None:
         at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped", "num_nodes")
-        numbers = ("lr", "weight_decay", "epsilon", "clip", "average", "timeout")
-        for name in (*at_least_one, *(zero := ("warmup", "patience", "cosines_every"))):
+        for name in (*at_least_one, *(zero := ("warmup", "decay_every", "patience", "cosines_every"))):
             if type(value := getattr(self, name)) is not int:
                 raise ValueError(f"expected {name} as a whole number, got {value!r}")
             if value < (low := int(name not in zero)):
                 raise ValueError(f"expected {name} of at least {low}, got {value}")
-        for name in numbers:
+        above_zero = ("lr", "epsilon", "decay", "clip", "timeout")
+        below_one = ("momentum", "smoothing", "decay", "average")
+        for name in (*above_zero, *below_one, "weight_decay"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"expected {name} as a finite number, got {value!r}")
-        if self.weight_decay < 0:
-            raise ValueError(f"expected weight_decay of at least 0, got {self.weight_decay}")
+            least = "above 0" if name in above_zero else "of at least 0"
+            below = " and below 1" if name in below_one else ""
+            if value < 0 or (value == 0 and name in above_zero) or (value >= 1 and name in below_one):
+                raise ValueError(f"expected {name} {least}{below}, got {value}")
+
+    def _check_choices(self) -> None:
+        for name in ("optimizer", "schedule", "precision", "compile"):
+            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
+                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
+        for name, (choice, having) in BELONGS.items():
+            value, default, chosen = getattr(self, name), getattr(OuterLoop, name), getattr(self, choice)
+            if chosen not in having and value != default:
+                raise ValueError(
+                    f"expected {name} at its default, {default}, with {choice} {chosen!r}, which has no such option, "
+                    f"got {value}; leave {name} out, or use {choice} {' or '.join(map(repr, having))}"
+                )
+        if self.schedule == "step" and not self.decay_every:
+            raise ValueError(
+                "expected decay_every of at least 1 with schedule 'step', got 0; say how many steps lie between two "
+                "falls of the learning rate"
+            )
+
+    def _check_engine(self) -> None:
         if self.devices != "auto" and (type(self.devices) is not int or self.devices < 1):
             raise ValueError(f'expected devices as a number of at least 1, or "auto" for all, got {self.devices!r}')
         if self.accelerator not in ACCELERATORS:
@@ -94,14 +139,6 @@ class OuterLoop:
             raise ValueError(
                 f'expected a strategy that starts processes by running the command again ("ddp", "fsdp", "auto"), '
                 f"got {self.strategy!r}"
-            )
-        for name in ("optimizer", "schedule", "precision", "compile"):
-            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
-                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
-        if min(self.lr, self.clip, self.epsilon, self.timeout) <= 0 or not 0 <= self.average < 1:
-            raise ValueError(
-                f"expected lr, clip, epsilon and timeout above 0 and 0 <= average < 1, got {self.lr}, {self.clip}, "
-                f"{self.epsilon}, {self.timeout} and {self.average}"
             )
         if self.sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
@@ -117,8 +154,10 @@ class OuterLoop:
         return self.strategy == "fsdp"
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then half a cosine (Loshchilov & Hutter 2017) or constant."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        """The learning rate of a step: linear warm-up, then as `schedule` says (cosine: Loshchilov & Hutter 2017)."""
+        peak = self.lr * min(1.0, (step + 1) / (self.warmup + 1))
         if self.schedule == "constant":
-            return self.lr * rise
-        return self.lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+            return peak
+        if self.schedule == "step":
+            return peak * self.decay ** (step // self.decay_every)
+        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))

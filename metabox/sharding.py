@@ -17,6 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from metabox.optimizers import moments
+
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """What Fabric's `ModelParallelStrategy` asks for: the model with its parameters in shards."""
@@ -69,29 +71,28 @@ def load_whole(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tenso
         module.load_state_dict({k: sharded_like(v, own[k]) if k in own else v for k, v in tensors[name].items()})
 
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam and AdamW know of a parameter."""
-
-
 def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load the whole state of Adam or AdamW, of parameters that may be in shards.
+    """Load the whole state of an optimizer, of parameters that may be in shards.
 
     Fused kernels believe what they are given, so every tensor is checked, and laid out like its parameter. The learning
     rate and the other settings stay those of the optimizer.
 
     Args:
         optimizer: to be loaded.
-        tensors: by `NUMBER.NAME`, the parameter's number and one of `MOMENTS`.
+        tensors: by `NUMBER.NAME`, the parameter's number and one of the optimizer's `moments`.
 
     Raises:
         ValueError: if one of them does not fit its parameter; nothing is loaded then.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = moments(optimizer)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        if name not in MOMENTS or not number.isdecimal() or int(number) >= len(parameters):
-            raise ValueError(f"expected {MOMENTS} of {len(parameters)} parameters in the optimizer's state, got {key}")
+        if name not in kept or not number.isdecimal() or int(number) >= len(parameters):
+            raise ValueError(
+                f"expected {kept or 'no moments'} of {len(parameters)} parameters in the optimizer's state, got {key}"
+            )
         parameter = parameters[int(number)]
         wanted = (torch.float32, torch.Size()) if name == "step" else (parameter.dtype, parameter.shape)
         if (value.dtype, value.shape) != wanted:
@@ -104,9 +105,9 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Te
                 sharded_like(value, parameter) if isinstance(parameter, DTensor) else _laid_out_like(value, parameter)
             )
         state.setdefault(int(number), {})[name] = value
-    if partial := [number for number, found in state.items() if len(found) < len(MOMENTS)]:
-        raise ValueError(f"expected {MOMENTS} of each parameter, got a part of them for {partial}")
-    ordered = {number: {name: state[number][name] for name in MOMENTS} for number in sorted(state)}
+    if partial := [number for number, found in state.items() if len(found) < len(kept)]:
+        raise ValueError(f"expected {kept} of each parameter, got a part of them for {partial}")
+    ordered = {number: {name: state[number][name] for name in kept} for number in sorted(state)}
     optimizer.load_state_dict({"state": ordered, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

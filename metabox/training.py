@@ -29,6 +29,7 @@ from metabox.memory import keep_freed_memory
 from metabox.metrics import Metrics, Window, check_progress
 from metabox.nn.sharing import shared_parameters
 from metabox.objectives import Objective, QueryLoss
+from metabox.optimizers import make_optimizer
 from metabox.outer import OuterLoop
 from metabox.preflight import MakeLearner, MakeObjective, MakeWeighting, Prepared, check, prepare
 from metabox.run_folder import owned
@@ -115,9 +116,7 @@ def _train(
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if weigh and (learned := list(weigh.parameters())):
         groups.append({"params": learned, "weight_decay": 0.0})
-    make_optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[outer.optimizer]
-    own = make_optimizer(groups, lr=outer.lr, weight_decay=outer.weight_decay, eps=outer.epsilon, fused=True)
-    optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(own))
+    optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(make_optimizer(outer, groups)))
     average = (
         AveragedModel(model, multi_avg_fn=_moving_average(outer.average), use_buffers=True) if outer.average else None
     )

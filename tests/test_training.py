@@ -252,7 +252,7 @@ def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"n_tasks": 0}, {"lr": 0.0}, {"average": 1.0}, {"patience": -1}, {"optimizer": "sgd"}]
+    "bad", [{"steps": 0}, {"n_tasks": 0}, {"lr": 0.0}, {"average": 1.0}, {"patience": -1}, {"optimizer": "sdg"}]
 )
 def test_settings_out_of_range_are_named(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"expected .*{next(iter(bad))}"):
