@@ -108,8 +108,7 @@ def norms() -> str:
 
 def recipes() -> str:
     """The name of each recipe, and what its first line says of it."""
-    first = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in discover.recipes().items()}
-    return "\n".join(f"- `{name}`: {line.lstrip('# ')}" for name, line in first.items())
+    return "\n".join(f"- `{name}`: {discover.title(path)}" for name, path in discover.recipes().items())
 
 
 def checks() -> str:
@@ -143,6 +142,11 @@ def scaling() -> str:
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "scaling.json")
 
 
+def robustness() -> str:
+    """The campaign of benchmarks/robustness.py."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "robustness.json")
+
+
 def measured(file: str, name: str) -> str:
     """One table of a file of results."""
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
@@ -163,6 +167,7 @@ FILLS: dict[str, Callable[..., str]] = {
         splits,
         speed,
         scaling,
+        robustness,
         measured,
         results,
     )

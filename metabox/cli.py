@@ -128,17 +128,14 @@ def sweep(arguments: list[str]) -> None:
 
 
 def list_(arguments: list[str]) -> None:
-    """List the learners, backbones, data sets and recipes that are here."""
-    from metabox import discover
+    """List the learners, backbones, data sets and recipes that are here: all, a kind, or some by name."""
+    from metabox.listing import KINDS, listing
 
-    _Parser(prog="metabox list", description=list_.__doc__).parse_args(arguments)
-    for title, base in (("learners", "Learner"), ("backbones", "Backbone"), ("data sets", "EpisodeSampler")):
-        print(f"{title}:")
-        for found in discover.subclasses(base):
-            print(f"  {found.name:28} {found.summary}")
-    print("recipes:")
-    for name, path in discover.recipes().items():
-        print(f"  {name:28} {path.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+    parser = _Parser(prog="metabox list", description=list_.__doc__)
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"One of {', '.join(KINDS)}; all of them by default.")
+    parser.add_argument("word", nargs="?", metavar="WORD", default="", help='Part of the names, "omniglot" say.')
+    options = parser.parse_args(arguments)
+    print(listing(options.kind, options.word))
 
 
 def check(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
+BASE = "_base.yaml"
+"""What all recipes of a folder of the package share."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A class in the package: its name, the module it lives in, and its docstring's first line."""
+    """A class in the package: its name, the module it lives in, and its docstring's first sentence."""
 
     name: str
     module: str
@@ -66,6 +69,12 @@ def _fields(body: list[ast.stmt]) -> set[str]:
     return set().union(*(_names(item.annotation) for item in body if isinstance(item, ast.AnnAssign)))
 
 
+def _first_sentence(docstring: str) -> str:
+    """Up to the first full stop that a new sentence or nothing follows: not the one of "et al. 2017"."""
+    paragraph = " ".join(docstring.partition("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])(?<!al\.)(?<!e\.g\.)(?<!i\.e\.) (?=[A-Z`\"(])", paragraph, maxsplit=1)[0]
+
+
 @lru_cache
 def _modules() -> dict[str, list[ast.stmt]]:
     """The statements of every module."""
@@ -84,7 +93,7 @@ def _classes() -> list[_Class]:
     for module, body in _modules().items():
         for node in body:
             if isinstance(node, ast.ClassDef):
-                summary = (ast.get_docstring(node) or "").partition("\n")[0]
+                summary = _first_sentence(ast.get_docstring(node) or "")
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 abstract = any(
                     isinstance(item, ast.FunctionDef)
@@ -145,8 +154,25 @@ def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes of the package, name to file."""
-    return {path.stem: path for path in sorted((PACKAGE / "recipes").glob("*.yaml"))}
+    """The recipes of the package, name to file, by name."""
+    found = {path.stem: path for path in (PACKAGE / "recipes").rglob("*.yaml") if path.name != BASE}
+    return dict(sorted(found.items()))
+
+
+def base_of(recipe: Path) -> Path | None:
+    """The file that is read before a recipe of the package, if its folder has one; nothing else is inherited.
+
+    A file that is not the package's has none: beside a run's recipe a stranger may have put anything.
+    """
+    recipe = recipe.resolve()  # of a link to a recipe, the base beside the recipe
+    base = recipe.with_name(BASE)
+    return base if recipe.is_relative_to((PACKAGE / "recipes").resolve()) and base.is_file() else None
+
+
+def title(recipe: Path) -> str:
+    """What a recipe's first line says of it."""
+    with recipe.open(encoding="utf-8") as lines:
+        return lines.readline().lstrip("# ").rstrip()
 
 
 def lazy(package: str, bases: tuple[str, ...]) -> Any:

@@ -171,6 +171,18 @@ def read(path: str) -> dict[str, Any]:
     return content
 
 
+def layers(path: Path) -> list[Path]:
+    """The files that make a recipe, in the order in which they are read: the base of its folder, if any, and itself.
+
+    Raises:
+        ValueError: as `read`, of either file.
+    """
+    files = [file for file in (discover.base_of(path), path) if file]
+    for file in files:
+        read(str(file))
+    return files
+
+
 def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
     if isinstance(content, (dict, list)):
         for name, value in (
@@ -234,9 +246,8 @@ class RecipeFile(ActionConfigFile):
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
         from metabox.recipe import find
 
-        path = find(value)
-        read(str(path))
-        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+        for file in layers(find(value)):
+            ActionConfigFile.apply_config(parser, cfg, dest, str(file))
 
 
 class RecipeParser(ArgumentParser):

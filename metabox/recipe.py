@@ -62,14 +62,13 @@ def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     """The options of a run: those of `metabox.training.run`, and what the command line adds."""
     for found in discover.nameable():
         found.load()  # so that a short name is enough in a recipe
-    if defaults:
-        gate.read(str(defaults))
+    files = gate.layers(defaults) if defaults else []
     parser = gate.RecipeParser(
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode="recipe",
         epilog=f"{OPTION} MODULE or {OPTION} FILE.py: {HELP}",
-        default_config_files=[glob.escape(str(defaults.absolute()))] if defaults else [],
+        default_config_files=[glob.escape(str(file.absolute())) for file in files],
         **kwargs,
     )
     parser.add_argument("--config", action=gate.RecipeFile, help="A further YAML file, read over the recipe.")

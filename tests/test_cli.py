@@ -41,19 +41,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_list_names_all_learners_backbones_data_sets_and_recipes_without_importing_torch() -> None:
+def test_list_does_not_import_torch() -> None:
     script = (
         "import sys\nfrom metabox.cli import main\nmain(['list'])\n"
         "assert 'torch' not in sys.modules and 'jsonargparse' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert {"Conv4", "Flatten", "MLP", "ResNet12", "SNAILEmbedding", "TorchVision"} <= {
-        found.name for found in subclasses("Backbone")
-    }
-    for found in subclasses("Learner") + subclasses("Backbone") + subclasses("EpisodeSampler"):
-        assert f"  {found.name} " in done.stdout
-        assert found.summary in done.stdout
-    assert all(f"  {name} " in done.stdout for name in recipes())
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
 
 def test_help_without_importing_torch() -> None:
@@ -159,6 +152,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["list", "omniglot"], "expected a kind among learners, backbones, datasets, recipes, got 'omniglot'"),
+        (["list", "recipes", "nowhere"], "a name that `metabox list recipes` lists, got 'nowhere'"),
+        (["list", "recipes", "a", "b"], "unrecognized arguments: b"),
         (["train"], "expected a recipe"),
         (["train", "no-such-recipe"], "`metabox list` names the recipes"),
         (["train", "glyph-5w1s-incontext"], "did you mean glyphs-5w1s-incontext?"),

@@ -129,5 +129,5 @@ def test_modulation_goes_with_the_normalisations_by_task(norm: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 16, 28, 84])
 def test_the_set_encoder_takes_images_of_any_size(size: int) -> None:
-    encoder = SetConv((3, size, size)).eval()
+    encoder = SetConv((3, size, size), 8).eval()
     assert encoder(torch.zeros(2, 4, 3, size, size, dtype=torch.uint8)).shape == (2, 4, 8)

@@ -26,7 +26,7 @@ def test_the_walk_finds_the_learners() -> None:
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_learner_conforms(learner: str, kind: str, check: str) -> None:
     made = load(learner)
-    if SPECS[kind].target not in made.targets:
+    if not isinstance(SPECS[kind].target, made.targets):
         return  # refused with a ValueError: see the test below
     CHECKS[check](made, SPECS[kind])
 
@@ -35,6 +35,6 @@ def test_learner_conforms(learner: str, kind: str, check: str) -> None:
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_refuses_targets_that_it_does_not_declare(learner: str, kind: str) -> None:
     made = load(learner)
-    if SPECS[kind].target not in made.targets:
+    if not isinstance(SPECS[kind].target, made.targets):
         with pytest.raises(ValueError, match="expected a target among"):
-            made(SPECS[kind], 3)
+            made(SPECS[kind])

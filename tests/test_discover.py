@@ -104,9 +104,16 @@ def test_a_learner_below_a_private_base_is_found(tmp_path: Path, monkeypatch: py
     assert [f.name for f in discover.subclasses("Learner")] == ["Two"]
 
 
-def test_recipes_are_the_yaml_files_of_the_package() -> None:
-    recipes = discover.recipes()
-    assert recipes
-    for name, path in recipes.items():
-        assert path.name == f"{name}.yaml"
-        assert path.is_file()
+def test_recipes_are_the_yaml_files_of_the_package_and_of_its_folders_but_for_bases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discover, "PACKAGE", tmp_path)
+    folder = tmp_path / "recipes" / "b" / "c"
+    folder.mkdir(parents=True)
+    for name in ("_base.yaml", "two.yaml", "notes.txt", "../one.yaml"):
+        (folder / name).write_text("# A title, whole.\n# More.\n")
+    assert list(discover.recipes().items()) == [("one", folder.parent / "one.yaml"), ("two", folder / "two.yaml")]
+    assert discover.title(folder / "two.yaml") == "A title, whole."
+    assert discover.base_of(folder / "two.yaml") == folder / "_base.yaml"
+    assert discover.base_of(folder.parent / "one.yaml") is None
+    assert discover.base_of(tmp_path / "two.yaml") is None

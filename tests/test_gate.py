@@ -12,7 +12,7 @@ import pytest
 from jsonargparse._common import parsing_settings
 
 import metabox
-from metabox import gate
+from metabox import discover, gate
 from metabox.cli import main
 from metabox.nn.from_run import FromRun
 
@@ -236,3 +236,38 @@ def test_a_recipe_lies_in_a_folder_of_any_name(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["train", str(folder / "mine.yaml"), "--print_config"])
     assert "width: 12" in capsys.readouterr().out
+
+
+def test_a_base_beside_a_file_that_is_not_the_packages_is_not_read(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's run folder must not gain a file that is read silently, nor may one beside a link."""
+    Path("run/_base.yaml").write_text(HOSTILE["an import as a learner"])
+    Path("run/recipe.yaml").write_text(GOOD)
+    Path("run/link.yaml").symlink_to(discover.recipes()["copy-lstm"])
+    for name in ("recipe", "link"):
+        assert discover.base_of(Path(f"run/{name}.yaml")) != Path("run/_base.yaml")
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", f"run/{name}.yaml", "--config", f"run/{name}.yaml", "--print_config"])
+        assert stopped.value.code == 0
+        assert TELLTALE not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("an import as a learner", f"got '{TELLTALE}"),
+        ("a folder to write to", "expected out on the command line only"),
+        ("aliases of aliases", "aliases written out"),
+    ],
+)
+def test_a_base_of_the_package_goes_through_the_gate(
+    kind: str, words: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("recipes").mkdir()
+    Path("recipes/_base.yaml").write_text(HOSTILE[kind])
+    Path("recipes/made-up.yaml").write_text(GOOD)
+    Path("run/recipe.yaml").write_text(GOOD)
+    monkeypatch.setattr(discover, "PACKAGE", here)
+    for command in ("train made-up", "train run/recipe.yaml --config made-up"):
+        assert words in refused(command.split(), here, capsys)

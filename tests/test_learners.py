@@ -73,7 +73,7 @@ def plain_lstm(learner: LSTM, episodes: Episodes, t: int, x: Tensor) -> Tensor:
     lstm = nn.LSTM(learner.cell.input_size, learner.cell.hidden_size, batch_first=True)
     lstm.load_state_dict({f"{name}_l0": value for name, value in learner.cell.state_dict().items()})
     seen = real_examples(episodes.support, t)
-    labels = [F.one_hot(y).float() if spec.target.n_classes is not None else y for _, y in seen]
+    labels = [F.one_hot(y, spec.target.size).float() if spec.target.n_classes is not None else y for _, y in seen]
     late, features = [torch.zeros(spec.target.size), *labels], embedding(learner, episodes, t)
     steps = [torch.cat([features(x_i), y]) for x_i, y in zip([x_i for x_i, _ in seen] + [x], late, strict=True)]
     return learner.readout(lstm(torch.stack(steps)[None])[0][0, -1])

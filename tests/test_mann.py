@@ -76,7 +76,7 @@ def plain_mann(learner: MANN, xs: list[Tensor], labels: list[Tensor]) -> list[Te
 
 
 def vector(spec: TaskSpec, y: Tensor) -> Tensor:
-    return F.one_hot(y).double() if spec.target.n_classes is not None else y
+    return F.one_hot(y, spec.target.size).double() if spec.target.n_classes is not None else y
 
 
 @torch.no_grad()

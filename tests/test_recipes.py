@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from made_up import SHORT
 
-from metabox import recipe
+from metabox import discover, recipe
 from metabox.cli import main
 from metabox.discover import recipes, subclasses
 from metabox.files import read_json
 
 BY_HAND = ("celeba", "census", "nyuv2", "miniimagenet", "tieredimagenet", "cub")
 """Sets that everyone must get for themselves. Their readers' tests take a step on made-up files in the same layout."""
+
+FILES = sorted((discover.PACKAGE / "recipes").rglob("*.yaml"))
+BASES = [path for path in FILES if path.name == discover.BASE]
+
+
+def content(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def options(content: Any, before: str = "") -> set[str]:
+    """The options that have a value of their own, by their whole names."""
+    if not isinstance(content, dict):
+        return {before}
+    return set().union(*(options(value, f"{before}.{name}".lstrip(".")) for name, value in content.items()))
+
+
+def joined(base: Any, recipe: Any) -> Any:
+    """One file with the options of both."""
+    if not (isinstance(base, dict) and isinstance(recipe, dict)):
+        return recipe
+    return base | {name: joined(base.get(name), value) for name, value in recipe.items()}
+
+
+def resolved(parser: Any, words: list[str]) -> str:
+    return recipe.dump(parser, recipe.parse(parser, words))
+
+
+def test_a_recipe_has_its_name_for_itself_and_lies_in_the_folder_of_its_data_set() -> None:
+    names = [path.stem for path in FILES if path not in BASES]
+    assert names
+    assert sorted(names) == list(recipes())
+    assert not list((discover.PACKAGE / "recipes").glob("*.*"))
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: str(base.parent.relative_to(FILES[0].parents[1])))
+def test_a_base_holds_what_every_recipe_of_its_folder_shares_and_none_says_again(base: Path) -> None:
+    shared, below = content(base), [path for path in base.parent.glob("*.yaml") if path != base]
+    assert len(below) > 1
+    assert "tasks" in options(shared) or "tasks.class_path" in options(shared), "or a copied recipe would be another"
+    assert "claim" not in shared
+    for path in below:
+        pairs = product(options(shared), options(content(path)))
+        both = {one for one, other in pairs if f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")}
+        assert not both, f"{path.stem} repeats or changes {sorted(both)}"
+
+
+@pytest.mark.parametrize(
+    "name", ["omniglot-5w1s-relation", "cifarfs-5w1s-maml-cpu", "completion-cifar-cnp", "sinusoid-anp"]
+)
+def test_a_recipe_over_its_base_is_the_recipe_of_one_file_with_the_options_of_both(name: str, tmp_path: Path) -> None:
+    path = recipe.find(name)
+    base = path.with_name(discover.BASE)
+    whole = tmp_path / path.name
+    whole.write_text(yaml.safe_dump(joined(content(base), content(path))))
+    assert resolved(recipe.make_parser(path), []) == resolved(recipe.make_parser(whole), [])
+    other = recipe.make_parser(recipe.find("glyphs-5w1s-incontext"))
+    assert resolved(other, ["--config", path.stem]) == resolved(other, ["--config", str(whole)])
 
 
 @pytest.mark.parametrize("name", recipes())

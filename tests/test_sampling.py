@@ -231,6 +231,7 @@ def test_way_is_limited_to_a_tasks_group():
         ({"n_way": 0}, ["n_way", "at least 1", "0"]),
         ({"n_shot": (3, 2)}, ["n_shot", "[low, high]", "(3, 2)"]),
         ({"n_query": -1}, ["n_query", "-1"]),
+        ({"n_way": 1_000_000, "n_shot": 1}, ["at most 1,048,576 images", "lower them"]),
         ({"n_way": 61}, ["61", "60", "'train'"]),
         ({"n_way": (5, 61)}, ["61", "60", "'train'"]),
         ({"n_way": 5, "within_groups": True}, ["smallest group", "4", "lower n_way"]),

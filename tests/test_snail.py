@@ -49,7 +49,7 @@ def plain_snail(learner: SNAIL, support: list[tuple[Tensor, Tensor]], query: Ten
 
 
 def vector(spec: TaskSpec, y: Tensor) -> Tensor:
-    return F.one_hot(y).float() if spec.target.n_classes is not None else y
+    return F.one_hot(y, spec.target.size).float() if spec.target.n_classes is not None else y
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from metabox.data.decode import SUFFIXES
 from metabox.data.nwaykshot import NWayKShot
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.readers import name_some
-from metabox.data.root import FolderFiles
+from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import Split
 from metabox.files import read_json
@@ -73,7 +73,7 @@ class ClassFolder(NWayKShot):
         self._on_device = on_device
 
     def load(self) -> StoredImages:
-        folder = Path(self.path).expanduser()
+        folder = in_home(self.path)
         if not folder.is_dir():
             raise ValueError(f"expected a folder of class folders, got {self.path!r}, which is not one")
         files = FolderFiles(folder)
@@ -100,9 +100,9 @@ def split_by_hash(names: Sequence[str], fractions: tuple[float, float, float]) -
 
 
 def _read(path: str) -> Mapping[Split, Sequence[str]]:
-    if not Path(path).expanduser().is_file():
+    if not in_home(path).is_file():
         raise ValueError(f"expected splits as a JSON file or three fractions, got {path!r}, which is not a file")
-    splits = read_json(Path(path).expanduser())
+    splits = read_json(in_home(path))
     if (
         not isinstance(splits, dict)
         or not set(splits) <= set(SPLIT_NAMES)
@@ -125,7 +125,7 @@ def _classes(files: FolderFiles, splits: object) -> list[ClassFiles]:
         folder = name.rpartition("/")[0]
         if folder in images and Path(name).suffix.lower() in SUFFIXES:
             images[folder].append(name)
-        elif not (isinstance(splits, str) and (files.path / name).resolve() == Path(splits).expanduser().resolve()):
+        elif not (isinstance(splits, str) and (files.path / name).resolve() == in_home(splits).resolve()):
             stray.append(name)
     depths = {folder.count("/") for folder in images}
     odd = [folder for folder in images if folder.count("/") > 1 or folder.count("/") < max(depths)]

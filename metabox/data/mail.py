@@ -25,7 +25,7 @@ from tqdm import tqdm
 from metabox.data.finite import SPLITS, FiniteTasks, Rows
 from metabox.data.page import page_text
 from metabox.data.readers import name_some, open_file
-from metabox.data.root import FolderFiles
+from metabox.data.root import FolderFiles, in_home
 from metabox.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.targets import Classes, TaskSpec
 
@@ -116,7 +116,7 @@ class MailFolder(FiniteTasks):
         self.descriptor = descriptor or OneHot()
 
     def load(self) -> Rows:
-        folder = Path(self.path).expanduser()
+        folder = in_home(self.path)
         boxes = read_mailboxes(folder, self.features, self.split_by, self.fractions)
         told = self.descriptor.vectors([About(name=name) for name in boxes.names])
         return Rows(

@@ -28,6 +28,7 @@ Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 PLACES = 1 << 19  # but not more than so many examples
+MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
 
 
 class ClassImages(ABC):
@@ -163,6 +164,10 @@ class NWayKShot(EpisodeSampler):
         self.within_groups = within_groups
         self.augment = augment
         self.names = names
+        if (most := self.n_way[1] * (self.n_shot[1] + self.n_query[1])) > MOST:
+            raise ValueError(
+                f"expected tasks of at most {MOST:,} images, got n_way * (n_shot + n_query) = {most:,}; lower them"
+            )
         if names is not None and names < self.n_way[1]:
             raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
         self._pools: dict[Split, _Pool] = {}
