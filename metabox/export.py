@@ -3,7 +3,7 @@
 export(learner, episodes, "served")                # once, here
 adapt = torch.export.load("served/adapt.pt2").module()      # anywhere, or `load_exported("served", trusted=True)`
 predict = torch.export.load("served/predict.pt2").module()
-phi = adapt(x, y, mask)                            # with a descriptor: adapt(x, y, mask, descriptor)
+phi = adapt(x, y, mask, classes)                   # of classes; with a descriptor it comes last
 params = predict(phi, queries)
 """
 
@@ -23,12 +23,13 @@ from metabox.files import write_whole
 from metabox.learners.base import Learner, Phi
 
 ADAPT, PREDICT = "adapt.pt2", "predict.pt2"
+MOST = 16_384  # queries of a call: torch's attention on a GPU has a limit
 
 
 class Served(NamedTuple):
     """The two graphs of a folder.
 
-    adapt: `x [T, N, *x_shape], y, mask[, descriptor]` -> phi
+    adapt: `x [T, N, *x_shape], y, mask[, classes [T, C]][, descriptor]` -> phi, with the label sets if y are classes
     predict: `phi, x [T, M, *x_shape]` -> `[T, M, P]`
     """
 
@@ -43,8 +44,9 @@ class _Adapt(nn.Module):
         super().__init__()
         self.learner = learner
 
-    def forward(self, x: Tensor, y: Tensor, mask: Tensor, *descriptor: Tensor) -> Phi:
-        return self.learner.adapt(Examples(x=x, y=y, mask=mask), *descriptor)
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor, *more: Tensor) -> Phi:
+        classes, rest = (None, more) if self.learner.spec.target.n_classes is None else (more[0], more[1:])
+        return self.learner.adapt(Examples(x=x, y=y, mask=mask), rest[0] if rest else None, classes)
 
 
 class _Predict(nn.Module):
@@ -59,7 +61,7 @@ class _Predict(nn.Module):
 def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
     """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the given ones.
 
-    The number of queries M is free. The numbers of tasks T and of support examples N are those of the episodes: a
+    The number of queries M is free, up to 16,384. The numbers of tasks T and of support examples N are those of the episodes: a
     smaller support is padded to N, with a mask, which changes no prediction. Inputs are no longer checked.
 
     Args:
@@ -76,10 +78,10 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
     s, x = episodes.support, episodes.query.x
     if x.shape[1] < 2:
         x = torch.cat([x, x], dim=1)  # a size of 1 would be taken for a constant
-    given = () if episodes.descriptor is None else (episodes.descriptor,)
+    given = tuple(part for part in (episodes.label_set(learner.spec), episodes.descriptor) if part is not None)
     adapt = _export(_Adapt(learner), (s.x, s.y, s.mask, *given))
     phi = cast(Phi, adapt.module()(s.x, s.y, s.mask, *given))
-    predict = _export(_Predict(learner), (phi, x), {"phi": dict.fromkeys(phi), "x": {1: Dim("M", min=1)}})
+    predict = _export(_Predict(learner), (phi, x), {"phi": dict.fromkeys(phi), "x": {1: Dim("M", min=1, max=MOST)}})
     for name, program in ((ADAPT, adapt), (PREDICT, predict)):
         _save(Path(folder) / name, program)
 

@@ -289,9 +289,10 @@ def test_exported_graphs_answer_on_the_gpu(tmp_path: Path, make: Callable[[TaskS
     spec = SPECS["classes of images"]
     learner, episodes = build(make, spec).to(DEVICE), make_episodes(spec)
     export(learner, episodes.to(DEVICE), tmp_path)
-    served, other = load_exported(tmp_path), make_episodes(spec, n_query=9, seed=1)
+    served, other = load_exported(tmp_path, trusted=True), make_episodes(spec, n_query=9, seed=1)
     s, x = other.to(DEVICE).support, other.query.x.to(DEVICE)
-    close(served.predict(served.adapt(s.x, s.y, s.mask), x), outputs(build(make, spec), other))
+    classes = torch.ones(len(s), 3, dtype=torch.bool, device=DEVICE)
+    close(served.predict(served.adapt(s.x, s.y, s.mask, classes), x), outputs(build(make, spec), other))
 
 
 def test_phi_saved_on_the_gpu_serves_on_the_cpu(tmp_path: Path) -> None:

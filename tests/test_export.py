@@ -41,9 +41,15 @@ def test_the_exported_graphs_give_the_same_predictions_for_any_number_of_queries
     served = load_exported(tmp_path, trusted=True)
     for n_support, n_query in ((6, 1), (6, 11), (4, 5)):
         other = make_episodes(SPECS[kind], n_support=n_support, n_query=n_query, seed=1)
-        s, given = padded(other.support, 6), () if other.descriptor is None else (other.descriptor,)
-        got = served.predict(served.adapt(s.x, s.y, s.mask, *given), other.query.x)
+        s, given = padded(other.support, 6), (other.label_set(SPECS[kind]), other.descriptor)
+        got = served.predict(
+            served.adapt(s.x, s.y, s.mask, *(part for part in given if part is not None)), other.query.x
+        )
         torch.testing.assert_close(got, outputs(learner, other), rtol=1e-4, atol=1e-5)
+        if kind.startswith("classes of"):
+            two_of_three = torch.tensor([True, False, True]).expand(len(s), -1)
+            phi = served.adapt(s.x, s.y.masked_fill(s.y == 1, 2), s.mask, two_of_three)
+            assert (served.predict(phi, other.query.x).softmax(-1)[..., 1] == 0).all()
 
 
 def test_the_files_are_served_where_there_is_no_metabox(tmp_path: Path) -> None:
