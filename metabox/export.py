@@ -61,8 +61,8 @@ class _Predict(nn.Module):
 def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
     """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the given ones.
 
-    The number of queries M is free, up to 16,384. The numbers of tasks T and of support examples N are those of the episodes: a
-    smaller support is padded to N, with a mask, which changes no prediction. Inputs are no longer checked.
+    The number of queries M is free, up to 16,384. The numbers of tasks T and of support examples N are those of the
+    episodes: a smaller support is padded to N, with a mask, which changes no prediction. Inputs are no longer checked.
 
     Args:
         learner: in evaluation mode, on the device that will serve.
