@@ -152,7 +152,7 @@ def _without_times(line: dict[str, Any]) -> dict[str, Any]:
 def files(folder: Path) -> set[str]:
     """All files and folders, but for TensorBoard's, of which every process writes its own, and locks."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    return {name for name in names if not name.startswith("tensorboard/") and not name.endswith("lock")}
+    return {name for name in names if "tensorboard/" not in name and not name.endswith("lock")}
 
 
 def flipped(path: Path, draw: random.Random) -> int:
