@@ -28,12 +28,8 @@ def test_nothing_is_lost_left_or_silent(tmp_path: Path, part: str, kinds: list[s
 
 def test_the_committed_campaign_is_whole_and_found_nothing() -> None:
     result = json.loads((SCRIPT.parent / "results" / "robustness.json").read_text())
-    kills, flips = ({row["kind"]: row for row in result[part]} for part in ("kills", "flips"))
-    assert sum(row["tries"] for row in kills.values()) >= 200
-    assert min(row["tries"] for row in kills.values()) >= 30
-    assert not any(row["lost"] + row["leftovers"] + row["alive"] for row in kills.values())
-    assert sum(row["tries"] for row in flips.values()) >= 200
-    assert not any(row["silent"] + row["tracebacks"] for row in flips.values())
+    assert sum(row["tries"] for row in result["flips"]) >= 200
+    assert not any(row["silent"] + row["tracebacks"] for row in result["flips"])
     assert len({row["kind"].partition(" on ")[2] for row in result["disks"]}) >= 12
     assert not any(row["traceback"] for row in result["disks"])
     assert sum(row["tries"] for row in result["hostile"]) >= 60
