@@ -28,6 +28,9 @@ def test_nothing_is_lost_left_or_silent(tmp_path: Path, part: str, kinds: list[s
 
 def test_the_committed_campaign_is_whole_and_found_nothing() -> None:
     result = json.loads((SCRIPT.parent / "results" / "robustness.json").read_text())
+    assert sum(row["tries"] for row in result["kills"]) >= 200
+    assert min(row["tries"] for row in result["kills"]) >= 30
+    assert not any(row["lost"] + row["leftovers"] + row["alive"] for row in result["kills"])
     assert sum(row["tries"] for row in result["flips"]) >= 200
     assert not any(row["silent"] + row["tracebacks"] for row in result["flips"])
     assert len({row["kind"].partition(" on ")[2] for row in result["disks"]}) >= 12
