@@ -48,10 +48,16 @@ def ragged(spec: TaskSpec) -> Episodes:
 def plain_loss(spec: TaskSpec, params: Tensor, y: Tensor) -> Tensor:
     """The mean over examples of equation (3), or of equation (2), halved, summed over the targets of an example."""
     if spec.target.n_classes is not None:
-        return F.cross_entropy(params, y)
+        shown, own = y.unique(return_inverse=True)  # the label set
+        return F.cross_entropy(params[:, shown], own)
     if isinstance(spec.target, Binary):
         return F.binary_cross_entropy_with_logits(params, y, reduction="none").sum(1).mean()
     return (0.5 * (params[:, : spec.target.size] - y) ** 2).sum(1).mean()
+
+
+def inside(phi: dict[str, Tensor], t: int, params: Tensor) -> Tensor:
+    """The predictions for the classes that the task has."""
+    return params[:, phi["classes"][t]] if "classes" in phi else params
 
 
 def plain_network(network: nn.Module, x: Tensor, z: Tensor | None) -> Tensor:
@@ -86,7 +92,8 @@ def test_maml_adapts_as_a_plain_loop_of_gradient_steps_does(spec: TaskSpec, step
         for name, weight in network.named_parameters():
             torch.testing.assert_close(phi[f"weights.{name}"][t], weight, rtol=1e-4, atol=1e-5)
         z = None if episodes.descriptor is None else episodes.descriptor[t]
-        torch.testing.assert_close(got[t], plain_network(network, episodes.query.x[t], z), rtol=1e-4, atol=1e-5)
+        wanted = plain_network(network, episodes.query.x[t], z)
+        torch.testing.assert_close(inside(phi, t, got[t]), inside(phi, t, wanted), rtol=1e-4, atol=1e-5)
 
 
 @needs_learn2learn
@@ -113,7 +120,8 @@ def test_anil_adapts_the_head_by_a_plain_loop_and_leaves_the_backbone_alone(spec
             d_weight, d_bias = torch.autograd.grad(loss, [weight, bias])
             weight, bias = (weight - learner.lr * d_weight).detach(), (bias - learner.lr * d_bias).detach()
         torch.testing.assert_close(phi["weights.head.weight"][t], weight, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(got[t], h_query @ weight.T + bias, rtol=1e-4, atol=1e-5)
+        wanted = h_query @ weight.T + bias
+        torch.testing.assert_close(inside(phi, t, got[t]), inside(phi, t, wanted), rtol=1e-4, atol=1e-5)
 
 
 @needs_learn2learn
@@ -207,8 +215,8 @@ def test_the_first_order_gradient_is_that_of_the_query_loss_at_the_adapted_weigh
     got, exactly = meta_gradient(first, episodes), meta_gradient(second, episodes)
     q = episodes.query
     for name, gradient in got.items():
-        here = {n: w.detach().requires_grad_() for n, w in phi.items()}
-        loss = F.cross_entropy(first.predict(here, q.x.double()).flatten(0, 1), q.y.flatten())
+        here = {n: w.detach().requires_grad_() for n, w in phi.items() if n != "classes"}
+        loss = F.cross_entropy(first.predict(here | {"classes": phi["classes"]}, q.x.double()).flatten(0, 1), q.y.flatten())
         wanted = torch.autograd.grad(loss, here[f"weights.{name}"])[0].sum(0)
         torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
     gap = {name: float((got[name] - exactly[name]).norm() / exactly[name].norm()) for name in got}
@@ -236,7 +244,7 @@ def test_without_support_phi_is_the_shared_network(make: type[MAML]) -> None:
     nothing = make_episodes(IMAGES, n_support=0).support
     for phi, t in ((learner.adapt(nothing), 0), (learner.adapt(episodes.support), 2)):
         for name, value in phi.items():
-            assert torch.equal(value[t], shared[name.removeprefix("weights.")])
+            assert name == "classes" or torch.equal(value[t], shared[name.removeprefix("weights.")])
 
 
 # ------------------------------------------------------------------ normalisation
@@ -310,7 +318,7 @@ def test_a_copy_of_a_learner_is_independent_and_its_options_show() -> None:
 def test_weights_that_are_frozen_are_no_part_of_phi() -> None:
     learner, episodes = build(MAML, CLASSES), make_episodes(CLASSES)
     learner.network.embed.requires_grad_(False)
-    assert set(learner.adapt(episodes.support)) == {"weights.head.weight", "weights.head.bias"}
+    assert set(learner.adapt(episodes.support)) == {"classes", "weights.head.weight", "weights.head.bias"}
     learner.train()
     QueryLoss(learner)(episodes)["loss"].sum().backward()
     assert all(p.grad is None for p in learner.network.embed.parameters())

@@ -34,6 +34,7 @@ Floats32 = NDArray[np.float32]
 
 MOST_BYTES = 25 << 20  # of a mail: what most servers let through
 MOST_PARTS = 1000  # of a mail: text, its HTML version, attachments
+MOST_DEPTH = 100  # of parts within parts: mail that was forwarded and forwarded again
 MOST_LETTERS = 1 << 20  # of its texts: more is no letter that a person wrote
 MOST_HEADER = 2048  # letters
 MOST_LINES = 500_000
@@ -219,7 +220,7 @@ def _check_structure(content: bytes) -> None:
 def _texts(message: Message) -> Iterator[str]:
     """The text parts. Of a mail that comes both as plain text and as HTML both are read, as a filter should."""
     left = MOST_LETTERS
-    for number, part in enumerate(message.walk()):
+    for number, part in enumerate(_parts(message)):
         if number == MOST_PARTS:
             raise ValueError(f"more than {MOST_PARTS} parts")
         if part.get_content_maintype() != "text" or part.get_content_disposition() == "attachment":
@@ -228,6 +229,18 @@ def _texts(message: Message) -> Iterator[str]:
         text = _decoded(payload if isinstance(payload, bytes) else b"", part.get_content_charset())[:left]
         left -= len(text)
         yield "".join(page_text(text)) if part.get_content_subtype() == "html" else text
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """What `message.walk` gives, to a depth that does not depend on the interpreter's recursion limit."""
+    left = [(message, 0)]
+    while left:
+        part, depth = left.pop()
+        if depth > MOST_DEPTH:
+            raise ValueError("parts within parts, too many deep")
+        yield part
+        if part.is_multipart():
+            left += [(inner, depth + 1) for inner in reversed(part.get_payload())]  # type: ignore[arg-type]
 
 
 def _decoded(content: bytes, charset: str | None) -> str:
