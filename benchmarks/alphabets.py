@@ -24,16 +24,16 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from metabox import Learner, OuterLoop, evaluate, run
-from metabox.data.alphabets import Alphabets
-from metabox.environment import facts
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
 from metabox.files import read_json, write_json, write_whole
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
+from metabox.multitask import DWA, GradNorm, Random, Surgery, Uncertainty, WorstCase
+from metabox.multitask.transfer import figure, hint, read_cosines, table
 from metabox.nn.backbones import Conv4
 from metabox.nn.conditioning import Add, Concat, FiLM, Gate
-from metabox.transfer import figure, hint, read_cosines, table
-from metabox.weighting import DWA, GradNorm, Random, Surgery, Uncertainty, WorstCase
+from metabox.tasks.multitask.alphabets import Alphabets
+from metabox.training.environment import facts
 
 SMALL = partial(Conv4, width=32, downsample="stride")
 SUPPORT = 20
@@ -130,7 +130,7 @@ def chosen(name: str, tuning: list[dict[str, Any]], runs: Path) -> tuple[float, 
 
 
 def against_single(scores: ByRow, name: str) -> list[dict[str, Any]]:
-    """The per-alphabet table of `metabox.transfer` over the seeds that both have; empty where there are none."""
+    """The per-alphabet table of `metabox.multitask.transfer` over the seeds that both have."""
     alone = "five: single" if name.startswith("five: ") else "single"
     seeds = [seed for seed in scores[name] if seed in scores.get(alone, {})]
     if not seeds:

@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metabox.cli import main as metabox
-from metabox.environment import facts
+from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
+from metabox.training.environment import facts
 
 
 def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:

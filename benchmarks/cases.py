@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from metabox import load_run
-from metabox.cli import main as metabox
+from metabox.cli.main import main as metabox
 from metabox.discover import recipes
-from metabox.environment import facts
 from metabox.files import read_json, write_json
-from metabox.pixels import pixel_scores
+from metabox.multitask.pixel_scores import pixel_scores
+from metabox.training.environment import facts
 
 OUT = Path(__file__).parent / "results" / "cases.json"
 CASES = ("spam-", "shapes-", "scenes-", "recommendation-")

@@ -92,7 +92,7 @@ def command(*words: object) -> Callable[[], int]:
     """A command line, to be run in a child."""
 
     def call() -> int:
-        from metabox.cli import main
+        from metabox.cli.main import main
 
         return main([str(word) for word in words])
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from metabox.environment import facts
 from metabox.files import read_json, write_json
-from metabox.weighting import Weighting
-from metabox.weighting.surgery import METHODS, Surgery
-from metabox.weighting.weights import Fixed
+from metabox.multitask.surgery import METHODS, Surgery
+from metabox.multitask.weights import Fixed
+from metabox.training.environment import facts
+from metabox.training.weighting import Weighting
 
 STARTS = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
 RESULT = Path(__file__).parent / "results" / "conflict.json"

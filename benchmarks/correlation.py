@@ -21,14 +21,14 @@ from typing import Any, cast
 import torch
 
 from metabox import OuterLoop, evaluate, run
-from metabox.environment import facts
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
 from metabox.files import write_json
 from metabox.learners.base import Learner
-from metabox.learners.experts import MMoE
+from metabox.learners.multitask.experts import MMoE
 from metabox.targets import TaskSpec
-from metabox.tasks.recommendation import CorrelatedRegressions
+from metabox.tasks.multitask.recommendation import CorrelatedRegressions
+from metabox.training.environment import facts
 
 EXPERTS, EXPERT, TOWER = 8, 16, 8  # units of the networks
 

@@ -31,7 +31,7 @@ from metabox.learners import ACNP, CNP, TNPD, ConvCNP
 from metabox.nn.backbones import MLP
 from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess
-from metabox.tasks.kernels import RBF
+from metabox.tasks.functions.kernels import RBF
 
 Row = dict[str, Any]
 RECIPE = "gp-rbf-convcnp-cpu"

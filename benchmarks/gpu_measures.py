@@ -16,11 +16,11 @@ from alone import Tell
 from budget import row as trained
 
 from metabox import recipe as recipes
-from metabox.data import Omniglot
-from metabox.environment import facts
-from metabox.episodes import Episodes, EpisodeSampler
-from metabox.tasks import GaussianProcess
-from metabox.training import run
+from metabox.episodes import Episodes
+from metabox.tasks import GaussianProcess, Omniglot
+from metabox.tasks.sampler import EpisodeSampler
+from metabox.training.environment import facts
+from metabox.training.loop import run
 
 WARM_UP = 10  # steps
 SLOW = 8.0  # seconds after which the warm-up ends earlier

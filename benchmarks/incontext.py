@@ -23,21 +23,20 @@ import torch
 from published import steps_for
 
 import metabox
-from metabox.cli import main as command
-from metabox.data import Glyphs
-from metabox.data.labels import FixedLabels
-from metabox.data.projections import RandomProjections
-from metabox.environment import facts
-from metabox.episodes import EpisodeSampler
+from metabox.cli.main import main as command
 from metabox.files import write_json
 from metabox.learners import GPICL
 from metabox.learners.base import Learner
 from metabox.nn.backbones import Flatten
 from metabox.objectives import StreamLoss
 from metabox.recipe import load_run
-from metabox.tasks import AssociativeRecall, LinearFunctions
-from metabox.tasks.baselines import least_squares, ridge
-from metabox.tasks.curriculum import Curriculum, Growth
+from metabox.tasks import AssociativeRecall, Glyphs, LinearFunctions
+from metabox.tasks.functions.baselines import least_squares, ridge
+from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.curriculum import Curriculum, Growth
+from metabox.tasks.wrappers.fixed_labels import FixedLabels
+from metabox.tasks.wrappers.projections import RandomProjections
+from metabox.training.environment import facts
 
 Row = dict[str, Any]
 Point = tuple[int, float, float]

@@ -13,7 +13,7 @@ import torch
 from stopwatch import Call
 from torch import Tensor, nn
 
-from metabox.data.omniglot import Omniglot
+from metabox.tasks.images.omniglot import Omniglot
 
 
 def has(package: str) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 
 from budget import row
 
-from metabox.cli import main as metabox
+from metabox.cli.main import main as metabox
 from metabox.discover import recipes
-from metabox.environment import facts
 from metabox.files import read_json, write_json
+from metabox.training.environment import facts
 
 
 def seconds_per_step(recipe: str, more: list[str]) -> float:

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from children import Child, command, copied, descendants, files, finished, flipped, outcome, recipe, start
 
+import metabox.cli.sweep
 import metabox.reports.page  # warm: a child imports nothing
-import metabox.sweep
-import metabox.training  # noqa: F401
-from metabox.data.folder import ClassFolder
+import metabox.training.loop  # noqa: F401
 from metabox.data.root import CACHE_VARIABLE
-from metabox.environment import facts
 from metabox.files import read_json, write_json
+from metabox.tasks.images.folder import ClassFolder
+from metabox.training.environment import facts
 
 RESULTS = Path(__file__).parent / "results" / "robustness.json"
 TRIES = {"training": 40, "checkpointing": 40, "packing": 30, "evaluation": 30, "report": 30, "sweep": 30}

@@ -24,11 +24,11 @@ import torch
 from stopwatch import quartiles
 from torch import Tensor
 
-from metabox.data.omniglot import Omniglot
 from metabox.data.root import CACHE_VARIABLE
-from metabox.environment import facts
 from metabox.files import write_json
-from metabox.memory import keep_freed_memory
+from metabox.tasks.images.omniglot import Omniglot
+from metabox.training.allocator import keep_freed_memory
+from metabox.training.environment import facts
 
 TASKS = 32  # a call
 SHAPES = ((5, 1), (20, 5))  # way, shot

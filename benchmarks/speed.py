@@ -41,19 +41,19 @@ from stopwatch import (
 from torch import Tensor, nn
 
 from metabox import learners
-from metabox.data.omniglot import Omniglot
 from metabox.data.root import name_data_root
-from metabox.engine import precision_of
-from metabox.environment import facts
 from metabox.episodes import Episodes, Examples
 from metabox.files import read_json, write_json
 from metabox.learners import SNAIL
-from metabox.memory import keep_freed_memory
 from metabox.objectives import QueryLoss
-from metabox.outer import OuterLoop
 from metabox.targets import Classes, Reals, TaskSpec
+from metabox.tasks.images.omniglot import Omniglot
 from metabox.testing import make_episodes
-from metabox.weighting import Weighting
+from metabox.training.allocator import keep_freed_memory
+from metabox.training.engine import precision_of
+from metabox.training.environment import facts
+from metabox.training.settings import OuterLoop
+from metabox.training.weighting import Weighting
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 Rows = list[dict[str, Any]]
@@ -281,8 +281,8 @@ def _in(precision: Precision, loss: Callable[[], Tensor]) -> Tensor:
 
 def weighting(quick: bool) -> Rows:
     """A step of three tasks by each way of weighing their losses, as a multiple of the plain sum's time."""
-    from metabox.weighting.surgery import Surgery
-    from metabox.weighting.weights import Fixed, GradNorm
+    from metabox.multitask.surgery import Surgery
+    from metabox.multitask.weights import Fixed, GradNorm
 
     width, rows_in_batch = (64, 32) if quick else (512, 256)
     torch.manual_seed(0)

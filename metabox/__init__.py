@@ -1,6 +1,6 @@
 """metabox: black-box meta-learning and multi-task learning in PyTorch.
 
-Learners are in `metabox.learners`, task distributions over images in `metabox.data`. Names are
+Learners are in `metabox.learners`, task distributions in `metabox.tasks`. Names are
 imported when they are first used, so that the command line answers before torch has loaded.
 """
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metabox.config import Configured as Configured
     from metabox.episodes import Episodes as Episodes
-    from metabox.episodes import EpisodeSampler as EpisodeSampler
     from metabox.episodes import Examples as Examples
     from metabox.evaluation import Scores as Scores
     from metabox.evaluation import evaluate as evaluate
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from metabox.objectives import Objective as Objective
     from metabox.objectives import QueryLoss as QueryLoss
     from metabox.objectives import StreamLoss as StreamLoss
-    from metabox.outer import OuterLoop as OuterLoop
     from metabox.recipe import load_run as load_run
     from metabox.targets import Bars as Bars
     from metabox.targets import Binary as Binary
@@ -30,18 +28,21 @@ if TYPE_CHECKING:
     from metabox.targets import Reals as Reals
     from metabox.targets import Target as Target
     from metabox.targets import TaskSpec as TaskSpec
-    from metabox.training import run as run
+    from metabox.tasks.sampler import EpisodeSampler as EpisodeSampler
+    from metabox.training.loop import run as run
+    from metabox.training.settings import OuterLoop as OuterLoop
 
 _HOMES = {
     "config": ("Configured",),
-    "episodes": ("Episodes", "EpisodeSampler", "Examples"),
+    "episodes": ("Episodes", "Examples"),
     "evaluation": ("Scores", "evaluate"),
     "learners.base": ("Learner",),
     "targets": ("Bars", "Binary", "Classes", "Part", "Parts", "Reals", "Target", "TaskSpec"),
     "objectives": ("Objective", "QueryLoss", "StreamLoss"),
     "recipe": ("load_run",),
-    "outer": ("OuterLoop",),
-    "training": ("run",),
+    "tasks.sampler": ("EpisodeSampler",),
+    "training.settings": ("OuterLoop",),
+    "training.loop": ("run",),
 }
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 import sys
 
-from metabox.cli import main
+from metabox.cli.main import main
 
 sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -175,14 +175,19 @@ def title(recipe: Path) -> str:
         return lines.readline().lstrip("# ").rstrip()
 
 
-def lazy(package: str, bases: tuple[str, ...]) -> Any:
-    """A module's `__getattr__` that imports the classes below `bases` when they are first asked for."""
+def lazy(package: str, *bases: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`: its classes below `bases`, imported when first asked for."""
+
+    def inside() -> dict[str, Found]:
+        found = [found for base in bases for found in subclasses(base)]
+        return {f.name: f for f in found if f.module.startswith(f"{package}.")}
 
     def __getattr__(name: str) -> Any:
-        for base in bases:
-            for found in subclasses(base):
-                if found.name == name:
-                    return found.load()
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if (found := inside().get(name)) is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return found.load()
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted(inside())
+
+    return __getattr__, __dir__

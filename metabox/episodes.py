@@ -1,4 +1,4 @@
-"""What a task is: `Examples`, a batch of tasks `Episodes`, and where they come from, `EpisodeSampler`.
+"""What a task is: `Examples`, and a batch of tasks, `Episodes`.
 
 Axis 0 is always the task. Letters: T tasks, N support and M query examples (padded, with a
 mask), C classes, P natural parameters per query point, D features.
@@ -6,17 +6,16 @@ mask), C classes, P natural parameters per query point, D features.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from metabox.config import Configured, identity
 from metabox.targets import TaskSpec
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Device = torch.device | str
 Batch = TypeVar("Batch", "Examples", "Episodes")
 
@@ -164,29 +163,3 @@ class Episodes:
 def _to(batch: Batch, device: Device) -> Batch:
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return replace(batch, **{name: part.to(device) for name, part in parts.items() if part is not None})
-
-
-class EpisodeSampler(Configured, ABC):
-    """p(T): where tasks come from."""
-
-    data_arguments = ("path", "data_root", "on_device")
-    spec: TaskSpec
-
-    @abstractmethod
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """The tasks `first ... first + n_tasks - 1` of the endless list at (seed, split, index).
-
-        A pure function of its arguments: the same ones give the same bits, on every device. An
-        outer loop passes its step as `index` and `rank * n_tasks` as `first`, so ranks share one
-        list and never overlap; an evaluation stays at index 0 and walks along `first`.
-        """
-
-    def identity(self) -> dict[str, object]:
-        """What the tasks depend on, and so what a resumed run compares: the record of the arguments, and the data."""
-        return {"data": self.fingerprint(), **identity(self.config)}
-
-    def fingerprint(self) -> str:
-        """Names the data behind the tasks, so that two results can be seen to stand on the same."""
-        return f"{type(self).__name__} (generated)"

@@ -13,14 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
+from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.learners.base import Learner
-from metabox.memory import keep_freed_memory
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
 from metabox.targets import Classes
 from metabox.targets.base import score_mean, task_mean
+from metabox.tasks.sampler import EpisodeSampler
+from metabox.training.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True)

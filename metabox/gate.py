@@ -45,7 +45,7 @@ def paths() -> dict[str, str]:
     """Every path by which a recipe may name a class, and the class's own name."""
     found: dict[str, str] = {}
     for known in discover.nameable():
-        parts = known.module.split(".")  # a class of metabox.data.omniglot is in metabox.data too
+        parts = known.module.split(".")  # a class of metabox.tasks.images.omniglot is in metabox.tasks too
         found |= {".".join((*parts[:n], known.name)): known.name for n in range(1, len(parts) + 1)}
     for path, plugin_class in plugins.classes():
         found |= {path: plugin_class.__name__}

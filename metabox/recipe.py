@@ -19,16 +19,17 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import restricted_string_type
 
 from metabox import discover, gate, messages
-from metabox.checkpoints import load_weights
 from metabox.data.root import DATA_VARIABLE, name_data_root
-from metabox.environment import facts, read_facts
-from metabox.episodes import EpisodeSampler, Split
+from metabox.episodes import Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
 from metabox.reports import manifest
-from metabox.training import MakeObjective, run
+from metabox.tasks.sampler import EpisodeSampler
+from metabox.training.checkpoints import load_weights
+from metabox.training.environment import facts, read_facts
+from metabox.training.loop import MakeObjective, run
 
 NOT_OF_THE_RUN = ("config", "data_root", "out")
 """Where things lie on this machine is no part of what a run is."""
@@ -59,7 +60,7 @@ class Claim:
 
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
-    """The options of a run: those of `metabox.training.run`, and what the command line adds."""
+    """The options of a run: those of `metabox.training.loop.run`, and what the command line adds."""
     for found in discover.nameable():
         found.load()  # so that a short name is enough in a recipe
     files = gate.layers(defaults) if defaults else []

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metabox.checkpoints import load_tensors, load_weights, save_tensors
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.objectives import QueryLoss
 from metabox.targets import Binary, Classes, Part, Parts, Reals, Target, TaskSpec
+from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
 
 MakeLearner = Callable[[TaskSpec], Learner]
 

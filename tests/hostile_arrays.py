@@ -17,13 +17,13 @@ from hostile_case import EPS, FEW, GOOD, HOSTILE, NONE, PWNED, SPLITS, Calls, Ca
 
 
 def read_pickles(folder: Path) -> object:
-    from metabox.data import MiniImageNet
+    from metabox.tasks import MiniImageNet
 
     return MiniImageNet(data_root=str(folder), **FEW).images
 
 
 def read_arrays(folder: Path) -> object:
-    from metabox.data import TieredImageNet
+    from metabox.tasks import TieredImageNet
 
     return TieredImageNet(data_root=str(folder), **FEW).images
 
@@ -240,7 +240,7 @@ def rooms(label: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def read_rooms(folder: Path) -> object:
-    from metabox.data import NYUv2
+    from metabox.tasks import NYUv2
 
     return NYUv2(data_root=str(folder)).spec
 
@@ -259,7 +259,7 @@ GOOD["npy"] = Case(rooms(lambda path: put(path, npy(np.zeros((6, 8))))), read_ro
 
 
 def read_archive(folder: Path) -> object:
-    from metabox.data import CIFARFS
+    from metabox.tasks import CIFARFS
 
     return CIFARFS(data_root=str(folder), **FEW).images
 

@@ -14,7 +14,7 @@ from hostile_case import EPS, FEW, GOOD, HOSTILE, JPEG, NONE, Case, encoded, put
 
 
 def read_images(folder: Path) -> object:
-    from metabox.data import ClassFolder
+    from metabox.tasks import ClassFolder
 
     return ClassFolder(str(folder / "set"), image_size=8, splits=(1.0, 0.0, 0.0), **FEW).images
 

@@ -14,7 +14,7 @@ from hostile_case import FEW, GOOD, HOSTILE, JPEG, PWNED, SPLITS, Calls, Case, e
 
 
 def read_mail_folder(folder: Path) -> object:
-    from metabox.data import MailFolder
+    from metabox.tasks import MailFolder
 
     return MailFolder(str(folder / "mail"), features=16).spec
 
@@ -81,19 +81,19 @@ GOOD["mail"] = Case(
 
 
 def read_census(folder: Path) -> object:
-    from metabox.data import CensusIncome
+    from metabox.tasks import CensusIncome
 
     return CensusIncome(data_root=str(folder)).spec
 
 
 def read_birds(folder: Path) -> object:
-    from metabox.data import CUB
+    from metabox.tasks import CUB
 
     return CUB(data_root=str(folder), **FEW).images
 
 
 def read_splits(folder: Path) -> object:
-    from metabox.data import ClassFolder
+    from metabox.tasks import ClassFolder
 
     return ClassFolder(str(folder / "set"), splits=str(folder / "splits.json"), **FEW).images
 
@@ -105,7 +105,7 @@ def read_graphs(folder: Path) -> object:
 
 
 def person(**values: str) -> list[str]:
-    from metabox.data.census import COLUMNS
+    from metabox.tasks.multitask.census import COLUMNS
 
     return [
         {"income": "- 50000.", "age": "1"}.get(name, "0") if name not in values else values[name] for name in COLUMNS

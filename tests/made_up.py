@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metabox.data.folder import ClassFolder
+from metabox.tasks.images.folder import ClassFolder
 
 ALL_TRAIN = (1.0, 0.0, 0.0)
 SHORT = [

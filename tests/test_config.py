@@ -19,12 +19,11 @@ from torch import nn
 import metabox
 from metabox import Learner
 from metabox.config import Configured, check_described, differences, identity, plain
-from metabox.data import Glyphs, Omniglot, Prefetch
 from metabox.learners import CNP, NP, TNPD
 from metabox.nn.backbones import MLP, Conv4
 from metabox.objectives import LatentLoss
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks import RBF, GaussianProcess, Periodic, Sinusoids
+from metabox.tasks import RBF, GaussianProcess, Glyphs, Omniglot, Periodic, Prefetch, Sinusoids
 
 
 class Base(Configured):

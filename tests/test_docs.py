@@ -19,11 +19,11 @@ from types import ModuleType
 import pytest
 
 from metabox import plugins
-from metabox.checkpoints import save_tensors
-from metabox.cli import main
+from metabox.cli.main import main
 from metabox.discover import subclasses
 from metabox.files import write_text
 from metabox.recipe import dump, find, make_parser, parse
+from metabox.training.checkpoints import save_tensors
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [path.stem for path in sorted(DOCS.glob("*.md"))]

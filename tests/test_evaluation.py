@@ -9,7 +9,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
+from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner, Phi
 from metabox.learners.cnp import CNP
@@ -19,6 +19,7 @@ from metabox.objectives import StreamLoss
 from metabox.seeding import Draws
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks import GaussianProcess
+from metabox.tasks.sampler import EpisodeSampler
 from metabox.testing import build
 
 

@@ -13,8 +13,8 @@ from jsonargparse._common import parsing_settings
 
 import metabox
 from metabox import discover, gate
-from metabox.cli import main
-from metabox.nn.from_run import FromRun
+from metabox.cli.main import main
+from metabox.from_run import FromRun
 
 TASKS = "tasks: {class_path: Glyphs, init_args: {n_way: 5, n_shot: 1, n_query: 3}}\n"
 LEARNER = "learner: {class_path: CNP, init_args: {width: 8}}\n"
@@ -41,8 +41,8 @@ def laughs() -> str:
 HOSTILE = {
     # Functions and classes of others.
     "a command": GOOD
-    + "objective: {class_path: metabox.sweep.execute, init_args: {command: [touch, PWNED], folder: .}}",
-    "a command as a word": GOOD + "objective: metabox.sweep.execute",
+    + "objective: {class_path: metabox.cli.sweep.execute, init_args: {command: [touch, PWNED], folder: .}}",
+    "a command as a word": GOOD + "objective: metabox.cli.sweep.execute",
     "a pickle": GOOD + "objective: {class_path: torch.load, init_args: {f: x.pt, weights_only: false}}",
     "a file": GOOD + "weighting: {class_path: metabox.files.write_text, init_args: {path: PWNED, text: x}}",
     "a learner that is a function": TASKS
@@ -67,7 +67,7 @@ HOSTILE = {
     + f"learner: {{class_path: CNP, dict_kwargs: {{x: {{class_path: {TELLTALE}.X}}}}}}",
     "a network of torch": network("torch.nn.Linear"),
     "the settings of the gate": GOOD + "objective: jsonargparse.set_parsing_settings",
-    "the outer loop itself": GOOD + "objective: metabox.training.run",
+    "the outer loop itself": GOOD + "objective: metabox.training.loop.run",
     # Methods and other bases.
     "a method": TASKS + "learner: metabox.learners.CNP.adapt",
     "a method as a class": TASKS + "learner: {class_path: metabox.learners.CNP.load_state_dict}",

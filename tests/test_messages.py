@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metabox.cli import main
+from metabox.cli.main import main
 
 RECIPE = """
 tasks: {class_path: Glyphs, init_args: {n_way: 5, n_shot: 1, n_query: 3}}

@@ -11,7 +11,7 @@ import pytest
 
 import metabox
 from metabox import plugins
-from metabox.cli import COMMANDS, main
+from metabox.cli.main import COMMANDS, main
 
 LEARNER = '''
 from metabox.learners import CNP

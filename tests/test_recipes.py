@@ -11,7 +11,7 @@ import yaml
 from made_up import SHORT
 
 from metabox import discover, recipe
-from metabox.cli import main
+from metabox.cli.main import main
 from metabox.discover import recipes, subclasses
 from metabox.files import read_json
 

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metabox.data.finite import Rows
-from metabox.episodes import Device, Episodes, EpisodeSampler, Examples, Split
+from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.learners.base import Learner, Phi
 from metabox.seeding import Draws
 from metabox.targets import Binary, Classes, Reals, TaskSpec
 from metabox.targets.parts import Part
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+from metabox.tasks.named import Rows
+from metabox.tasks.sampler import EpisodeSampler
 
 
 class Signs(EpisodeSampler):

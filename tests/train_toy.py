@@ -11,8 +11,8 @@ import sys
 
 from toys import Signs, Toy
 
-from metabox.outer import OuterLoop
-from metabox.training import run
+from metabox.training.loop import run
+from metabox.training.settings import OuterLoop
 
 if __name__ == "__main__":
     settings = OuterLoop(

@@ -22,7 +22,7 @@ from metabox.files import read_json
 from metabox.learners.base import Learner
 from metabox.recipe import load_run
 from metabox.tasks import GaussianProcess
-from metabox.tasks.kernels import RBF
+from metabox.tasks.functions.kernels import RBF
 
 STATIC = Path(__file__).parents[1] / "_static"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

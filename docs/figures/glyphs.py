@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from metabox.data.glyphs import GlyphImages
+from metabox.tasks.images.glyphs import GlyphImages
 
 CHARACTERS = (1, 10, 103, 201, 207, 215)
 DRAWINGS = 8

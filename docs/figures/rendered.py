@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from metabox.targets.parts import split_parts
-from metabox.tasks.scenes import Scenes
-from metabox.tasks.shapes import Shapes
+from metabox.tasks.multitask.scenes import Scenes
+from metabox.tasks.multitask.shapes import Shapes
 
 STATIC = Path(__file__).parents[1] / "_static"
 CLASS_COLOURS = np.array([[0.45, 0.35, 0.25], [0.85, 0.85, 0.8], [0.85, 0.3, 0.25], [0.25, 0.4, 0.75]])

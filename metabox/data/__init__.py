@@ -1,9 +1,1 @@
-"""Task distributions over images: one file per set. `from metabox.data import Omniglot` finds any of them."""
-
-from metabox.discover import lazy, subclasses
-
-__getattr__ = lazy(__name__, ("EpisodeSampler",))
-
-
-def __dir__() -> list[str]:
-    return [found.name for found in subclasses("EpisodeSampler")]
+"""Bytes: where data lies, how files and images are read, packs, augmentation. Task distributions are in `tasks`."""

@@ -18,11 +18,11 @@ from PIL import Image
 
 from metabox.data.decode import image_of, open_image
 from metabox.data.pack import ClassFiles
-from metabox.data.published import SPLIT_NAMES, Source
 from metabox.data.readers import load_arrays, name_some
 from metabox.data.root import Files
 from metabox.data.safe_pickle import safe_load
-from metabox.episodes import Split
+from metabox.episodes import SPLITS, Split
+from metabox.tasks.images.published import Source
 
 IMAGES = ("image_data", "data", "images")
 LABELS = ("label_specific", "labels")
@@ -133,7 +133,7 @@ def find_caches(folder: Path, *layouts: Mapping[Split, Sequence[str]]) -> Source
         ValueError: where a layout is there in part.
     """
     for layout in layouts:
-        paths = {split: [folder / name for name in layout[split]] for split in SPLIT_NAMES}
+        paths = {split: [folder / name for name in layout[split]] for split in SPLITS}
         missing = [path.name for found in paths.values() for path in found if not path.is_file()]
         if not any(found[0].is_file() for found in paths.values()):
             continue

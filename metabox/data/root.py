@@ -17,6 +17,7 @@ from metabox.data.readers import checked_entries, kind_of, name_some, open_archi
 
 DATA_VARIABLE = "METABOX_DATA"
 CACHE_VARIABLE = "METABOX_CACHE"
+CLASS_LISTS = Path(__file__).parent / "splits"  # of each published split
 
 
 def in_home(path: str) -> Path:

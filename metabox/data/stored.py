@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.data.nwaykshot import ClassImages, Ints
 from metabox.data.pack import Pack
 from metabox.data.readers import name_some
 from metabox.episodes import Device, Split
+from metabox.tasks.nway import ClassImages, Ints
 
 QUARTERS = 4
 ROOM = 8 << 30  # bytes for images where a device does not say how many it has

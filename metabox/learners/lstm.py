@@ -12,7 +12,7 @@ from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
-from metabox.nn.labels import LabelCode, LabelKind
+from metabox.nn.label_code import LabelCode, LabelKind
 from metabox.targets import TaskSpec
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metabox.learners.base import Phi
 from metabox.learners.lstm import Recurrent, lstm_advance, lstm_step
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.labels import LabelKind
+from metabox.nn.label_code import LabelKind
 from metabox.nn.memory import Access, GateKind, LRUMemory
 from metabox.targets import TaskSpec
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.config import Configured
-from metabox.nn.sharing import Stack
+from metabox.nn.towers import Stack
 
 
 class Conditioner(nn.Module, Configured, ABC):

@@ -14,7 +14,6 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 from torch import Tensor
 
-from metabox.data.nwaykshot import NWayKShot
 from metabox.episodes import Episodes, Examples
 from metabox.evaluation import Scores, evaluate
 from metabox.objectives import StreamLoss
@@ -22,6 +21,7 @@ from metabox.recipe import Rebuilt, find_run, make_parser, parse, rebuild
 from metabox.reports.collect import Run
 from metabox.targets import Classes
 from metabox.targets.base import task_mean
+from metabox.tasks.nway import NWayKShot
 
 SHOTS = (1, 2, 3, 5, 10)
 WAYS = (2, 5, 10, 20)

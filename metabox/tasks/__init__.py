@@ -1,10 +1,5 @@
-"""Task distributions that are not image sets. `from metabox.tasks import GaussianProcess` finds any of them."""
+"""Every p(T), one file each. `from metabox.tasks import Omniglot` finds any of them; there is no list to extend."""
 
-from metabox.discover import lazy, subclasses
+from metabox.discover import lazy
 
-__getattr__ = lazy(__name__, ("EpisodeSampler", "Kernel"))
-
-
-def __dir__() -> list[str]:
-    found = subclasses("EpisodeSampler") + subclasses("Kernel")
-    return [f.name for f in found if f.module.startswith(f"{__name__}.")]
+__getattr__, __dir__ = lazy(__name__, "EpisodeSampler", "Kernel")

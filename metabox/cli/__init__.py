@@ -1,0 +1,1 @@
+"""The command line: train, evaluate, report, reproduce, sweep, check, list."""

@@ -1,0 +1,275 @@
+"""The command line, `metabox COMMAND`. torch is imported only by the commands that compute."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import difflib
+import hashlib
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from metabox import plugins
+
+
+def train(arguments: list[str]) -> None:
+    """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
+    from metabox import recipe as recipes
+    from metabox.reports import manifest
+    from metabox.training.loop import check, run
+    from metabox.training.run_folder import owned
+
+    if not arguments:
+        raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
+    path, arguments = _positional(arguments, recipes.find)
+    parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
+    config = recipes.parse(parser, arguments)
+    if config.n_test < 1:
+        raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
+    folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
+    text = recipes.dump(parser, config)
+    manifest.check_recipe(folder, text)
+    made = parser.instantiate(config)
+    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting", "target")} | {
+        "seed": config.seed
+    }
+    leads = check(made.tasks, made.learner, made.outer, **of_run)
+    with owned(folder, leads):
+        finished = leads and manifest.begin(folder, text)
+        run(made.tasks, made.learner, made.outer, **of_run, out=folder)
+        if leads:  # one process tests and writes
+            _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
+            print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Evaluate the best weights of a run on a fixed list of tasks. Options of the recipe may be overridden."""
+    from metabox import recipe as recipes
+
+    folder, arguments = _positional(arguments, Path)
+    if folder is None and not {"-h", "--help"} & set(arguments):
+        raise ValueError("expected the folder of a run: metabox evaluate RUN")
+    parser = recipes.make_parser(
+        recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
+    )
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
+    parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
+    config = recipes.parse(parser, arguments)
+    assert folder is not None  # --help has ended by now
+    from metabox.reports import manifest
+    from metabox.training.run_folder import check_free
+
+    check_free(folder)
+    manifest.check(folder)
+    split, seed = config.pop("split"), config.pop("test_seed")
+    _evaluate(parser, config, folder, split=split, n_tasks=config.n_test, seed=seed)
+
+
+def report(arguments: list[str]) -> None:
+    """Write a report of finished runs: one HTML page, and the same as Markdown and JSON."""
+    parser = _Parser(prog="metabox report", description=report.__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Folder of a finished run.")
+    parser.add_argument("--out", default="report", help="Folder of the report.")
+    parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of what is measured anew; 0: nothing is.")
+    parser.add_argument("--data-root", help="Folder of the data sets.")
+    options = parser.parse_args(arguments)
+    from metabox.data.root import name_data_root
+
+    name_data_root(options.data_root)
+    _report(options.runs, options.out, n_tasks=options.n_tasks)
+
+
+def reproduce(arguments: list[str]) -> None:
+    """Train recipes with several seeds and report on them. Options of the recipes may be overridden, for all alike."""
+    from metabox import recipe as recipes
+    from metabox.reports.collect import check_recipes
+
+    parser = _Parser(prog="metabox reproduce RECIPE...", description=reproduce.__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="Training runs of each recipe, with the seeds 0, 1, ...")
+    parser.add_argument("--out", default="reproduced", help="Folder of the report, and of the runs below it.")
+    parser.add_argument("--n_tasks", type=int, default=100, help="As for `metabox report`.")
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options, more = parser.parse_known_args(arguments[len(names) :])
+    if not names or options.seeds < 1:
+        raise ValueError(f"expected RECIPE... and seeds of at least 1, got {names} and {options.seeds}")
+    check_recipes(names, more)
+    folders = []
+    for name, seed in itertools.product(names, range(options.seeds)):
+        folders.append(f"{options.out}/runs/{recipes.find(name).stem}-seed{seed}")
+        train([name, *more, "--seed", str(seed), "--out", folders[-1]])
+    _report(folders, options.out, n_tasks=options.n_tasks)
+
+
+def sweep(arguments: list[str]) -> None:
+    """Train recipes with several seeds and values of options. Stopped or killed, the same command goes on."""
+    parser = _Parser(prog="metabox sweep", description=sweep.__doc__)
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="Name or path of a recipe.")
+    parser.add_argument("--seeds", type=int, default=3, help="Runs of each combination, with the seeds 0, 1, ...")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=A,B,...", help="Values of an option; all are combined."
+    )
+    parser.add_argument("--out", default="sweeps", help="Folder of the runs, and of sweep.json with their scores.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time on this machine.")
+    parser.add_argument("--engine", default="local", help='"local", or "ray" for a cluster.')
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs that Ray gives to each run.")
+    parser.add_argument("--data-root", help="Folder of the data sets.")
+    options = parser.parse_args(arguments)
+    from metabox.cli import sweep as sweeps
+    from metabox.data.root import name_data_root
+
+    name_data_root(options.data_root)
+    jobs = sweeps.grid(options.recipes, options.set, options.seeds, options.out, plugins.as_arguments())
+    result = sweeps.sweep(jobs, engine=options.engine, at_once=options.jobs, gpus=options.gpus)
+    print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")
+
+
+def list_(arguments: list[str]) -> None:
+    """List the learners, backbones, data sets and recipes that are here: all, a kind, or some by name."""
+    from metabox.cli.listing import KINDS, listing
+
+    parser = _Parser(prog="metabox list", description=list_.__doc__)
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"One of {', '.join(KINDS)}; all of them by default.")
+    parser.add_argument("word", nargs="?", metavar="WORD", default="", help='Part of the names, "omniglot" say.')
+    options = parser.parse_args(arguments)
+    print(listing(options.kind, options.word))
+
+
+def check(arguments: list[str]) -> None:
+    """Read all packs of images from end to end, and say which are damaged. Those are made again at their next use."""
+    parser = argparse.ArgumentParser(prog="metabox check", description=check.__doc__, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", help="Folder of the packs; by default the cache.")
+    folder = parser.parse_args(arguments).folder
+    from metabox.data.pack import check_packs
+
+    found = check_packs(folder)
+    for path, complaint in found.items():
+        print(f"{path}: {complaint or 'whole'}")
+    if damaged := [path.name for path, complaint in found.items() if complaint]:
+        raise ValueError(f"expected whole packs, got {len(damaged)} of {len(found)} damaged; delete them")
+    print(f"{len(found)} packs, all whole")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "reproduce": reproduce,
+    "sweep": sweep,
+    "list": list_,
+    "check": check,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted, 141 when nobody reads on."""
+    _open_streams()
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `metabox list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more, at its end
+        return 141
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
+        return _refuse(str(error) or "not enough memory")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which need not be imported here
+            raise
+        return _refuse(str(error))
+    except KeyboardInterrupt as interrupt:
+        print(f"metabox: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    top = _Parser(prog="metabox", description="Learn a new task from a few examples, in one forward pass.")
+    top.epilog = f"Every command takes {plugins.OPTION} MODULE or {plugins.OPTION} FILE.py too: {plugins.HELP}"
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in COMMANDS.items():
+        commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
+    named, rest = plugins.take(arguments)
+    if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
+        near = difflib.get_close_matches(rest[0], COMMANDS, n=1)
+        mend = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected a command among {', '.join(COMMANDS)}, got {rest[0]!r}{mend}")
+    command = top.parse_args(rest[:1]).command
+    with plugins.allowed(named):
+        COMMANDS[command](rest[1:])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options that are no abbreviations, and errors of one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help says more")
+
+
+def _refuse(reason: str) -> int:
+    print(f"metabox: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
+def _open_streams() -> None:
+    """Standard streams that can be written to, whatever the shell has closed and in whatever encoding."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the free number, which another file would take otherwise
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
+    codecs.register_error("metabox", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="metabox")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What a stream shows in place of characters that it cannot encode."""
+    assert isinstance(error, UnicodeEncodeError)
+    known = {"±": "+-", "²": "2", "…": "..."}
+    return "".join(known.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+def _positional(arguments: list[str], read: Callable[[str], Path]) -> tuple[Path | None, list[str]]:
+    """The leading positional argument, if there is one, and the rest."""
+    if arguments and not arguments[0].startswith("-"):
+        return read(arguments[0]), arguments[1:]
+    return None, arguments
+
+
+def _evaluate(
+    parser: Any, config: Any, folder: Path, *, split: Any, n_tasks: int, seed: int, trained: bool = False
+) -> None:
+    from metabox import recipe as recipes
+    from metabox.files import write_json
+    from metabox.reports import manifest
+    from metabox.training.run_folder import owned
+
+    scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
+    # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
+    about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
+    digest = hashlib.blake2b(about, digest_size=3).hexdigest()
+    path = folder / "results" / f"{split}-seed{seed}-{digest}.json"
+    with owned(folder):
+        write_json(path, result)
+        manifest.record(folder, path, trained=trained)
+    print(f"{config.name}: {scores}")
+    print(f"result: {path}")
+
+
+def _report(folders: list[str], out: str, *, n_tasks: int) -> None:
+    from metabox.reports.page import write_report
+
+    for table in write_report(folders, out, n_tasks=n_tasks, plugins=plugins.as_arguments())["claims"]:
+        for row in table["rows"]:
+            print(f"{row['recipe']}: {row['verdict']}")
+    print(f"report: {out}/report.html, report.md, report.json")

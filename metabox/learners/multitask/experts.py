@@ -1,0 +1,201 @@
+"""Mixtures of experts for several tasks: MMoE and PLE."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Episodes
+from metabox.learners.multitask.multitask import MultiTask
+from metabox.learners.multitask.task_code import CodeKind
+from metabox.nn.backbones import Flatten, MakeBackbone
+from metabox.nn.towers import Stack
+from metabox.targets import TaskSpec
+
+
+class MMoE(MultiTask):
+    """Multi-gate mixture of experts (Ma et al. 2018, "Modeling Task Relationships in Multi-task Learning with MMoE").
+
+    y_k = h^k(f^k(x)), f^k(x) = sum_i g^k(x)_i f_i(x), g^k(x) = softmax(W_gk x) (equations 6 to 8). The experts f_i
+    are shared; every task has a gate g^k and a tower h^k. Experts and towers are a layer with ReLU each, as there.
+
+    `expert_dropout` works against gates that collapse onto few experts: in training each weight of a gate is set to
+    0 with that probability, and the others are divided by their sum (Zhao et al. 2019, "Recommending What Video to
+    Watch Next", who take 0.1). `gate_usage`, which every result file has, reports how far they did.
+
+    Deviations: images pass a backbone first. A gate whose weights were all dropped keeps them all.
+
+    Args:
+        spec: the tasks.
+        backbone: what experts and gates read; by default Conv4 for images, and vectors as they are.
+        n_experts: number of experts.
+        expert_size: units of an expert.
+        tower_size: units of a tower.
+        expert_dropout: probability of a gate's doing without an expert, in training.
+        code: where the code of a named task comes from.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        backbone: MakeBackbone | None = None,
+        n_experts: int = 8,
+        expert_size: int = 16,
+        tower_size: int = 8,
+        expert_dropout: float = 0.0,
+        code: CodeKind = "given",
+    ) -> None:
+        super().__init__(spec, backbone or default_backbone(spec), code)
+        if not 0 <= expert_dropout < 1:
+            raise ValueError(f"expected expert_dropout in [0, 1), got {expert_dropout}; 0.1 in Zhao et al. 2019")
+        features = self.embed.out_features
+        self.n_experts, self.expert_dropout = n_experts, expert_dropout
+        self.experts = nn.Linear(features, n_experts * expert_size)
+        self.gates = Stack(self.copies, features, n_experts, bias=False, of_tasks=True)
+        self.towers = Stack(self.copies, expert_size, tower_size, of_tasks=True)
+        self.head = self.heads(tower_size)
+
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        experts = torch.relu(self.experts(h)).unflatten(-1, (self.n_experts, -1))
+        scores = self.gates(self.rows(h), code)
+        if self.training and self.expert_dropout:
+            scores = without_some(scores, self.expert_dropout)
+        return self.head(torch.relu(self.towers(weighed(scores, self.rows(experts)), code)), code)
+
+    @torch.no_grad()
+    def gate_usage(self, episodes: Episodes) -> Tensor:
+        """The mean weight of each expert in each task's (or part's) gate: `[K, E]`, NaN for a task without queries."""
+        phi = self.adapt(episodes.support, episodes.descriptor)
+        h, code, real = self.embed(episodes.query.x, phi), self.chooser(phi), episodes.query.mask.float()
+        gate = self.gates(self.rows(h), code).float().softmax(-1)
+        if code is None:
+            return (gate * real.view(-1, 1)).sum(1) / real.sum()
+        total = code.T.float() @ (gate * real[..., None]).sum(1)
+        return total / (code.T.float() @ real.sum(1, keepdim=True))
+
+    def describe(self, episodes: Episodes) -> dict[str, Any]:
+        names = self.spec.tasks or tuple(part.name for part in self.spec.target.parts) or ("the task",)
+        usage = zip(names, self.gate_usage(episodes).tolist(), strict=True)
+        return {
+            "gate_usage": {
+                name: [round(weight, 4) for weight in gate] for name, gate in usage if not math.isnan(gate[0])
+            }
+        }
+
+
+class PLE(MultiTask):
+    """Progressive layered extraction (Tang et al. 2020), and with one level its CGC, customised gate control.
+
+    At level j the experts of task k and the shared ones read what the level below extracted for them, at first x. The
+    gate of task k weighs its own experts and the shared ones, g^{k,j} = softmax(W g^{k,j-1}) S^{k,j}; below the last
+    level, a shared gate weighs all experts of all tasks for the shared experts of the next. A tower for each
+    task ends it (sections 4.1, CGC, and 4.2, PLE). Experts and towers are a layer with ReLU each.
+
+    Below the last level every row passes the experts of all tasks, whatever its own is.
+
+    Deviations: images pass a backbone first. The sizes are our own.
+
+    Args:
+        spec: the tasks.
+        backbone: what experts and gates read; by default Conv4 for images, and vectors as they are.
+        levels: levels of extraction; 1 is CGC.
+        task_experts: experts of each task at each level.
+        shared_experts: shared experts at each level.
+        expert_size: units of an expert.
+        tower_size: units of a tower.
+        code: where the code of a named task comes from.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        backbone: MakeBackbone | None = None,
+        levels: int = 2,
+        task_experts: int = 2,
+        shared_experts: int = 2,
+        expert_size: int = 32,
+        tower_size: int = 16,
+        code: CodeKind = "given",
+    ) -> None:
+        super().__init__(spec, backbone or default_backbone(spec), code)
+        if min(levels, task_experts, shared_experts) < 1:
+            raise ValueError(
+                "expected at least 1 level, expert of a task and shared expert, got "
+                f"{levels}, {task_experts} and {shared_experts}"
+            )
+        sizes = [self.embed.out_features] + [expert_size] * levels
+        self.levels = nn.ModuleList(
+            Extraction(self.copies, sizes[j], expert_size, task_experts, shared_experts, above=levels - 1 - j)
+            for j in range(levels)
+        )
+        self.towers = Stack(self.copies, expert_size, tower_size, of_tasks=True)
+        self.head = self.heads(tower_size)
+
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        *lower, last = self.levels
+        own, shared = self.everywhere(h), h.flatten(0, 1)[None]
+        for level in lower:
+            own, shared = level(own, shared)
+        if code is not None:  # from here a row goes on with its own task alone
+            own, shared = self.chosen(own, code) if lower else h, shared.view(*h.shape[:2], -1)
+        own, _ = last(own, shared, code)
+        return self.head(torch.relu(self.towers(own, code)), code)
+
+
+class Extraction(nn.Module):
+    """One level of PLE.
+
+    Args:
+        copies: K tasks.
+        inputs: features that the experts read.
+        size: units of an expert.
+        own: experts of each task.
+        shared: experts of all tasks.
+        above: number of levels above this one; there is no shared gate where there is none.
+    """
+
+    def __init__(self, copies: int, inputs: int, size: int, own: int, shared: int, above: int) -> None:
+        super().__init__()
+        self.size = size
+        # Shared gates lead from each task's experts to all tasks: a task has experts of its own where there is no such
+        # gate, and a gate of its own where there is none above.
+        self.own = Stack(copies, inputs, own * size, of_tasks=above == 0)
+        self.shared = nn.Linear(inputs, shared * size)
+        self.gates = Stack(copies, inputs, own + shared, bias=False, of_tasks=above <= 1)
+        self.shared_gate = nn.Linear(inputs, copies * own + shared, bias=False) if above else None
+
+    def forward(self, own: Tensor, shared: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the level below extracted for each task and for all: two `[..., inputs]` to two `[..., size]`.
+
+        own `[K, B, inputs]` with shared `[1, B, inputs]`; or on the last level, with a code, both `[T, M, inputs]`.
+        """
+        of_task = torch.relu(self.own(own, code)).unflatten(-1, (-1, self.size))
+        of_all = torch.relu(self.shared(shared)).unflatten(-1, (-1, self.size))
+        selected = torch.cat([of_task, of_all.expand(len(of_task), -1, -1, -1)], dim=2)
+        own = weighed(self.gates(own, code), selected)
+        if self.shared_gate is None:
+            return own, shared
+        every = torch.cat([of_task.transpose(0, 1).flatten(1, 2)[None], of_all], dim=2)
+        return own, weighed(self.shared_gate(shared), every)
+
+
+def weighed(scores: Tensor, experts: Tensor) -> Tensor:
+    """sum_i softmax(scores)_i f_i: scores `[..., E]`, experts `[..., E, H]` -> `[..., H]`."""
+    gate = scores.float().softmax(-1).to(experts.dtype)
+    return (gate[..., None, :] @ experts).squeeze(-2)
+
+
+def without_some(scores: Tensor, probability: float) -> Tensor:
+    """-inf for some of the scores, so that softmax gives them no weight and the others the whole; never for all."""
+    kept = torch.rand_like(scores) >= probability
+    return scores.masked_fill(~(kept | ~kept.any(-1, keepdim=True)), -torch.inf)
+
+
+def default_backbone(spec: TaskSpec) -> MakeBackbone | None:
+    """The papers' inputs are vectors, which experts and gates read as they are."""
+    return None if len(spec.x_shape) == 3 else Flatten

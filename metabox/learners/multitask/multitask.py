@@ -1,0 +1,246 @@
+"""Multi-task networks: f(y | x, z_i) with K towers or heads, and all degrees of sharing between them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Examples
+from metabox.learners.base import Learner, Phi
+from metabox.learners.multitask.task_code import CodeKind, TaskCode
+from metabox.nn.backbones import Flatten, MakeBackbone
+from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
+from metabox.nn.embedding import Embedding
+from metabox.nn.mlp import Perceptron
+from metabox.nn.towers import PartHeads, Towers
+from metabox.targets import Classes, Parts, TaskSpec, Vector
+
+
+class MultiTask(Learner):
+    """K networks, or a network with K heads, that share more or less of their parameters.
+
+    Where targets have parts, K is their number: each network predicts its part of the same x. Else K is the number of
+    named tasks, and a task's code says which of the networks its queries pass (see
+    `metabox.learners.multitask.task_code`); with one task, or tasks without names, K is 1. What the descriptor says
+    beyond the name of the task joins the features.
+
+    A subclass makes its layers from `self.embed.out_features`, `self.copies` (K) and `self.heads(...)`, and implements
+    `outputs`. `metabox.nn.towers.shared_parameters` and `task_parameters` list theta_sh and theta_i.
+
+    Args:
+        spec: the tasks.
+        backbone: what all networks stand on.
+        code: where the code of a named task comes from: the descriptor, the support, or both.
+        condition: how the rest of the descriptor joins the features.
+    """
+
+    targets = (Classes, Vector, Parts)
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        backbone: MakeBackbone | None,
+        code: CodeKind = "given",
+        condition: type[Conditioner] = Concat,
+    ) -> None:
+        super().__init__(spec)
+        named = replace(spec, tasks=()) if spec.target.parts else spec
+        self.code = TaskCode(named, code)
+        self.reads_support = code != "given"
+        self.copies = len(spec.target.parts) or self.code.n_tasks
+        # The first columns of the descriptor tell the task, where it has a name that matters here.
+        self.told = min(len(named.tasks), spec.descriptor_size)
+        rest = replace(spec, tasks=(), descriptor_size=spec.descriptor_size - self.told)
+        self.embed = Embedding(rest, backbone, condition)
+
+    @abstractmethod
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        """phi: `code [T, K]` (ones `[T, 1]` for parts), and what the embedding knows of the task."""
+        code = self.code(support, descriptor)
+        rest = None if descriptor is None else descriptor[:, self.told :]
+        _, phi = self.embed.adapt(support, rest, task=self.modulation(code))
+        return phi | {"code": code}
+
+    def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
+        """FiLM parameters for the backbone, where there are any."""
+        return None
+
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
+        h = self.embed(x, phi)
+        return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
+
+    def chooser(self, phi: Phi) -> Tensor | None:
+        """The code that says which network the rows of a task pass; None for parts, which pass them all."""
+        return None if self.spec.target.parts else phi["code"]
+
+    def heads(self, features: int) -> nn.Module:
+        """The K last layers: features `[K or T, B, features]` and code -> natural parameters."""
+        if not self.spec.target.parts:
+            return Heads(features, self.copies, self.n_params)
+        return PartHeads(features, tuple(part.n_params for part in self.spec.target.parts))
+
+    def everywhere(self, h: Tensor) -> Tensor:
+        """The same rows for all networks: `[T, M, ...]` -> `[K, T * M, ...]`."""
+        return h.flatten(0, 1).expand(self.copies, *[-1] * (h.ndim - 1))
+
+    def rows(self, h: Tensor) -> Tensor:
+        """The rows of each network: `[T, M, ...]` -> for parts `[K, T * M, ...]`, else as they are."""
+        return self.everywhere(h) if self.spec.target.parts else h
+
+    def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
+        """Of what all networks make of all rows, `[K, T * M, D]`, what each task's own one makes: `[T, M, D]`."""
+        return h if code is None else torch.einsum("tk,ktmd->tmd", code.to(h.dtype), h.unflatten(1, (len(code), -1)))
+
+
+class HardSharing(MultiTask):
+    """Hard parameter sharing (Caruana 1997, "Multitask Learning"): one network with a last layer for each task.
+
+    The descriptor may enter in other ways than by heads, which all share a network to the last layer: with
+    `condition` the code meets the features, and two layers follow; with `film` it modulates the backbone.
+
+    Deviations: the shared network is any backbone, where the paper has one hidden layer.
+
+    Args:
+        spec: the tasks.
+        backbone: the shared network; by default Conv4 for images, an MLP for vectors.
+        condition: how the code of a named task enters: by heads, or by what else is in `metabox.nn.conditioning`.
+        film: whether the code also modulates every normalisation layer of the backbone.
+        code: where the code of a named task comes from.
+
+    Raises:
+        ValueError: where parts, which have a head each, are to be conditioned otherwise, or the backbone has nothing to
+            modulate.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        backbone: MakeBackbone | None = None,
+        condition: type[Conditioner] = Heads,
+        film: bool = False,
+        code: CodeKind = "given",
+    ) -> None:
+        super().__init__(spec, backbone, code, FiLM)  # beside the features it would only move a head's bias
+        if spec.target.parts and (film or condition is not Heads):
+            raise ValueError(
+                "expected heads for targets with parts, whose code is not given, got "
+                f"condition {condition.__name__}, film {film}; leave both out"
+            )
+        features = self.embed.out_features
+        self.films = BackboneFiLM(self.embed.backbone.film_sizes(), self.copies) if film else None
+        self.condition = None if condition is Heads else condition(features, self.copies)
+        self.head = (
+            Perceptron(self.condition.out_features, features, spec.target.n_params, depth=2)
+            if self.condition
+            else self.heads(features)
+        )
+
+    def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
+        return self.films(code) if self.films else None
+
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        if self.condition:
+            return self.head(self.condition(h, code))
+        return self.head(self.rows(h), code)
+
+
+class Independent(MultiTask):
+    """K networks that share nothing, the other extreme: y = sum_j 1(z = j) y_j.
+
+    With a soft code, every layer's output is the code's mixture of the K layers' outputs.
+
+    Args:
+        spec: the tasks.
+        width: units, or channels, of a layer.
+        depth: layers below the last one; by default 4 for images and 2 for vectors.
+        code: where the code of a named task comes from.
+    """
+
+    def __init__(self, spec: TaskSpec, *, width: int = 32, depth: int | None = None, code: CodeKind = "given") -> None:
+        super().__init__(spec, Flatten, code)
+        self.towers = make_towers(self, width, depth)
+        self.head = self.heads(self.towers.out_features)
+
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        return self.head(self.towers(self.rows(h), code), code)
+
+
+class SoftSharing(Independent):
+    """Soft sharing: K networks, and a penalty on the distance between their parameters.
+
+    `penalty = strength * sum_k |theta_k - mean_j theta_j|^2`, as in regularised multi-task learning (Evgeniou & Pontil
+    2004, for kernel machines); 1 / (2 K) of it is what all pairs of networks give (Duong et al. 2015, for two).
+
+    Deviations: the last layers are left free, since what they predict may be unlike from task to task.
+
+    Args:
+        spec: the tasks.
+        strength: of the penalty.
+        width: units, or channels, of a layer.
+        depth: layers below the last one; by default 4 for images and 2 for vectors.
+        code: where the code of a named task comes from.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        strength: float = 1e-2,
+        width: int = 32,
+        depth: int | None = None,
+        code: CodeKind = "given",
+    ) -> None:
+        super().__init__(spec, width=width, depth=depth, code=code)
+        self.strength = strength
+
+    def penalty(self) -> Tensor:
+        apart = [(stack - stack.mean(0)).square().sum() for stack in self.towers.parameters()]
+        return self.strength * torch.stack(apart).sum()
+
+
+class CrossStitch(MultiTask):
+    """Cross-stitch networks (Misra et al. 2016, "Cross-stitch Networks for Multi-task Learning").
+
+    K networks; after each layer a unit replaces the activations of network i by x_i <- sum_j alpha_ij x_j
+    (equation 1), channel by channel. Every row passes all networks, whatever its task.
+
+    Deviations: any number of networks, where the paper has two. They are small and trained from the start, where the
+    paper has AlexNets that were trained on one task each. All parameters have one learning rate; the paper's
+    alpha has a larger one. Units after every layer, where the paper has them after pooling and fully connected layers.
+
+    Args:
+        spec: the tasks.
+        width: units, or channels, of a layer.
+        depth: layers below the last one; by default 4 for images and 2 for vectors.
+        same: alpha_ii at first; the other networks divide the rest of 1 among them.
+        code: where the code of a named task comes from.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        width: int = 32,
+        depth: int | None = None,
+        same: float = 0.9,
+        code: CodeKind = "given",
+    ) -> None:
+        super().__init__(spec, Flatten, code)
+        self.towers = make_towers(self, width, depth, stitch=same)
+        self.head = self.heads(self.towers.out_features)
+
+    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
+        return self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
+
+
+def make_towers(learner: MultiTask, width: int, depth: int | None, stitch: float | None = None) -> Towers:
+    x_shape, features = learner.spec.x_shape, learner.embed.out_features
+    depth = depth or (4 if len(x_shape) == 3 else 2)
+    return Towers(x_shape, features - learner.embed.backbone.out_features, learner.copies, width, depth, stitch)

@@ -1,0 +1,249 @@
+"""Transfer between tasks made visible: scores against single-task training, and whether gradients agree.
+
+Negative transfer is what the table shows: a task that scores worse among the others than alone. The cosines between
+the tasks' gradients on the shared parameters are a symptom only, seen while training goes on; `hint` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean as mean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from metabox.episodes import Episodes
+from metabox.evaluation import evaluating, interval_of
+from metabox.files import read_json, write_text
+from metabox.objectives import Objective
+from metabox.training.weighting import losses_by_task, task_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONFLICT = -0.1
+"""A pair of tasks whose mean cosine is below this conflicts. Unrelated gradients of P numbers have a cosine of 0,
+give or take 1 / sqrt(P), and noise of the batch draws every cosine towards 0: -0.1 is far out."""
+AGREEMENT = 0.1
+"""A pair above this helps each other."""
+
+SeedScores = Mapping[str, Sequence[float]]
+"""By task, a score for each training seed."""
+
+
+def delta_percent(
+    multi: Mapping[str, float], single: Mapping[str, float], lower_is_better: Collection[str] | bool = False
+) -> float:
+    """Average relative performance against single-task training, in %; above 0 is better than alone.
+
+    `100 / K sum_k (-1)^{l_k} (M_k - S_k) / |S_k|`, l_k = 1 where lower is better (Maninis et al. 2019, section 5;
+    Vandenhende et al. 2021, equation 10, whose scores are positive). Some papers print it with the other sign.
+
+    Args:
+        multi: M, the score of each task under multi-task training.
+        single: S, its score when trained alone.
+        lower_is_better: for all tasks, or the names of those.
+
+    Raises:
+        ValueError: where the two do not have the same tasks, or a single-task score is 0.
+    """
+    changes = _changes(multi, single, lower_is_better)
+    return math.fsum(changes.values()) / len(changes)
+
+
+def table(
+    multi: SeedScores, single: SeedScores, lower_is_better: Collection[str] | bool = False
+) -> list[dict[str, Any]]:
+    """A row for each task, the last for all together ("average").
+
+    Seed i of the one is set against seed i of the other. `single` and `multi` are means over seeds (None in the last
+    row: different metrics have no mean); `delta` is the mean relative change in %, `interval_95` half the width of its
+    95% interval with the seed as the unit (None for one seed).
+
+    Raises:
+        ValueError: where the two do not have the same tasks and seeds, or a single-task score is 0.
+    """
+    counts = {len(scores) for scores in (*multi.values(), *single.values())}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(f"expected as many seeds for every task, multi and single, got counts {sorted(counts)}")
+    pairs = [[{t: s[i] for t, s in scores.items()} for scores in (multi, single)] for i in range(counts.pop())]
+    changes = [_changes(one, other, lower_is_better) for one, other in pairs]
+    rows = [
+        {"task": t, "single": mean(single[t]), "multi": mean(multi[t]), **_spread([c[t] for c in changes])}
+        for t in single
+    ]
+    averages = [mean(list(change.values())) for change in changes]
+    return [*rows, {"task": "average", "single": None, "multi": None, **_spread(averages)}]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows of `table` as a Markdown table; tasks that lost are marked."""
+    lines = ["| task | alone | together | Δ % |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        alone, together = ("" if row[name] is None else f"{row[name]:.4g}" for name in ("single", "multi"))
+        spread = "" if row["interval_95"] is None else f" ± {row['interval_95']:.2f}"
+        mark = " ▼" if row["delta"] < 0 else ""
+        lines.append(f"| {row['task']} | {alone} | {together} | {row['delta']:+.2f}{spread}{mark} |")
+    return "\n".join(lines) + "\n"
+
+
+def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[nn.Parameter]) -> Tensor:
+    """The cosine between the gradients of every two tasks on the shared parameters: `[K, K]`.
+
+    NaN where the batch has no rows of a task, or its gradient is zero. In evaluation mode, so that looking changes
+    nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
+    """
+    with evaluating(objective), torch.enable_grad():
+        losses, share = losses_by_task(objective.learner.spec, objective(episodes), episodes.task)
+        by_task = losses.unbind()
+    rows = torch.full([len(losses), sum(p.numel() for p in shared)], math.nan)
+    for k, loss in enumerate(by_task):
+        if share[k] > 0:
+            gradients = torch.autograd.grad(loss, list(shared), retain_graph=True, materialize_grads=True)
+            rows[k] = torch.cat([gradient.flatten() for gradient in gradients]).float().cpu()
+    rows /= rows.norm(dim=1, keepdim=True)  # 0 / 0 is NaN
+    return rows @ rows.T
+
+
+class CosineRecorder:
+    """Writes the gradient cosines of a training run to a JSON file, every so many steps.
+
+    The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null where there is none). A
+    resumed run goes on with it.
+
+    Args:
+        objective: what is trained.
+        shared: theta_sh.
+        path: of the file.
+        every: steps.
+
+    Raises:
+        ValueError: where the tasks have no names, or the file is another run's.
+    """
+
+    def __init__(
+        self, objective: Objective, shared: Sequence[nn.Parameter], path: str | Path, every: int = 100
+    ) -> None:
+        if every < 1 or not shared:
+            raise ValueError(
+                f"expected every of at least 1 and shared parameters, got {every} and {len(shared)} of them"
+            )
+        self.objective, self.shared, self.path, self.every = objective, list(shared), Path(path), every
+        self.tasks = list(task_names(objective.learner.spec))
+        self.record: dict[str, Any] = {"tasks": self.tasks, "steps": [], "cosines": []}
+        if self.path.exists():
+            self.record = read_json(self.path)
+            if self.record.get("tasks") != self.tasks:
+                raise ValueError(f"expected {self.path} to be of the tasks {self.tasks}, got another run's; delete it")
+
+    def __call__(self, step: int, episodes: Episodes) -> None:
+        """To be called with every step of the outer loop and its batch."""
+        if step % self.every:
+            return
+        cosines = gradient_cosines(self.objective, episodes, self.shared).tolist()
+        kept = sum(before < step for before in self.record["steps"])  # what a resumed run does again
+        self.record["steps"][kept:] = [step]
+        rows = [[None if math.isnan(cosine) else round(cosine, 4) for cosine in row] for row in cosines]
+        self.record["cosines"][kept:] = [rows]
+        write_text(self.path, json.dumps(self.record) + "\n")
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What the cosines say: pairs of tasks that conflict (share less) and that agree (share more), strongest first."""
+
+    share_less: tuple[tuple[str, str, float], ...]
+    share_more: tuple[tuple[str, str, float], ...]
+
+    def __str__(self) -> str:
+        def say(pairs: tuple[tuple[str, str, float], ...]) -> str:
+            return ", ".join(f"{a} and {b} ({cosine:+.2f})" for a, b, cosine in pairs)
+
+        less = f"share less: {say(self.share_less)}" if self.share_less else ""
+        more = f"share more: {say(self.share_more)}" if self.share_more else ""
+        return "; ".join(filter(None, (less, more))) or "leave the sharing as it is: no pair conflicts or agrees much"
+
+
+def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
+    """Which tasks should share less and which more, from the mean cosine of each pair; see CONFLICT and AGREEMENT.
+
+    A hint, not a verdict: tasks in conflict may still teach each other, and only `table` says who lost.
+
+    Args:
+        cosines: `[K, K]`, or `[S, K, K]` at S steps, NaN where there is none.
+        tasks: K names.
+    """
+    mean = cosines.reshape(-1, *cosines.shape[-2:]).nanmean(0).tolist()
+    pairs = [(tasks[i], tasks[j], mean[i][j]) for i in range(len(tasks)) for j in range(i)]
+    return Hint(
+        tuple(sorted((pair for pair in pairs if pair[2] < CONFLICT), key=lambda pair: pair[2])),
+        tuple(sorted((pair for pair in pairs if pair[2] > AGREEMENT), key=lambda pair: -pair[2])),
+    )
+
+
+def read_cosines(path: str | Path) -> tuple[list[str], list[int], Tensor]:
+    """Tasks, steps and `[S, K, K]` of a file that a CosineRecorder wrote, NaN where there is none."""
+    record = read_json(path)
+    values = [
+        [[math.nan if cosine is None else cosine for cosine in row] for row in rows] for rows in record["cosines"]
+    ]
+    return record["tasks"], record["steps"], torch.tensor(values).view(-1, len(record["tasks"]), len(record["tasks"]))
+
+
+def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figure:
+    """The matrix at the first, the middle and the last third of the recorded steps, and the pairs along training.
+
+    `figure(*read_cosines(path)).savefig("cosines.svg")`. The line is the mean over pairs, the band holds the middle
+    80% of them.
+    """
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9, 5.6), layout="constrained")
+    places = drawing.subplot_mosaic([["0", "1", "2"], ["along"] * 3], height_ratios=[3, 2])
+    bounds = [round(i * len(steps) / 3) for i in range(4)]
+    for i, (start, stop) in enumerate(pairwise(bounds)):
+        axes, some = places[str(i)], slice(min(start, len(steps) - 1), max(stop, start + 1))
+        image = axes.imshow(cosines[some].nanmean(0).numpy(), vmin=-1, vmax=1, cmap="RdBu")
+        axes.set_title(f"steps {steps[some][0]} to {steps[some][-1]}")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if len(tasks) <= 12:  # more names cannot be read
+            axes.set_xticks(range(len(tasks)), tasks, rotation=90)
+            axes.set_yticks(range(len(tasks)) if i == 0 else [], tasks if i == 0 else [])
+    drawing.colorbar(image, ax=[places[name] for name in "012"], label="cosine of the gradients")
+    i, j = torch.tril_indices(len(tasks), len(tasks), -1)
+    pairs = cosines[:, i, j]
+    low, middle, high = pairs.nanquantile(0.1, 1), pairs.nanmean(1), pairs.nanquantile(0.9, 1)
+    places["along"].fill_between(steps, low.numpy(), high.numpy(), alpha=0.25)
+    places["along"].plot(steps, middle.numpy(), marker="o", markersize=2.5)
+    places["along"].axhline(0, color="black", linewidth=0.6)
+    places["along"].set(xlabel="step", ylabel="cosine of pairs")
+    return drawing
+
+
+def _changes(
+    multi: Mapping[str, float], single: Mapping[str, float], lower_is_better: Collection[str] | bool
+) -> dict[str, float]:
+    """By task, the relative change in %, above 0 where it is for the better."""
+    if not single or set(multi) != set(single):
+        raise ValueError(f"expected scores of the same tasks, got {sorted(multi)} and {sorted(single)}")
+    if zeros := [task for task, score in single.items() if score == 0]:
+        raise ValueError(
+            f"expected single-task scores other than 0, got 0 for {zeros}; a relative change has no meaning"
+        )
+    lower = set(single) if lower_is_better is True else set(lower_is_better or ())
+    if unknown := lower - set(single):
+        raise ValueError(f"expected lower_is_better among the tasks {sorted(single)}, got {sorted(unknown)}")
+    signs = {task: -1 if task in lower else 1 for task in single}
+    return {task: 100 * signs[task] * (multi[task] - score) / abs(score) for task, score in single.items()}
+
+
+def _spread(changes: list[float]) -> dict[str, float | None]:
+    interval = interval_of(changes)
+    return {"delta": mean(changes), "interval_95": interval if math.isfinite(interval) else None}

@@ -1,0 +1,205 @@
+"""Weights of the losses: chosen, learned from noise, gradients or pace, random, or those of the worst case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metabox.training.weighting import Backward, Weights, some
+
+SMALLEST = 1e-3
+
+
+class Fixed(Weights):
+    """Weights that are chosen once; all 1 is the plain sum, the mandatory baseline.
+
+    Args:
+        n_losses: K.
+        weights: w, K numbers of at least 0; all 1 where none are given.
+    """
+
+    def __init__(self, n_losses: int, weights: Sequence[float] | None = None) -> None:
+        super().__init__(n_losses)
+        chosen = [1.0] * n_losses if weights is None else [float(weight) for weight in weights]
+        if len(chosen) != n_losses or not all(0 <= weight < math.inf for weight in chosen):
+            raise ValueError(
+                f"expected {n_losses} finite weights of at least 0, got {chosen}; one for each task or part"
+            )
+        self.register_buffer("chosen", torch.tensor(chosen))
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        return self.get_buffer("chosen")
+
+
+class Uncertainty(Weights):
+    """Weights from a learned noise of each task (Kendall, Gal & Cipolla 2018, equations 5 to 10).
+
+    The total is `sum_k s_k (exp(-v_k) L_k + v_k / 2)` with v = log sigma^2, a parameter that starts at 0. With a
+    negative log likelihood as L_k this is equation (7), where `L = |y - f|^2 / 2` at sigma = 1, and equation (10).
+
+    Deviations:
+        v stays between -LIMIT and LIMIT. A density may exceed 1, so the loss of a real target may be negative, and
+        then the paper's total has no minimum: v would fall without end.
+    """
+
+    LIMIT = 5.0
+
+    def __init__(self, n_losses: int) -> None:
+        super().__init__(n_losses)
+        self.log_variance = nn.Parameter(torch.zeros(n_losses))
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.log_variance.clamp_(-self.LIMIT, self.LIMIT)
+        return (-self.log_variance).exp()
+
+    def total(self, losses: Tensor, share: Tensor) -> Tensor:
+        return super().total(losses, share) + (share * self.log_variance).sum() / 2
+
+
+class GradNorm(Weights):
+    """Weights that bring the norms of the tasks' gradients to one scale (Chen et al. 2018, algorithm 1).
+
+    With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the tasks' mean of that, w
+    takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is scaled
+    to the sum K. Tasks without rows in the batch keep their weight and are left out of the means.
+
+    Deviations:
+        The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
+        of the losses, where the paper has Adam ("insensitive to the optimizer chosen"). A weight stays above SMALLEST
+        (before scaling), and losses below it count as SMALLEST: the paper's losses are never negative.
+
+    Args:
+        n_losses: K.
+        alpha: how much a task that learns slowly is favoured; 1.5 on NYUv2, 0.12 for the paper's even tasks.
+        step: learning rate of w.
+        layer: W: the "last" shared layer (the last parameter of two axes or more), or "all" shared parameters.
+    """
+
+    def __init__(
+        self, n_losses: int, alpha: float = 1.5, step: float = 0.025, layer: Literal["last", "all"] = "last"
+    ) -> None:
+        super().__init__(n_losses)
+        if alpha < 0 or step <= 0 or layer not in ("last", "all"):
+            raise ValueError(f'expected alpha >= 0, step > 0, layer "last" or "all", got {alpha}, {step}, {layer!r}')
+        self.alpha, self.step, self.layer = alpha, step, layer
+        self.register_buffer("w", torch.ones(n_losses))
+        self.register_buffer("first", torch.full([n_losses], math.nan))
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        return self.get_buffer("w")
+
+    def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
+        self.check(losses, share)
+        layer = some(shared) if self.layer == "all" else [[*some(shared), *_matrices(shared)][-1]]
+        present = (share > 0).tolist()
+        norms = [
+            _norm(loss, layer) if here else losses.new_zeros([]) for loss, here in zip(losses, present, strict=True)
+        ]
+        super().backward(losses, share, shared, backward)
+        self.update(losses.detach(), share > 0, torch.stack(norms))
+
+    @torch.no_grad()
+    def update(self, losses: Tensor, present: Tensor, norms: Tensor) -> None:
+        """The step of w, from `norms [K]`, those of the gradients of L_k."""
+        w, first = self.get_buffer("w"), self.get_buffer("first")
+        losses = losses.clamp(min=SMALLEST)
+        first.copy_(torch.where(present & first.isnan(), losses, first))
+        ratio = losses / first
+        rate = ratio / ratio[present].mean()  # r_k
+        scale = (w * norms)[present].mean()
+        above = (w * norms - scale * rate**self.alpha).sign()
+        slope = torch.where(present & (scale > 0), above * norms / scale, 0)
+        w.copy_((w - self.step * slope).clamp(min=SMALLEST))
+        w.mul_(self.n_losses / w.sum())
+
+
+class DWA(Weights):
+    """Dynamic weight average: a task whose loss falls slowly weighs more (Liu, Johns & Davison 2019, equation 7).
+
+    `w_k = K softmax_k(L_k(t - 1) / L_k(t - 2) / temperature)`, L_k(t) the mean loss of period t; 1 in the first two.
+
+    Deviations:
+        An outer loop over endless tasks has no epochs: a period is a number of batches. The ratio of a task that has
+        no positive loss in both periods counts as 1.
+
+    Args:
+        n_losses: K.
+        temperature: large ones make the weights even.
+        period: batches.
+    """
+
+    def __init__(self, n_losses: int, temperature: float = 2.0, period: int = 100) -> None:
+        super().__init__(n_losses)
+        if temperature <= 0 or period < 1:
+            raise ValueError(f"expected temperature > 0 and a period of at least 1, got {temperature} and {period}")
+        self.temperature, self.period = temperature, period
+        self.register_buffer("means", torch.full([2, n_losses], math.nan))  # of the last period, of the one before
+        self.register_buffer("sums", torch.zeros(2, n_losses))  # of this period: losses, batches with the task
+        self.register_buffer("batches", torch.tensor(0))
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        means, sums, batches = (self.get_buffer(name) for name in ("means", "sums", "batches"))
+        ratio = torch.where((means > 0).all(0), means[0] / means[1], 1)
+        sums += torch.stack([losses, torch.ones_like(losses)]) * (share > 0)
+        batches += 1
+        if int(batches) % self.period == 0:
+            means.copy_(torch.stack([sums[0] / sums[1], means[0]]))
+            sums.zero_()
+        return self.n_losses * (ratio / self.temperature).softmax(0)
+
+
+class Random(Weights):
+    """Random loss weighting: w is drawn anew for every batch (Lin et al. 2022): `w = K softmax(normal)`.
+
+    A method that adapts its weights should beat it.
+
+    Deviations:
+        The factor K keeps the scale of the plain sum, whose losses weigh 1; the paper's weights add up to 1.
+    """
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        return self.n_losses * torch.randn(self.n_losses).softmax(0).to(losses)  # drawn on the CPU: alike on a GPU
+
+
+class WorstCase(Weights):
+    """min over theta of max_k L_k, by group DRO (Sagawa et al. 2020, algorithm 1).
+
+    The total is `sum_k q_k L_k`: q takes a step of exponentiated gradient ascent, `q_k <- q_k exp(step L_k)`, scaled
+    to the sum 1, over the tasks of the batch. What counts is the loss: shares and the weights of parts do not.
+
+    Args:
+        n_losses: K.
+        step: of q; `inf` puts all weight on the largest loss of the batch.
+    """
+
+    def __init__(self, n_losses: int, step: float = 0.01) -> None:
+        super().__init__(n_losses)
+        if not step > 0:
+            raise ValueError(f"expected a step above 0, got {step}; use Fixed for weights that stay")
+        self.step = step
+        self.register_buffer("log_q", torch.full([n_losses], -math.log(n_losses)))
+
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        present = share > 0
+        if math.isinf(self.step):
+            largest = torch.where(present, losses, -math.inf).argmax()
+            q = nn.functional.one_hot(largest, self.n_losses)
+        else:
+            log_q = self.get_buffer("log_q")
+            log_q.copy_((log_q + self.step * torch.where(present, losses, 0)).log_softmax(0))
+            q = log_q.exp()
+        return torch.where(present, q / share, 0)
+
+
+def _matrices(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in shared if parameter.ndim > 1]
+
+
+def _norm(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return torch.stack([gradient.norm() for gradient in gradients]).norm()

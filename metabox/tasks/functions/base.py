@@ -1,0 +1,151 @@
+"""What the samplers of functions share: how many points a task has, and how points become episodes.
+
+All arithmetic is done on the host in float64 and rounded once, to float32, so CPU and CUDA get the same bits.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.tasks.sampler import EpisodeSampler
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Range = int | tuple[int, int]
+Interval = float | tuple[float, float]
+
+
+def whole(name: str, value: Range, smallest: int = 0) -> tuple[int, int]:
+    """A whole number or a range [low, high] of them as its two ends.
+
+    Raises:
+        ValueError: where it is neither, or begins below `smallest`.
+    """
+    low, high = (value, value) if isinstance(value, int) else value
+    if not smallest <= low <= high:
+        raise ValueError(
+            f"expected {name} as a whole number of at least {smallest} or a range [low, high] of them, got {value}"
+        )
+    return low, high
+
+
+def real(name: str, value: Interval, sign: Literal["any", "non-negative", "positive"] = "any") -> tuple[float, float]:
+    """A number or a range [low, high] as its two ends.
+
+    Raises:
+        ValueError: where it is neither, or has the wrong sign.
+    """
+    low, high = (value, value) if isinstance(value, (int, float)) else value
+    if not -np.inf < low <= high < np.inf or (sign == "positive" and low <= 0) or (sign == "non-negative" and low < 0):
+        kind = "number" if sign == "any" else f"{sign} number"
+        raise ValueError(f"expected {name} as a {kind} or a range [low, high] of such, got {value}")
+    return low, high
+
+
+def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[Any], Bools]:
+    """`count[t]` points of each task from `start[t]` on, padded with zeros: `[T, K, d] -> [T, W, d]`, mask `[T, W]`."""
+    place = np.arange(count.max())
+    mask = place < count[:, None]
+    column = np.minimum(np.reshape(start, (-1, 1)) + place, values.shape[1] - 1)
+    column = np.broadcast_to(column, mask.shape)
+    return np.where(mask[..., None], np.take_along_axis(values, column[..., None], axis=1), 0), mask
+
+
+class Sized:
+    """Draws how many points a task has: a part of `FunctionTasks`, with its options and errors."""
+
+    def __init__(self, n_support: Range, n_query: Range, max_points: int | None = None, share_sizes: int = 1) -> None:
+        self.n_support = whole("n_support", n_support)
+        self.n_query = whole("n_query", n_query, 1)
+        self.max_points = max_points
+        self.share_sizes = share_sizes
+        if max_points is not None and max_points < self.n_support[1] + self.n_query[0]:
+            raise ValueError(
+                f"expected max_points of at least {self.n_support[1]} + {self.n_query[0]}, the most support and the "
+                f"fewest query points, got {max_points}"
+            )
+        if share_sizes < 1:
+            raise ValueError(f"expected share_sizes of at least 1, got {share_sizes}; 1 lets every task draw its own")
+
+    @property
+    def n_points(self) -> int:
+        """The most points that a task can have."""
+        most = self.n_support[1] + self.n_query[1]
+        return most if self.max_points is None else min(most, self.max_points)
+
+    def sizes(self, *address: object, n_tasks: int, first: int) -> tuple[Ints, Ints]:
+        """Support and query points of each task, two of `[T]`."""
+        if n_tasks < 1:
+            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
+        group = np.arange(first, first + n_tasks) // self.share_sizes
+        draws = Draws("sizes", *address, n_tasks=int(group[-1] - group[0]) + 1, first=int(group[0]))
+        n_support = draws.integers("support", *self.n_support)
+        low, high = self.n_query
+        n_query = draws.integers("query", low, np.minimum(high, self.n_points - n_support))
+        group -= group[0]
+        return n_support[group], n_query[group]
+
+
+class FunctionTasks(Sized, EpisodeSampler):
+    """A distribution over functions: a task is one of them, seen at some points.
+
+    A subclass says how inputs are drawn, what the targets are and, where it is known, how well the best of all
+    predictors does.
+
+    Args:
+        n_support: support points of a task, or a range [low, high] to draw it from.
+        n_query: query points, or a range.
+        max_points: most points of a task, support and query together; the range of n_query ends earlier where it must.
+        share_sizes: this many tasks in a row have the same sizes, as in code that draws them once for a batch. Tasks of
+            other sizes in the same batch are padded, with masks.
+
+    Raises:
+        ValueError: for sizes that are not such numbers, or do not leave a task a query.
+    """
+
+    @abstractmethod
+    def inputs(self, draws: Draws, n: int) -> Floats:
+        """n inputs for each task, `[T, n, dx]`."""
+
+    @abstractmethod
+    def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Any]:
+        """The targets at x `[T, n, dy]`, and what `score` must know of the tasks."""
+
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+        """Best possible mean log likelihood of each task's query points `[T]`, in nats; None where it is not known.
+
+        Args:
+            x: all points of the tasks `[T, n, dx]`: first support, then query, then further ones that do not count.
+            y: their targets `[T, n, dy]`.
+            known: what `targets` gave out beside y.
+            n_support: support points of each task `[T]`.
+            n_query: query points of each task `[T]`.
+        """
+        return None
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` functions; see `EpisodeSampler.sample`."""
+        address = (type(self).__name__, seed, split, index)
+        n_support, n_query = self.sizes(*address, n_tasks=n_tasks, first=first)
+        draws = Draws(*address, n_tasks=n_tasks, first=first)
+        # Rounded before it is used, so that x, y and the oracle belong together as they are handed out.
+        x = self.inputs(draws, self.n_points).astype(np.float32)
+        exact, known = self.targets(draws, x.astype(np.float64), split)
+        y = exact.astype(np.float32)
+        best = self.score(x.astype(np.float64), y.astype(np.float64), known, n_support, n_query)
+        parts = []
+        for start, count in ((0, n_support), (n_support, n_query)):
+            (px, mask), (py, _) = take(x, start, count), take(y, start, count)
+            parts.append(Examples(x=torch.from_numpy(px), y=torch.from_numpy(py), mask=torch.from_numpy(mask)))
+        oracle = None if best is None else torch.from_numpy(best.astype(np.float32))
+        return Episodes(support=parts[0], query=parts[1], oracle=oracle).to(device)

@@ -1,0 +1,168 @@
+"""Functions drawn from Gaussian processes, with the exact predictive likelihood beside them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from metabox.episodes import Split
+from metabox.seeding import Draws
+from metabox.targets import Reals, TaskSpec
+from metabox.tasks.functions.base import Floats, FunctionTasks, Interval, Ints, Range, real
+from metabox.tasks.functions.kernels import RBF, Kernel
+
+JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the Cholesky factor real in float64
+
+
+class Conditioned(NamedTuple):
+    """Log densities of Gaussian targets `[T, n]` of which the first n_support are seen, in nats."""
+
+    evidence: Floats  # log p(y of the support) [T]
+    each: Floats  # log p(y_i | support) [T, n], 0 outside the query
+    joint: Floats  # log p(y of the query | support) [T]
+
+
+def condition(factor: Floats, y: Floats, n_support: Ints, n_query: Ints) -> Conditioned:
+    """What a Cholesky factor `[T, n, n]` of the covariance of y `[T, n]` (support, query, others) says of y.
+
+    With y = L w, w holds the innovations: y_i is normal given the points before it, with standard deviation L_ii.
+    The mean of a query given the support is the part of L w that comes from the support's innovations.
+    """
+    lower = torch.from_numpy(factor)
+    w = torch.linalg.solve_triangular(lower, torch.from_numpy(y)[..., None], upper=False)[..., 0].numpy()
+    place, n = np.arange(y.shape[1]), n_support[:, None]
+    seen, asked = place < n, (place >= n) & (place < n + n_query[:, None])
+    given_earlier = -0.5 * w * w - np.log(np.diagonal(factor, axis1=1, axis2=2)) - 0.5 * math.log(2 * math.pi)
+    mean = (factor * (w * seen)[:, None]).sum(-1)
+    variance = np.where(asked, (factor * factor * ~seen[:, None]).sum(-1), 1.0)
+    each = -0.5 * (y - mean) ** 2 / variance - 0.5 * np.log(2 * math.pi * variance)
+    return Conditioned((given_earlier * seen).sum(1), each * asked, (given_earlier * asked).sum(1))
+
+
+def log_sum_exp(values: Floats, axis: int) -> Floats:
+    """log Σ exp, without overflow."""
+    top = values.max(axis, keepdims=True)
+    total: Floats = np.squeeze(top, axis) + np.log(np.exp(values - top).sum(axis))
+    return total
+
+
+class GaussianProcess(FunctionTasks):
+    """Functions from a Gaussian process with a known kernel, or one of several.
+
+    Inputs are uniform in [low, high]^dim, y = f(x) + noise, in support and query alike, f of mean zero with the
+    covariance of the kernel. The defaults are the training tasks of Nguyen & Grover 2022 ("Transformer neural
+    processes"), as in their code: sizes drawn for 16 tasks at a time, 3 to 46 contexts and 3 to
+    49 - contexts targets, noise in the targets too. (Their kernels to test on have the same ranges: Matern52, and
+    Periodic with period [0.1, 0.5].)
+
+    The 1-D tasks of Bruinsma's package neuralprocesses 0.2.7 are n_support [0, 30], n_query 50, max_points null,
+    noise 0.2236 (a variance of 0.05) and a kernel RBF, Matern52 or WeaklyPeriodic as they are by default.
+
+    `oracle` of an episode is the exact log likelihood of its query targets per query point:
+
+    * "known": of the task's own kernel and hyper-parameters. No learner can do better on average; where these differ
+      from task to task, a learner must infer them and does worse.
+    * "mixture": of the Bayesian average over a list of kernels whose hyper-parameters are all fixed: what the best
+      learner reaches on average.
+
+    A noise variance below 1e-8 of the function's is raised to it. y is drawn with this noise, so the oracle stays
+    exact. Functions and oracle come from one Cholesky factor in float64.
+
+    Args:
+        kernel: the kernel, or a list from which each task draws one, uniformly; by default RBF with length scale
+            [0.1, 0.6] and scale [0.1, 1].
+        noise: standard deviation of the noise, or a range from which each task draws its own.
+        dim: number of inputs.
+        low: least value of an input.
+        high: largest value of an input.
+        n_support: support points, or a range.
+        n_query: query points, or a range.
+        max_points: most points of a task, support and query together.
+        share_sizes: this many tasks in a row have the same sizes.
+        oracle: "known", "mixture" or "none".
+        oracle_kind: "diagonal", the mean over queries of log p(y_m | support), for a learner that predicts each query
+            by itself; or "joint", log p(all of y | support) divided by the number of queries.
+
+    Raises:
+        ValueError: for options out of range, or a mixture without its finite list of kernels.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel | list[Kernel] | None = None,
+        noise: Interval = 0.02,
+        dim: int = 1,
+        low: float = -2.0,
+        high: float = 2.0,
+        n_support: Range = (3, 46),
+        n_query: Range = (3, 46),
+        max_points: int | None = 49,
+        share_sizes: int = 16,
+        oracle: Literal["known", "mixture", "none"] = "known",
+        oracle_kind: Literal["diagonal", "joint"] = "diagonal",
+    ) -> None:
+        super().__init__(n_support, n_query, max_points, share_sizes)
+        kernel = RBF(length_scale=(0.1, 0.6), scale=(0.1, 1.0)) if kernel is None else kernel
+        self._kernels = list(kernel) if isinstance(kernel, (list, tuple)) else [kernel]
+        self.kernel = [repr(k) for k in self._kernels]
+        self.noise = real("noise", noise, "non-negative")
+        self.low, self.high = low, high
+        self.oracle, self.oracle_kind = oracle, oracle_kind
+        if not self._kernels:
+            raise ValueError("expected a kernel or a list of them, got an empty list")
+        if dim < 1 or not low < high:
+            raise ValueError(f"expected dim of at least 1 and low < high, got dim {dim}, low {low}, high {high}")
+        if oracle not in ("known", "mixture", "none") or oracle_kind not in ("diagonal", "joint"):
+            raise ValueError(
+                'expected oracle "known", "mixture" or "none" and oracle_kind "diagonal" or "joint", '
+                f"got {oracle!r} and {oracle_kind!r}"
+            )
+        if oracle == "mixture" and not (all(k.fixed for k in self._kernels) and self.noise[0] == self.noise[1]):
+            raise ValueError(
+                "expected kernels and noise without ranges for the mixture oracle, an average over a finite list, "
+                f'got {", ".join(self.kernel)} and noise {self.noise}; list kernels with fixed values or use "known"'
+            )
+        self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
+
+    def inputs(self, draws: Draws, n: int) -> Floats:
+        return draws.uniform("x", self.low, self.high, n, *self.spec.x_shape)
+
+    def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Floats]:
+        which = draws.integers("kernel", 0, len(self._kernels) - 1)
+        noise = draws.uniform("noise", *self.noise)
+        covariance = np.empty((*x.shape[:2], x.shape[1]))
+        for i, kernel in enumerate(self._kernels):
+            mine = which == i
+            hyper = {name: value[mine] for name, value in kernel.draw(draws, f"kernel {i}").items()}
+            covariance[mine] = kernel(x[mine], x[mine], hyper)
+        factor = _factor(covariance, noise)
+        # Not a matrix product: its rounding may depend on the tasks beside it.
+        y = (factor * draws.normal("y", x.shape[1])[:, None]).sum(-1)
+        return y[..., None], factor
+
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+        if self.oracle == "none":
+            return None
+        factors = [known] if self.oracle == "known" else [self._factor_of(kernel, x) for kernel in self._kernels]
+        parts = [condition(factor, y[..., 0], n_support, n_query) for factor in factors]
+        weight = np.stack([part.evidence for part in parts])  # p(kernel | support), of a uniform prior
+        weight -= log_sum_exp(weight, 0)
+        if self.oracle_kind == "joint":
+            return log_sum_exp(weight + np.stack([part.joint for part in parts]), 0) / n_query
+        each = log_sum_exp(weight[..., None] + np.stack([part.each for part in parts]), 0)
+        return each.sum(1) / n_query
+
+    def _factor_of(self, kernel: Kernel, x: Floats) -> Floats:
+        hyper = {name: np.full(len(x), low) for name, (low, _) in kernel.hyper.items()}
+        return _factor(kernel(x, x, hyper), np.full(len(x), self.noise[0]))
+
+
+def _factor(covariance: Floats, noise: Floats) -> Floats:
+    """Cholesky factor of the covariance of y; covariance of f `[T, n, n]`, noise `[T]`."""
+    diagonal = np.einsum("tnn->tn", covariance)  # a view
+    diagonal += np.maximum(noise[:, None] ** 2, JITTER * diagonal)
+    factor: Any = np.linalg.cholesky(covariance)
+    return factor

@@ -1,0 +1,139 @@
+"""Tasks for memories: what was stored is asked back, word for word."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.targets import Binary, TaskSpec
+from metabox.tasks.functions.base import Ints, Range, take, whole
+from metabox.tasks.sampler import EpisodeSampler
+
+
+class Recall(EpisodeSampler):
+    """Pairs of a key and random bits; queries are keys of the support. All can be known, so the oracle is 0 nats."""
+
+    def __init__(self, length: Range, test_length: Range | None, value_bits: int, key_size: int) -> None:
+        self.value_bits = value_bits
+        self.spec = TaskSpec(x_shape=(key_size,), target=Binary(value_bits))
+
+    length: tuple[int, int]
+    test_length: tuple[int, int]
+
+    @abstractmethod
+    def keys(self, draws: Draws, n: int) -> Ints:
+        """Codes of n keys for each task, all different: `[T, n]`."""
+
+    @abstractmethod
+    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+        """Which of the `stored [T]` pairs are asked for, `[T, up to n]`, and how many of these count `[T]`."""
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` sequences; see `EpisodeSampler.sample`."""
+        if n_tasks < 1:
+            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
+        draws = Draws(type(self).__name__, seed, split, index, n_tasks=n_tasks, first=first)
+        low, high = self.test_length if split == "test" else self.length
+        stored = draws.integers("length", low, high)
+        key = (self.keys(draws, high)[..., None] >> np.arange(self.spec.x_shape[0])) & 1
+        value = draws.integers("value", 0, 1, high, self.value_bits)
+        pairs = np.concatenate([key, value], -1).astype(np.float32)
+        which, count = self.asked(draws, stored, high)
+        parts = []
+        for rows, counts in ((pairs, stored), (np.take_along_axis(pairs, which[..., None], axis=1), count)):
+            row, mask = take(rows, 0, counts)
+            x, y = np.split(row, [key.shape[2]], axis=-1)
+            parts.append(Examples(x=torch.from_numpy(x), y=torch.from_numpy(y), mask=torch.from_numpy(mask)))
+        return Episodes(support=parts[0], query=parts[1], oracle=torch.zeros(n_tasks)).to(device)
+
+
+class AssociativeRecall(Recall):
+    """Pairs of binary vectors, then some of the first vectors again: which were the second ones?
+
+    After the associative recall of Graves et al. 2014 ("Neural Turing machines", section 4.3: items of three 6-bit
+    vectors, 2 to 6 of them in training) in the key-value form of Ba et al. 2016 ("Using fast weights to attend to the
+    recent past", section 4.1). The support holds the pairs in order; query x is a key of the support, y its value.
+
+    Deviations: in Graves et al. the answer is the item that follows the asked one, and an item is a sequence; here keys
+    and values are a vector each, and a support label comes with its key. Keys of a task all differ.
+
+    Args:
+        length: pairs in a task, or a range.
+        test_length: the same for the split "test", where lengths never trained on can be asked; else as `length`.
+        n_query: keys asked for in each task, all different.
+        key_bits: size of a key, at most 30.
+        value_bits: size of a value.
+
+    Raises:
+        ValueError: for sizes out of range, for more pairs than there are keys, or more queries than pairs.
+    """
+
+    def __init__(
+        self,
+        length: Range = (2, 6),
+        test_length: Range | None = None,
+        n_query: int = 1,
+        key_bits: int = 18,
+        value_bits: int = 18,
+    ) -> None:
+        self.length = whole("length", length, 1)
+        self.test_length = whole("test_length", length if test_length is None else test_length, 1)
+        shortest, longest = min(self.length[0], self.test_length[0]), max(self.length[1], self.test_length[1])
+        if not 1 <= key_bits <= 30 or value_bits < 1:
+            raise ValueError(
+                f"expected key_bits from 1 to 30 and value_bits of at least 1, got {key_bits}, {value_bits}"
+            )
+        if longest > 2**key_bits:
+            raise ValueError(f"expected at most 2**key_bits = {2**key_bits} pairs, got {longest}; raise key_bits")
+        if not 1 <= n_query <= shortest:
+            raise ValueError(f"expected n_query from 1 to {shortest}, the fewest pairs of a task, got {n_query}")
+        super().__init__(length, test_length, value_bits, key_bits)
+        self.n_query = n_query
+
+    def keys(self, draws: Draws, n: int) -> Ints:
+        every = 2 ** self.spec.x_shape[0]
+        return draws.distinct("key", n, np.full(len(draws.tasks), every), smallest=every, largest=every)
+
+    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+        order = draws.shuffled("asked", np.arange(n) >= stored[:, None])
+        return order[:, : self.n_query], np.full(len(stored), self.n_query)
+
+
+class Copy(Recall):
+    """Random binary vectors, to be given back in the same order (Graves et al. 2014, "Neural Turing machines", 4.1).
+
+    The vectors are the support's labels, and x is the binary code of their place: 0, 1, 2, ... The query asks for all
+    places in order. Their vectors have 8 bits, and 1 to 20 of them make a sequence in training, up to 120 in test.
+
+    Deviations: in Graves et al. the vectors are inputs, and an end marker asks for them without telling the place. Here
+    each query is answered by itself from phi, so it must name its place. (Under `StreamLoss` a recurrent learner
+    sees the answers before the one it gives.)
+
+    Args:
+        length: vectors in a task, or a range.
+        test_length: the same for the split "test", where lengths never trained on can be asked; else as `length`.
+        value_bits: size of a vector.
+
+    Raises:
+        ValueError: for sizes out of range.
+    """
+
+    def __init__(self, length: Range = (1, 20), test_length: Range | None = None, value_bits: int = 8) -> None:
+        self.length = whole("length", length, 1)
+        self.test_length = whole("test_length", length if test_length is None else test_length, 1)
+        if value_bits < 1:
+            raise ValueError(f"expected value_bits of at least 1, got {value_bits}")
+        longest = max(self.length[1], self.test_length[1])
+        super().__init__(length, test_length, value_bits, max(1, (longest - 1).bit_length()))
+
+    def keys(self, draws: Draws, n: int) -> Ints:
+        return np.broadcast_to(np.arange(n), (len(draws.tasks), n))
+
+    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+        return np.broadcast_to(np.arange(n), (len(stored), n)), stored

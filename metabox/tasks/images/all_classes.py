@@ -1,0 +1,72 @@
+"""All training classes of an image set at once: what a backbone is pre-trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from metabox.data.augment import augmented
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.targets import Classes, TaskSpec
+from metabox.tasks.nway import NWayKShot
+from metabox.tasks.sampler import EpisodeSampler
+
+
+class AllClasses(EpisodeSampler):
+    """Supervised classification of the meta-training classes: one task, always with the same labels, without support.
+
+    A backbone that was trained on it is the start of meta-training in Chen et al. 2021 ("Meta-baseline") and all there
+    is to it in Tian et al. 2020 ("Rethinking few-shot image classification"). The classes of meta-validation and
+    meta-test are not touched: validation and test are on images of the training classes, a share of them each, that
+    are held out from training.
+
+    Train a learner that has a head for fixed classes (`HardSharing`), then name the run in another recipe:
+    `backbone: {class_path: FromRun, init_args: {run: runs/...}}`.
+
+    Args:
+        images: the set, with its augmentation; its n_way, n_shot and n_query are not used.
+        n_query: images of a row of the batch.
+        held_out: the share of each class's images for validation, and for test.
+
+    Raises:
+        ValueError: for options out of range; at the first use, where the set is not there, or a class is too small.
+    """
+
+    def __init__(self, images: NWayKShot, n_query: int = 64, held_out: float = 0.05) -> None:
+        if n_query < 1 or not 0 < held_out < 0.5:
+            raise ValueError(f"expected n_query of at least 1 and held_out in (0, 0.5), got {n_query} and {held_out}")
+        self.images, self.n_query, self.held_out = images, n_query, held_out
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
+        return TaskSpec(self.images.images.image_shape, Classes(len(self.images.images.splits["train"])))
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` rows of images; see `EpisodeSampler.sample`."""
+        address = (type(self).__name__, seed, split, index)
+        draws = Draws(*address, n_tasks=n_tasks, first=first)
+        stored = self.images.images
+        label = draws.integers("class", 0, self.spec.target.size - 1, self.n_query)
+        classes = stored.splits["train"][label]
+        size = stored.sizes[classes]
+        held = np.ceil(self.held_out * size).astype(np.int64)
+        if (size <= 2 * held).any():
+            raise ValueError(
+                f"expected at least 3 images in every class to hold some out, got {int(size.min())} in one"
+            )
+        start, count = {"train": (2 * held, size - 2 * held), "val": (0 * held, held), "test": (held, held)}[split]
+        items = start + draws.integers("item", 0, count - 1, self.n_query)
+        origin = torch.from_numpy(stored.ids(classes, items))
+        x = stored.pictures(origin.view(-1), device)
+        if self.images.augment is not None and split == "train":
+            x = augmented(self.images.augment, x, *address, n_tasks=n_tasks, first=first)
+        x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
+        query = Examples(x=x, y=y)
+        label_set = query.mask.new_ones(len(x), self.spec.target.size)
+        return Episodes(support=query[:, :0], query=query, classes=label_set, origin=origin.to(device))
+
+    def fingerprint(self) -> str:
+        return self.images.fingerprint()

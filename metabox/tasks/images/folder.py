@@ -1,0 +1,145 @@
+"""Your own images: a folder of class folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from metabox.data.decode import SUFFIXES
+from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.readers import name_some
+from metabox.data.root import FolderFiles, in_home
+from metabox.data.stored import StoredImages
+from metabox.episodes import SPLITS, Split
+from metabox.files import read_json
+from metabox.tasks.nway import NWayKShot
+
+
+class ClassFolder(NWayKShot):
+    """A folder of class folders, `<class>/*.png` or `<group>/<class>/*.png`.
+
+    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, or binary PPM, PGM and PBM, of at most 2^26 pixels.
+
+    Where all classes lie one folder deeper, those folders are the groups (see `within_groups`), and a class
+    is named `<group>/<class>`. Hidden files are passed over.
+
+    Args:
+        path: the folder.
+        image_size: side in pixels to which all images are resized (not cropped); null where they all have one size.
+        channels: 1 for grey, 3 for RGB.
+        splits: a JSON file `{"train": [names], "val": [...], "test": [...]}`, or the fractions of classes for each.
+            Fractions go by the hash of a class's name, so a new class never moves another one from split to
+            split; the numbers of classes come out near the fractions, not at them.
+        rotations: count every class four times, turned by 0, 90, 180 and 270 degrees (square images only).
+        on_device: keep all images on the device; see `StoredImages`.
+
+    Raises:
+        ValueError: at the first use, naming every folder, file or class that does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int | None = None,
+        channels: Literal[1, 3] = 3,
+        splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
+        rotations: bool = False,
+        on_device: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if channels not in (1, 3):
+            raise ValueError(f"expected channels 1 (grey) or 3 (RGB), got {channels}")
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"expected image_size of at least 1, or null to keep the images' own, got {image_size}")
+        if not isinstance(splits, str) and (
+            len(splits) != len(SPLITS) or min(splits) < 0 or not math.isclose(sum(splits), 1, abs_tol=1e-6)
+        ):
+            raise ValueError(f"expected a JSON file or three fractions that sum to 1 as splits, got {splits}")
+        self.path = path
+        self.image_size = image_size
+        self.channels = channels
+        self.splits = splits
+        self.rotations = rotations
+        self._on_device = on_device
+
+    def load(self) -> StoredImages:
+        folder = in_home(self.path)
+        if not folder.is_dir():
+            raise ValueError(f"expected a folder of class folders, got {self.path!r}, which is not one")
+        files = FolderFiles(folder)
+        key = ("folder", folder.name, self.image_size, self.channels, files.stamp())
+        pack = open_pack(folder.resolve().name, key, lambda: _classes(files, self.splits), self._decode)
+        names = split_by_hash(pack.class_names, self.splits) if not isinstance(self.splits, str) else _read(self.splits)
+        return StoredImages(pack, names, self.rotations, self._on_device)
+
+    def _decode(self, image: Image.Image) -> NDArray[np.uint8]:
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        if self.image_size is not None:
+            image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+        return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], self.channels).transpose(2, 0, 1))
+
+
+def split_by_hash(names: Sequence[str], fractions: tuple[float, float, float]) -> dict[Split, list[str]]:
+    """Each class to the split its name hashes into, whatever other classes there are."""
+    splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    for name in names:
+        at = int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), "little") / 2**48
+        splits["train" if at < fractions[0] else "val" if at < fractions[0] + fractions[1] else "test"].append(name)
+    return splits
+
+
+def _read(path: str) -> Mapping[Split, Sequence[str]]:
+    if not in_home(path).is_file():
+        raise ValueError(f"expected splits as a JSON file or three fractions, got {path!r}, which is not a file")
+    splits = read_json(in_home(path))
+    if (
+        not isinstance(splits, dict)
+        or not set(splits) <= set(SPLITS)
+        or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
+        )
+    ):
+        raise ValueError(
+            f'expected {{"train": [names], "val": [names], "test": [names]}} in {path}, got something else'
+        )
+    return splits
+
+
+def _classes(files: FolderFiles, splits: object) -> list[ClassFiles]:
+    """The class folders: those that hold no folder. Everything out of place is reported at once."""
+    inner = {folder.rpartition("/")[0] for folder in files.folders}
+    images: dict[str, list[str]] = {folder: [] for folder in files.folders if folder not in inner}
+    stray = []
+    for name in files.names:
+        folder = name.rpartition("/")[0]
+        if folder in images and Path(name).suffix.lower() in SUFFIXES:
+            images[folder].append(name)
+        elif not (isinstance(splits, str) and (files.path / name).resolve() == in_home(splits).resolve()):
+            stray.append(name)
+    depths = {folder.count("/") for folder in images}
+    odd = [folder for folder in images if folder.count("/") > 1 or folder.count("/") < max(depths)]
+    empty = [folder for folder, found in images.items() if not found]
+    wrong = [
+        f"{what}: {name_some(names)}"
+        for what, names in (
+            ("no images in", empty),
+            ("not an image in a class folder", stray),
+            ("class folders at another depth", odd),
+        )
+        if names
+    ]
+    if wrong or not images:
+        raise ValueError(
+            f"expected <class>/<image> or <group>/<class>/<image> in {files.path}, "
+            f"got {'; '.join(wrong) or 'no folders'}; move or remove them"
+        )
+    return [ClassFiles(c, c.rpartition("/")[0] or None, files, found) for c, found in images.items()]

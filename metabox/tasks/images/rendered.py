@@ -1,0 +1,40 @@
+"""What the samplers of rendered images share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metabox.episodes import Split
+from metabox.seeding import Draws
+from metabox.tasks.functions.base import Floats
+from metabox.tasks.multitask.endless import EndlessTask
+
+Bytes = NDArray[np.uint8]
+
+
+class RenderedImages(EndlessTask):
+    """Images of one multi-target task, drawn anew at every step.
+
+    Args:
+        n_query: images of a row.
+        image_size: height and width in pixels, at least 16.
+
+    Raises:
+        ValueError: for sizes that are too small.
+    """
+
+    def __init__(self, n_query: int, image_size: int) -> None:
+        super().__init__(n_query)
+        if image_size < 16:
+            raise ValueError(f"expected image_size of at least 16, got {image_size}")
+        self.image_size = image_size
+
+    @abstractmethod
+    def render(self, draws: Draws, split: Split) -> tuple[Bytes, Floats]:
+        """Images `[T, M, 3, H, W]` and their targets `[T, M, K]`, NaN where one is missing."""
+
+    def draw(self, draws: Draws, split: Split) -> tuple[Bytes, Floats, None]:
+        return *self.render(draws, split), None

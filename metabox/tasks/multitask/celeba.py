@@ -1,0 +1,104 @@
+"""CelebA: faces with forty yes/no attributes, read by torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from metabox.data import root
+from metabox.data.pack import ClassFiles, Pack, open_pack
+from metabox.data.readers import name_some
+from metabox.episodes import Split
+from metabox.targets import Binary, Part, Parts, TaskSpec
+from metabox.tasks.named import FiniteTasks, Rows
+
+# torchvision's names of the splits, in order
+THEIR_SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "val"}
+
+
+class CelebA(FiniteTasks):
+    """Multi-label classification of the 202,599 aligned faces of CelebA (Liu et al. 2015), in its own splits.
+
+    Images are resized as they are, without cropping, and packed at the first use; 64 pixels are those of Sener &
+    Koltun 2018 ("Multi-task learning as multi-objective optimization"), to whom each attribute is a task: `parts`.
+
+    Args:
+        image_size: height and width in pixels.
+        attributes: names of the labels, Smiling and Eyeglasses say, in this order; all forty where it is null.
+        parts: one named part for each attribute, each with a loss of its own, instead of one vector of labels.
+        data_root: folder of the data sets, with `celeba/img_align_celeba/*.jpg` and the lists beside it.
+        **kwargs: of `FiniteTasks`.
+
+    Raises:
+        ValueError: at the first use, where files are missing or damaged, or an attribute is not there.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        attributes: list[str] | None = None,
+        parts: bool = False,
+        data_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size < 1:
+            raise ValueError(f"expected image_size of at least 1, got {image_size}; 64 is usual")
+        self.image_size = image_size
+        self.attributes = attributes
+        self.parts = parts
+        self.data_root = data_root
+
+    def load(self) -> Rows:
+        pack, labels, names = read(root.data_root(self.data_root), self.image_size)
+        chosen = names if self.attributes is None else self.attributes
+        if missing := [name for name in chosen if name not in names]:
+            raise ValueError(f"expected attributes among {names}, got {name_some(missing)}")
+        split = np.repeat([THEIR_SPLITS[name] for name in pack.class_names], np.diff(pack.start))
+        return Rows(
+            x=pack.images, y=labels[:, [names.index(name) for name in chosen]], split=split, spec=self._spec(chosen)
+        )
+
+    def _spec(self, names: list[str]) -> TaskSpec:
+        shape = (3, self.image_size, self.image_size)
+        if self.parts:
+            return TaskSpec(shape, Parts(tuple(Part(name, Binary(1)) for name in names)))
+        return TaskSpec(shape, Binary(len(names)))
+
+
+def read(folder: Path, image_size: int) -> tuple[Pack, Tensor, list[str]]:
+    """The pack, whose classes are torchvision's splits; labels 0 and 1 `[n, 40]` in its order; and their names.
+
+    Raises:
+        ValueError: where files are missing or damaged.
+    """
+    from torchvision.datasets import CelebA as Reader  # slow to import
+
+    try:
+        parts = {split: Reader(str(folder), split=split, target_type="attr") for split in THEIR_SPLITS}
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"expected CelebA in {folder / 'celeba'}, got none or a damaged one ({error}); "
+            f'torchvision.datasets.CelebA("{folder}", download=True) gets it, or unpack img_align_celeba.zip there '
+            f"with the lists (list_attr_celeba.txt, ...) beside it, and {root.how_to_name_a_root()}"
+        ) from error
+    files = root.FolderFiles(folder / Reader.base_folder / "img_align_celeba")
+
+    def listed() -> list[ClassFiles]:
+        return [ClassFiles(split, None, files, part.filename) for split, part in parts.items()]
+
+    def decode(image: Image.Image) -> NDArray[np.uint8]:
+        small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+
+    key = ("celeba", image_size, files.stamp(), {split: part.filename for split, part in parts.items()})
+    pack = open_pack("celeba", key, listed, decode)
+    labels = torch.cat([part.attr.float() for part in parts.values()])
+    names = [name for name in parts["train"].attr_names if name]  # its header may end in a blank
+    return pack, labels, names

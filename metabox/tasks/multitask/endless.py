@@ -1,0 +1,62 @@
+"""One task without end: every batch holds new examples of the same p(x, y), and no support."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.tasks.functions.base import Floats
+from metabox.tasks.sampler import EpisodeSampler
+
+
+class EndlessTask(EpisodeSampler):
+    """Endless examples of one p(x, y).
+
+    The support is empty: each of the T rows of a batch is `n_query` examples. Splits differ in their draws alone. All
+    is computed on the host, so every device gets the same bits. Where p(y|x) is known, `oracle` of a row is what the
+    likelihood makes of it: the mean log p of each part over the examples that have it, weighted and added up.
+
+    Args:
+        n_query: examples of a row.
+
+    Raises:
+        ValueError: for fewer than one.
+    """
+
+    def __init__(self, n_query: int) -> None:
+        if n_query < 1:
+            raise ValueError(f"expected n_query of at least 1, got {n_query}")
+        self.n_query = n_query
+
+    @abstractmethod
+    def draw(self, draws: Draws, split: Split) -> tuple[NDArray[Any], Floats, Floats | None]:
+        """Inputs `[T, M, *x_shape]` and targets `[T, M, K]`, NaN where one is missing.
+
+        With them log p(y|x) of each part `[T, M, parts]`, where it is known.
+        """
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` rows of examples; see `EpisodeSampler.sample`."""
+        if n_tasks < 1:
+            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
+        inputs, targets, log_p = self.draw(
+            Draws(type(self).__name__, seed, split, index, n_tasks=n_tasks, first=first), split
+        )
+        x = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
+        y = torch.from_numpy(targets.astype(np.float32))
+        oracle = None
+        if log_p is not None:
+            there = ~np.isnan(log_p)
+            means = np.where(there, log_p, 0).sum(1) / there.sum(1).clip(min=1)
+            oracle = torch.from_numpy(
+                (means * [part.weight for part in self.spec.target.parts]).sum(-1).astype(np.float32)
+            )
+        return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y), oracle=oracle).to(device)

@@ -1,0 +1,235 @@
+"""Finitely many named tasks with data of their own: multi-task learning, with or without a support."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.targets import TaskSpec
+from metabox.tasks.functions.base import Bools, Ints, Range, Sized
+from metabox.tasks.sampler import EpisodeSampler
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows:
+    """All examples of all tasks, one in a row.
+
+    x: `[n, *x_shape]`, images as uint8; may be memory-mapped
+    y: `[n]` class ids, or `[n, size]` for other kinds of target (NaN where a label of a part is missing)
+    split: "train", "val" or "test", `[n]`
+    spec: the kind of task, with the K names of the tasks in it (none where it is one task)
+    task: which task each row is of, `[n]`; all of one, where it is None
+    descriptors: z_i of each task, `[K, dz]`
+    ways: how many classes each task has, `[K]`; all of them, where it is None
+
+    Raises:
+        ValueError: where the parts do not fit together, or a task lacks rows to train on.
+    """
+
+    x: Tensor
+    y: Tensor
+    split: Sequence[str] | NDArray[np.str_]
+    spec: TaskSpec
+    task: Ints | None = None
+    descriptors: Tensor | None = None
+    ways: Ints | None = None
+
+    def __post_init__(self) -> None:
+        n, tasks = len(self.x), max(1, len(self.spec.tasks))
+        lengths = {"y": len(self.y), "split": len(self.split), "task": n if self.task is None else len(self.task)}
+        if wrong := {name: length for name, length in lengths.items() if length != n}:
+            raise ValueError(f"expected as many entries as x has rows, {n}, got {wrong}")
+        if unknown := sorted(set(map(str, np.unique(self.split))) - set(SPLITS)):
+            raise ValueError(f"expected splits among {SPLITS}, got {unknown}")
+        if self.task is not None and n and not 0 <= self.task.min() <= self.task.max() < tasks:
+            raise ValueError(
+                f"expected task ids from 0 to {tasks - 1} for the tasks {self.spec.tasks}, got {self.task.min()} to "
+                f"{self.task.max()}"
+            )
+        for name, values in (("descriptors", self.descriptors), ("ways", self.ways)):
+            if values is not None and len(values) != tasks:
+                raise ValueError(f"expected {name} of {tasks} tasks, got {len(values)}")
+        size = 0 if self.descriptors is None else self.descriptors.shape[1]
+        if size != self.spec.descriptor_size:
+            raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}], got [..., {size}]")
+        if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
+            raise ValueError("expected finite descriptors, got NaN or infinity")
+        one = torch.zeros(1, size) if size else None
+        self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # of one task, for the rows are of all
+
+
+class FiniteTasks(Sized, EpisodeSampler):
+    """Rows of finitely many tasks: first a task for each place in the batch, then data within the task.
+
+    In training tasks are drawn at random, with support and query both from the task's training rows, never the same
+    one. In validation and test each task comes in its turn: the query is of that split, and the support still of the
+    training rows, since the task is the same and its labels for training are known. With `n_query` as large as the
+    largest task, an evaluation of as many tasks as there are goes once through all the data.
+
+    A subclass implements `load`.
+
+    Args:
+        n_support: support examples of a task, or a range [low, high]; 0 where only the descriptor tells the task.
+        n_query: query examples, or a range; fewer where a task has no more.
+        temperature: tasks are drawn in training with probability as their number of training rows to the power
+            1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
+        untold: the share of tasks in a batch whose descriptor is not told, but zeros.
+
+    Raises:
+        ValueError: for options out of range; at the first use, where the data are not there or do not fit.
+    """
+
+    def __init__(
+        self, n_support: Range = 0, n_query: Range = 16, temperature: float | None = None, untold: float = 0.0
+    ) -> None:
+        super().__init__(n_support, n_query)
+        if (temperature is not None and temperature <= 0) or not 0 <= untold <= 1:
+            raise ValueError(
+                f"expected a positive temperature (or None) and untold from 0 to 1, got {temperature} and {untold}"
+            )
+        self.temperature = temperature
+        self.untold = untold
+
+    @abstractmethod
+    def load(self) -> Rows:
+        """All the data, at the first use."""
+
+    @cached_property
+    def _rows(self) -> Rows:
+        return self.load()
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
+        return self._rows.spec
+
+    def fingerprint(self) -> str:
+        rows = self._rows
+        content = 0
+        for values in (rows.x, rows.y):
+            content = zlib.crc32(np.ascontiguousarray(values.numpy()).data, content)
+        return f"{type(self).__name__} ({len(rows.x)} rows, {content:08x})"
+
+    @cached_property
+    def _places(self) -> dict[Split, tuple[Ints, Ints, Ints]]:
+        """Of each split: its rows task by task, and where each task's begin and how many they are, two of `[K]`."""
+        rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
+        task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
+        split = np.asarray(rows.split)
+        places = {}
+        for name in SPLITS:
+            (mine,) = np.nonzero(split == name)
+            mine = mine[np.argsort(task[mine], kind="stable")]
+            count = np.bincount(task[mine], minlength=n_tasks)
+            places[name] = mine, np.cumsum(count) - count, count
+        return places
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` tasks; see `EpisodeSampler.sample`."""
+        address = (type(self).__name__, seed, split, index)
+        n_support, n_query = self.sizes(*address, n_tasks=n_tasks, first=first)
+        draws = Draws(*address, n_tasks=n_tasks, first=first)
+        task = self._tasks(draws, split)
+        if split == "train":
+            count = self._places["train"][2][task]
+            n_support = np.minimum(n_support, count - 1)  # one is left to ask for
+            n_query = np.minimum(n_query, count - n_support)
+            chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
+            place = np.arange(max(1, int(n_query.max())))
+            support = _first(chosen, n_support)
+            query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + place, chosen.shape[1] - 1), axis=1)
+            query = np.where(place < n_query[:, None], query, -1)
+        else:
+            kept = np.minimum(n_support, self._places["train"][2][task])
+            support = _first(self._choose(draws, "support", "train", task, self.n_support[1]), kept)
+            asked = np.minimum(n_query, self._places[split][2][task])
+            query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
+        return self._episodes(draws, task, support, query).to(device)
+
+    def _tasks(self, draws: Draws, split: Split) -> Ints:
+        """Which task stands in each place, `[T]`."""
+        (there,) = np.nonzero(self._places[split][2])
+        if not len(there):
+            raise ValueError(f"expected rows in split {split!r}, got none; this set has others")
+        if split != "train":
+            return there[draws.tasks % len(there)]
+        if self.temperature is None:
+            return there[draws.integers("task", 0, len(there) - 1)]
+        size = self._places[split][2][there].astype(np.float64)
+        edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
+        return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
+
+    def _choose(self, draws: Draws, name: str, split: Split, task: Ints, most: int) -> Ints:
+        """`most` rows of each task without replacement, in random order, or all where it has fewer: `[T, W]`.
+
+        Rows beyond a task's own are any. How they are drawn does not depend on which tasks stand side by side.
+        """
+        rows, start, size = self._places[split]
+        there, n = size[size > 0], size[task]
+        if not most or not len(there):
+            return np.zeros((len(task), 0), dtype=np.int64)
+        if there.min() >= most:
+            place = draws.distinct(name, most, n, int(there.min()), int(there.max()))
+        else:
+            place = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
+        return rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
+
+    def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
+        rows = self._rows
+        examples = []
+        for place in (support, query):
+            at, mask = torch.from_numpy(np.maximum(place, 0)), torch.from_numpy(place >= 0)
+            examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
+        z = None
+        if rows.descriptors is not None:
+            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
+            z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
+        classes = None
+        if self.spec.target.n_classes is not None:
+            way = self.spec.target.size if rows.ways is None else rows.ways[task][:, None]
+            classes = torch.from_numpy(
+                np.broadcast_to(np.arange(self.spec.target.size) < way, (len(task), self.spec.target.size)).copy()
+            )
+        return Episodes(
+            support=examples[0],
+            query=examples[1],
+            descriptor=z,
+            classes=classes,
+            origin=torch.from_numpy(np.concatenate([support, query], axis=1)),
+            task=torch.from_numpy(task) if self.spec.tasks else None,
+        )
+
+
+def _first(chosen: Ints, count: Ints) -> Ints:
+    """The first `count[t]` of each row, then -1: `[T, W] -> [T, max(count)]`."""
+    width = int(count.max())
+    there: Bools = np.arange(width) < count[:, None]
+    return np.where(there, chosen[:, :width], -1)
+
+
+class InMemory(FiniteTasks):
+    """Finitely many tasks of your own, given as tensors.
+
+    Args:
+        rows: all examples of all tasks.
+        **kwargs: of `FiniteTasks`.
+    """
+
+    def __init__(self, rows: Rows, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.given = rows
+
+    def load(self) -> Rows:
+        return self.given

@@ -1,0 +1,312 @@
+"""N-way K-shot episodes from images that are sorted into classes.
+
+Two halves: `NWayKShot` decides which class and which drawing stands where (integers, drawn on
+the host for all tasks at once), `ClassImages` turns those integers into pixels on the device in
+one gather (stored sets) or one rendering (procedural ones).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metabox.data.augment import Augmentation, augmented
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.targets import Classes, TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Range = int | tuple[int, int]
+
+AHEAD = 64  # indices drawn at once, where calls follow each other
+PLACES = 1 << 19  # but not more than so many examples
+MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
+
+
+class ClassImages(ABC):
+    """Images in classes: class c holds drawings 0 ... sizes[c] - 1.
+
+    sizes: number of drawings of each class, int64 `[n_classes]`
+    groups: the group of each class (its alphabet, say), int64 `[n_classes]`, or None
+    image_shape: (channels, height, width)
+    splits: the classes of each split; a split may be missing
+    fingerprint: names the content, whatever file it came from
+    """
+
+    sizes: Ints
+    groups: Ints | None
+    image_shape: tuple[int, int, int]
+    splits: Mapping[Split, Ints]
+    fingerprint: str
+
+    def ids(self, classes: Ints, items: Ints) -> Ints:
+        """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
+
+        The arguments are broadcast.
+        """
+        return (classes << 32) + items
+
+    @abstractmethod
+    def pictures(self, ids: Tensor, device: Device) -> Tensor:
+        """The drawings of the ids `[K]` (on the host) as uint8 `[K, channels, height, width]` on the device."""
+
+    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
+        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
+
+        Raises:
+            ValueError: where the arguments are not two rows of one length.
+        """
+        if classes.ndim != 1 or classes.shape != items.shape:
+            raise ValueError(
+                f"expected classes and items as [K] and [K], got {list(classes.shape)} and {list(items.shape)}; "
+                "use np.broadcast_arrays(classes, items) and ravel()"
+            )
+        return self.pictures(torch.from_numpy(self.ids(classes, items)), device)
+
+    def class_name(self, c: int) -> str:
+        return f"class {c}"
+
+
+class _Call(NamedTuple):
+    """All of a call to `sample` that says what is drawn, but for its index."""
+
+    n_tasks: int
+    split: Split
+    seed: int
+    first: int
+
+
+class _Plan(NamedTuple):
+    """Which drawing stands where in the tasks of one index, on the host."""
+
+    drawn: Tensor  # ids of drawings [T, N + M], some drawing in the padding too
+    origin: Tensor  # the same with -1 in the padding
+    label: Tensor  # [T, N + M]
+    mask: Tensor  # [T, N + M]
+    has_class: Tensor  # [T, C]
+
+
+class _Pool:
+    """The classes a split may draw from, laid out so that a group is one run of them."""
+
+    def __init__(self, images: ClassImages, split: Split, grouped: bool) -> None:
+        classes = images.splits.get(split)
+        if classes is None or not len(classes):
+            raise ValueError(
+                f"expected a split among {sorted(k for k, v in images.splits.items() if len(v))}, got {split!r}; "
+                "this set has no classes there"
+            )
+        self.classes = np.asarray(classes, dtype=np.int64)
+        self.start = np.zeros(1, dtype=np.int64)
+        self.length = np.full(1, len(self.classes), dtype=np.int64)
+        if grouped:
+            if images.groups is None:
+                raise ValueError("expected a set whose classes have groups, got one without; use within_groups=False")
+            group = images.groups[self.classes]
+            self.classes = self.classes[np.argsort(group, kind="stable")]
+            _, self.start, self.length = np.unique(np.sort(group), return_index=True, return_counts=True)
+        sizes = images.sizes[self.classes]
+        self.smallest, self.largest = int(sizes.min()), int(sizes.max())
+        self.poorest = int(self.classes[sizes.argmin()])
+
+
+def _bounds(name: str, value: Range) -> tuple[int, int]:
+    low, high = (value, value) if isinstance(value, int) else value
+    if not 1 <= low <= high:
+        raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
+    return low, high
+
+
+class NWayKShot(EpisodeSampler):
+    """Draws N-way K-shot episodes: classes and drawings without replacement, labels in random order.
+
+    Support and query never share a drawing. Where way, shot or query have a range, each task draws
+    its own and the batch is padded to the largest, with masks. `images` is called at the first use.
+
+    Args:
+        n_way: classes in a task, or a range [low, high] from which each task draws its own.
+        n_shot: support images of each class, or a range.
+        n_query: query images of each class, or a range.
+        imbalanced: draw the number of shots for each class of a task separately, instead of once for the task.
+        within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
+        augment: changes the images of the training split at random.
+        names: draw the class labels of each task without replacement from this many ids, instead of giving out
+            0 ... n_way - 1. A learner is not told which ids a task has, so its label set is all of them, and it is
+            scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
+
+    Raises:
+        ValueError: where there are fewer names than classes in a task; at the first episode of a split, where it
+            has too few classes, groups or images.
+    """
+
+    def __init__(
+        self,
+        n_way: Range = 5,
+        n_shot: Range = 1,
+        n_query: Range = 15,
+        imbalanced: bool = False,
+        within_groups: bool = False,
+        augment: Augmentation | None = None,
+        names: int | None = None,
+    ) -> None:
+        self.n_way = _bounds("n_way", n_way)
+        self.n_shot = _bounds("n_shot", n_shot)
+        self.n_query = _bounds("n_query", n_query)
+        self.imbalanced = imbalanced
+        self.within_groups = within_groups
+        self.augment = augment
+        self.names = names
+        if (most := self.n_way[1] * (self.n_shot[1] + self.n_query[1])) > MOST:
+            raise ValueError(
+                f"expected tasks of at most {MOST:,} images, got n_way * (n_shot + n_query) = {most:,}; lower them"
+            )
+        if names is not None and names < self.n_way[1]:
+            raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
+        self._pools: dict[Split, _Pool] = {}
+        self._next: tuple[_Call | None, int, tuple[_Plan, ...]] = None, 0, ()
+
+    @abstractmethod
+    def load(self) -> ClassImages:
+        """Open the images; called once, at the first use."""
+
+    @cached_property
+    def images(self) -> ClassImages:
+        return self.load()
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
+        return TaskSpec(x_shape=self.images.image_shape, target=Classes(self.names or self.n_way[1]))
+
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
+
+    def _pool(self, split: Split) -> _Pool:
+        if split not in self._pools:
+            pool = _Pool(self.images, split, self.within_groups)
+            where = "its smallest group" if self.within_groups else "the split"
+            if pool.length.min() < self.n_way[0]:
+                raise ValueError(
+                    f"expected n_way of at most {pool.length.min()}, the number of classes in {where} of {split!r}, "
+                    f"got {self.n_way[0]}; lower n_way{' or the low end of its range' * self.within_groups}"
+                )
+            if not self.within_groups and pool.length[0] < self.n_way[1]:
+                raise ValueError(
+                    f"expected n_way of at most {pool.length[0]}, the number of classes in {split!r}, "
+                    f"got {self.n_way[1]}; lower n_way"
+                )
+            needed = self.n_shot[1] + self.n_query[1]
+            if pool.smallest < needed:
+                raise ValueError(
+                    f"expected at least n_shot + n_query = {self.n_shot[1]} + {self.n_query[1]} = {needed} images "
+                    f"in every class of {split!r}, got {pool.smallest} in {self.images.class_name(pool.poorest)}; "
+                    "lower n_shot or n_query"
+                )
+            self._pools[split] = pool
+        return self._pools[split]
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        """`n_tasks` episodes `[T, ...]`; see `EpisodeSampler.sample`."""
+        if n_tasks < 1:
+            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
+        plan = self._plan(index, _Call(n_tasks, split, seed, first))
+        # One gather for support and query together, then two views of it.
+        x = self.images.pictures(plan.drawn.view(-1), device)
+        if self.augment is not None and split == "train":
+            x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
+        x = x.view(*plan.drawn.shape, *self.images.image_shape)
+        origin, label, mask, classes = (part.to(device) for part in plan[1:])
+        n = self.n_way[1] * self.n_shot[1]
+        return Episodes(
+            support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
+            query=Examples(x=x[:, n:], y=label[:, n:], mask=mask[:, n:]),
+            classes=classes if self.names is None else torch.ones_like(classes[:, :1]).expand(-1, self.names),
+            origin=origin,
+        )
+
+    def _plan(self, index: int, call: _Call) -> _Plan:
+        """What stands where at one index.
+
+        A call that goes on from the one before also draws the next few: on small arrays most of
+        NumPy's time goes into being called. What is drawn does not depend on it. A plan is handed out once,
+        for its tensors become the caller's.
+        """
+        *expected, plans = self._next
+        goes_on = expected == [call, index]
+        if not (goes_on and plans):
+            places = call.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
+            ahead = min(AHEAD, max(1, PLACES // places)) if goes_on else 1
+            plans = self._draw(range(index, index + ahead), call)
+        self._next = call, index + 1, plans[1:]  # in one piece, because a thread may be sampling too
+        return plans[0]
+
+    def _draw(self, indices: range, call: _Call) -> tuple[_Plan, ...]:
+        """The plans of several indices, drawn together."""
+        n_tasks, split, seed, first = call
+        pool = self._pool(split)
+        draws = Draws.block("n-way k-shot", seed, split, indices=indices, n_tasks=n_tasks, first=first)
+        classes, way = self._draw_classes(draws, pool)
+        has_class = np.arange(self.n_way[1]) < way[:, None]
+        shots, each = self.n_shot[1], self.n_shot[1] + self.n_query[1]
+        items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
+        n_shot, n_query = self._draw_counts(draws)
+        place = np.arange(each)  # of a drawing among its class's: support first, then query
+        alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
+        rows = np.s_[: 1 if alike else None, :, None]
+        end = np.where(place < shots, n_shot[rows], shots + n_query[rows])
+        valid = (place < end) & has_class[rows]  # [T or 1, C, J]
+        # Support, its padding, query, its padding, each in an order of its own.
+        order = draws.shuffled("order", (2 * (place >= shots) + ~valid).reshape(len(valid), -1))
+        label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
+        origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
+        if self.names is not None:
+            name = draws.distinct("names", self.n_way[1], np.full_like(way, self.names), self.names, self.names)
+            label = _pick(name, label)
+        if valid.all():
+            mask = np.ones(label.shape, dtype=np.bool_)
+        else:
+            mask = _pick(np.broadcast_to(valid, items.shape), order)
+            label, origin = np.where(mask, label, 0), np.where(mask, drawn, -1)
+        parts = (torch.from_numpy(part).split(n_tasks) for part in (drawn, origin, label, mask, has_class))
+        return tuple(map(_Plan, *parts))
+
+    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
+        """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""
+        low, high = self.n_way
+        group = draws.integers("group", 0, len(pool.start) - 1)
+        length = pool.length[group]
+        way = draws.integers("way", low, np.minimum(high, length))
+        # A group smaller than the widest way: its missing places are masked, and hold any class.
+        room = np.maximum(length, high)
+        # Bounds of the pool, not of this batch: they set how many words a task's draw takes.
+        smallest, largest = (max(int(bound), high) for bound in (pool.length.min(), pool.length.max()))
+        place = draws.distinct("classes", high, room, smallest=smallest, largest=largest)
+        if self.within_groups:
+            place = _real_first(place, length)
+        return pool.classes[pool.start[group, None] + np.minimum(place, length[:, None] - 1)], way
+
+    def _draw_counts(self, draws: Draws) -> tuple[Ints, Ints]:
+        """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
+        columns = self.n_way[1] if self.imbalanced else 1
+        return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
+
+
+def _pick(values: NDArray[Any], columns: Ints) -> NDArray[Any]:
+    """`values[t, columns[t]]`: `[T, ...], [T, K] -> [T, K]` (`np.take_along_axis` costs three times as much)."""
+    t = len(values)
+    return values.ravel().take(columns + np.arange(0, values.size, values.size // t)[:, None])
+
+
+def _real_first(place: Ints, length: Ints) -> Ints:
+    """Each row with the places below its length before the others, both in their random order."""
+    return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)

@@ -1,0 +1,75 @@
+"""Labels that mean the same in some of the training tasks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from metabox.episodes import Device, Episodes, Split
+from metabox.seeding import Draws
+from metabox.targets import TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
+
+
+class FixedLabels(EpisodeSampler):
+    """The tasks of another sampler, where in a share of the training tasks the labels are not drawn at random.
+
+    There the classes of a task are numbered in the order of the ids that their examples have in the data. So a class
+    has the same label in many tasks, the more so the fewer classes there are, and something can be learned without
+    the support. This biases the training distribution as Kirsch et al. 2022 ("General-purpose in-context learning")
+    propose, whose tasks all have the same ten classes: it shortens the plateau before a learner reads the labels of
+    the support. Validation and test tasks stay as they are.
+
+    Args:
+        tasks: a sampler of classes that tells the origin of its examples.
+        share: the part of the training tasks with labels in order, from 0 to 1. It is drawn for each task by itself.
+
+    Raises:
+        ValueError: for a share outside 0 to 1 or targets that are no classes; in `sample`, where the tasks do not tell
+            the origin of their examples.
+    """
+
+    def __init__(self, tasks: EpisodeSampler, share: float = 0.5) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"expected share from 0 to 1, got {share}")
+        self.tasks, self.share = tasks, share
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+        return self.tasks.spec
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
+        if split != "train":
+            return episodes
+        draws = Draws("fixed labels", seed, split, index, n_tasks=n_tasks, first=first)
+        fixed = torch.from_numpy(draws.uniform("fixed", 0, 1, 1) < self.share).to(device)
+        return in_order(episodes, self.tasks.spec, fixed)
+
+    def fingerprint(self) -> str:
+        return self.tasks.fingerprint()
+
+
+def in_order(episodes: Episodes, spec: TaskSpec, chosen: Tensor) -> Episodes:
+    """The classes of the tasks `chosen [T, 1]` numbered in the order of their examples' ids.
+
+    Raises:
+        ValueError: where there are no classes, or no ids.
+    """
+    if spec.target.n_classes is None or episodes.origin is None:
+        has = f"targets {spec.target!r}" if spec.target.n_classes is None else "no origin"
+        raise ValueError(f"expected tasks of classes that tell the origin of their examples, got {has}; see Episodes")
+    s, q = episodes.support, episodes.query
+    y, mask = torch.cat([s.y, q.y], dim=1), torch.cat([s.mask, q.mask], dim=1)
+    last = torch.iinfo(torch.int64).max
+    smallest = episodes.origin.new_full((len(y), spec.target.size), last)
+    smallest.scatter_reduce_(1, y.masked_fill(~mask, 0), episodes.origin.masked_fill(~mask, last), "amin")
+    label = smallest.argsort(dim=1, stable=True).argsort(dim=1)  # the rank of each class
+    renamed = torch.where(chosen & mask, label.gather(1, y.masked_fill(~mask, 0)), y).split(
+        [s.y.shape[1], q.y.shape[1]], 1
+    )
+    return replace(episodes, support=replace(s, y=renamed[0]), query=replace(q, y=renamed[1]))

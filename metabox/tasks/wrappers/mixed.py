@@ -1,0 +1,116 @@
+"""New classes from old ones: images of two classes of a task mixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.seeding import Draws
+from metabox.targets import TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
+
+UNIT = 256  # mixing is in whole numbers, the same on every device
+
+
+class MixedClasses(EpisodeSampler):
+    """The tasks of another sampler; in training, some have every class mixed with another one of the task.
+
+    This augments tasks, not images: it makes new classes (Ni et al. 2021, "Data augmentation for meta-learning", say
+    how much that helps). The images of class c and of class c + s are mixed, the same way in support
+    and query, and each keeps the label c, since what results is a class of its own. In "cutmix" (Yun et al. 2019) a
+    rectangle of the one image is replaced by that of the other, in "mixup" (Zhang et al. 2018) the pixels are weighted
+    means. Class c keeps a share uniform in 0.5 ... 1. An image's partner is in the same part of the task, so that
+    support and query still share none.
+
+    Args:
+        tasks: a sampler of images in classes.
+        how: "cutmix" or "mixup".
+        p: the share of training tasks that are mixed.
+    """
+
+    def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: float = 0.5) -> None:
+        if how not in ("cutmix", "mixup"):
+            raise ValueError(f'expected how as "cutmix" or "mixup", got {how!r}')
+        if not 0 <= p <= 1:
+            raise ValueError(f"expected p as a share between 0 and 1, got {p}")
+        self.tasks, self.how, self.p = tasks, how, p
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+        spec = self.tasks.spec
+        if spec.target.n_classes is None or len(spec.x_shape) != 3:
+            raise ValueError(f"expected tasks of images in classes to mix, got {spec}")
+        return spec
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
+        if split != "train":
+            return episodes
+        n_classes, (_, height, width) = self.spec.target.size, self.spec.x_shape
+        draws = Draws("mixed classes", seed, split, index, n_tasks=n_tasks, first=first)
+        way = np.full(n_tasks, n_classes)
+        if episodes.classes is not None:
+            way = episodes.classes.sum(1).cpu().numpy()
+        step = draws.integers("step", 1, np.maximum(way - 1, 1))
+        partner = (np.arange(n_classes) + step[:, None]) % way[:, None]
+        share = draws.uniform("share", 0.5, 1.0, n_classes)
+        share[draws.uniform("mixed", 0.0, 1.0) >= self.p] = 1.0
+        if self.how == "mixup":
+            keep = np.broadcast_to(share[..., None, None], (*share.shape, height, width))
+        else:
+            keep = _boxes(1 - share, draws.uniform("place", 0.0, 1.0, n_classes, 2), height, width)
+        weights = torch.from_numpy((keep * UNIT).round().astype(np.int32)).to(device)
+        partners = torch.from_numpy(partner).to(device)
+        return replace(
+            episodes,
+            support=_mixed(episodes.support, partners, weights),
+            query=_mixed(episodes.query, partners, weights),
+        )
+
+    def fingerprint(self) -> str:
+        return self.tasks.fingerprint()
+
+
+def _boxes(area: np.ndarray, place: np.ndarray, height: int, width: int) -> np.ndarray:
+    """1 outside a rectangle of this share of the image and 0 inside: `[T, C], [T, C, 2] -> [T, C, height, width]`."""
+    side = np.sqrt(area)
+
+    def inside(n: int, at: np.ndarray) -> np.ndarray:
+        length = np.rint(side * n)
+        start = np.floor(at * (n - length + 1))
+        return (np.arange(n) >= start[..., None]) & (np.arange(n) < (start + length)[..., None])
+
+    return 1.0 - (inside(height, place[..., 0])[..., None] & inside(width, place[..., 1])[..., None, :])
+
+
+def _mixed(examples: Examples, partners: Tensor, weights: Tensor) -> Examples:
+    """Each image mixed with the one of the same rank in the partner of its class, round and round.
+
+    partners: `[T, C]`, weights: `[T, C, height, width]`, of the own image, in units of 1 / UNIT.
+    """
+    t, n = examples.mask.shape
+    n_classes = partners.shape[1]
+    if n == 0:
+        return examples
+    member = (examples.y[..., None] == torch.arange(n_classes, device=examples.y.device)) & examples.mask[..., None]
+    count = member.sum(1)
+    rank = (member.cumsum(1) - 1).gather(2, examples.y[..., None])[..., 0]
+    # Where the image of each rank in each class stands; masked ones go to a column that is cut off.
+    column = torch.where(examples.mask, examples.y * n + rank, n_classes * n)
+    where = torch.zeros(t, n_classes * n + 1, dtype=torch.int64, device=column.device)
+    where.scatter_(1, column, torch.arange(n, device=column.device).expand(t, n))
+    other = partners.gather(1, examples.y)
+    size = count.gather(1, other)
+    partner = where.gather(1, other * n + rank.clamp(min=0) % size.clamp(min=1))
+    task = torch.arange(t, device=column.device)[:, None]
+    weight = weights[task, examples.y]
+    weight = torch.where((size > 0)[..., None, None] & examples.mask[..., None, None], weight, UNIT)[:, :, None]
+    x = (weight * examples.x + (UNIT - weight) * examples.x[task, partner] + UNIT // 2) // UNIT
+    return replace(examples, x=x.to(torch.uint8))

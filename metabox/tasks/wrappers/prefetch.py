@@ -1,0 +1,99 @@
+"""Draws the next episodes while the ones before are in use."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from metabox.episodes import Device, Episodes, Split
+from metabox.targets import TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
+
+
+@dataclass(frozen=True)
+class _Call:
+    index: int
+    first: int
+    n_tasks: int
+    split: Split
+    device: torch.device
+    seed: int
+
+
+class Prefetch(EpisodeSampler):
+    """The tasks of another sampler, bit for bit, drawn ahead on a thread of its own.
+
+    Worth its thread where images are read from a file that does not fit the device (see `StoredImages`), or where
+    drawing takes about as long as a step. Calls that go on in even steps are drawn ahead by one: the `index` of a
+    training loop, the `first` of an evaluation. All calls of the inner sampler are made by that one thread, so it
+    need not be safe for several.
+
+    Args:
+        tasks: any sampler.
+    """
+
+    def __init__(self, tasks: EpisodeSampler) -> None:
+        self.tasks = tasks
+        self._thread = ThreadPoolExecutor(1, "prefetch")
+        self._ahead: dict[_Call, Future[Episodes]] = {}
+        self._last: _Call | None = None
+        self._step: tuple[int, int] | None = None
+
+    @property
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+        return self._thread.submit(lambda: self.tasks.spec).result()
+
+    def sample(
+        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
+    ) -> Episodes:
+        call = _Call(index, first, n_tasks, split, _numbered(device), seed)
+        wanted = self._ahead.pop(call, None)
+        for other in self._ahead.values():
+            other.cancel()
+        self._ahead = {}
+        following = self._following(call)
+        episodes = (wanted or self._submit(call)).result()
+        if following is not None:
+            self._ahead = {following: self._submit(following)}
+        return episodes
+
+    def _submit(self, call: _Call) -> Future[Episodes]:
+        return self._thread.submit(
+            self.tasks.sample,
+            call.index,
+            call.n_tasks,
+            split=call.split,
+            device=call.device,
+            seed=call.seed,
+            first=call.first,
+        )
+
+    def _following(self, call: _Call) -> _Call | None:
+        """The next call, if it goes on from this one as this one did from the one before."""
+        last, self._last = self._last, call
+        before, self._step = self._step, None
+        if last is None or replace(last, index=call.index, first=call.first) != call:
+            return None
+        self._step = call.index - last.index, call.first - last.first
+        if self._step not in (before, (1, 0)) or self._step == (0, 0):
+            return None
+        return replace(call, index=call.index + self._step[0], first=call.first + self._step[1])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """That of the tasks, which are the same."""
+        return self.tasks.config
+
+    def fingerprint(self) -> str:
+        return self.tasks.fingerprint()
+
+
+def _numbered(device: Device) -> torch.device:
+    """With the number that "cuda" stands for in this thread: the other one has a current device of its own."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

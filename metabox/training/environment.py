@@ -1,0 +1,88 @@
+"""What a result was made with: versions, machine and commit; no host names and no paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import metabox
+from metabox.files import read_json
+
+
+def read_facts(run: str | Path) -> dict[str, Any]:
+    """What a run was trained with, as its `environment.json` says.
+
+    Raises:
+        ValueError: if that file is missing, or not as it was written.
+    """
+    path = Path(run) / "environment.json"
+    if not path.exists():
+        raise ValueError(f"expected {path} of a run, found no such file; restore it, or train anew")
+    return read_json(path, hashed=True)
+
+
+def facts() -> dict[str, str | int | bool | None]:
+    """Versions, processor, accelerator, threads, and the git commit where the package runs from a checkout.
+
+    `git_commit` is None outside of a checkout; `git_dirty` tells whether tracked files differ from the commit, and is
+    None if git cannot tell.
+    """
+    import torch  # here, because it takes a second
+
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "metabox": metabox.__version__,
+        **{package: version(package) for package in ("torch", "torchvision", "numpy")},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": _is_dirty(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's model: Linux tells it in /proc/cpuinfo only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout that this file belongs to, or None if it belongs to none."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, perhaps below somebody else's checkout
+        return None
+    # Nor of the repository that a hook of git, running this, belongs to.
+    variables = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, env=variables, capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+
+def _is_dirty() -> bool | None:
+    """Whether tracked files differ from the commit, without starting a program that the repository's settings name."""
+    commands = ["core.fsmonitor=false", f"core.hooksPath={os.devnull}"]
+    filters = _git("config", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$") or ""
+    words = [word for setting in [*commands, *(f"{name}=" for name in filters.split())] for word in ("-c", setting)]
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    changed = _git("--no-optional-locks", *words, *status)
+    return None if changed is None else bool(changed)

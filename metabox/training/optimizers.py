@@ -1,0 +1,31 @@
+"""The optimizer of a run: how it is made, and what it keeps of each parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from metabox.training.settings import OuterLoop
+
+
+def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:
+    """torch's optimizer of that name, for groups of parameters that may have settings of their own."""
+    groups = [{"lr": outer.lr, "weight_decay": outer.weight_decay, **group} for group in groups]
+    if outer.optimizer == "rmsprop":
+        return RMSprop(groups, alpha=outer.smoothing, eps=outer.epsilon, momentum=outer.momentum, foreach=True)
+    if outer.optimizer == "sgd":
+        # Not fused: that takes no weights in shards, nor parameters whose first gradient comes later than others'.
+        return SGD(groups, momentum=outer.momentum, foreach=True)
+    return (Adam if outer.optimizer == "adam" else AdamW)(groups, eps=outer.epsilon, fused=True)
+
+
+def moments(optimizer: Optimizer) -> tuple[str, ...]:
+    """The names of what an optimizer of `make_optimizer` keeps of each parameter that has had a gradient.
+
+    Each is a tensor like its parameter, but for `step`, one float32 number.
+    """
+    if isinstance(optimizer, Adam):  # AdamW is one
+        return ("step", "exp_avg", "exp_avg_sq")
+    momentum = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("step", "square_avg", *momentum) if isinstance(optimizer, RMSprop) else momentum

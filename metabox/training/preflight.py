@@ -1,0 +1,157 @@
+"""What can be refused is refused before anything is written: engine, learner, tasks of every split that is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+
+from metabox.config import check_described, identity, plain
+from metabox.episodes import Episodes, Split
+from metabox.evaluation import evaluating, pretrained, score_batch
+from metabox.learners.base import Learner
+from metabox.nn.transformer import recompute
+from metabox.objectives import Objective, QueryLoss
+from metabox.seeding import step_seed
+from metabox.targets import Target, TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
+from metabox.training.engine import engine_of, world_size
+from metabox.training.settings import OuterLoop
+from metabox.training.weighting import Weighting, task_names
+
+MakeLearner = Callable[[TaskSpec], Learner]
+MakeObjective = Callable[[Learner], Objective]
+MakeWeighting = Callable[[int], Weighting]
+
+TRIED = 2  # evaluation tasks that are scored before a run
+FITTED_ON = 1000  # training tasks that a target takes its statistics from
+
+
+class Prepared(NamedTuple):
+    """A run that nothing speaks against: what it trains, its first batch, tasks of a batch, and what tells the run."""
+
+    spec: TaskSpec
+    model: Objective
+    weighting: Weighting | None
+    episodes: Episodes
+    per_batch: int
+    settings: dict[str, Any]
+
+
+def check(
+    tasks: EpisodeSampler,
+    learner: MakeLearner,
+    outer: OuterLoop,
+    *,
+    evaluation: EpisodeSampler | None = None,
+    objective: MakeObjective | None = None,
+    weighting: MakeWeighting | None = None,
+    target: Target | None = None,
+    seed: int = 0,
+    splits: Sequence[Split] = ("train", "val", "test"),
+) -> bool:
+    """Find out whether a run can be trained and evaluated, without writing anything.
+
+    The learner is built, and tried on a training batch and on a few tasks of the other splits, on the device of the
+    run. The arguments are those of `metabox.run`, which checks the splits that it needs itself.
+
+    Returns:
+        Whether this process is the one of the run that writes (global rank 0).
+
+    Raises:
+        ValueError: if the machine has no such devices, the arguments do not fit together, or a split cannot give such
+            tasks.
+    """
+    fabric = engine_of(outer)
+    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, seed, splits)
+    return fabric.is_global_zero
+
+
+def prepare(
+    fabric: Fabric,
+    tasks: EpisodeSampler,
+    learner: MakeLearner,
+    outer: OuterLoop,
+    evaluation: EpisodeSampler | None,
+    objective: MakeObjective | None,
+    weighting: MakeWeighting | None,
+    target: Target | None,
+    seed: int,
+    splits: Sequence[Split],
+) -> Prepared:
+    """Build what a run trains, and try it.
+
+    Raises:
+        ValueError: as for `check`.
+    """
+    evaluation, objective, size = evaluation or tasks, objective or QueryLoss, world_size(fabric)
+    per_batch, rest = divmod(outer.n_tasks, size * outer.accumulate)
+    if rest or not per_batch:
+        raise ValueError(
+            f"expected n_tasks as a multiple of devices x accumulate = {size} x {outer.accumulate}, got {outer.n_tasks}"
+        )
+    # Every rank starts from the same seed, so from the same weights.
+    torch.manual_seed(step_seed(seed, -1))
+    spec = tasks.spec.union(evaluation.spec)
+    spec = spec if target is None else spec.scored_by(target)
+    model = objective(learner(spec))
+    _fit(model.target, tasks, seed)
+    if outer.recompute:
+        recompute(model)
+    weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
+    if weigh and size > 1:
+        raise ValueError(f"expected one device with a weighting, which sees a whole step, got {size}")
+    model.to(fabric.device)
+    described = identity(model.config)
+    settings = plain(
+        {
+            "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
+            "seed": seed,
+            "learner": described.pop("learner"),
+            "objective": described,
+            "weighting": weigh and identity(weigh.config),
+            "pretrained": pretrained(model.learner),
+            "tasks": tasks.identity(),
+            "evaluation": evaluation.identity(),
+        }
+    )
+    check_described(**settings)
+    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
+    _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
+    settings = json.loads(json.dumps(settings))  # as a checkpoint gives them back
+    return Prepared(spec, model, weigh, episodes, per_batch, settings)
+
+
+@torch.no_grad()
+def _try(
+    model: Objective, objective: MakeObjective, episodes: Episodes, evaluation: EpisodeSampler, splits: list[Split]
+) -> None:
+    """A step without its backward pass, and a few tasks of each evaluation split; changes nothing."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    where = "training"
+    try:
+        model.train()(episodes)
+        predictor = objective(model.learner)
+        with evaluating(model.learner):
+            for where in splits:
+                score_batch(predictor, evaluation, where, TRIED, seed=0, first=0)
+    except RuntimeError as error:  # sizes that do not fit, or no memory
+        raise ValueError(f"expected a learner that can do the {where} tasks, got {error}") from error
+    finally:
+        model.train()
+        for buffer, value in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+
+def _fit(target: Target, tasks: EpisodeSampler, seed: int) -> None:
+    """Let a target that keeps statistics take them from the first training tasks."""
+    if target.statistics is None:
+        return
+    parts = [tasks.sample(0, 50, split="train", seed=seed, first=first) for first in range(0, FITTED_ON, 50)]
+    examples = [example for part in parts for example in (part.support, part.query)]
+    labels = torch.cat([example.y[example.mask] for example in examples])[None]
+    target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))

@@ -1,0 +1,163 @@
+"""The settings of the outer loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+BELONGS = {
+    "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
+    "momentum": ("optimizer", ("rmsprop", "sgd")),
+    "smoothing": ("optimizer", ("rmsprop",)),
+    "decay_every": ("schedule", ("step",)),
+    "decay": ("schedule", ("step",)),
+}
+"""Options that only some choices of another option have: which option, and which choices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoop:
+    """How theta is trained across tasks.
+
+    Args:
+        steps: optimizer steps.
+        n_tasks: tasks of one step, over all devices and accumulated batches together.
+        lr: peak learning rate.
+        optimizer: "adamw" decays the weights by themselves, "adam", "rmsprop" and "sgd" through the gradient.
+        weight_decay: strength of that decay.
+        epsilon: of all but "sgd", added to the root of the mean squared gradient; it keeps steps short if gradients
+            are not far above it.
+        momentum: of "sgd" and "rmsprop", the share of the last step's direction that is kept; 0 for none.
+        smoothing: of "rmsprop", the share of the mean squared gradient that a step keeps (Hinton's 0.9; torch's alpha).
+        warmup: steps over which the learning rate rises from 0.
+        schedule: "cosine" falls to 1% of the peak at the last step, "step" is multiplied by `decay` after every
+            `decay_every` steps, "constant" stays.
+        decay_every: of "step", which wants it: the steps from one fall of the learning rate to the next.
+        decay: of "step", the factor of each fall.
+        clip: largest norm of the gradient; a longer one is scaled down.
+        accumulate: batches that a step's tasks are split into, to save memory.
+        recompute: compute transformer layers again in the backward pass instead of keeping what is in them, to save
+            memory where supports are long.
+        average: decay of an exponential moving average of the weights (0.999, say), which is then what is
+            validated and kept; 0 for none.
+        precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
+        compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
+            step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
+            step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on
+            without, and the log says so in one line.
+        validate_every: steps between validations; each also writes a checkpoint.
+        n_validation: validation tasks.
+        cosines_every: steps between two records of how the gradients of named tasks or parts agree, in
+            cosines.json (see `metabox.multitask.transfer`); 0 for none.
+        patience: stop after this many validations in a row without a new best; 0 never does.
+        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
+        accelerator: "auto", "cpu", "gpu", "cuda", "mps" or "tpu" (Lightning Fabric).
+        devices: number of devices, or "auto" for all.
+        num_nodes: machines, each started by the launcher.
+        strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a share of the weights, gradients and
+            optimizer's state, and gathers the weights for a step), or another of Lightning Fabric's.
+        timeout: seconds that the other devices are waited for, before a run on several gives up.
+    """
+
+    steps: int = 2000
+    n_tasks: int = 16
+    lr: float = 2e-3
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
+    weight_decay: float = 1e-4
+    epsilon: float = 1e-8
+    momentum: float = 0.0
+    smoothing: float = 0.99
+    warmup: int = 100
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    decay_every: int = 0
+    decay: float = 0.5
+    clip: float = 5.0
+    accumulate: int = 1
+    recompute: bool = False
+    average: float = 0.0
+    precision: Literal["auto", "bf16", "32"] = "auto"
+    compile: Literal["auto", "on", "graphs", "off"] = "auto"
+    validate_every: int = 500
+    n_validation: int = 200
+    cosines_every: int = 0
+    patience: int = 0
+    max_skipped: int = 20
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_choices()
+        self._check_engine()
+
+    def _check_numbers(self) -> None:
+        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped", "num_nodes")
+        for name in (*at_least_one, *(zero := ("warmup", "decay_every", "patience", "cosines_every"))):
+            if type(value := getattr(self, name)) is not int:
+                raise ValueError(f"expected {name} as a whole number, got {value!r}")
+            if value < (low := int(name not in zero)):
+                raise ValueError(f"expected {name} of at least {low}, got {value}")
+        above_zero = ("lr", "epsilon", "decay", "clip", "timeout")
+        below_one = ("momentum", "smoothing", "decay", "average")
+        for name in (*above_zero, *below_one, "weight_decay"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"expected {name} as a finite number, got {value!r}")
+            least = "above 0" if name in above_zero else "of at least 0"
+            below = " and below 1" if name in below_one else ""
+            if value < 0 or (value == 0 and name in above_zero) or (value >= 1 and name in below_one):
+                raise ValueError(f"expected {name} {least}{below}, got {value}")
+
+    def _check_choices(self) -> None:
+        for name in ("optimizer", "schedule", "precision", "compile"):
+            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
+                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
+        for name, (choice, having) in BELONGS.items():
+            value, default, chosen = getattr(self, name), getattr(OuterLoop, name), getattr(self, choice)
+            if chosen not in having and value != default:
+                raise ValueError(
+                    f"expected {name} at its default, {default}, with {choice} {chosen!r}, which has no such option, "
+                    f"got {value}; leave {name} out, or use {choice} {' or '.join(map(repr, having))}"
+                )
+        if self.schedule == "step" and not self.decay_every:
+            raise ValueError(
+                "expected decay_every of at least 1 with schedule 'step', got 0; say how many steps lie between two "
+                "falls of the learning rate"
+            )
+
+    def _check_engine(self) -> None:
+        if self.devices != "auto" and (type(self.devices) is not int or self.devices < 1):
+            raise ValueError(f'expected devices as a number of at least 1, or "auto" for all, got {self.devices!r}')
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"expected accelerator among {ACCELERATORS}, got {self.accelerator!r}")
+        if not isinstance(self.strategy, str) or self.strategy.endswith(("spawn", "fork", "notebook")):
+            raise ValueError(
+                f'expected a strategy that starts processes by running the command again ("ddp", "fsdp", "auto"), '
+                f"got {self.strategy!r}"
+            )
+        if self.sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
+            raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
+        if self.sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
+            raise ValueError(
+                "expected fsdp without average, cosines_every and compile, which want whole weights, got "
+                f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
+            )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no device has whole weights between steps."""
+        return self.strategy == "fsdp"
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then as `schedule` says (cosine: Loshchilov & Hutter 2017)."""
+        peak = self.lr * min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant":
+            return peak
+        if self.schedule == "step":
+            return peak * self.decay ** (step // self.decay_every)
+        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))

@@ -1,0 +1,115 @@
+"""Weights in shards (FSDP): each device keeps a part of every weight, of its gradient and of the optimizer's state.
+
+A step gathers the whole weights, and lets them go again. The objective is one unit, for learners are asked through
+`adapt` and `predict` too, which FSDP does not see: whoever asks a learner outside of the objective's forward pass does
+so inside `unsharded`. All functions here do nothing to what is not in shards; on shards all devices call them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from metabox.training.optimizers import moments
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """What Fabric's `ModelParallelStrategy` asks for: the model with its parameters in shards."""
+    fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=True)
+    return model
+
+
+@contextmanager
+def unsharded(model: nn.Module) -> Iterator[None]:
+    """Inside, the model has its whole weights on every device, to read."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
+
+
+def whole(value: Any) -> Any:
+    """A tensor with all its shards; in dictionaries and lists, each of the tensors."""
+    if isinstance(value, dict):
+        return {name: whole(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [whole(part) for part in value]
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor in shards like those of another; each device cuts out its own."""
+    if not isinstance(like, DTensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load_whole(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tensor]]) -> None:
+    """Load whole weights into modules that may be in shards.
+
+    Raises:
+        ValueError: if a tensor is of another kind than the module's; nothing is loaded then.
+        RuntimeError: if names or shapes differ.
+    """
+    for name, module in modules.items():
+        for key, own in module.state_dict().items():
+            if key in tensors[name] and tensors[name][key].dtype != own.dtype:
+                raise ValueError(f"expected {name}.{key} as {own.dtype}, got {tensors[name][key].dtype}")
+    for name, module in modules.items():
+        own = module.state_dict()
+        module.load_state_dict({k: sharded_like(v, own[k]) if k in own else v for k, v in tensors[name].items()})
+
+
+def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load the whole state of an optimizer, of parameters that may be in shards.
+
+    Fused kernels believe what they are given, so every tensor is checked, and laid out like its parameter. The learning
+    rate and the other settings stay those of the optimizer.
+
+    Args:
+        optimizer: to be loaded.
+        tensors: by `NUMBER.NAME`, the parameter's number and one of the optimizer's `moments`.
+
+    Raises:
+        ValueError: if one of them does not fit its parameter; nothing is loaded then.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = moments(optimizer)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        if name not in kept or not number.isdecimal() or int(number) >= len(parameters):
+            raise ValueError(
+                f"expected {kept or 'no moments'} of {len(parameters)} parameters in the optimizer's state, got {key}"
+            )
+        parameter = parameters[int(number)]
+        wanted = (torch.float32, torch.Size()) if name == "step" else (parameter.dtype, parameter.shape)
+        if (value.dtype, value.shape) != wanted:
+            raise ValueError(
+                f"expected {key} in the optimizer's state as {wanted[0]} {list(wanted[1])}, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
+        if name != "step":
+            value = (
+                sharded_like(value, parameter) if isinstance(parameter, DTensor) else _laid_out_like(value, parameter)
+            )
+        state.setdefault(int(number), {})[name] = value
+    if partial := [number for number, found in state.items() if len(found) < len(kept)]:
+        raise ValueError(f"expected {kept} of each parameter, got a part of them for {partial}")
+    ordered = {number: {name: state[number][name] for name in kept} for number in sorted(state)}
+    optimizer.load_state_dict({"state": ordered, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

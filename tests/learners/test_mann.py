@@ -1,0 +1,151 @@
+"""MANN against a plain transcription of the paper's equations: one task, one query, one memory row at a time."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from learner_cases import CLASSES, DESCRIBED, REALS, doubled, embedding, in_double, ragged, real_examples
+from torch import Tensor
+
+from metabox.learners.mann import MANN
+from metabox.nn.label_code import strings
+from metabox.nn.memory import LRUMemory
+from metabox.targets import TaskSpec
+from metabox.testing import build, make_episodes, outputs
+
+READINGS = [{}, {"read_first": True}, {"gate": "emitted"}, {"gate": "emitted", "read_first": True}]
+SMALL = {"rows": 7, "size": 5, "heads": 2, "width": 6}  # so few rows that they are used again
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Equation 2; 0 for an empty row."""
+    lengths = float(a @ a) ** 0.5 * float(b @ b) ** 0.5
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def plain_mann(learner: MANN, xs: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+    """Scores at each step of a sequence with inputs (x_t, y_{t-1}); Santoro et al. 2016, equations 2 to 8."""
+    m = learner.memory
+    n_rows, n_heads = m.rows, m.heads
+    rows = [torch.zeros(m.size, dtype=torch.double) for _ in range(n_rows)]
+    w_read, w_usage = [[0.0] * n_rows for _ in range(n_heads)], [0.0] * n_rows
+    hidden, cell = torch.zeros(2, learner.cell.hidden_size, dtype=torch.double)
+    r = torch.zeros(n_heads * m.size, dtype=torch.double)
+    y, scores = torch.zeros_like(labels[0]), []
+    for x, label in zip(xs, labels, strict=True):
+        hidden, cell = learner.cell(torch.cat([x, y, r]), (hidden, cell))
+        keys = list(m.key(hidden).tanh().view(n_heads, m.size))
+        alpha = m.emit_alpha(hidden) if m.emit_alpha else m.alpha
+        gates = [1 / (1 + math.exp(-float(a))) for a in alpha]
+
+        by_usage = sorted(range(n_rows), key=lambda i: (w_usage[i], i))
+        w_lu = [float(i in by_usage[:n_heads]) for i in range(n_rows)]  # equation 6
+        w_write = [
+            [g * w_r[i] + (1 - g) * w_lu[i] for i in range(n_rows)] for g, w_r in zip(gates, w_read, strict=True)
+        ]
+        after = list(rows)
+        after[by_usage[0]] = torch.zeros(m.size, dtype=torch.double)
+        after = [row + sum(w[i] * k for w, k in zip(w_write, keys, strict=True)) for i, row in enumerate(after)]  # 8
+
+        looked_at = rows if m.read_first else after
+        w_read = [torch.tensor([cosine(k, row) for row in looked_at]).double().softmax(0).tolist() for k in keys]  # 3
+        r = torch.cat([sum(w_i * row for w_i, row in zip(w, looked_at, strict=True)) for w in w_read])  # equation 4
+        w_usage = [
+            m.decay * u + sum(w[i] for w in w_read) + sum(w[i] for w in w_write) for i, u in enumerate(w_usage)
+        ]  # equation 5
+        rows, y = after, label
+        scores.append(learner.readout(torch.cat([hidden, r])))
+    return scores
+
+
+def vector(spec: TaskSpec, y: Tensor) -> Tensor:
+    return F.one_hot(y, spec.target.size).double() if spec.target.n_classes is not None else y
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reading", READINGS, ids=str)
+@pytest.mark.parametrize("spec", [CLASSES, DESCRIBED, REALS], ids=str)
+def test_a_query_is_one_more_step_of_the_plain_equations(spec: TaskSpec, reading: dict) -> None:
+    learner, episodes = build(partial(MANN, **SMALL, **reading), spec).double(), in_double(ragged(spec))
+    got = outputs(learner, episodes)
+    for t in range(3):
+        features, seen = embedding(learner, episodes, t), real_examples(episodes.support, t)
+        labels = [vector(spec, y) for _, y in seen] + [torch.zeros(spec.target.size).double()]
+        for i, x in enumerate(episodes.query.x[t]):
+            wanted = plain_mann(learner, [features(x_i) for x_i, _ in seen] + [features(x)], labels)[-1]
+            torch.testing.assert_close(got[t, i], wanted, rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reading", READINGS, ids=str)
+def test_streaming_is_the_plain_equations_at_every_step(reading: dict) -> None:
+    learner = build(partial(MANN, **SMALL, **reading), CLASSES).double()
+    sequence = doubled(make_episodes(CLASSES, n_support=15).support)  # more steps than there are rows
+    got = learner.stream(sequence)
+    for t in range(3):
+        xs = [learner.embed.backbone(x) for x in sequence.x[t]]
+        wanted = plain_mann(learner, xs, [vector(CLASSES, y) for y in sequence.y[t]])
+        torch.testing.assert_close(got[t], torch.stack(wanted), rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
+def test_labels_that_are_strings_are_the_plain_equations_with_strings() -> None:
+    learner = build(partial(MANN, **SMALL, labels="strings"), CLASSES).double()
+    sequence = doubled(make_episodes(CLASSES).support)
+    scores = plain_mann(
+        learner, [learner.embed.backbone(x) for x in sequence.x[1]], list(strings(3)[sequence.y[1]].double())
+    )
+    wanted = torch.stack(scores).view(6, 5, 5).log_softmax(-1)
+    characters = strings(3).view(3, 5, 5)
+    wanted = torch.stack([(wanted * characters[c]).sum((1, 2)) for c in range(3)], -1)
+    torch.testing.assert_close(learner.stream(sequence)[1].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_access_erases_the_least_used_row_writes_and_then_reads() -> None:
+    """By hand: two heads, the rows' usage 3, 1, 2, 5, and alpha 0: half of a key goes to what its head read last."""
+    torch.manual_seed(0)
+    memory = LRUMemory(3, rows=4, size=2, heads=2)
+    state = {
+        "memory": torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 2.0], [1.0, 1.0]]]),
+        "read": torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]),
+        "square": torch.tensor([[1.0, 162.0, 4.0, 2.0]]),
+        "usage": torch.tensor([[3.0, 1.0, 2.0, 5.0]]),
+        "vectors": torch.zeros(1, 4),
+    }
+    access = memory(state, torch.randn(1, 1, 3))
+    k, m = access.keys[0, 0]
+    after = memory.advance(state, access, torch.tensor([True]))
+    wanted = [torch.tensor([1.0, 0.0]) + k / 2, (k + m) / 2, torch.tensor([0.0, 2.0]) + (k + m) / 2, 1 + m / 2]
+    torch.testing.assert_close(after["memory"][0], torch.stack(wanted))
+    torch.testing.assert_close(after["square"], after["memory"].square().sum(-1))
+    torch.testing.assert_close(after["read"].sum(-1), torch.ones(1, 2))
+    torch.testing.assert_close(after["vectors"].view(2, 2), after["read"][0] @ after["memory"][0])
+    write = torch.tensor([[0.5, 0.5, 0.5, 0.0], [0.0, 0.5, 0.5, 0.5]])
+    torch.testing.assert_close(after["usage"][0], 0.95 * state["usage"][0] + (after["read"][0] + write).sum(0))
+
+
+def test_serving_many_queries_makes_no_copy_of_the_memory() -> None:
+    learner = build(partial(MANN, rows=64, size=32), CLASSES)
+    phi = learner.adapt(make_episodes(CLASSES).support)
+    with torch.no_grad():
+        _, (_, _, access) = learner.step(phi, torch.randn(3, 50, learner.in_size))
+    assert max(part.numel() for part in access) <= 3 * 50 * 64 * 4  # weights [T, M, H, R]; copies would be 8 times that
+
+
+def test_a_long_sequence_has_finite_gradients() -> None:
+    learner = build(MANN, CLASSES).train()
+    learner.stream(make_episodes(CLASSES, n_support=60).support).square().mean().backward()
+    largest = max(float(p.grad.abs().max()) for p in learner.parameters())
+    assert 0 < largest < 100
+
+
+def test_a_memory_of_fewer_rows_than_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected from 1 head to as many as there are rows, got 4 heads for 3 rows"):
+        MANN(CLASSES, rows=3)
+    with pytest.raises(ValueError, match="expected a gate among"):
+        MANN(CLASSES, gate="open")

@@ -1,0 +1,195 @@
+"""Transfer between tasks: the relative performance by hand, and cosines of gradients that are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metabox.multitask.transfer import (
+    CosineRecorder,
+    delta_percent,
+    figure,
+    gradient_cosines,
+    hint,
+    markdown,
+    read_cosines,
+    table,
+)
+
+
+class Known(nn.Module):
+    """An objective with given gradients on `theta`; its batch norm and dropout would show a side effect."""
+
+    def __init__(self, rows: list[list[float]], *, parts: bool = False) -> None:
+        super().__init__()
+        self.rows = torch.tensor(rows)
+        self.theta, self.other = nn.Parameter(torch.ones(len(rows[0]))), nn.Parameter(torch.ones(1))
+        self.norm, self.drop = nn.BatchNorm1d(1), nn.Dropout(0.5)
+        names = tuple("abcdefghijklmnop"[: len(rows)])
+        spec = SimpleNamespace(
+            tasks=() if parts else names,
+            target=SimpleNamespace(parts=[SimpleNamespace(name=n, weight=1.0) for n in names if parts]),
+        )
+        self.learner: Any = SimpleNamespace(spec=spec)
+
+    def forward(self, episodes: Any) -> dict[str, Tensor]:
+        self.drop(self.norm(torch.randn(4, 1, generator=torch.Generator().manual_seed(0))))
+        losses = self.rows @ self.theta + 7 * self.other
+        if not self.learner.spec.tasks:
+            return {"loss": losses.sum()[None]} | {f"loss_{p.name}": losses[i, None] for i, p in self.parts()}
+        return {"loss": losses[episodes.task] * episodes.scale}
+
+    def parts(self) -> Any:
+        return enumerate(self.learner.spec.target.parts)
+
+
+def batch(*tasks: int) -> Any:
+    return SimpleNamespace(task=torch.tensor(tasks), scale=torch.arange(1.0, len(tasks) + 1))
+
+
+ROWS = [[3.0, 4.0], [-4.0, 3.0], [-6.0, -8.0]]
+COSINES = [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
+
+
+def test_delta_percent_by_hand() -> None:
+    # (+10 % better, 20 % worse, and an error that falls by a quarter): (10 - 20 + 25) / 3
+    multi, single = {"a": 0.55, "b": 0.4, "c": 0.3}, {"a": 0.5, "b": 0.5, "c": 0.4}
+    assert delta_percent(multi, single, {"c"}) == pytest.approx(5)
+    assert delta_percent(multi, single, True) == pytest.approx((-10 + 20 + 25) / 3)
+    assert delta_percent(single, single) == 0
+
+
+def test_better_is_above_zero_whatever_the_sign_of_the_score() -> None:
+    assert delta_percent({"a": -1.0}, {"a": -2.0}) == pytest.approx(50)  # log likelihoods
+    assert delta_percent({"a": -3.0}, {"a": -2.0}, lower_is_better=True) == pytest.approx(50)
+
+
+def test_the_table_has_means_and_intervals_over_seeds() -> None:
+    multi, single = {"a": [0.6, 0.5, 0.7], "b": [0.2, 0.2, 0.2]}, {"a": [0.5, 0.5, 0.5], "b": [0.4, 0.4, 0.4]}
+    a, b, average = table(multi, single)
+    assert (a["task"], a["single"], a["multi"]) == ("a", pytest.approx(0.5), pytest.approx(0.6))
+    assert a["delta"] == pytest.approx(20)  # changes of 20, 0 and 40: deviation 20, t = 4.303
+    assert a["interval_95"] == pytest.approx(4.3027 * 20 / math.sqrt(3), rel=1e-4)
+    assert (b["delta"], b["interval_95"]) == (pytest.approx(-50), pytest.approx(0, abs=1e-9))
+    assert average["delta"] == pytest.approx((20 - 50) / 2)  # the mean of the tasks, as delta_percent
+    assert average["interval_95"] == pytest.approx(4.3027 * 10 / math.sqrt(3), rel=1e-4)
+    text = markdown([a, b, average])
+    assert "| a | 0.5 | 0.6 | +20.00 ± 49.68 |" in text
+    assert "| b | 0.4 | 0.2 | -50.00 ± 0.00 ▼ |" in text
+
+
+def test_one_seed_has_no_interval() -> None:
+    rows = table({"a": [2.0]}, {"a": [1.0]})
+    assert [row["interval_95"] for row in rows] == [None, None]
+    assert "| a | 1 | 2 | +100.00 |" in markdown(rows)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_cosines_are_those_of_the_gradients_on_the_shared_parameters(parts: bool) -> None:
+    objective = Known(ROWS, parts=parts)  # the other parameter has the same gradient for all, and would draw them to 1
+    got = gradient_cosines(objective, batch(2, 0, 0, 1, 2), [objective.theta])
+    torch.testing.assert_close(got, torch.tensor(COSINES))
+
+
+def test_a_task_that_the_batch_lacks_or_without_a_gradient_has_no_cosine() -> None:
+    got = gradient_cosines(objective := Known([*ROWS, [0.0, 0.0]]), batch(0, 0, 2, 3), [objective.theta])
+    assert got.isnan().tolist() == [[bool(i in (1, 3) or j in (1, 3)) for j in range(4)] for i in range(4)]
+    assert got[0, 2] == pytest.approx(-1)
+
+
+def test_looking_at_the_cosines_changes_nothing() -> None:
+    objective = Known(ROWS)
+    objective.drop.eval()  # not all of it trains
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    random = torch.get_rng_state()
+    with torch.no_grad():  # wherever it is called from
+        gradient_cosines(objective, batch(0, 1, 2), [objective.theta])
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
+    assert (objective.training, objective.norm.training, objective.drop.training) == (True, True, False)
+    assert objective.theta.grad is None
+
+
+def test_a_record_is_json_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
+    objective, path = Known(ROWS), tmp_path / "cosines.json"
+    recorder = CosineRecorder(objective, [objective.theta], path, every=10)
+    for step in range(0, 45, 5):
+        recorder(step, batch(0, 1))
+    resumed = CosineRecorder(objective, [objective.theta], path, every=10)  # from a checkpoint of step 25
+    for step in range(30, 60, 10):
+        resumed(step, batch(0, 1, 2))
+    tasks, steps, cosines = read_cosines(path)
+    assert (tasks, steps) == (["a", "b", "c"], [0, 10, 20, 30, 40, 50])
+    assert cosines[:3, 2].isnan().all()
+    torch.testing.assert_close(cosines[3:], torch.tensor(COSINES).expand(3, 3, 3))
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+
+
+def test_a_record_of_other_tasks_is_refused(tmp_path: Path) -> None:
+    for rows in (ROWS, ROWS[:2]):
+        objective = Known(rows)
+        if rows is not ROWS:
+            with pytest.raises(ValueError, match="another run's"):
+                CosineRecorder(objective, [objective.theta], tmp_path / "cosines.json")
+        else:
+            CosineRecorder(objective, [objective.theta], tmp_path / "cosines.json")(0, batch(0, 1, 2))
+
+
+def test_the_hint_names_the_pairs_beyond_the_thresholds_strongest_first() -> None:
+    cosines = torch.eye(4)
+    for i, j, value in ((0, 1, -0.3), (0, 2, 0.5), (1, 2, -0.11), (0, 3, 0.09), (1, 3, -0.09), (2, 3, math.nan)):
+        cosines[i, j] = cosines[j, i] = value
+    got = hint(cosines, "abcd")
+    assert [pair[:2] for pair in got.share_less] == [("b", "a"), ("c", "b")]
+    assert [pair[:2] for pair in got.share_more] == [("c", "a")]
+    assert str(got) == "share less: b and a (-0.30), c and b (-0.11); share more: c and a (+0.50)"
+
+
+def test_the_hint_reads_the_mean_over_steps_and_may_have_nothing_to_say() -> None:
+    swings = torch.stack([torch.tensor([[1.0, c], [c, 1.0]]) for c in (-0.9, 0.9, math.nan)])
+    assert str(hint(swings, "ab")).startswith("leave the sharing as it is")
+    assert hint(swings[[0, 2]], "ab").share_less  # a step without the pair does not count
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_figure_shows_the_matrix_along_training(steps: int, tmp_path: Path) -> None:
+    cosines = torch.tensor(COSINES).repeat(steps, 1, 1)
+    drawing = figure(["a", "b", "c"], list(range(steps)), cosines)
+    drawing.savefig(tmp_path / "cosines.svg")
+    matrices = [axes.images[0].get_array() for axes in drawing.axes if axes.images]
+    assert len(matrices) >= 3
+    assert matrices[0].tolist() == COSINES
+    (line, _zero) = next(axes for axes in drawing.axes if axes.get_ylabel() == "cosine of pairs").lines
+    assert list(line.get_ydata()) == pytest.approx([-1 / 3] * steps)
+
+
+def test_many_tasks_have_a_figure_without_names() -> None:
+    names = [str(k) for k in range(13)]
+    drawing = figure(names, [0, 10], torch.eye(13).expand(2, -1, -1))
+    assert all(not axes.get_xticklabels() for axes in drawing.axes if axes.get_title().startswith("steps"))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: delta_percent({"a": 1}, {"b": 1}), "the same tasks"),
+        (lambda: delta_percent({}, {}), "the same tasks"),
+        (lambda: delta_percent({"a": 1}, {"a": 0}), "other than 0"),
+        (lambda: delta_percent({"a": 1}, {"a": 1}, {"z"}), "lower_is_better among"),
+        (lambda: table({"a": [1, 2]}, {"a": [1]}), "as many seeds"),
+        (lambda: table({}, {}), "as many seeds"),
+        (lambda: gradient_cosines(Known(ROWS[:1]), batch(0), []), "two named tasks"),
+        (lambda: gradient_cosines(Known(ROWS), SimpleNamespace(task=None, scale=1), []), "which task each row is"),
+        (lambda: CosineRecorder(Known(ROWS), [], "x"), "shared parameters"),
+    ],
+)
+def test_bad_arguments_are_named(call: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
