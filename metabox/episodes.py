@@ -160,6 +160,16 @@ class Episodes:
         return replace(self, support=self.support.blanked(), query=self.query.blanked())
 
 
+def moved(tensor: Tensor, device: Device) -> Tensor:
+    """A tensor on a device. The host does not wait for copies to a GPU, which come before what the GPU does next."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def _to(batch: Batch, device: Device) -> Batch:
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: part.to(device) for name, part in parts.items() if part is not None})
+    there = {
+        name: moved(part, device) if isinstance(part, Tensor) else part.to(device)
+        for name, part in parts.items()
+        if part is not None
+    }
+    return replace(batch, **there)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Device, Episodes, Examples, Split, moved
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -225,7 +225,7 @@ class NWayKShot(EpisodeSampler):
         if self.augment is not None and split == "train":
             x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
-        origin, label, mask, classes = (part.to(device) for part in plan[1:])
+        origin, label, mask, classes = (moved(part, device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
