@@ -47,7 +47,7 @@ class Configured:
     @property
     def config(self) -> dict[str, Any]:
         """The class and the arguments of its constructor as plain data: nested objects as trees, tensors by a hash."""
-        recorded = vars(self).get(_RECORD)
+        recorded: dict[str, Any] | None = vars(self).get(_RECORD)
         if recorded is not None:
             return recorded
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()

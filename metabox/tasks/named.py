@@ -184,7 +184,8 @@ class FiniteTasks(Sized, EpisodeSampler):
             place = draws.distinct(name, most, n, int(there.min()), int(there.max()))
         else:
             place = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
-        return rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
+        chosen: NDArray[np.int64] = rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
+        return chosen
 
     def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
         rows = self._rows

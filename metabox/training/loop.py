@@ -162,7 +162,7 @@ def _train(
         fabric.backward(loss / outer.accumulate)
 
     def finished() -> bool:
-        return state["step"] >= outer.steps or 0 < outer.patience <= state["since_best"]
+        return bool(state["step"] >= outer.steps or 0 < outer.patience <= state["since_best"])
 
     metrics = Metrics(out, state["step"], enabled=fabric.is_global_zero and not finished())
     if metrics.enabled:

@@ -80,7 +80,8 @@ class Users:
         np.add.at(hashed, places, self.words.T)
         log_topic = np.log(self.interests)[user] + counts @ np.log(np.where(hashed > 0, hashed, 1))
         topic = np.exp(log_topic - log_topic.max(1, keepdims=True))
-        return (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        spam: Floats = (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        return spam
 
     def about(self) -> list[About]:
         """What descriptors may tell of them: interests are the metadata, opinions the text and the specification."""
@@ -182,7 +183,8 @@ def choose(p: Floats, row: Ints, u: Floats) -> Ints:
     """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
-    return np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    chosen: Ints = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    return chosen
 
 
 def word_places(features: int) -> Ints:
@@ -198,4 +200,5 @@ def count_words(words: Ints, present: Bools, places: Ints, features: int) -> Flo
 
 def _softmax(logits: Floats) -> Floats:
     p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    softmax: Floats = p / p.sum(-1, keepdims=True)
+    return softmax
