@@ -95,7 +95,7 @@ def _classes() -> list[_Class]:
             if isinstance(node, ast.ClassDef):
                 summary = _first_sentence(ast.get_docstring(node) or "")
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-                abstract = any(
+                abstract = "TypedDict" in bases or any(  # which makes a plain dict
                     isinstance(item, ast.FunctionDef)
                     and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
                     for item in node.body

@@ -9,7 +9,7 @@ from metabox.learners.multitask import HardSharing
 from metabox.multitask import Uncertainty
 from metabox.targets import Bars, Classes, TaskSpec
 from metabox.targets import Nothing as NoTarget  # type: ignore[attr-defined]
-from metabox.tasks import RBF, GaussianProcess, Omniglot
+from metabox.tasks import RBF, CelebA, GaussianProcess, Omniglot
 from metabox.tasks.images import Omniglot as SameOmniglot
 from metabox.tasks.wrappers import Prefetch
 
@@ -35,5 +35,8 @@ def wrong_calls(spec: TaskSpec, tasks: Omniglot) -> None:
     metabox.nothing  # type: ignore[attr-defined]  # noqa: B018
     Omniglot(split="alphabets")  # type: ignore[arg-type]
     Omniglot(rotations=[90])  # type: ignore[arg-type]
+    Omniglot(n_wya=5)  # type: ignore[call-arg]
+    Omniglot(n_way="five")  # type: ignore[arg-type]
+    CelebA(n_shot=1)  # type: ignore[call-arg]
     Classes("five")  # type: ignore[arg-type]
     NoLearner, NoTarget  # noqa: B018

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metabox.config import Unpack
 from metabox.data.decode import SUFFIXES
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.readers import name_some
@@ -19,7 +20,7 @@ from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class ClassFolder(NWayKShot):
@@ -52,7 +53,7 @@ class ClassFolder(NWayKShot):
         splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
         rotations: bool = False,
         on_device: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metabox.config import Unpack
 from metabox.data.decode import SUFFIXES
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.readers import name_some
@@ -23,7 +24,7 @@ from metabox.data.root import CLASS_LISTS, Files, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class PublishedImages(NWayKShot):
         rotations: bool = False,
         on_device: bool | None = None,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if image_size is not None and image_size < 1:

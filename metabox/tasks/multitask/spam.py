@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Split
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
 from metabox.tasks.functions.base import Bools, Floats, Ints, Range, whole
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 TOPICS = (
     "sport", "music", "travel", "cooking", "games", "gardens", "fashion", "cars", "health", "loans", "jobs", "films",
@@ -131,7 +131,7 @@ class MadeMail(FiniteTasks):
         features: int = 256,
         descriptor: Descriptor | None = None,
         data_seed: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         least, most = whole("n_train", n_train, 1)
         if n_eval < 1 or not 1 <= length[0] <= length[1] or features < 2:
