@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from metabox.targets import Reals as Reals
     from metabox.targets import Target as Target
     from metabox.targets import TaskSpec as TaskSpec
+    from metabox.tasks.place import Place as Place
     from metabox.tasks.sampler import EpisodeSampler as EpisodeSampler
     from metabox.training.loop import run as run
     from metabox.training.settings import OuterLoop as OuterLoop
@@ -40,6 +41,7 @@ _HOMES = {
     "targets": ("Bars", "Binary", "Classes", "Part", "Parts", "Reals", "Target", "TaskSpec"),
     "objectives": ("Objective", "QueryLoss", "StreamLoss"),
     "recipe": ("load_run",),
+    "tasks.place": ("Place",),
     "tasks.sampler": ("EpisodeSampler",),
     "training.settings": ("OuterLoop",),
     "training.loop": ("run",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from metabox.data.augment import Augmentation, augmented
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 Ints = NDArray[np.int64]
@@ -28,7 +30,7 @@ Bools = NDArray[np.bool_]
 Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
-PLACES = 1 << 19  # but not more than so many examples
+EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
 MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
 
 
@@ -74,15 +76,6 @@ class ClassImages(ABC):
 
     def class_name(self, c: int) -> str:
         return f"class {c}"
-
-
-class _Call(NamedTuple):
-    """All of a call to `sample` that says what is drawn, but for its index."""
-
-    n_tasks: int
-    split: Split
-    seed: int
-    first: int
 
 
 class _Plan(NamedTuple):
@@ -172,7 +165,7 @@ class NWayKShot(EpisodeSampler):
         if names is not None and names < self.n_way[1]:
             raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
         self._pools: dict[Split, _Pool] = {}
-        self._next: tuple[_Call | None, int, tuple[_Plan, ...]] = None, 0, ()
+        self._next: tuple[Place | None, tuple[_Plan, ...]] = None, ()
 
     @abstractmethod
     def load(self) -> ClassImages:
@@ -213,17 +206,13 @@ class NWayKShot(EpisodeSampler):
             self._pools[split] = pool
         return self._pools[split]
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` episodes `[T, ...]`; see `EpisodeSampler.sample`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        plan = self._plan(index, _Call(n_tasks, split, seed, first))
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """Episodes `[T, ...]`; see `EpisodeSampler.sample`."""
+        plan = self._plan(place)
         # One gather for support and query together, then two views of it.
         x = self.images.pictures(plan.drawn.view(-1), device)
-        if self.augment is not None and split == "train":
-            x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
+        if self.augment is not None and place.split == "train":
+            x = augmented(self.augment, x, place.draws("augmentation"))
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
         origin, label, mask, classes = (part.to(device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
@@ -234,39 +223,38 @@ class NWayKShot(EpisodeSampler):
             origin=origin,
         )
 
-    def _plan(self, index: int, call: _Call) -> _Plan:
-        """What stands where at one index.
+    def _plan(self, place: Place) -> _Plan:
+        """Which drawing stands where in the tasks of a place.
 
         A call that goes on from the one before also draws the next few: on small arrays most of
         NumPy's time goes into being called. What is drawn does not depend on it. A plan is handed out once,
         for its tensors become the caller's.
         """
-        *expected, plans = self._next
-        goes_on = expected == [call, index]
+        expected, plans = self._next
+        goes_on = expected == place
         if not (goes_on and plans):
-            places = call.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
-            ahead = min(AHEAD, max(1, PLACES // places)) if goes_on else 1
-            plans = self._draw(range(index, index + ahead), call)
-        self._next = call, index + 1, plans[1:]  # in one piece, because a thread may be sampling too
+            examples = place.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
+            plans = self._draw(place, min(AHEAD, max(1, EXAMPLES_AHEAD // examples)) if goes_on else 1)
+        # In one piece, because a thread may be sampling too.
+        self._next = replace(place, index=place.index + 1), plans[1:]
         return plans[0]
 
-    def _draw(self, indices: range, call: _Call) -> tuple[_Plan, ...]:
-        """The plans of several indices, drawn together."""
-        n_tasks, split, seed, first = call
-        pool = self._pool(split)
-        draws = Draws.block("n-way k-shot", seed, split, indices=indices, n_tasks=n_tasks, first=first)
+    def _draw(self, place: Place, n_indices: int) -> tuple[_Plan, ...]:
+        """The plans of a place and of the indices that follow, drawn together."""
+        pool = self._pool(place.split)
+        draws = place.draws("n-way k-shot", n_indices=n_indices)
         classes, way = self._draw_classes(draws, pool)
         has_class = np.arange(self.n_way[1]) < way[:, None]
         shots, each = self.n_shot[1], self.n_shot[1] + self.n_query[1]
         items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
-        place = np.arange(each)  # of a drawing among its class's: support first, then query
+        number = np.arange(each)  # of a drawing among its class's: support first, then query
         alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
         rows = np.s_[: 1 if alike else None, :, None]
-        end = np.where(place < shots, n_shot[rows], shots + n_query[rows])
-        valid = (place < end) & has_class[rows]  # [T or 1, C, J]
+        end = np.where(number < shots, n_shot[rows], shots + n_query[rows])
+        valid = (number < end) & has_class[rows]  # [T or 1, C, J]
         # Support, its padding, query, its padding, each in an order of its own.
-        order = draws.shuffled("order", (2 * (place >= shots) + ~valid).reshape(len(valid), -1))
+        order = draws.shuffled("order", (2 * (number >= shots) + ~valid).reshape(len(valid), -1))
         label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
         origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
         if self.names is not None:
@@ -277,7 +265,7 @@ class NWayKShot(EpisodeSampler):
         else:
             mask = _pick(np.broadcast_to(valid, items.shape), order)
             label, origin = np.where(mask, label, 0), np.where(mask, drawn, -1)
-        parts = (torch.from_numpy(part).split(n_tasks) for part in (drawn, origin, label, mask, has_class))
+        parts = (torch.from_numpy(part).split(place.n_tasks) for part in (drawn, origin, label, mask, has_class))
         return tuple(map(_Plan, *parts))
 
     def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
