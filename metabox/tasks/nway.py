@@ -1,14 +1,12 @@
 """N-way K-shot episodes from images that are sorted into classes.
 
-Two halves: `NWayKShot` decides which class and which drawing stands where (integers, drawn on
-the host for all tasks at once), `ClassImages` turns those integers into pixels on the device in
-one gather (stored sets) or one rendering (procedural ones).
+`NWayKShot` decides which class and which drawing stands where: integers, drawn on the host for all tasks at once. A
+`ClassImages` turns them into pixels on the device, in one gather (stored sets) or one rendering (procedural ones).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,63 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.data.class_images import ClassImages, Ints
+from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
 MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
-
-
-class ClassImages(ABC):
-    """Images in classes: class c holds drawings 0 ... sizes[c] - 1.
-
-    sizes: number of drawings of each class, int64 `[n_classes]`
-    groups: the group of each class (its alphabet, say), int64 `[n_classes]`, or None
-    image_shape: (channels, height, width)
-    splits: the classes of each split; a split may be missing
-    fingerprint: names the content, whatever file it came from
-    """
-
-    sizes: Ints
-    groups: Ints | None
-    image_shape: tuple[int, int, int]
-    splits: Mapping[Split, Ints]
-    fingerprint: str
-
-    def ids(self, classes: Ints, items: Ints) -> Ints:
-        """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
-
-        The arguments are broadcast.
-        """
-        return (classes << 32) + items
-
-    @abstractmethod
-    def pictures(self, ids: Tensor, device: Device) -> Tensor:
-        """The drawings of the ids `[K]` (on the host) as uint8 `[K, channels, height, width]` on the device."""
-
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
-        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
-
-        Raises:
-            ValueError: where the arguments are not two rows of one length.
-        """
-        if classes.ndim != 1 or classes.shape != items.shape:
-            raise ValueError(
-                f"expected classes and items as [K] and [K], got {list(classes.shape)} and {list(items.shape)}; "
-                "use np.broadcast_arrays(classes, items) and ravel()"
-            )
-        return self.pictures(torch.from_numpy(self.ids(classes, items)), device)
-
-    def class_name(self, c: int) -> str:
-        return f"class {c}"
 
 
 class _Plan(NamedTuple):
@@ -181,6 +135,10 @@ class NWayKShot(EpisodeSampler):
 
     def fingerprint(self) -> str:
         return self.images.fingerprint
+
+    def class_names(self) -> dict[Split, list[str]]:
+        names = {split: self.images.class_names(split) for split in SPLITS if split in self._pools}
+        return {split: found for split, found in names.items() if found}
 
     def _pool(self, split: Split) -> _Pool:
         if split not in self._pools:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from metabox.config import Configured, identity
-from metabox.episodes import Device, Episodes
+from metabox.data.preprocessing import Preprocessing
+from metabox.episodes import Device, Episodes, Split
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 
@@ -18,6 +19,8 @@ class EpisodeSampler(Configured, ABC):
 
     data_arguments = ("path", "data_root", "on_device")
     spec: TaskSpec
+    preprocessing: Preprocessing | None = None
+    """How images were prepared; None if x is no image, or was made by a program."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -42,6 +45,10 @@ class EpisodeSampler(Configured, ABC):
     def identity(self) -> dict[str, object]:
         """What the tasks depend on, and so what a resumed run compares: the record of the arguments, and the data."""
         return {"data": self.fingerprint(), **identity(self.config)}
+
+    def class_names(self) -> dict[Split, list[str]]:
+        """Names of the classes of each split that was drawn from, if classes have names; opens no data."""
+        return {}
 
     def fingerprint(self) -> str:
         """Names the data behind the tasks, so that two results can be seen to stand on the same."""

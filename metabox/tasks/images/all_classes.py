@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from metabox.data.augment import augmented
-from metabox.episodes import Device, Episodes, Examples
+from metabox.data.preprocessing import Preprocessing
+from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
@@ -65,6 +66,15 @@ class AllClasses(EpisodeSampler):
         query = Examples(x=x, y=y)
         label_set = query.mask.new_ones(len(x), self.spec.target.size)
         return Episodes(support=query[:, :0], query=query, classes=label_set, origin=origin.to(device))
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # of the images
+        return self.images.preprocessing
+
+    def class_names(self) -> dict[Split, list[str]]:
+        opened = vars(self.images).get("images")
+        names = opened.class_names("train") if opened is not None else []
+        return {"train": names} if names else {}
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()

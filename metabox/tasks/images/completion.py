@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Examples
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.functions.base import Bools, Range, Sized, take
@@ -57,6 +58,10 @@ class ImageCompletion(Sized, EpisodeSampler):
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
         return TaskSpec(x_shape=(2,), target=Reals(self._sampler.images.image_shape[0]))
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # of the images
+        return self._sampler.preprocessing
 
     def fingerprint(self) -> str:
         return self._sampler.fingerprint()

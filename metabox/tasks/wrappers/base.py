@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from metabox.episodes import Device, Episodes
+from metabox.data.preprocessing import Preprocessing
+from metabox.episodes import Device, Episodes, Split
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -31,6 +32,13 @@ class Wrapper(EpisodeSampler):
     @abstractmethod
     def change(self, episodes: Episodes, place: Place) -> Episodes:
         """The tasks that stand at the place, changed: a function of the two alone, on the device of the episodes."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # as above
+        return self.tasks.preprocessing
+
+    def class_names(self) -> dict[Split, list[str]]:
+        return self.tasks.class_names()
 
     def fingerprint(self) -> str:
         return self.tasks.fingerprint()

@@ -17,6 +17,7 @@ from sklearn.linear_model import Lasso, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 
+from metabox.data.class_images import ClassImages
 from metabox.episodes import Examples
 from metabox.seeding import Draws
 from metabox.tasks import (
@@ -33,7 +34,7 @@ from metabox.tasks import (
     TwoLayerNetworks,
 )
 from metabox.tasks.functions import baselines
-from metabox.tasks.nway import ClassImages, NWayKShot
+from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
 
 UNLIKELY = 1e-4  # the draws are fixed, so a test that passes once passes always
