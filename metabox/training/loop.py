@@ -26,6 +26,7 @@ from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
 from metabox.targets import Target
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
@@ -190,14 +191,8 @@ def _train(
             before = [buffer.clone() for buffer in buffers]
             totals: dict[str, Tensor] = {}
             for i in range(outer.accumulate):
-                episodes = tasks.sample(
-                    step,
-                    per_batch,
-                    split="train",
-                    device=fabric.device,
-                    seed=seed,
-                    first=(i * fabric.world_size + fabric.global_rank) * per_batch,
-                )
+                first = (i * fabric.world_size + fabric.global_rank) * per_batch
+                episodes = tasks.sample(Place(per_batch, "train", index=step, first=first, seed=seed), fabric.device)
                 if recorder and i == 0 and fabric.is_global_zero:
                     recorder(step, episodes)
                 torch.compiler.cudagraph_mark_step_begin()  # what the last batch gave out may be overwritten
