@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 
 heads = partial(HardSharing, backbone=SMALL)
-experts = {"backbone": SMALL, "expert_size": 64, "tower_size": 64}
+experts: dict[str, Any] = {"backbone": SMALL, "expert_size": 64, "tower_size": 64}
 five = partial(Row, alphabets=5, outer=FIVE)
 ROWS = {
     "single": Row(Independent),

@@ -112,7 +112,7 @@ class Surgery(Weighting):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy's, on how its problem could be posed better
             if self.method != "nash":
-                weights = solver(gramian)
+                weights: Tensor = solver(gramian)
                 return weights / n if self.method == "pcgrad" else weights
             solver.prvs_alpha = alpha[here].cpu().numpy()
             weights = solver(_root(gramian))
@@ -146,7 +146,8 @@ def _gradient(loss: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
 def _root(gramian: Tensor) -> Tensor:
     """A matrix J with J J^T = the Gramian, for a solver that asks for the Jacobian and looks at its Gramian alone."""
     values, vectors = torch.linalg.eigh(gramian.double())
-    return (vectors * values.clamp(min=0).sqrt()).to(gramian)
+    root: Tensor = vectors * values.clamp(min=0).sqrt()
+    return root.to(gramian)
 
 
 def leaves(loss: Tensor) -> list[Tensor]:

@@ -162,12 +162,12 @@ class GradientCosines(Hook):
 
 
 def _checked(record: Any, tasks: list[str], path: Path) -> dict[str, Any]:
-    known = isinstance(record, dict) and record.keys() == {"tasks", "steps", "cosines"} and record["tasks"] == tasks
-    if not known or not all(isinstance(record[name], list) for name in ("steps", "cosines")):
+    named = isinstance(record, dict) and record.keys() == {"tasks", "steps", "cosines"}
+    if not named or record["tasks"] != tasks or not all(isinstance(record[n], list) for n in ("steps", "cosines")):
         raise ValueError(f"expected {path} to be of the tasks {tasks}, got another run's; delete it")
     if not all(type(step) is int for step in record["steps"]) or len(record["steps"]) != len(record["cosines"]):
         raise ValueError(f"expected a matrix of cosines for each of the steps in {path}, got something else; delete it")
-    return record
+    return dict(record)
 
 
 @dataclass(frozen=True)

@@ -231,4 +231,5 @@ def _matrices(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
 
 def _norm(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.stack([gradient.norm() for gradient in gradients]).norm()
+    norm: Tensor = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    return norm

@@ -72,7 +72,7 @@ class LabelCode(nn.Module):
         if self.kind == "one-hot":
             return scores
         with torch.autocast(scores.device.type, enabled=False):
-            log_p = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)
+            log_p: Tensor = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)
             return log_p.flatten(-2) @ self.table.float().T
 
     def extra_repr(self) -> str:

@@ -18,6 +18,7 @@ from metabox.nn.transformer import recompute
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
 from metabox.targets import Target, TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.engine import engine_of, world_size
 from metabox.training.hook import Hook
@@ -138,7 +139,7 @@ def prepare(
         }
     )
     check_described(**settings)
-    spec.check_episodes(episodes := tasks.sample(0, per_batch, split="train", device=fabric.device, seed=seed))
+    spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
     _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
     settings = json.loads(json.dumps(settings))  # as a checkpoint gives them back
     return Prepared(tasks, evaluation, outer, objective, hooks, seed, spec, model, weigh, episodes, per_batch, settings)
@@ -156,7 +157,7 @@ def _try(
         predictor = objective(model.learner)
         with evaluating(model.learner):
             for where in splits:
-                score_batch(predictor, evaluation, where, TRIED, seed=0, first=0)
+                score_batch(predictor, evaluation, Place(TRIED, where))
     except RuntimeError as error:  # sizes that do not fit, or no memory
         raise ValueError(f"expected a learner that can do the {where} tasks, got {error}") from error
     finally:
@@ -169,7 +170,7 @@ def _fit(target: Target, tasks: EpisodeSampler, seed: int) -> None:
     """Let a target that keeps statistics take them from the first training tasks."""
     if target.statistics is None:
         return
-    parts = [tasks.sample(0, 50, split="train", seed=seed, first=first) for first in range(0, FITTED_ON, 50)]
+    parts = [tasks.sample(Place(50, first=first, seed=seed)) for first in range(0, FITTED_ON, 50)]
     examples = [example for part in parts for example in (part.support, part.query)]
     labels = torch.cat([example.y[example.mask] for example in examples])[None]
     target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))

@@ -13,6 +13,7 @@ from metabox.episodes import Episodes
 from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective
 from metabox.seeding import step_seed
+from metabox.tasks.place import Place
 from metabox.training.average import Average
 from metabox.training.engine import compiled, compiles, seed_generators
 from metabox.training.hook import Hook
@@ -86,7 +87,7 @@ class Step:
         """This process's tasks of the i-th batch of a step."""
         run, fabric = self.run, self.fabric
         first = (i * fabric.world_size + fabric.global_rank) * run.per_batch
-        return run.tasks.sample(step, run.per_batch, split="train", device=fabric.device, seed=run.seed, first=first)
+        return run.tasks.sample(Place(run.per_batch, "train", index=step, first=first, seed=run.seed), fabric.device)
 
     def gradients(self, episodes: Episodes) -> dict[str, Tensor]:
         """Add the gradients of a batch to `.grad`; what the objective found."""

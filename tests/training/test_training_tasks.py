@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from toys import PARTS, made_parts
 
-from metabox.episodes import Episodes
+from metabox.episodes import Device, Episodes
 from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.learners.multitask.dense import DenseMultiTask
@@ -25,6 +25,7 @@ from metabox.multitask import DWA, Fixed, GradientCosines, GradNorm, Random, Sur
 from metabox.multitask.transfer import read_cosines
 from metabox.targets import Parts, Reals, TaskSpec
 from metabox.tasks.named import FiniteTasks, InMemory, Rows
+from metabox.tasks.place import Place
 from metabox.training.hook import Hook
 from metabox.training.loop import MakeWeighting, run
 from metabox.training.settings import OuterLoop
@@ -104,12 +105,12 @@ def test_a_run_with_a_weighting_that_was_stopped_ends_as_one_that_was_not(
     train(tmp_path / "whole", WEIGHTINGS[name])
     sample, calls = InMemory.sample, 0
 
-    def interrupt(self: InMemory, index: int, n_tasks: int, **kwargs: Any) -> Episodes:
+    def interrupt(self: InMemory, place: Place, device: Device = "cpu") -> Episodes:
         nonlocal calls
-        calls += kwargs["split"] == "train"
+        calls += place.split == "train"
         if calls == 12:
             signal.raise_signal(signal.SIGINT)
-        return sample(self, index, n_tasks, **kwargs)
+        return sample(self, place, device)
 
     monkeypatch.setattr(InMemory, "sample", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -138,9 +139,9 @@ def test_learned_weights_move_and_do_not_decay(tmp_path: Path) -> None:
 def test_a_bad_step_leaves_the_weighting_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = InMemory.sample
 
-    def spoil(self: InMemory, index: int, n_tasks: int, **kwargs: Any) -> Episodes:
-        episodes = sample(self, index, n_tasks, **kwargs)
-        if kwargs["split"] == "train" and index == 5:
+    def spoil(self: InMemory, place: Place, device: Device = "cpu") -> Episodes:
+        episodes = sample(self, place, device)
+        if (place.split, place.index) == ("train", 5):
             episodes.query.y[:] = 1e30
         return episodes
 
