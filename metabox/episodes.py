@@ -7,7 +7,7 @@ mask), C classes, P natural parameters per query point, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -167,7 +167,7 @@ def moved(tensor: Tensor, device: Device) -> Tensor:
 
 def _to(batch: Batch, device: Device) -> Batch:
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    there = {
+    there: dict[str, Any] = {
         name: moved(part, device) if isinstance(part, Tensor) else part.to(device)
         for name, part in parts.items()
         if part is not None
