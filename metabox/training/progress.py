@@ -38,6 +38,8 @@ class Window:
 
 
 class Best(TypedDict):
+    """The best validation: after which step, and its score, of which more is better."""
+
     step: int
     value: float
 
