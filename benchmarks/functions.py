@@ -32,6 +32,7 @@ from metabox.nn.backbones import MLP
 from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess
 from metabox.tasks.functions.kernels import RBF
+from metabox.tasks.place import Place
 
 Row = dict[str, Any]
 RECIPE = "gp-rbf-convcnp-cpu"
@@ -88,7 +89,10 @@ def our(make: Any, lr: float) -> Trainee:
     torch.manual_seed(0)
     objective = QueryLoss(make(TASKS.spec))
     return Trainee(
-        objective, lambda i: TASKS.sample(i, 16, split="train"), lambda tasks: objective(tasks)["loss"].mean(), lr
+        objective,
+        lambda i: TASKS.sample(Place(16, "train", index=i)),
+        lambda tasks: objective(tasks)["loss"].mean(),
+        lr,
     )
 
 

@@ -27,6 +27,7 @@ __getattr__, __dir__ = lazy(
     "targets.parts.Parts",
     "targets.reals.Reals",
     "targets.spec.TaskSpec",
+    "tasks.place.Place",
     "tasks.sampler.EpisodeSampler",
     "training.loop.run",
     "training.settings.OuterLoop",

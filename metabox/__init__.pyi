@@ -18,6 +18,7 @@ from metabox.targets.parts import Part as Part
 from metabox.targets.parts import Parts as Parts
 from metabox.targets.reals import Reals as Reals
 from metabox.targets.spec import TaskSpec as TaskSpec
+from metabox.tasks.place import Place as Place
 from metabox.tasks.sampler import EpisodeSampler as EpisodeSampler
 from metabox.training.loop import run as run
 from metabox.training.settings import OuterLoop as OuterLoop

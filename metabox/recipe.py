@@ -26,6 +26,7 @@ from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
 from metabox.reports import manifest
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.checkpoints import load_weights
 from metabox.training.environment import facts, read_facts
@@ -238,7 +239,7 @@ def evaluate_run(
         "overridden": overridden(parser, config, folder),
         "summary": scores.summary(),
         "memorisation": renamed,
-        "learner": learner.describe(tasks.sample(0, min(n_tasks, 50), split=split, seed=seed)),
+        "learner": learner.describe(tasks.sample(Place(min(n_tasks, 50), split, seed=seed))),
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,

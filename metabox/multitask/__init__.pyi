@@ -1,6 +1,7 @@
 # Written by `python -m metabox.stubs`.
 
 from metabox.multitask.surgery import Surgery as Surgery
+from metabox.multitask.transfer import GradientCosines as GradientCosines
 from metabox.multitask.weights import DWA as DWA
 from metabox.multitask.weights import Fixed as Fixed
 from metabox.multitask.weights import GradNorm as GradNorm

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from metabox.training.weighting import Backward, Weighting, some
+from metabox.multitask.weights import check_shared
+from metabox.training.weighting import Backward, Weighting
 
 Level = Literal["parameters", "representation"]
 Method = Literal["pcgrad", "mgda", "cagrad", "nash", "imtl", "upgrad"]
@@ -68,7 +69,7 @@ class Surgery(Weighting):
 
     def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
         self.check(losses, share)
-        shared = some(shared)
+        shared = check_shared(shared)
         here = (share > 0).nonzero().flatten()
         plain = (share[here] * losses[here]).sum()
         if len(here) < 2:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
+from metabox.nn.sets import one_hot
 from metabox.targets import Classes, TaskSpec
 
 LabelKind = Literal["one-hot", "strings"]
@@ -23,7 +24,7 @@ def strings(n: int) -> Tensor:
     """
     power = CHARACTERS ** torch.arange(LENGTH - 1, -1, -1)
     digits = torch.arange(n)[:, None] // power % CHARACTERS
-    return nn.functional.one_hot(digits, CHARACTERS).flatten(1).bool()
+    return one_hot(digits, CHARACTERS).flatten(1)
 
 
 class LabelCode(nn.Module):

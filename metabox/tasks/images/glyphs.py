@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 
 from metabox.config import Unpack
+from metabox.data.class_images import ClassImages, Ints
 from metabox.episodes import SPLITS, Device
 from metabox.seeding import hash_words, make_key, mix
-from metabox.tasks.nway import ClassImages, Ints, NWayKShot, NWayOptions
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 CLASSES_PER_SPLIT = 1 << 20
 DRAWINGS = 1 << 20

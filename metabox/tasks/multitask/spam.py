@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from metabox.config import Unpack
-from metabox.episodes import SPLITS, Device, Episodes, Split
+from metabox.episodes import SPLITS, Device, Episodes
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
 from metabox.tasks.functions.base import Bools, Floats, Ints, Range, whole
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.place import Place
 
 TOPICS = (
     "sport", "music", "travel", "cooking", "games", "gardens", "fashion", "cars", "health", "loans", "jobs", "films",
@@ -167,12 +168,10 @@ class MadeMail(FiniteTasks):
             descriptors=told,
         )
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` users; see `EpisodeSampler.sample`."""
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of users; see `EpisodeSampler.sample`."""
         # On the CPU first: a sum on another device is rounded otherwise.
-        episodes = super().sample(index, n_tasks, split=split, seed=seed, first=first)
+        episodes = super().sample(place)
         assert episodes.origin is not None
         rows = episodes.origin[:, episodes.support.x.shape[1] :]
         best = self._log_best[rows.clamp(min=0)]
