@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
+from metabox.ranges import Count
 from metabox.targets import Target
 from metabox.targets.base import score_mean, task_mean
 
@@ -129,7 +130,7 @@ class LatentLoss(QueryLoss):
         ValueError: where the learner has no latent path.
     """
 
-    def __init__(self, learner: Learner, n_samples: int = 1, predict_support: bool = False) -> None:
+    def __init__(self, learner: Learner, n_samples: Count = 1, predict_support: bool = False) -> None:
         super().__init__(learner)
         if not isinstance(learner, LatentLearner):
             raise ValueError(

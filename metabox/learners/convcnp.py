@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.grid import Grid, GridUNet, SetConv
+from metabox.ranges import Between, Count, Positive, Real
 from metabox.targets import Reals, TaskSpec
 
 
@@ -45,11 +46,11 @@ class ConvCNP(Learner):
         self,
         spec: TaskSpec,
         *,
-        domain: tuple[float, float] = (-2.0, 2.0),
-        points_per_unit: float | None = None,
-        width: int = 64,
-        depth: int | None = None,
-        kernel: int = 5,
+        domain: Between[Real] = (-2.0, 2.0),
+        points_per_unit: Positive | None = None,
+        width: Count = 64,
+        depth: Count | None = None,
+        kernel: Count = 5,
     ) -> None:
         super().__init__(spec)
         if spec.x_shape not in ((1,), (2,)):

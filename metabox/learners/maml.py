@@ -17,6 +17,7 @@ from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
+from metabox.ranges import Count, Positive
 from metabox.targets import TaskSpec
 from metabox.targets.base import task_mean
 
@@ -60,9 +61,9 @@ class MAML(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        lr: float = 0.4,
-        steps: int = 1,
-        evaluation_steps: int | None = None,
+        lr: Positive = 0.4,
+        steps: Count = 1,
+        evaluation_steps: Count | None = None,
         first_order: bool = False,
     ) -> None:
         super().__init__(spec)

@@ -14,6 +14,7 @@ from metabox.nn.conditioning import Gate
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact
 from metabox.nn.sets import membership
+from metabox.ranges import Count, Positive
 from metabox.targets import Classes, TaskSpec
 
 
@@ -42,7 +43,7 @@ class MatchingNet(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        sharpness: float | None = None,
+        sharpness: Positive | None = None,
     ) -> None:
         super().__init__(spec)
         if sharpness is not None and sharpness <= 0:
@@ -110,8 +111,8 @@ class FullContextMatchingNet(MatchingNet):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        sharpness: float | None = None,
-        n_steps: int = 5,
+        sharpness: Positive | None = None,
+        n_steps: Count = 5,
     ) -> None:
         super().__init__(spec, backbone=backbone, sharpness=sharpness)
         if n_steps < 1:

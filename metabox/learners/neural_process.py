@@ -16,6 +16,7 @@ from metabox.nn.latent import LatentEncoder, PairEncoder
 from metabox.nn.mlp import Perceptron
 from metabox.nn.pairing import pairing
 from metabox.nn.sets import class_mean
+from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 
 
@@ -33,11 +34,11 @@ class NeuralProcess(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None,
-        width: int,
-        latent: int,
-        n_samples: int,
-        self_attention: int = 0,
-        heads: int = 8,
+        width: Count,
+        latent: Count,
+        n_samples: Count,
+        self_attention: Natural = 0,
+        heads: Count = 8,
     ) -> None:
         super().__init__(spec)
         if n_samples < 1:
@@ -118,9 +119,9 @@ class NP(NeuralProcess):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        latent: int = 128,
-        n_samples: int = 16,
+        width: Count = 128,
+        latent: Count = 128,
+        n_samples: Count = 16,
     ) -> None:
         super().__init__(spec, backbone=backbone, width=width, latent=latent, n_samples=n_samples)
 

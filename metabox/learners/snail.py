@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
 from metabox.nn.embedding import Embedding
+from metabox.ranges import Count, Within
 from metabox.targets import TaskSpec
 
 
@@ -48,10 +50,10 @@ class SNAIL(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        horizon: int = 26,
-        filters: int = 128,
-        attention: tuple[tuple[int, int], ...] = ((64, 32), (256, 128), (512, 256)),
+        width: Count = 64,
+        horizon: Annotated[int, Within(least=2)] = 26,
+        filters: Count = 128,
+        attention: tuple[tuple[Count, Count], ...] = ((64, 32), (256, 128), (512, 256)),
     ) -> None:
         super().__init__(spec)
         if horizon < 2 or not attention:

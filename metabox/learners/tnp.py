@@ -11,6 +11,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -42,11 +43,11 @@ class TNPD(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        depth: int = 6,
-        heads: int = 4,
-        feed_forward: int = 128,
-        embed_depth: int = 2,
+        width: Count = 64,
+        depth: Count = 6,
+        heads: Count = 4,
+        feed_forward: Count = 128,
+        embed_depth: Count = 2,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)

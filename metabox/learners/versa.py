@@ -11,6 +11,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
 from metabox.nn.sets import class_mean, membership
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 
 
@@ -44,8 +45,8 @@ class VERSA(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 256,
-        n_samples: int = 10,
+        width: Count = 256,
+        n_samples: Count = 10,
     ) -> None:
         super().__init__(spec)
         if n_samples < 1:

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from metabox.ranges import Count, NotNegative, Within
 from metabox.training.weighting import Backward, Weighting, some
 
 Level = Literal["parameters", "representation"]
@@ -51,7 +52,12 @@ class Surgery(Weighting):
     """
 
     def __init__(
-        self, n_losses: int, method: Method = "pcgrad", c: float = 0.5, level: Level = "parameters", every: int = 1
+        self,
+        n_losses: Annotated[int, Within(least=2)],
+        method: Method = "pcgrad",
+        c: NotNegative = 0.5,
+        level: Level = "parameters",
+        every: Count = 1,
     ) -> None:
         super().__init__(n_losses)
         if method not in METHODS or level not in get_args(Level):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from metabox.ranges import Count, NotNegative, Positive, Within
 from metabox.training.weighting import Backward, Weights, some
 
 SMALLEST = 1e-3
@@ -22,7 +23,7 @@ class Fixed(Weights):
         weights: w, K numbers of at least 0; all 1 where none are given.
     """
 
-    def __init__(self, n_losses: int, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, n_losses: Annotated[int, Within(least=2)], weights: Sequence[NotNegative] | None = None) -> None:
         super().__init__(n_losses)
         chosen = [1.0] * n_losses if weights is None else [float(weight) for weight in weights]
         if len(chosen) != n_losses or not all(0 <= weight < math.inf for weight in chosen):
@@ -48,7 +49,7 @@ class Uncertainty(Weights):
 
     LIMIT = 5.0
 
-    def __init__(self, n_losses: int) -> None:
+    def __init__(self, n_losses: Annotated[int, Within(least=2)]) -> None:
         super().__init__(n_losses)
         self.log_variance = nn.Parameter(torch.zeros(n_losses))
 
@@ -81,7 +82,11 @@ class GradNorm(Weights):
     """
 
     def __init__(
-        self, n_losses: int, alpha: float = 1.5, step: float = 0.025, layer: Literal["last", "all"] = "last"
+        self,
+        n_losses: Annotated[int, Within(least=2)],
+        alpha: NotNegative = 1.5,
+        step: Positive = 0.025,
+        layer: Literal["last", "all"] = "last",
     ) -> None:
         super().__init__(n_losses)
         if alpha < 0 or step <= 0 or layer not in ("last", "all"):
@@ -133,7 +138,9 @@ class DWA(Weights):
         period: batches.
     """
 
-    def __init__(self, n_losses: int, temperature: float = 2.0, period: int = 100) -> None:
+    def __init__(
+        self, n_losses: Annotated[int, Within(least=2)], temperature: Positive = 2.0, period: Count = 100
+    ) -> None:
         super().__init__(n_losses)
         if temperature <= 0 or period < 1:
             raise ValueError(f"expected temperature > 0 and a period of at least 1, got {temperature} and {period}")
@@ -177,7 +184,7 @@ class WorstCase(Weights):
         step: of q; `inf` puts all weight on the largest loss of the batch.
     """
 
-    def __init__(self, n_losses: int, step: float = 0.01) -> None:
+    def __init__(self, n_losses: Annotated[int, Within(least=2)], step: Positive = 0.01) -> None:
         super().__init__(n_losses)
         if not step > 0:
             raise ValueError(f"expected a step above 0, got {step}; use Fixed for weights that stay")

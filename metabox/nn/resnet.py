@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context, Norm, NormKind
+from metabox.ranges import BelowOne, Count, Natural, Shape
 
 LEAK = 0.1
 
@@ -84,12 +85,12 @@ class ResNet12(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        widths: tuple[int, int, int, int] = (64, 160, 320, 640),
+        x_shape: Shape,
+        widths: tuple[Count, Count, Count, Count] = (64, 160, 320, 640),
         average: bool = True,
-        drop_rate: float = 0.1,
-        drop_size: int = 5,
-        drop_ramp: int = 40_000,
+        drop_rate: BelowOne = 0.1,
+        drop_size: Count = 5,
+        drop_ramp: Natural = 40_000,
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)
@@ -160,9 +161,9 @@ class SNAILEmbedding(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        widths: tuple[int, int, int, int] = (64, 96, 128, 256),
-        drop_rate: float = 0.1,
+        x_shape: Shape,
+        widths: tuple[Count, Count, Count, Count] = (64, 96, 128, 256),
+        drop_rate: BelowOne = 0.1,
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)

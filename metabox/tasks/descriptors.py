@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from metabox.config import Configured
+from metabox.ranges import Count
 
 Value = bool | float | str
 Encoder = Callable[[str], Sequence[float]]
@@ -158,7 +159,7 @@ class NGrams(Configured):
         lengths: n, each of them.
     """
 
-    def __init__(self, size: int = 256, lengths: tuple[int, ...] = (3, 4, 5)) -> None:
+    def __init__(self, size: Count = 256, lengths: tuple[Count, ...] = (3, 4, 5)) -> None:
         if size < 1 or not lengths or min(lengths) < 1:
             raise ValueError(f"expected size and lengths of at least 1, got {size} and {lengths}")
         self.size, self.lengths = size, lengths

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.ranges import CountOrRange, NaturalOrRange, Positive, Share
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
-from metabox.tasks.functions.base import Bools, Ints, Range, Sized
+from metabox.tasks.functions.base import Bools, Ints, Sized
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -91,7 +92,11 @@ class FiniteTasks(Sized, EpisodeSampler):
     """
 
     def __init__(
-        self, n_support: Range = 0, n_query: Range = 16, temperature: float | None = None, untold: float = 0.0
+        self,
+        n_support: NaturalOrRange = 0,
+        n_query: CountOrRange = 16,
+        temperature: Positive | None = None,
+        untold: Share = 0.0,
     ) -> None:
         super().__init__(n_support, n_query)
         if (temperature is not None and temperature <= 0) or not 0 <= untold <= 1:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -150,13 +151,13 @@ class NWayKShot(EpisodeSampler):
 
     def __init__(
         self,
-        n_way: Range = 5,
-        n_shot: Range = 1,
-        n_query: Range = 15,
+        n_way: CountOrRange = 5,
+        n_shot: CountOrRange = 1,
+        n_query: CountOrRange = 15,
         imbalanced: bool = False,
         within_groups: bool = False,
         augment: Augmentation | None = None,
-        names: int | None = None,
+        names: Count | None = None,
     ) -> None:
         self.n_way = _bounds("n_way", n_way)
         self.n_shot = _bounds("n_shot", n_shot)

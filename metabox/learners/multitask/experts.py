@@ -13,6 +13,7 @@ from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeKind
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.towers import Stack
+from metabox.ranges import BelowOne, Count
 from metabox.targets import TaskSpec
 
 
@@ -43,10 +44,10 @@ class MMoE(MultiTask):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        n_experts: int = 8,
-        expert_size: int = 16,
-        tower_size: int = 8,
-        expert_dropout: float = 0.0,
+        n_experts: Count = 8,
+        expert_size: Count = 16,
+        tower_size: Count = 8,
+        expert_dropout: BelowOne = 0.0,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)
@@ -115,11 +116,11 @@ class PLE(MultiTask):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        levels: int = 2,
-        task_experts: int = 2,
-        shared_experts: int = 2,
-        expert_size: int = 32,
-        tower_size: int = 16,
+        levels: Count = 2,
+        task_experts: Count = 2,
+        shared_experts: Count = 2,
+        expert_size: Count = 32,
+        tower_size: Count = 16,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange
 from metabox.seeding import Draws
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -62,7 +63,9 @@ def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[
 class Sized:
     """Draws how many points a task has: a part of `FunctionTasks`, with its options and errors."""
 
-    def __init__(self, n_support: Range, n_query: Range, max_points: int | None = None, share_sizes: int = 1) -> None:
+    def __init__(
+        self, n_support: NaturalOrRange, n_query: CountOrRange, max_points: Count | None = None, share_sizes: Count = 1
+    ) -> None:
         self.n_support = whole("n_support", n_support)
         self.n_query = whole("n_query", n_query, 1)
         self.max_points = max_points

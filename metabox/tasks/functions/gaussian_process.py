@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegativeOrRange, Real
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Interval, Ints, Range, real
+from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, real
 from metabox.tasks.functions.kernels import RBF, Kernel
 
 JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the Cholesky factor real in float64
@@ -93,14 +94,14 @@ class GaussianProcess(FunctionTasks):
     def __init__(
         self,
         kernel: Kernel | list[Kernel] | None = None,
-        noise: Interval = 0.02,
-        dim: int = 1,
-        low: float = -2.0,
-        high: float = 2.0,
-        n_support: Range = (3, 46),
-        n_query: Range = (3, 46),
-        max_points: int | None = 49,
-        share_sizes: int = 16,
+        noise: NotNegativeOrRange = 0.02,
+        dim: Count = 1,
+        low: Real = -2.0,
+        high: Real = 2.0,
+        n_support: NaturalOrRange = (3, 46),
+        n_query: CountOrRange = (3, 46),
+        max_points: Count | None = 49,
+        share_sizes: Count = 16,
         oracle: Literal["known", "mixture", "none"] = "known",
         oracle_kind: Literal["diagonal", "joint"] = "diagonal",
     ) -> None:

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from metabox.config import Configured
+from metabox.ranges import PositiveOrRange
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats, Interval, real
+from metabox.tasks.functions.base import Floats, real
 
 
 class Kernel(Configured, ABC):
@@ -23,7 +24,7 @@ class Kernel(Configured, ABC):
         ValueError: where one of them is not.
     """
 
-    def __init__(self, **hyper: Interval) -> None:
+    def __init__(self, **hyper: PositiveOrRange) -> None:
         self.hyper = {name: real(name, value, "positive") for name, value in hyper.items()}
 
     @abstractmethod
@@ -57,7 +58,7 @@ class RBF(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -72,7 +73,7 @@ class Matern12(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -87,7 +88,7 @@ class Matern32(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -103,7 +104,7 @@ class Matern52(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -120,7 +121,9 @@ class Periodic(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 1.0, period: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(
+        self, length_scale: PositiveOrRange = 1.0, period: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0
+    ) -> None:
         super().__init__(length_scale=length_scale, period=period, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -142,10 +145,10 @@ class WeaklyPeriodic(Periodic):
 
     def __init__(
         self,
-        length_scale: Interval = 1.0,
-        period: Interval = 0.25,
-        decay: Interval = 0.5,
-        scale: Interval = 1.0,
+        length_scale: PositiveOrRange = 1.0,
+        period: PositiveOrRange = 0.25,
+        decay: PositiveOrRange = 0.5,
+        scale: PositiveOrRange = 1.0,
     ) -> None:
         Kernel.__init__(self, length_scale=length_scale, period=period, decay=decay, scale=scale)
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, Whole
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, Range, real, take
+from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, real, take
 from metabox.tasks.functions.gaussian_process import log_sum_exp
 
 MOST_SUBSETS = 5000  # of coordinates, for the oracle of sparse functions
@@ -23,7 +24,7 @@ CHUNK = 1 << 22  # numbers in memory at once, for the oracle of a pool
 class NormalInputs(FunctionTasks):
     """Functions of standard normal inputs."""
 
-    def __init__(self, dim: int, **kwargs: Any) -> None:
+    def __init__(self, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if dim < 1:
             raise ValueError(f"expected dim of at least 1, got {dim}")
@@ -70,14 +71,14 @@ class LinearFunctions(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        sparsity: int | None = None,
-        noise: float = 0.0,
-        pool: int | None = None,
-        pool_seed: int = 0,
+        dim: Count = 20,
+        sparsity: Count | None = None,
+        noise: NotNegative = 0.0,
+        pool: Count | None = None,
+        pool_seed: Whole = 0,
         oracle: bool = True,
-        n_support: Range = 40,
-        n_query: Range = 1,
+        n_support: NaturalOrRange = 40,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
@@ -193,10 +194,10 @@ class TwoLayerNetworks(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        hidden: int = 100,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        hidden: Count = 100,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
@@ -228,10 +229,10 @@ class DecisionTrees(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        depth: int = 4,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        depth: Count = 4,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)

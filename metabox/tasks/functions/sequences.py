@@ -8,16 +8,19 @@ import numpy as np
 import torch
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange
 from metabox.seeding import Draws
 from metabox.targets import Binary, TaskSpec
-from metabox.tasks.functions.base import Ints, Range, take, whole
+from metabox.tasks.functions.base import Ints, take, whole
 from metabox.tasks.sampler import EpisodeSampler
 
 
 class Recall(EpisodeSampler):
     """Pairs of a key and random bits; queries are keys of the support. All can be known, so the oracle is 0 nats."""
 
-    def __init__(self, length: Range, test_length: Range | None, value_bits: int, key_size: int) -> None:
+    def __init__(
+        self, length: CountOrRange, test_length: CountOrRange | None, value_bits: Count, key_size: Count
+    ) -> None:
         self.value_bits = value_bits
         self.spec = TaskSpec(x_shape=(key_size,), target=Binary(value_bits))
 
@@ -76,11 +79,11 @@ class AssociativeRecall(Recall):
 
     def __init__(
         self,
-        length: Range = (2, 6),
-        test_length: Range | None = None,
-        n_query: int = 1,
-        key_bits: int = 18,
-        value_bits: int = 18,
+        length: CountOrRange = (2, 6),
+        test_length: CountOrRange | None = None,
+        n_query: Count = 1,
+        key_bits: Count = 18,
+        value_bits: Count = 18,
     ) -> None:
         self.length = whole("length", length, 1)
         self.test_length = whole("test_length", length if test_length is None else test_length, 1)
@@ -124,7 +127,9 @@ class Copy(Recall):
         ValueError: for sizes out of range.
     """
 
-    def __init__(self, length: Range = (1, 20), test_length: Range | None = None, value_bits: int = 8) -> None:
+    def __init__(
+        self, length: CountOrRange = (1, 20), test_length: CountOrRange | None = None, value_bits: Count = 8
+    ) -> None:
         self.length = whole("length", length, 1)
         self.test_length = whole("test_length", length if test_length is None else test_length, 1)
         if value_bits < 1:

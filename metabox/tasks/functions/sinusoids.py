@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, PositiveOrRange, Real, RealOrRange
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Interval, Range, real, whole
+from metabox.tasks.functions.base import Floats, FunctionTasks, real, whole
 
 
 class NoisyFunctions(FunctionTasks):
     """Functions of inputs that are uniform in [low, high]^dim, with normal noise on y."""
 
-    def __init__(self, low: float, high: float, noise: float, dim: int, **kwargs: Any) -> None:
+    def __init__(self, low: Real, high: Real, noise: NotNegative, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if dim < 1 or not low < high:
             raise ValueError(f"expected dim of at least 1 and low < high, got dim {dim}, low {low}, high {high}")
@@ -61,13 +62,13 @@ class Sinusoids(NoisyFunctions):
 
     def __init__(
         self,
-        amplitude: Interval = (0.1, 5.0),
-        phase: Interval = (0.0, math.pi),
-        low: float = -5.0,
-        high: float = 5.0,
-        noise: float = 0.0,
-        n_support: Range = 10,
-        n_query: Range = 10,
+        amplitude: RealOrRange = (0.1, 5.0),
+        phase: RealOrRange = (0.0, math.pi),
+        low: Real = -5.0,
+        high: Real = 5.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = 10,
+        n_query: CountOrRange = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)
@@ -99,11 +100,11 @@ class Harmonics(FunctionTasks):
 
     def __init__(
         self,
-        frequency: Interval = (5.0, 7.0),
-        centre: Interval = (-4.0, 4.0),
-        noise: float = 0.0,
-        n_support: Range = 10,
-        n_query: Range = 10,
+        frequency: RealOrRange = (5.0, 7.0),
+        centre: RealOrRange = (-4.0, 4.0),
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = 10,
+        n_query: CountOrRange = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(n_support, n_query, **kwargs)
@@ -145,13 +146,13 @@ class Sawtooth(NoisyFunctions):
 
     def __init__(
         self,
-        frequency: Interval = (3.0, 5.0),
-        dim: int = 1,
-        low: float = -2.0,
-        high: float = 2.0,
-        noise: float = 0.0,
-        n_support: Range = (0, 30),
-        n_query: Range = 100,
+        frequency: PositiveOrRange = (3.0, 5.0),
+        dim: Count = 1,
+        low: Real = -2.0,
+        high: Real = 2.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = (0, 30),
+        n_query: CountOrRange = 100,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, dim, n_support=n_support, n_query=n_query, **kwargs)
@@ -185,12 +186,12 @@ class Steps(NoisyFunctions):
 
     def __init__(
         self,
-        n_steps: Range = (1, 5),
-        low: float = -2.0,
-        high: float = 2.0,
-        noise: float = 0.0,
-        n_support: Range = (3, 30),
-        n_query: Range = 50,
+        n_steps: NaturalOrRange = (1, 5),
+        low: Real = -2.0,
+        high: Real = 2.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = (3, 30),
+        n_query: CountOrRange = 50,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)

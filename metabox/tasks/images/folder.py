@@ -19,6 +19,7 @@ from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
+from metabox.ranges import Count, Share
 from metabox.tasks.nway import NWayKShot
 
 
@@ -47,9 +48,9 @@ class ClassFolder(NWayKShot):
     def __init__(
         self,
         path: str,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         channels: Literal[1, 3] = 3,
-        splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
+        splits: str | tuple[Share, Share, Share] = (0.64, 0.16, 0.2),
         rotations: bool = False,
         on_device: bool | None = None,
         **kwargs: Any,

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metabox.episodes import SPLITS, Device
+from metabox.ranges import Within
 from metabox.seeding import hash_words, make_key, mix
 from metabox.tasks.nway import ClassImages, Ints, NWayKShot
 
@@ -287,7 +288,12 @@ class Glyphs(NWayKShot):
         ValueError: image_size outside [8, 1024] or wobble outside [0, 2].
     """
 
-    def __init__(self, image_size: int = 28, wobble: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        image_size: Annotated[int, Within(least=8, most=1024)] = 28,
+        wobble: Annotated[float, Within(least=0, most=2)] = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._images = GlyphImages(image_size, wobble)
 

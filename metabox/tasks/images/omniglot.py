@@ -14,6 +14,7 @@ from metabox.data.readers import name_some
 from metabox.data.root import CLASS_LISTS, Files, FolderFiles, ZipFiles, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.files import read_json
+from metabox.ranges import Count
 from metabox.tasks.nway import NWayKShot
 
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
@@ -52,7 +53,7 @@ class Omniglot(NWayKShot):
         self,
         split: Literal["vinyals", "lake"] = "vinyals",
         rotations: bool = True,
-        image_size: int = 28,
+        image_size: Count = 28,
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -23,6 +23,7 @@ from metabox.data.root import CLASS_LISTS, Files, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
+from metabox.ranges import Count
 from metabox.tasks.nway import NWayKShot
 
 
@@ -67,7 +68,7 @@ class PublishedImages(NWayKShot):
 
     def __init__(
         self,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         rotations: bool = False,
         on_device: bool | None = None,
         data_root: str | None = None,

@@ -9,6 +9,7 @@ import torch
 
 from metabox.data.readers import name_some
 from metabox.episodes import SPLITS
+from metabox.ranges import Count, Natural
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
@@ -40,9 +41,9 @@ class Alphabets(FiniteTasks):
 
     def __init__(
         self,
-        alphabets: int | list[str] | None = None,
-        drawers: tuple[int, int, int] = (12, 4, 4),
-        image_size: int = 28,
+        alphabets: Count | list[str] | None = None,
+        drawers: tuple[Natural, Natural, Natural] = (12, 4, 4),
+        image_size: Count = 28,
         descriptor: Descriptor | None = None,
         data_root: str | None = None,
         **kwargs: Any,

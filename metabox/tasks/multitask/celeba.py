@@ -15,6 +15,7 @@ from metabox.data import root
 from metabox.data.pack import ClassFiles, Pack, open_pack
 from metabox.data.readers import name_some
 from metabox.episodes import Split
+from metabox.ranges import Count
 from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.named import FiniteTasks, Rows
 
@@ -41,7 +42,7 @@ class CelebA(FiniteTasks):
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: Count = 64,
         attributes: list[str] | None = None,
         parts: bool = False,
         data_root: str | None = None,

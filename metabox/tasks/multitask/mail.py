@@ -26,6 +26,7 @@ from metabox.data.page import page_text
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import FolderFiles, in_home
 from metabox.episodes import SPLITS
+from metabox.ranges import Count, Share
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.tasks.named import FiniteTasks, Rows
@@ -99,9 +100,9 @@ class MailFolder(FiniteTasks):
     def __init__(
         self,
         path: str,
-        features: int = 4096,
+        features: Count = 4096,
         split_by: Literal["time", "content"] = "time",
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        fractions: tuple[Share, Share, Share] = (0.6, 0.2, 0.2),
         descriptor: Descriptor | None = None,
         **kwargs: Any,
     ) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from metabox.data import root
 from metabox.data.decode import MOST_PIXELS
 from metabox.data.readers import load_array, name_some
+from metabox.ranges import Count, NotNegative
 from metabox.targets import Parts, TaskSpec
 from metabox.tasks.multitask.scenes import scene_parts
 from metabox.tasks.named import FiniteTasks, Rows
@@ -47,8 +48,8 @@ class NYUv2(FiniteTasks):
 
     def __init__(
         self,
-        shrink: int = 1,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        shrink: Count = 1,
+        weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 1.0, 1.0),
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:

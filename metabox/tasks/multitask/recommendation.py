@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, Natural, Positive, Share, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, Reals, TaskSpec
 from metabox.tasks.functions.base import Floats
@@ -26,7 +28,9 @@ class ManyTargets(EndlessTask):
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_query: int, correlation: float, data_seed: int) -> None:
+    def __init__(
+        self, n_query: Count, correlation: Annotated[float, Within(least=-1, most=1)], data_seed: Whole
+    ) -> None:
         super().__init__(n_query)
         if not -1 <= correlation <= 1:
             raise ValueError(f"expected correlation from -1 to 1, got {correlation}")
@@ -76,13 +80,13 @@ class CorrelatedRegressions(ManyTargets):
 
     def __init__(
         self,
-        correlation: float = 0.5,
-        dim: int = 100,
-        sines: int = 4,
-        scale: float = 1.0,
-        noise: float = 0.1,
-        n_query: int = 64,
-        data_seed: int = 0,
+        correlation: Annotated[float, Within(least=-1, most=1)] = 0.5,
+        dim: Annotated[int, Within(least=2)] = 100,
+        sines: Natural = 4,
+        scale: Positive = 1.0,
+        noise: Positive = 0.1,
+        n_query: Count = 64,
+        data_seed: Whole = 0,
     ) -> None:
         super().__init__(n_query, correlation, data_seed)
         if dim < 2 or sines < 0 or scale <= 0 or noise <= 0:
@@ -136,12 +140,12 @@ class Viewers(ManyTargets):
 
     def __init__(
         self,
-        correlation: float = 0.5,
-        traits: int = 8,
-        rated: float = 0.2,
-        noise: float = 0.5,
-        n_query: int = 64,
-        data_seed: int = 0,
+        correlation: Annotated[float, Within(least=-1, most=1)] = 0.5,
+        traits: Count = 8,
+        rated: Share = 0.2,
+        noise: Positive = 0.5,
+        n_query: Count = 64,
+        data_seed: Whole = 0,
     ) -> None:
         super().__init__(n_query, correlation, data_seed)
         if traits < 2 or not 0 < rated <= 1 or noise <= 0:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, NotNegative, Within
 from metabox.seeding import Draws
 from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
 from metabox.tasks.functions.base import Floats, Ints
@@ -58,7 +60,10 @@ class Scenes(RenderedImages):
     """
 
     def __init__(
-        self, n_query: int = 4, image_size: int = 32, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+        self,
+        n_query: Count = 4,
+        image_size: Annotated[int, Within(least=16)] = 32,
+        weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__(n_query, image_size)
         self.weights = weights

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, Share, Within
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.functions.base import Bools, Floats
@@ -35,7 +38,13 @@ class Shapes(RenderedImages):
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_query: int = 16, image_size: int = 32, parts: bool = False, missing: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_query: Count = 16,
+        image_size: Annotated[int, Within(least=16)] = 32,
+        parts: bool = False,
+        missing: Share = 0.0,
+    ) -> None:
         super().__init__(n_query, image_size)
         if not 0 <= missing < 1 or (missing and not parts):
             raise ValueError(

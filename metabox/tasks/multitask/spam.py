@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from metabox.episodes import SPLITS, Device, Episodes, Split
+from metabox.ranges import Between, Count, CountOrRange, Share, Whole
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.tasks.functions.base import Bools, Floats, Ints, Range, whole
+from metabox.tasks.functions.base import Bools, Floats, Ints, whole
 from metabox.tasks.named import FiniteTasks, Rows
 
 TOPICS = (
@@ -121,15 +122,15 @@ class MadeMail(FiniteTasks):
 
     def __init__(
         self,
-        n_users: int = 40,
-        n_train: Range = (10, 200),
-        n_eval: int = 100,
-        dissent: float = 0.3,
-        sure: float = 0.95,
-        length: tuple[int, int] = (10, 40),
-        features: int = 256,
+        n_users: Count = 40,
+        n_train: CountOrRange = (10, 200),
+        n_eval: Count = 100,
+        dissent: Share = 0.3,
+        sure: Share = 0.95,
+        length: Between[Count] = (10, 40),
+        features: Count = 256,
         descriptor: Descriptor | None = None,
-        data_seed: int = 0,
+        data_seed: Whole = 0,
         **kwargs: Any,
     ) -> None:
         least, most = whole("n_train", n_train, 1)

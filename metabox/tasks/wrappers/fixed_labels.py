@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Split
+from metabox.ranges import Share
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -31,7 +32,7 @@ class FixedLabels(EpisodeSampler):
             the origin of their examples.
     """
 
-    def __init__(self, tasks: EpisodeSampler, share: float = 0.5) -> None:
+    def __init__(self, tasks: EpisodeSampler, share: Share = 0.5) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"expected share from 0 to 1, got {share}")
         self.tasks, self.share = tasks, share

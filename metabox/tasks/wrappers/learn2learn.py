@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count
 from metabox.seeding import Draws, make_key
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -48,7 +49,7 @@ class FromLearn2Learn(EpisodeSampler):
 
     data_arguments = ("train", "val", "test")
 
-    def __init__(self, train: Any = None, val: Any = None, test: Any = None, *, n_way: int, n_shot: int) -> None:
+    def __init__(self, train: Any = None, val: Any = None, test: Any = None, *, n_way: Count, n_shot: Count) -> None:
         self.n_way, self.n_shot = n_way, n_shot
         tasksets: dict[Split, Any] = {"train": train, "val": val, "test": test}
         self._tasksets = {split: taskset for split, taskset in tasksets.items() if taskset is not None}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Share
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -33,7 +34,7 @@ class MixedClasses(EpisodeSampler):
         p: the share of training tasks that are mixed.
     """
 
-    def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: float = 0.5) -> None:
+    def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: Share = 0.5) -> None:
         if how not in ("cutmix", "mixup"):
             raise ValueError(f'expected how as "cutmix" or "mixup", got {how!r}')
         if not 0 <= p <= 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -30,7 +31,7 @@ class RandomProjections(EpisodeSampler):
         ValueError: where `size` or `n_maps` is below 1.
     """
 
-    def __init__(self, tasks: EpisodeSampler, size: int | None = None, n_maps: int | None = None) -> None:
+    def __init__(self, tasks: EpisodeSampler, size: Count | None = None, n_maps: Count | None = None) -> None:
         if (size is not None and size < 1) or (n_maps is not None and n_maps < 1):
             raise ValueError(f"expected size and n_maps of at least 1, or none, got {size} and {n_maps}")
         self.tasks, self.size, self.n_maps = tasks, size, n_maps
