@@ -137,8 +137,6 @@ class LatentLoss(QueryLoss):
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
                 "which has no methods encode and decode; use QueryLoss"
             )
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.n_samples = n_samples
         self.predict_support = predict_support
 

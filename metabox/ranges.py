@@ -10,6 +10,7 @@ classes of this package, and unions, tuples and lists of these are understood; a
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import difflib
 import functools
 import inspect
@@ -17,6 +18,7 @@ import math
 import numbers
 import os
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -57,9 +59,9 @@ class Within:
     def __str__(self) -> str:
         if self.least is not None and self.most is not None:
             return f" from {self.least} to {self.most}"
-        words = (("of at least", self.least), ("above", self.above), ("of at most", self.most), ("below", self.below))
+        words = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
         said = " and ".join(f"{word} {value}" for word, value in words if value is not None)
-        return f" {said}" if said else ""
+        return f" {'of ' * said.startswith('at')}{said}" if said else ""
 
 
 ASCENDING = "ascending"
@@ -68,6 +70,7 @@ ASCENDING = "ascending"
 Whole = Annotated[int, Within()]
 Natural = Annotated[int, Within(least=0)]
 Count = Annotated[int, Within(least=1)]
+TwoOrMore = Annotated[int, Within(least=2)]
 Real = Annotated[float, Within()]
 NotNegative = Annotated[float, Within(least=0)]
 Positive = Annotated[float, Within(above=0)]
@@ -170,21 +173,21 @@ def check(name: str, value: Any, hint: Any) -> Any:
 @functools.cache
 def hints(owner: Any) -> Mapping[str, Any]:
     """The type hints of a function or class, with their ranges; without those whose names are not known."""
-    owner = inspect.unwrap(owner)
+    if isinstance(owner, type):
+        parts = reversed(inspect.getmro(owner))
+        sources = [(vars(sys.modules[part.__module__]), vars(part).get("__annotations__", {})) for part in parts]
+    else:
+        owner = inspect.unwrap(owner)
+        sources = [(getattr(owner, "__globals__", {}), getattr(owner, "__annotations__", {}))]
     found: dict[str, Any] = {}
-    for part in reversed(inspect.getmro(owner)) if isinstance(owner, type) else (owner,):
-        names = getattr(inspect.getmodule(part), "__dict__", {}) if isinstance(owner, type) else part.__globals__
-        for name, hint in vars(part).get("__annotations__", {}).items() if isinstance(owner, type) else _own(part):
-            try:
+    for names, annotations in sources:
+        for name, hint in annotations.items():
+            found.pop(name, None)
+            with contextlib.suppress(NameError, AttributeError, TypeError):  # imported for type checkers alone, say
                 one = types.SimpleNamespace(__annotations__={name: hint})
                 found[name] = typing.get_type_hints(one, globalns=names, include_extras=True)[name]
-            except (NameError, AttributeError, TypeError):  # imported for type checkers alone, say
-                found.pop(name, None)
+    found.pop("return", None)
     return found
-
-
-def _own(function: Callable[..., Any]) -> collections.abc.ItemsView[str, Any]:
-    return {name: hint for name, hint in function.__annotations__.items() if name != "return"}.items()
 
 
 def shown(value: Any) -> str:
@@ -221,7 +224,7 @@ def describe(hint: Any, many: bool = False) -> str:
         if ASCENDING in marks:
             return f"a range [low, high] of {describe(args[0], many=True)}"
         if len(set(args)) == 1:
-            return f"{len(args)} {describe(args[0], many=True)}"
+            return f"{'groups of ' * many}{len(args)} {describe(args[0], many=True)}"
         return f"({', '.join(map(describe, args))})"
     if origin in _LISTS:
         return f"a list of {describe(args[0], many=True) if args else 'values'}"
@@ -231,8 +234,8 @@ def describe(hint: Any, many: bool = False) -> str:
         return f"a class below {_name(args[0])}" if args else "a class"
     if origin is collections.abc.Callable:
         return "a class or function that makes one" if _name(args[-1] if args else None) else "a function"
-    name = _name(base)
-    return f"{'an' if name[:1] in tuple('AEIO') else 'a'} {name}" if name else str(base)
+    name = _name(base) or str(base)
+    return f"{name}s" if many else f"{'an' if name[:1] in tuple('AEIO') else 'a'} {name}"
 
 
 def _name(hint: Any) -> str:

@@ -58,11 +58,8 @@ class ConvCNP(Learner):
         (dim,), (low, high) = spec.x_shape, domain
         density = (64.0 if dim == 1 else 4.0) if points_per_unit is None else points_per_unit
         depth = (6 if dim == 1 else 3) if depth is None else depth
-        if not low < high or density <= 0 or min(width, depth) < 1 or kernel % 2 == 0:
-            raise ValueError(
-                "expected domain as [low, high] with low < high, points_per_unit > 0, width and depth of at least 1 "
-                f"and an odd kernel, got {domain}, {density}, {width}, {depth} and {kernel}"
-            )
+        if low == high or kernel % 2 == 0:
+            raise ValueError(f"expected domain with low < high and an odd kernel, got {domain} and {kernel}")
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)
         self.cnn = GridUNet(dim, 1 + spec.target.label_size + spec.descriptor_size, width, depth, kernel)

@@ -55,8 +55,6 @@ class Interleaved(Learner):
         points: Count = 101,
     ) -> None:
         super().__init__(spec)
-        if points < 1:
-            raise ValueError(f"expected points of at least 1, the query, got {points}")
         self.embed = Embedding(spec, backbone, causal=True)
         self.read_in = nn.Linear(max(self.embed.out_features, spec.target.label_size), width)
         self.positions = nn.Parameter(torch.empty(2 * points, width).normal_(std=0.02))

@@ -69,10 +69,6 @@ class MAML(Learner):
         super().__init__(spec)
         learn2learn()
         evaluation_steps = steps if evaluation_steps is None else evaluation_steps
-        if lr <= 0 or steps < 1 or evaluation_steps < 1:
-            raise ValueError(
-                f"expected lr above 0, steps and evaluation_steps of at least 1, got {lr}, {steps}, {evaluation_steps}"
-            )
         self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
         self.network = Network(spec, backbone)
 

@@ -46,8 +46,6 @@ class MatchingNet(Learner):
         sharpness: Positive | None = None,
     ) -> None:
         super().__init__(spec)
-        if sharpness is not None and sharpness <= 0:
-            raise ValueError(f"expected a sharpness above 0, got {sharpness}; None learns it")
         self.embed = Embedding(spec, backbone, condition=Gate)
         self.sharpness = sharpness
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0))) if sharpness is None else None
@@ -115,8 +113,6 @@ class FullContextMatchingNet(MatchingNet):
         n_steps: Count = 5,
     ) -> None:
         super().__init__(spec, backbone=backbone, sharpness=sharpness)
-        if n_steps < 1:
-            raise ValueError(f"expected n_steps of at least 1, got {n_steps}; MatchingNet has none")
         width, self.n_steps = self.embed.out_features, n_steps
         self.forwards = nn.LSTM(width, width, batch_first=True)
         self.backwards = nn.LSTM(width, width, batch_first=True)

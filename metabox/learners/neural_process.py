@@ -41,8 +41,6 @@ class NeuralProcess(Learner):
         heads: Count = 8,
     ) -> None:
         super().__init__(spec)
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         self.pairing = pair = pairing(spec.target)

@@ -49,8 +49,6 @@ class VERSA(Learner):
         n_samples: Count = 10,
     ) -> None:
         super().__init__(spec)
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         self.mean = inference_network(features, width, features + 1, bias=False)

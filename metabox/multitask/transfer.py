@@ -22,6 +22,7 @@ from metabox.episodes import Episodes
 from metabox.evaluation import evaluating, interval_of
 from metabox.files import read_json, write_text
 from metabox.objectives import Objective
+from metabox.ranges import Count, checked
 from metabox.training.weighting import losses_by_task, task_names
 
 if TYPE_CHECKING:
@@ -127,13 +128,12 @@ class CosineRecorder:
         ValueError: where the tasks have no names, or the file is another run's.
     """
 
+    @checked
     def __init__(
-        self, objective: Objective, shared: Sequence[nn.Parameter], path: str | Path, every: int = 100
+        self, objective: Objective, shared: Sequence[nn.Parameter], path: str | Path, every: Count = 100
     ) -> None:
-        if every < 1 or not shared:
-            raise ValueError(
-                f"expected every of at least 1 and shared parameters, got {every} and {len(shared)} of them"
-            )
+        if not shared:
+            raise ValueError("expected shared parameters, got none; tasks that share nothing have no common gradient")
         self.objective, self.shared, self.path, self.every = objective, list(shared), Path(path), every
         self.tasks = list(task_names(objective.learner.spec))
         self.record: dict[str, Any] = {"tasks": self.tasks, "steps": [], "cosines": []}

@@ -94,8 +94,6 @@ class Conv4(Backbone):
         super().__init__(x_shape)
         self.norm = norm
         channels, height, width_px = image_shape(self)
-        if downsample not in ("pool", "stride", "stem"):
-            raise ValueError(f'expected downsample "pool", "stride" or "stem", got {downsample!r}')
         self.blocks = nn.ModuleList()
         for i in range(4):
             strided = downsample == "stride" or (downsample == "stem" and i == 0)

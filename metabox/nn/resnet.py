@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context, Norm, NormKind
-from metabox.ranges import BelowOne, Count, Natural, Shape
+from metabox.ranges import BelowOne, Count, Natural, Shape, checked
 
 LEAK = 0.1
 
@@ -33,10 +33,9 @@ class DropBlock(nn.Module):
 
     calls: Tensor
 
-    def __init__(self, rate: float = 0.1, size: int = 5, ramp: int = 0) -> None:
+    @checked
+    def __init__(self, rate: BelowOne = 0.1, size: Count = 5, ramp: Natural = 0) -> None:
         super().__init__()
-        if not 0 <= rate < 1 or size < 1 or ramp < 0:
-            raise ValueError(f"expected 0 <= rate < 1, size >= 1 and ramp >= 0, got {rate}, {size} and {ramp}")
         self.rate, self.size, self.ramp = rate, size, ramp
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 

@@ -36,7 +36,7 @@ class UNet(Backbone):
         super().__init__(x_shape)
         self.norm = norm
         channels, height, width_px = image_shape(self)
-        if depth < 0 or min(height, width_px) < 2**depth:
+        if min(height, width_px) < 2**depth:
             raise ValueError(f"expected a depth from 0 to {int(math.log2(min(height, width_px)))}, got {depth}")
         sizes = [width * 2**level for level in range(depth + 1)]
         down = list(itertools.pairwise([channels, *sizes]))

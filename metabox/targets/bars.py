@@ -36,8 +36,6 @@ class Bars(Vector):
 
     def __init__(self, size: Count = 1, n_bars: Annotated[int, Within(least=3)] = 100) -> None:
         super().__init__(size)
-        if isinstance(n_bars, bool) or not isinstance(n_bars, int) or n_bars < 3:
-            raise ValueError(f"expected n_bars of at least 3, two of them tails, got {n_bars!r}")
         self.n_bars = n_bars
         self.statistics = Statistics(size, n_bars)
 

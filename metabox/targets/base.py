@@ -54,8 +54,6 @@ class Target(Configured, ABC):
     """What a kind keeps of the training tasks, as buffers, which a learner saves with its weights; see `fit`."""
 
     def __init__(self, size: Count) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"expected {self.word} in a number of at least 1, got {size!r}")
         self.size = size
 
     @property

@@ -28,8 +28,6 @@ class Reals(Vector):
 
     def __init__(self, size: Count, noise: Positive | None = None, min_scale: Positive = 1e-2) -> None:
         super().__init__(size)
-        if (noise is not None and not 0 < noise < math.inf) or not 0 < min_scale < math.inf:
-            raise ValueError(f"expected positive standard deviations, got noise {noise}, min_scale {min_scale}")
         self.noise = noise
         self.min_scale = min_scale
 

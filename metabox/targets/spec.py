@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metabox.ranges import Natural, Shape, check_fields
 from metabox.targets.base import Target
 from metabox.targets.vector import check_finite
 
@@ -28,21 +29,13 @@ class TaskSpec:
         ValueError: for sizes out of range, or a target that is none.
     """
 
-    x_shape: tuple[int, ...]
+    x_shape: Shape
     target: Target
-    descriptor_size: int = 0
+    descriptor_size: Natural = 0
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("x_shape", "tasks"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.target, Target):
-            raise ValueError(f"expected a target of metabox.targets, as Classes(5) or Reals(1), got {self.target!r}")
-        if self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
-            raise ValueError(
-                "expected sizes of at least 1 (descriptor_size: at least 0), got "
-                f"x_shape {self.x_shape}, descriptor_size {self.descriptor_size}"
-            )
+        check_fields(self)
 
     def __repr__(self) -> str:
         """Without what is not there, and the number of tasks instead of all their names."""

@@ -160,8 +160,8 @@ class NGrams(Configured):
     """
 
     def __init__(self, size: Count = 256, lengths: tuple[Count, ...] = (3, 4, 5)) -> None:
-        if size < 1 or not lengths or min(lengths) < 1:
-            raise ValueError(f"expected size and lengths of at least 1, got {size} and {lengths}")
+        if not lengths:
+            raise ValueError("expected lengths of one number at least, got none; (3, 4, 5) is usual")
         self.size, self.lengths = size, lengths
 
     def __call__(self, text: str) -> Sequence[float]:

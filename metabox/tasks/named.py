@@ -99,10 +99,6 @@ class FiniteTasks(Sized, EpisodeSampler):
         untold: Share = 0.0,
     ) -> None:
         super().__init__(n_support, n_query)
-        if (temperature is not None and temperature <= 0) or not 0 <= untold <= 1:
-            raise ValueError(
-                f"expected a positive temperature (or None) and untold from 0 to 1, got {temperature} and {untold}"
-            )
         self.temperature = temperature
         self.untold = untold
 

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
 from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.ranges import Count, CountOrRange
+from metabox.ranges import Count, CountOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 PLACES = 1 << 19  # but not more than so many examples
@@ -120,13 +119,6 @@ class _Pool:
         self.poorest = int(self.classes[sizes.argmin()])
 
 
-def _bounds(name: str, value: Range) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, int) else value
-    if not 1 <= low <= high:
-        raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
-    return low, high
-
-
 class NWayKShot(EpisodeSampler):
     """Draws N-way K-shot episodes: classes and drawings without replacement, labels in random order.
 
@@ -159,9 +151,9 @@ class NWayKShot(EpisodeSampler):
         augment: Augmentation | None = None,
         names: Count | None = None,
     ) -> None:
-        self.n_way = _bounds("n_way", n_way)
-        self.n_shot = _bounds("n_shot", n_shot)
-        self.n_query = _bounds("n_query", n_query)
+        self.n_way = ends(n_way)
+        self.n_shot = ends(n_shot)
+        self.n_query = ends(n_query)
         self.imbalanced = imbalanced
         self.within_groups = within_groups
         self.augment = augment

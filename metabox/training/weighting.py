@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from metabox.config import Configured
-from metabox.ranges import Within
+from metabox.ranges import TwoOrMore
 from metabox.targets import TaskSpec
 
 Backward = Callable[[Tensor], None]
@@ -32,10 +31,8 @@ class Weighting(nn.Module, Configured, ABC):
         ValueError: for fewer than two losses.
     """
 
-    def __init__(self, n_losses: Annotated[int, Within(least=2)]) -> None:
+    def __init__(self, n_losses: TwoOrMore) -> None:
         super().__init__()
-        if n_losses < 2:
-            raise ValueError(f"expected n_losses of at least 2, got {n_losses}; a single loss needs no weighting")
         self.n_losses = n_losses
 
     @abstractmethod

@@ -51,8 +51,6 @@ class MMoE(MultiTask):
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)
-        if not 0 <= expert_dropout < 1:
-            raise ValueError(f"expected expert_dropout in [0, 1), got {expert_dropout}; 0.1 in Zhao et al. 2019")
         features = self.embed.out_features
         self.n_experts, self.expert_dropout = n_experts, expert_dropout
         self.experts = nn.Linear(features, n_experts * expert_size)
@@ -124,11 +122,6 @@ class PLE(MultiTask):
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)
-        if min(levels, task_experts, shared_experts) < 1:
-            raise ValueError(
-                "expected at least 1 level, expert of a task and shared expert, got "
-                f"{levels}, {task_experts} and {shared_experts}"
-            )
         sizes = [self.embed.out_features] + [expert_size] * levels
         self.levels = nn.ModuleList(
             Extraction(self.copies, sizes[j], expert_size, task_experts, shared_experts, above=levels - 1 - j)

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from metabox.config import Configured
-from metabox.ranges import PositiveOrRange
+from metabox.ranges import PositiveOrRange, ends
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats, real
+from metabox.tasks.functions.base import Floats
 
 
 class Kernel(Configured, ABC):
@@ -25,7 +25,7 @@ class Kernel(Configured, ABC):
     """
 
     def __init__(self, **hyper: PositiveOrRange) -> None:
-        self.hyper = {name: real(name, value, "positive") for name, value in hyper.items()}
+        self.hyper = {name: ends(value) for name, value in hyper.items()}
 
     @abstractmethod
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:

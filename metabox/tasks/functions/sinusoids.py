@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from metabox.episodes import Split
-from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, PositiveOrRange, Real, RealOrRange
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, PositiveOrRange, Real, RealOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, real, whole
+from metabox.tasks.functions.base import Floats, FunctionTasks
 
 
 class NoisyFunctions(FunctionTasks):
@@ -20,10 +20,10 @@ class NoisyFunctions(FunctionTasks):
 
     def __init__(self, low: Real, high: Real, noise: NotNegative, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1 or not low < high:
-            raise ValueError(f"expected dim of at least 1 and low < high, got dim {dim}, low {low}, high {high}")
+        if not low < high:
+            raise ValueError(f"expected low < high, got low {low} and high {high}")
         self.low, self.high = low, high
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.noise = noise
         self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
     @abstractmethod
@@ -72,8 +72,8 @@ class Sinusoids(NoisyFunctions):
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)
-        self.amplitude = real("amplitude", amplitude)
-        self.phase = real("phase", phase)
+        self.amplitude = ends(amplitude)
+        self.phase = ends(phase)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         amplitude, phase = draws.uniform("amplitude", *self.amplitude, 1), draws.uniform("phase", *self.phase, 1)
@@ -108,9 +108,9 @@ class Harmonics(FunctionTasks):
         **kwargs: Any,
     ) -> None:
         super().__init__(n_support, n_query, **kwargs)
-        self.frequency = real("frequency", frequency)
-        self.centre = real("centre", centre)
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.frequency = ends(frequency)
+        self.centre = ends(centre)
+        self.noise = noise
         self.spec = TaskSpec(x_shape=(1,), target=Reals(1))
 
     def inputs(self, draws: Draws, n: int) -> Floats:
@@ -156,7 +156,7 @@ class Sawtooth(NoisyFunctions):
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, dim, n_support=n_support, n_query=n_query, **kwargs)
-        self.frequency = real("frequency", frequency, "positive")
+        self.frequency = ends(frequency)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         direction = draws.normal("direction", 1, x.shape[2])
@@ -195,7 +195,7 @@ class Steps(NoisyFunctions):
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)
-        self.n_steps = whole("n_steps", n_steps)
+        self.n_steps = ends(n_steps)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         most = self.n_steps[1]

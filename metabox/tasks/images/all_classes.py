@@ -39,8 +39,6 @@ class AllClasses(EpisodeSampler):
     def __init__(
         self, images: NWayKShot, n_query: Count = 64, held_out: Annotated[float, Within(above=0, below=0.5)] = 0.05
     ) -> None:
-        if n_query < 1 or not 0 < held_out < 0.5:
-            raise ValueError(f"expected n_query of at least 1 and held_out in (0, 0.5), got {n_query} and {held_out}")
         self.images, self.n_query, self.held_out = images, n_query, held_out
 
     @property

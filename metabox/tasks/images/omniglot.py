@@ -58,10 +58,6 @@ class Omniglot(NWayKShot):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if split not in ("vinyals", "lake"):
-            raise ValueError(f'expected split "vinyals" or "lake", got {split!r}')
-        if image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; 28 is usual")
         self.split = split
         self.rotations = rotations
         self.image_size = image_size

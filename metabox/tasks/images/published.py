@@ -75,8 +75,6 @@ class PublishedImages(NWayKShot):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; {self.size} is usual")
         self.image_size = image_size or self.size
         self.rotations = rotations
         self.data_root = data_root

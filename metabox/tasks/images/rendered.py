@@ -14,6 +14,7 @@ from metabox.seeding import Draws
 from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
+Side = Annotated[int, Within(least=16)]
 Bytes = NDArray[np.uint8]
 
 
@@ -28,10 +29,8 @@ class RenderedImages(EndlessTask):
         ValueError: for sizes that are too small.
     """
 
-    def __init__(self, n_query: Count, image_size: Annotated[int, Within(least=16)]) -> None:
+    def __init__(self, n_query: Count, image_size: Side) -> None:
         super().__init__(n_query)
-        if image_size < 16:
-            raise ValueError(f"expected image_size of at least 16, got {image_size}")
         self.image_size = image_size
 
     @abstractmethod

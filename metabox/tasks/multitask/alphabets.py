@@ -9,7 +9,7 @@ import torch
 
 from metabox.data.readers import name_some
 from metabox.episodes import SPLITS
-from metabox.ranges import Count, Natural
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
@@ -42,14 +42,14 @@ class Alphabets(FiniteTasks):
     def __init__(
         self,
         alphabets: Count | list[str] | None = None,
-        drawers: tuple[Natural, Natural, Natural] = (12, 4, 4),
+        drawers: tuple[Count, Count, Count] = (12, 4, 4),
         image_size: Count = 28,
         descriptor: Descriptor | None = None,
         data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if sum(drawers) != DRAWINGS or min(drawers) < 1:
+        if sum(drawers) != DRAWINGS:
             raise ValueError(f"expected {DRAWINGS} drawers in three parts of at least 1, got {drawers}; try (12, 4, 4)")
         self.alphabets = alphabets
         self.drawers = drawers

@@ -49,8 +49,6 @@ class CelebA(FiniteTasks):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; 64 is usual")
         self.image_size = image_size
         self.attributes = attributes
         self.parts = parts

@@ -31,8 +31,6 @@ class EndlessTask(EpisodeSampler):
     """
 
     def __init__(self, n_query: Count) -> None:
-        if n_query < 1:
-            raise ValueError(f"expected n_query of at least 1, got {n_query}")
         self.n_query = n_query
 
     @abstractmethod

@@ -54,8 +54,6 @@ class NYUv2(FiniteTasks):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if shrink < 1:
-            raise ValueError(f"expected shrink of at least 1, got {shrink}")
         self.shrink = shrink
         self.weights = weights
         self.data_root = data_root

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 
 from metabox.episodes import Split
-from metabox.ranges import Count, Share, Within
+from metabox.ranges import BelowOne, Count
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.functions.base import Bools, Floats
-from metabox.tasks.images.rendered import Bytes, RenderedImages
+from metabox.tasks.images.rendered import Bytes, RenderedImages, Side
 
 ATTRIBUTES = ("ellipse", "rectangle", "warm", "large", "filled", "tilted", "several", "light")
 
@@ -41,15 +39,13 @@ class Shapes(RenderedImages):
     def __init__(
         self,
         n_query: Count = 16,
-        image_size: Annotated[int, Within(least=16)] = 32,
+        image_size: Side = 32,
         parts: bool = False,
-        missing: Share = 0.0,
+        missing: BelowOne = 0.0,
     ) -> None:
         super().__init__(n_query, image_size)
-        if not 0 <= missing < 1 or (missing and not parts):
-            raise ValueError(
-                f"expected missing from 0 to below 1, and parts: true where it is above 0, got {missing} and {parts}"
-            )
+        if missing and not parts:
+            raise ValueError(f"expected parts=True if labels are missing, got missing {missing} without parts")
         self.parts = parts
         self.missing = missing
 

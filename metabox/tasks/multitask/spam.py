@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from metabox.episodes import SPLITS, Device, Episodes, Split
-from metabox.ranges import Between, Count, CountOrRange, Share, Whole
+from metabox.ranges import Between, Count, CountOrRange, Share, TwoOrMore, Whole, Within, checked, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.tasks.functions.base import Bools, Floats, Ints, whole
+from metabox.tasks.functions.base import Bools, Floats, Ints
 from metabox.tasks.named import FiniteTasks, Rows
+
+Sure = Annotated[float, Within(least=0.5, most=1)]
 
 TOPICS = (
     "sport", "music", "travel", "cooking", "games", "gardens", "fashion", "cars", "health", "loans", "jobs", "films",
@@ -44,12 +46,8 @@ class Users:
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_users: int, dissent: float = 0.3, sure: float = 0.95, seed: int = 0) -> None:
-        if n_users < 1 or not 0 <= dissent <= 1 or not 0.5 <= sure <= 1:
-            raise ValueError(
-                f"expected n_users of at least 1, dissent from 0 to 1 and sure from 0.5 to 1, got {n_users}, "
-                f"{dissent}, {sure}"
-            )
+    @checked
+    def __init__(self, n_users: Count, dissent: Share = 0.3, sure: Sure = 0.95, seed: Whole = 0) -> None:
         self.names = tuple(f"user-{i}" for i in range(n_users))
         crowd = Draws("crowd", seed, n_tasks=1)
         own = Draws("users", seed, n_tasks=n_users)
@@ -126,19 +124,14 @@ class MadeMail(FiniteTasks):
         n_train: CountOrRange = (10, 200),
         n_eval: Count = 100,
         dissent: Share = 0.3,
-        sure: Share = 0.95,
+        sure: Sure = 0.95,
         length: Between[Count] = (10, 40),
-        features: Count = 256,
+        features: TwoOrMore = 256,
         descriptor: Descriptor | None = None,
         data_seed: Whole = 0,
         **kwargs: Any,
     ) -> None:
-        least, most = whole("n_train", n_train, 1)
-        if n_eval < 1 or not 1 <= length[0] <= length[1] or features < 2:
-            raise ValueError(
-                f"expected n_eval of at least 1, a length of 1 or more words and 2 or more features, got {n_eval}, "
-                f"{length} and {features}"
-            )
+        least, most = ends(n_train)
         super().__init__(**kwargs)
         self._users = Users(n_users, dissent, sure, data_seed)
         self.n_users, self.dissent, self.sure = n_users, dissent, sure

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, check_fields
 from metabox.tasks.functions.linear import LinearFunctions, NormalInputs
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -25,13 +26,12 @@ class Growth:
         ValueError: for numbers below 1.
     """
 
-    start: int
-    by: int
-    every: int
+    start: Count
+    by: Count
+    every: Count
 
     def __post_init__(self) -> None:
-        if min(self.start, self.by, self.every) < 1:
-            raise ValueError(f"expected start, by and every of at least 1, got {self}")
+        check_fields(self)
 
     def at(self, step: int, end: int) -> int:
         return min(self.start + self.by * (step // self.every), end)

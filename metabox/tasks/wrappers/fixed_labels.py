@@ -33,8 +33,6 @@ class FixedLabels(EpisodeSampler):
     """
 
     def __init__(self, tasks: EpisodeSampler, share: Share = 0.5) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"expected share from 0 to 1, got {share}")
         self.tasks, self.share = tasks, share
 
     @property

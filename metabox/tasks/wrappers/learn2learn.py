@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.ranges import Count
+from metabox.ranges import Count, checked
 from metabox.seeding import Draws, make_key
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.sampler import EpisodeSampler
@@ -143,6 +143,7 @@ class Taskset:
     `data[np.arange(shots * ways) * 2]`, which is how learn2learn's examples find it, is the support.
     """
 
+    @checked
     def __init__(self, sampler: EpisodeSampler, split: Split, n_tasks: int, seed: int, device: Device) -> None:
         if sampler.spec.target.n_classes is None:
             raise ValueError(f"expected tasks of classes, got {sampler.spec.target!r}")

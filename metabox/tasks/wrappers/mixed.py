@@ -35,10 +35,6 @@ class MixedClasses(EpisodeSampler):
     """
 
     def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: Share = 0.5) -> None:
-        if how not in ("cutmix", "mixup"):
-            raise ValueError(f'expected how as "cutmix" or "mixup", got {how!r}')
-        if not 0 <= p <= 1:
-            raise ValueError(f"expected p as a share between 0 and 1, got {p}")
         self.tasks, self.how, self.p = tasks, how, p
 
     @property

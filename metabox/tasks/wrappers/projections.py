@@ -32,8 +32,6 @@ class RandomProjections(EpisodeSampler):
     """
 
     def __init__(self, tasks: EpisodeSampler, size: Count | None = None, n_maps: Count | None = None) -> None:
-        if (size is not None and size < 1) or (n_maps is not None and n_maps < 1):
-            raise ValueError(f"expected size and n_maps of at least 1, or none, got {size} and {n_maps}")
         self.tasks, self.size, self.n_maps = tasks, size, n_maps
 
     @property
