@@ -34,23 +34,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Within:
-    """Bounds of a number, for `Annotated[int, Within(least=1)]`; a float is finite in any case.
+    """Bounds of a number, for `Annotated[int, Within(least=1)]`.
 
     Args:
         least: the smallest value.
         most: the largest value.
         above: a value that is smaller than all.
         below: a value that is larger than all.
+        infinite: whether a float may be infinite; NaN it never is.
     """
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    infinite: bool = False
 
     def __contains__(self, value: float) -> bool:
         return not (
-            (self.least is not None and value < self.least)
+            math.isnan(value)
+            or (math.isinf(value) and not self.infinite)
+            or (self.least is not None and value < self.least)
             or (self.most is not None and value > self.most)
             or (self.above is not None and value <= self.above)
             or (self.below is not None and value >= self.below)
@@ -180,8 +184,8 @@ def hints(owner: Any) -> Mapping[str, Any]:
         owner = inspect.unwrap(owner)
         sources = [(getattr(owner, "__globals__", {}), getattr(owner, "__annotations__", {}))]
     found: dict[str, Any] = {}
-    for names, annotations in sources:
-        for name, hint in annotations.items():
+    for names, own in sources:
+        for name, hint in own.items():
             found.pop(name, None)
             with contextlib.suppress(NameError, AttributeError, TypeError):  # imported for type checkers alone, say
                 one = types.SimpleNamespace(__annotations__={name: hint})
@@ -310,7 +314,7 @@ def _number(value: Any, kind: type, bounds: Within) -> Any:
             value = float(value)
         except OverflowError:
             raise _Refused from None
-        return _if(math.isfinite(value) and value in bounds, value)
+        return _if(value in bounds, value)
     if kind is int and whole:
         return _if(value in bounds, int(value))
     if isinstance(value, (Tensor, np.ndarray)):

@@ -22,7 +22,7 @@ from metabox.episodes import Episodes
 from metabox.evaluation import evaluating, interval_of
 from metabox.files import read_json, write_text
 from metabox.objectives import Objective
-from metabox.ranges import Count, checked
+from metabox.ranges import Count, check
 from metabox.training.weighting import losses_by_task, task_names
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ class CosineRecorder:
         ValueError: where the tasks have no names, or the file is another run's.
     """
 
-    @checked
     def __init__(
         self, objective: Objective, shared: Sequence[nn.Parameter], path: str | Path, every: Count = 100
     ) -> None:
+        check("every", every, Count)
         if not shared:
             raise ValueError("expected shared parameters, got none; tasks that share nothing have no common gradient")
         self.objective, self.shared, self.path, self.every = objective, list(shared), Path(path), every

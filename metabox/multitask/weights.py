@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from metabox.ranges import Count, NotNegative, Positive, TwoOrMore
+from metabox.ranges import Count, NotNegative, Positive, TwoOrMore, Within
 from metabox.training.weighting import Backward, Weights, some
 
 SMALLEST = 1e-3
@@ -176,7 +176,7 @@ class WorstCase(Weights):
         step: of q; `inf` puts all weight on the largest loss of the batch.
     """
 
-    def __init__(self, n_losses: TwoOrMore, step: Positive = 0.01) -> None:
+    def __init__(self, n_losses: TwoOrMore, step: Annotated[float, Within(above=0, infinite=True)] = 0.01) -> None:
         super().__init__(n_losses)
         self.step = step
         self.register_buffer("log_q", torch.full([n_losses], -math.log(n_losses)))
