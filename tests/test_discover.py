@@ -91,9 +91,10 @@ def test_what_was_found_can_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     (one,) = discover.subclasses("Learner")
     assert one.load().__name__ == "One"
-    lazy = discover.lazy("made_up_walk.learners", ("Learner",))
+    lazy, names = discover.lazy("made_up_walk", "Learner")
+    assert names() == ["One"]
     assert lazy("One") is one.load()
-    with pytest.raises(AttributeError, match=r"module 'made_up_walk\.learners' has no attribute 'Two'"):
+    with pytest.raises(AttributeError, match=r"module .made_up_walk. has no attribute 'Two'"):
         lazy("Two")
 
 

@@ -54,8 +54,6 @@ class MAML(Learner):
         ImportError: where learn2learn is not installed.
     """
 
-    requires = "learn2learn"
-
     def __init__(
         self,
         spec: TaskSpec,
@@ -119,12 +117,6 @@ class MAML(Learner):
                 loss = self.spec.target.error(within(predictions(copy.module), classes), support.y)
                 copy.adapt(task_mean(loss, support.mask).sum())
         return copy.module
-
-    def extra_repr(self) -> str:
-        return (
-            f"lr={self.lr}, steps={self.steps}, evaluation_steps={self.evaluation_steps}, "
-            f"first_order={self.first_order}"
-        )
 
 
 class ANIL(MAML):

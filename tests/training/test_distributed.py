@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).parents[1]))  # as a script, too, it finds what tests share
 from toys import Signs
 
 from metabox.evaluation import evaluate

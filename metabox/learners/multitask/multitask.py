@@ -50,7 +50,6 @@ class MultiTask(Learner):
         super().__init__(spec)
         named = replace(spec, tasks=()) if spec.target.parts else spec
         self.code = TaskCode(named, code)
-        self.reads_support = code != "given"
         self.copies = len(spec.target.parts) or self.code.n_tasks
         # The first columns of the descriptor tell the task, where it has a name that matters here.
         self.told = min(len(named.tasks), spec.descriptor_size)
