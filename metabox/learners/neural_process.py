@@ -78,7 +78,7 @@ class NeuralProcess(Learner):
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
-        examples = self.check(examples, descriptor)
+        examples, descriptor, _ = self.check(examples, descriptor)
         h, _ = self.embed.adapt(examples, descriptor)
         return self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
 

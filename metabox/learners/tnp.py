@@ -91,7 +91,7 @@ class TNPA(TNPD):
         Raises:
             ValueError: where the examples are not of the kind that the learner was built for.
         """
-        examples = self.check(examples, phi.get("descriptor"))
+        examples, _, _ = self.check(examples, phi.get("descriptor"))
         return self._extend(phi, self.embed(examples.x, phi), examples)
 
     def joint(self, phi: Phi, query: Examples) -> Tensor:
@@ -100,7 +100,7 @@ class TNPA(TNPD):
         Raises:
             ValueError: where the query is not of the kind that the learner was built for.
         """
-        query = self.check(query, phi.get("descriptor"))
+        query, _, _ = self.check(query, phi.get("descriptor"))
         h = self.embed(query.x, phi)
         params = self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
         return within(params, phi.get("classes"))
