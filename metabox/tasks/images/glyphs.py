@@ -27,16 +27,18 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.config import Unpack
+from metabox.data.class_images import ClassImages, Ints
 from metabox.episodes import SPLITS, Device
 from metabox.ranges import Within, checked
 from metabox.seeding import hash_words, make_key, mix
-from metabox.tasks.nway import ClassImages, Ints, NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 Side = Annotated[int, Within(least=8, most=1024)]
 Wobble = Annotated[float, Within(least=0, most=2)]
@@ -288,12 +290,7 @@ class Glyphs(NWayKShot):
         ValueError: image_size outside [8, 1024] or wobble outside [0, 2].
     """
 
-    def __init__(
-        self,
-        image_size: Side = 28,
-        wobble: Wobble = 1.0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0, **kwargs: Unpack[NWayOptions]) -> None:
         super().__init__(**kwargs)
         self._images = GlyphImages(image_size, wobble)
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from metabox.episodes import SPLITS, Device, Episodes, Split
+from metabox.config import Unpack
+from metabox.episodes import SPLITS, Device, Episodes
 from metabox.ranges import Between, Count, CountOrRange, Share, TwoOrMore, Whole, Within, checked, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
 from metabox.tasks.functions.base import Bools, Floats, Ints
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.place import Place
 
 Sure = Annotated[float, Within(least=0.5, most=1)]
 
@@ -79,7 +81,8 @@ class Users:
         np.add.at(hashed, places, self.words.T)
         log_topic = np.log(self.interests)[user] + counts @ np.log(np.where(hashed > 0, hashed, 1))
         topic = np.exp(log_topic - log_topic.max(1, keepdims=True))
-        return (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        spam: Floats = (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        return spam
 
     def about(self) -> list[About]:
         """What descriptors may tell of them: interests are the metadata, opinions the text and the specification."""
@@ -129,7 +132,7 @@ class MadeMail(FiniteTasks):
         features: TwoOrMore = 256,
         descriptor: Descriptor | None = None,
         data_seed: Whole = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         least, most = ends(n_train)
         super().__init__(**kwargs)
@@ -160,12 +163,10 @@ class MadeMail(FiniteTasks):
             descriptors=told,
         )
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` users; see `EpisodeSampler.sample`."""
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of users; see `EpisodeSampler.sample`."""
         # On the CPU first: a sum on another device is rounded otherwise.
-        episodes = super().sample(index, n_tasks, split=split, seed=seed, first=first)
+        episodes = super().sample(place)
         assert episodes.origin is not None
         rows = episodes.origin[:, episodes.support.x.shape[1] :]
         best = self._log_best[rows.clamp(min=0)]
@@ -176,7 +177,8 @@ def choose(p: Floats, row: Ints, u: Floats) -> Ints:
     """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
-    return np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    chosen: Ints = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    return chosen
 
 
 def word_places(features: int) -> Ints:
@@ -192,4 +194,5 @@ def count_words(words: Ints, present: Bools, places: Ints, features: int) -> Flo
 
 def _softmax(logits: Floats) -> Floats:
     p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    softmax: Floats = p / p.sum(-1, keepdims=True)
+    return softmax
