@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.ranges import check_arguments
+from metabox.checks import check_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack

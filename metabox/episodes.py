@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metabox.checks import shown
 from metabox.inputs import device_of, kind_of, tensor_of
-from metabox.ranges import shown
 from metabox.targets import TaskSpec
 
 Split = Literal["train", "val", "test"]

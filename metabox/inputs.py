@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.ranges import shown
+from metabox.checks import shown
 
 FLOATS = (torch.float32, torch.float64)
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
 from metabox.learners.phi import check_form, check_phi
 from metabox.nn.sets import membership
-from metabox.ranges import shown
 from metabox.targets import Classes, Target, TaskSpec, Vector
 
 Phi = dict[str, Tensor]

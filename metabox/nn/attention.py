@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean
-from metabox.ranges import Count, checked
+from metabox.ranges import Count
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.episodes import Examples
 from metabox.nn.sets import one_hot
-from metabox.ranges import checked
 from metabox.targets import Classes, TaskSpec
 
 LabelKind = Literal["one-hot", "strings"]

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from metabox.ranges import Count, Share, checked
+from metabox.checks import checked
+from metabox.ranges import Count, Share
 
 GateKind = Literal["learned", "emitted"]
 

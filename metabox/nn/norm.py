@@ -9,7 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from metabox.ranges import Count, checked
+from metabox.checks import checked
+from metabox.ranges import Count
 
 NormKind = Literal["batch", "support", "task", "transductive", "group"]
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context, Norm, NormKind
-from metabox.ranges import BelowOne, Count, Natural, Shape, checked
+from metabox.ranges import BelowOne, Count, Natural, Shape
 
 LEAK = 0.1
 

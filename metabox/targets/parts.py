@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metabox.ranges import Count, NotNegative, check_fields
+from metabox.checks import check_fields
+from metabox.ranges import Count, NotNegative
 from metabox.targets.base import Target, task_mean
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metabox.ranges import Natural, Shape, check_fields
+from metabox.checks import check_fields
+from metabox.ranges import Natural, Shape
 from metabox.targets.base import Target
 from metabox.targets.vector import check_finite
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import check_fields
 from metabox.config import Configured
-from metabox.ranges import Count
+from metabox.ranges import Count, Real
 
 Value = bool | float | str
 Encoder = Callable[[str], Sequence[float]]
@@ -34,9 +35,12 @@ class About:
     """
 
     name: str
-    features: Sequence[float] = ()
+    features: Sequence[Real] = ()
     text: str = ""
     specification: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Descriptor(Configured, ABC):

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from metabox.ranges import BelowOne, Count, Natural, NotNegative, Positive, Within, check_fields
+from metabox.checks import check_fields
+from metabox.ranges import BelowOne, Count, Natural, NotNegative, Positive, Within
 
 BELONGS = {
     "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),

@@ -9,10 +9,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.episodes import Examples
 from metabox.nn.backbones import Conv4, make_backbone
 from metabox.nn.mlp import Perceptron
-from metabox.ranges import checked
 from metabox.targets import TaskSpec
 
 CodeKind = Literal["given", "inferred", "both"]

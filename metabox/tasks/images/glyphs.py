@@ -33,10 +33,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import checked
 from metabox.config import Unpack
 from metabox.data.class_images import ClassImages, Ints
 from metabox.episodes import SPLITS, Device
-from metabox.ranges import Within, checked
+from metabox.ranges import Within
 from metabox.seeding import hash_words, make_key, mix
 from metabox.tasks.nway import NWayKShot, NWayOptions
 

@@ -8,9 +8,10 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from metabox.checks import checked
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes
-from metabox.ranges import Between, Count, CountOrRange, Share, TwoOrMore, Whole, Within, checked, ends
+from metabox.ranges import Between, Count, CountOrRange, Share, TwoOrMore, Whole, Within, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean

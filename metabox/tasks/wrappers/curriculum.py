@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 
+from metabox.checks import check_fields
 from metabox.episodes import Device, Episodes, Examples
-from metabox.ranges import Count, check_fields
+from metabox.ranges import Count
 from metabox.tasks.functions.linear import LinearFunctions, NormalInputs
 from metabox.tasks.place import Place
 from metabox.tasks.wrappers.base import Wrapper

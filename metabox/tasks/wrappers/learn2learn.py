@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import checked
 from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.ranges import Count, checked
+from metabox.ranges import Count
 from metabox.seeding import make_key
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
