@@ -326,6 +326,8 @@ def _tuple(readers: list[Callable[[Any], Any]], ascending: bool, value: Any) -> 
 
 
 def _several(kind: Any, read: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if not isinstance(value, (list, tuple)):
         if kind is collections.abc.Sequence and isinstance(value, kind) and not isinstance(value, (str, bytes)):
             return value

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metabox.checks import check_fields
 from metabox.config import Configured
-from metabox.ranges import Count, Real
+from metabox.ranges import Count
 
 Value = bool | float | str
 Encoder = Callable[[str], Sequence[float]]
@@ -35,7 +35,7 @@ class About:
     """
 
     name: str
-    features: Sequence[Real] = ()
+    features: Sequence[Any] = ()
     text: str = ""
     specification: Mapping[str, Value] = field(default_factory=dict)
 
