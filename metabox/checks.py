@@ -137,7 +137,8 @@ def shown(value: Any) -> str:
         return f"an array {value.dtype} {list(value.shape)}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return " ".join(_SHORT.repr(value).split())
+    text = " ".join(_SHORT.repr(value).split())
+    return text if len(text) <= 2 * _SHORT.maxstring else f"{text[: 2 * _SHORT.maxstring]}..."
 
 
 _SHORT = reprlib.Repr()
