@@ -19,12 +19,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import restricted_string_type
 
 from metabox import discover, gate, messages
+from metabox.checks import check_fields, checked
 from metabox.data.root import DATA_VARIABLE, name_data_root
 from metabox.episodes import Split
 from metabox.evaluation import Scores, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
+from metabox.ranges import NotNegative, Real
 from metabox.reports import manifest
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -53,11 +55,14 @@ class Claim:
     """
 
     metric: str
-    value: float
+    value: Real
     source: str
-    interval: float | None = None
+    interval: NotNegative | None = None
     protocol: str = ""
     verified: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
@@ -184,6 +189,7 @@ def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
     return tasks | normalisation(learner)
 
 
+@checked
 def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:
     """The learner of a finished run with its best weights, in evaluation mode, and its evaluation sampler.
 

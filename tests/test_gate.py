@@ -195,9 +195,9 @@ def test_a_run_that_a_run_begins_from_is_read_through_the_gate(here: Path) -> No
         (mail("{class_path: metabox.learners.CNP}"), "arguments are required"),  # it can be called
         (
             TASKS + "learner: {class_path: CNP, init_args: {width: -1}}",
-            "the learner can be built with, got RuntimeError",
+            "error: expected width as a whole number of at least 1, got -1\n",
         ),
-        (network("{class_path: Conv4, init_args: {width: -1}}"), "the learner can be built with, got RuntimeError"),
+        (network("{class_path: Conv4, init_args: {width: -1}}"), "expected width as a whole number of at least 1"),
     ],
 )
 def test_a_value_that_a_constructor_stumbles_over_is_named(

@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.checks import check_fields, shown
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.inputs import tensor_of
+from metabox.ranges import CountOrRange, NaturalOrRange, Positive, Share
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
-from metabox.tasks.functions.base import Bools, Ints, Range, Sized
+from metabox.tasks.functions.base import Bools, Ints, Sized
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -48,6 +51,13 @@ class Rows:
     ways: Ints | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name, axes in (("x", "[n, *x_shape]"), ("y", "[n] or [n, size]"), ("descriptors", "[K, dz]")):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tensor_of(name, value, axes))
+        for name in ("task", "ways"):
+            if (value := getattr(self, name)) is not None and np.asarray(value).dtype.kind not in "iu":
+                raise ValueError(f"expected {name} as whole numbers, got {shown(value)}")
         n, tasks = len(self.x), max(1, len(self.spec.tasks))
         lengths = {"y": len(self.y), "split": len(self.split), "task": n if self.task is None else len(self.task)}
         if wrong := {name: length for name, length in lengths.items() if length != n}:
@@ -102,13 +112,13 @@ class FiniteTasks(Sized, EpisodeSampler):
     """
 
     def __init__(
-        self, n_support: Range = 0, n_query: Range = 16, temperature: float | None = None, untold: float = 0.0
+        self,
+        n_support: NaturalOrRange = 0,
+        n_query: CountOrRange = 16,
+        temperature: Positive | None = None,
+        untold: Share = 0.0,
     ) -> None:
         super().__init__(n_support, n_query)
-        if (temperature is not None and temperature <= 0) or not 0 <= untold <= 1:
-            raise ValueError(
-                f"expected a positive temperature (or None) and untold from 0 to 1, got {temperature} and {untold}"
-            )
         self.temperature = temperature
         self.untold = untold
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from metabox.data.augment import Augmentation, augmented
 from metabox.data.class_images import ClassImages, Ints
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 Bools = NDArray[np.bool_]
-Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
@@ -66,13 +66,6 @@ class _Pool:
         self.poorest = int(self.classes[sizes.argmin()])
 
 
-def _bounds(name: str, value: Range) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, int) else value
-    if not 1 <= low <= high:
-        raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
-    return low, high
-
-
 class NWayOptions(TypedDict, total=False):
     """The options of `NWayKShot`, for the signatures of its subclasses."""
 
@@ -109,17 +102,17 @@ class NWayKShot(EpisodeSampler):
 
     def __init__(
         self,
-        n_way: Range = 5,
-        n_shot: Range = 1,
-        n_query: Range = 15,
+        n_way: CountOrRange = 5,
+        n_shot: CountOrRange = 1,
+        n_query: CountOrRange = 15,
         imbalanced: bool = False,
         within_groups: bool = False,
         augment: Augmentation | None = None,
-        names: int | None = None,
+        names: Count | None = None,
     ) -> None:
-        self.n_way = _bounds("n_way", n_way)
-        self.n_shot = _bounds("n_shot", n_shot)
-        self.n_query = _bounds("n_query", n_query)
+        self.n_way = ends(n_way)
+        self.n_shot = ends(n_shot)
+        self.n_query = ends(n_query)
         self.imbalanced = imbalanced
         self.within_groups = within_groups
         self.augment = augment

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from metabox.checks import checked
 from metabox.files import write_json
 from metabox.learners.base import Learner
+from metabox.ranges import Whole
 from metabox.targets import Target
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
@@ -29,6 +31,7 @@ __all__ = ["MakeLearner", "MakeObjective", "MakeWeighting", "check", "run"]
 LOG_EVERY = 50
 
 
+@checked
 def run(
     tasks: EpisodeSampler,
     learner: MakeLearner,
@@ -39,7 +42,7 @@ def run(
     weighting: MakeWeighting | None = None,
     target: Target | None = None,
     hooks: list[Hook] | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     out: str | Path,
 ) -> Learner:
     """Meta-train a learner and return it in evaluation mode, with the weights that were best in validation.

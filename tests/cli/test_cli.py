@@ -160,7 +160,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["train", "glyph-5w1s-incontext"], "did you mean glyphs-5w1s-incontext?"),
         (["train", GLYPHS, "--outer.step", "3"], "step"),
         (["train", GLYPHS, "--outer.steps", "many"], "steps"),
-        (["train", GLYPHS, "--outer.steps", "0"], "expected steps of at least 1, got 0"),
+        (["train", GLYPHS, "--outer.steps", "0"], "expected steps as a whole number of at least 1, got 0"),
         (["train", GLYPHS, "--learner.init_args.widht", "3"], "widht"),
         (["train", GLYPHS, "--learner", "os.system"], "os.system"),
         (["train", GLYPHS, "--n_test", "0"], "expected n_test of at least 1, got 0"),

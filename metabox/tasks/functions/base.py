@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, ends
 from metabox.seeding import Draws
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -21,35 +22,6 @@ from metabox.tasks.sampler import EpisodeSampler
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Range = int | tuple[int, int]
-Interval = float | tuple[float, float]
-
-
-def whole(name: str, value: Range, smallest: int = 0) -> tuple[int, int]:
-    """A whole number or a range [low, high] of them as its two ends.
-
-    Raises:
-        ValueError: where it is neither, or begins below `smallest`.
-    """
-    low, high = (value, value) if isinstance(value, int) else value
-    if not smallest <= low <= high:
-        raise ValueError(
-            f"expected {name} as a whole number of at least {smallest} or a range [low, high] of them, got {value}"
-        )
-    return low, high
-
-
-def real(name: str, value: Interval, sign: Literal["any", "non-negative", "positive"] = "any") -> tuple[float, float]:
-    """A number or a range [low, high] as its two ends.
-
-    Raises:
-        ValueError: where it is neither, or has the wrong sign.
-    """
-    low, high = (value, value) if isinstance(value, (int, float)) else value
-    if not -np.inf < low <= high < np.inf or (sign == "positive" and low <= 0) or (sign == "non-negative" and low < 0):
-        kind = "number" if sign == "any" else f"{sign} number"
-        raise ValueError(f"expected {name} as a {kind} or a range [low, high] of such, got {value}")
-    return low, high
 
 
 def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[Any], Bools]:
@@ -64,9 +36,11 @@ def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[
 class Sized:
     """Draws how many points a task has: a part of `FunctionTasks`, with its options and errors."""
 
-    def __init__(self, n_support: Range, n_query: Range, max_points: int | None = None, share_sizes: int = 1) -> None:
-        self.n_support = whole("n_support", n_support)
-        self.n_query = whole("n_query", n_query, 1)
+    def __init__(
+        self, n_support: NaturalOrRange, n_query: CountOrRange, max_points: Count | None = None, share_sizes: Count = 1
+    ) -> None:
+        self.n_support = ends(n_support)
+        self.n_query = ends(n_query)
         self.max_points = max_points
         self.share_sizes = share_sizes
         if max_points is not None and max_points < self.n_support[1] + self.n_query[0]:
@@ -74,8 +48,6 @@ class Sized:
                 f"expected max_points of at least {self.n_support[1]} + {self.n_query[0]}, the most support and the "
                 f"fewest query points, got {max_points}"
             )
-        if share_sizes < 1:
-            raise ValueError(f"expected share_sizes of at least 1, got {share_sizes}; 1 lets every task draw its own")
 
     @property
     def n_points(self) -> int:

@@ -6,14 +6,15 @@ import math
 from abc import abstractmethod
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, Range, real, take
+from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, take
 from metabox.tasks.functions.gaussian_process import log_sum_exp
 
 MOST_SUBSETS = 5000  # of coordinates, for the oracle of sparse functions
@@ -23,10 +24,8 @@ CHUNK = 1 << 22  # numbers in memory at once, for the oracle of a pool
 class NormalInputs(FunctionTasks):
     """Functions of standard normal inputs."""
 
-    def __init__(self, dim: int, **kwargs: Any) -> None:
+    def __init__(self, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1:
-            raise ValueError(f"expected dim of at least 1, got {dim}")
         self.dim = dim
         self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
@@ -70,23 +69,21 @@ class LinearFunctions(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        sparsity: int | None = None,
-        noise: float = 0.0,
-        pool: int | None = None,
-        pool_seed: int = 0,
+        dim: Count = 20,
+        sparsity: Count | None = None,
+        noise: NotNegative = 0.0,
+        pool: Count | None = None,
+        pool_seed: Whole = 0,
         oracle: bool = True,
-        n_support: Range = 40,
-        n_query: Range = 1,
+        n_support: NaturalOrRange = 40,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if sparsity is not None and not 1 <= sparsity <= dim:
+        if sparsity is not None and sparsity > dim:
             raise ValueError(f"expected sparsity from 1 to dim = {dim}, got {sparsity}; None for dense functions")
-        if pool is not None and pool < 1:
-            raise ValueError(f"expected a pool of at least 1 task, got {pool}; None for endless tasks")
         self.sparsity, self.pool, self.pool_seed, self.oracle = sparsity, pool, pool_seed, oracle
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.noise = noise
 
     def _weights(self, draws: Draws) -> Floats:
         """w of each task, `[T, dim]`."""
@@ -195,15 +192,13 @@ class TwoLayerNetworks(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        hidden: int = 100,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        hidden: Count = 100,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if hidden < 1:
-            raise ValueError(f"expected at least 1 hidden unit, got {hidden}")
         self.hidden = hidden
 
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, None]:
@@ -230,15 +225,13 @@ class DecisionTrees(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        depth: int = 4,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        depth: Annotated[int, Within(least=1, most=16)] = 4,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if not 1 <= depth <= 16:
-            raise ValueError(f"expected depth from 1 to 16, got {depth}")
         self.depth = depth
 
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, None]:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Examples
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, Real
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Bools, Range, Sized, take
+from metabox.tasks.functions.base import Bools, Sized, take
 from metabox.tasks.images.glyphs import Glyphs
 from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
@@ -41,12 +42,12 @@ class ImageCompletion(Sized, EpisodeSampler):
     def __init__(
         self,
         images: NWayKShot | None = None,
-        low: float = -1.0,
-        high: float = 1.0,
-        n_support: Range = (3, 196),
-        n_query: Range | None = None,
-        max_points: int | None = None,
-        share_sizes: int = 16,
+        low: Real = -1.0,
+        high: Real = 1.0,
+        n_support: NaturalOrRange = (3, 196),
+        n_query: CountOrRange | None = None,
+        max_points: Count | None = None,
+        share_sizes: Count = 16,
     ) -> None:
         super().__init__(n_support, 1 if n_query is None else n_query, max_points, share_sizes)
         if not low < high:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import Count, NotNegative
 from metabox.seeding import Draws
 from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
 from metabox.tasks.functions.base import Floats, Ints
-from metabox.tasks.images.rendered import Bytes, RenderedImages
+from metabox.tasks.images.rendered import Bytes, RenderedImages, Side
 
 CLASSES = ("floor", "wall", "ball", "box")
 FLOOR, WALL, BALL, BOX = range(4)
@@ -58,7 +59,10 @@ class Scenes(RenderedImages):
     """
 
     def __init__(
-        self, n_query: int = 4, image_size: int = 32, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+        self,
+        n_query: Count = 4,
+        image_size: Side = 32,
+        weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__(n_query, image_size)
         self.weights = weights

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from metabox.episodes import Split
+from metabox.ranges import BelowOne, Count
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.functions.base import Bools, Floats
-from metabox.tasks.images.rendered import Bytes, RenderedImages
+from metabox.tasks.images.rendered import Bytes, RenderedImages, Side
 
 ATTRIBUTES = ("ellipse", "rectangle", "warm", "large", "filled", "tilted", "several", "light")
 
@@ -35,12 +36,16 @@ class Shapes(RenderedImages):
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_query: int = 16, image_size: int = 32, parts: bool = False, missing: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_query: Count = 16,
+        image_size: Side = 32,
+        parts: bool = False,
+        missing: BelowOne = 0.0,
+    ) -> None:
         super().__init__(n_query, image_size)
-        if not 0 <= missing < 1 or (missing and not parts):
-            raise ValueError(
-                f"expected missing from 0 to below 1, and parts: true where it is above 0, got {missing} and {parts}"
-            )
+        if missing and not parts:
+            raise ValueError(f"expected parts=True if labels are missing, got missing {missing} without parts")
         self.parts = parts
         self.missing = missing
 
