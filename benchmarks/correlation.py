@@ -28,6 +28,7 @@ from metabox.learners.base import Learner
 from metabox.learners.multitask.experts import MMoE
 from metabox.targets import TaskSpec
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions
+from metabox.tasks.place import Place
 from metabox.training.environment import facts
 
 EXPERTS, EXPERT, TOWER = 8, 16, 8  # units of the networks
@@ -51,7 +52,7 @@ def networks(spec: TaskSpec) -> dict[str, partial[MMoE]]:
 @torch.no_grad()
 def error(learner: Learner, tasks: CorrelatedRegressions, split: Split) -> float:
     """Mean squared distance between predicted and true means: the squared error without the noise."""
-    episodes = tasks.sample(0, 100, split=split, seed=1)
+    episodes = tasks.sample(Place(100, split, seed=1))
     true = torch.from_numpy(tasks.means(episodes.query.x.double().numpy()))
     return float((learner(episodes)[..., [0, 2]] - true).square().mean())
 

@@ -32,6 +32,7 @@ from metabox.nn.backbones import MLP
 from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess
 from metabox.tasks.functions.kernels import RBF
+from metabox.tasks.place import Place
 
 Row = dict[str, Any]
 RECIPE = "gp-rbf-convcnp-cpu"
@@ -88,7 +89,10 @@ def our(make: Any, lr: float) -> Trainee:
     torch.manual_seed(0)
     objective = QueryLoss(make(TASKS.spec))
     return Trainee(
-        objective, lambda i: TASKS.sample(i, 16, split="train"), lambda tasks: objective(tasks)["loss"].mean(), lr
+        objective,
+        lambda i: TASKS.sample(Place(16, "train", index=i)),
+        lambda tasks: objective(tasks)["loss"].mean(),
+        lr,
     )
 
 
@@ -108,7 +112,8 @@ def peer(name: str, lr: float) -> Trainee:
     module = getattr(nps, name)(likelihood="het")
 
     def loss(batch: Any) -> Tensor:
-        return -nps.loglik(module, batch["contexts"], batch["xt"], batch["yt"], normalise=True).mean()
+        log_p: Tensor = nps.loglik(module, batch["contexts"], batch["xt"], batch["yt"], normalise=True)
+        return -log_p.mean()
 
     with torch.no_grad():
         loss(tasks.generate_batch())  # its modules make their weights when first called
@@ -141,7 +146,7 @@ def size(module: nn.Module) -> int:
 def speed(name: str, rounds: int) -> Row:
     """Milliseconds of a training step of models of equal size, in turn; ours also in bf16, which `precision` allows."""
     ours, theirs = our(OURS[name][2], 1e-4), peer(*PEERS[name])
-    steps = (
+    steps: tuple[Callable[[int], float], ...] = (
         lambda i: theirs.step(i, 1e-4),
         lambda i: ours.step(i, 1e-4),
         lambda i: ours.step(i, 1e-4, bf16=True),

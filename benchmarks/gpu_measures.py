@@ -16,8 +16,9 @@ from alone import Tell
 from budget import row as trained
 
 from metabox import recipe as recipes
-from metabox.episodes import Episodes
+from metabox.episodes import Device, Episodes
 from metabox.tasks import GaussianProcess, Omniglot
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.environment import facts
 from metabox.training.loop import run
@@ -90,11 +91,11 @@ class Watch(EpisodeSampler):
     def fingerprint(self) -> str:
         return self._tasks.fingerprint()
 
-    def sample(self, *arguments: Any, **named: Any) -> Episodes:
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         self._calls += 1
         if self._calls > 1:
             next(self._steps)
-        return self._tasks.sample(*arguments, **named)
+        return self._tasks.sample(place, device)
 
     def _clock(self) -> float:
         """Now, once the device is done."""
@@ -204,7 +205,7 @@ def sampling(tell: Tell, device: str, data_root: str | None, quick: bool) -> Non
     for way, shot in ((5, 1), (20, 5)):
         images = Omniglot(n_way=way, n_shot=shot, n_query=15, rotations=True, data_root=data_root)
         rate(f"omniglot {way}w{shot}s", 32, _drawing(images, 32, device))
-        rows = images.sample(0, 32, split="train").origin
+        rows = images.sample(Place(32, "train")).origin
         assert rows is not None
         gather: Callable[[], object] = partial(images.images.pictures, rows.flatten(), device)
         rate(f"omniglot {way}w{shot}s, gather alone", 32, gather)
@@ -213,7 +214,7 @@ def sampling(tell: Tell, device: str, data_root: str | None, quick: bool) -> Non
 def _drawing(tasks: EpisodeSampler, n_tasks: int, device: str) -> Callable[[], object]:
     """Other tasks in every call, as in training."""
     number = iter(range(1 << 31))
-    return lambda: tasks.sample(next(number), n_tasks, split="train", device=device)
+    return lambda: tasks.sample(Place(n_tasks, "train", index=next(number)), device)
 
 
 # Training

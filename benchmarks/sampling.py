@@ -27,6 +27,7 @@ from torch import Tensor
 from metabox.data.root import CACHE_VARIABLE
 from metabox.files import write_json
 from metabox.tasks.images.omniglot import Omniglot
+from metabox.tasks.place import Place
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.environment import facts
 
@@ -59,7 +60,7 @@ def compare(sampler: Omniglot, rounds: int, calls: int) -> dict[str, object]:
     gather = bare(sampler, per_call, calls)
 
     def sample(step: int) -> object:
-        return sampler.sample(step, TASKS, split="train")
+        return sampler.sample(Place(TASKS, "train", index=step))
 
     seconds(sample, 0, 2), seconds(gather, 0, 2)  # first use
     times = [(seconds(gather, 0, calls), seconds(sample, 2 + i * calls, calls)) for i in range(rounds)]

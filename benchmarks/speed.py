@@ -53,6 +53,7 @@ from metabox.learners import SNAIL
 from metabox.objectives import QueryLoss
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.images.omniglot import Omniglot
+from metabox.tasks.place import Place
 from metabox.testing import make_episodes
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.engine import precision_of
@@ -100,7 +101,7 @@ def _gather(gather: Callable[[int], Tensor], number: Iterator[int]) -> Tensor:
 
 
 def _sample(sampler: Omniglot, tasks: int, number: Iterator[int]) -> Episodes:
-    return sampler.sample(next(number), tasks, split="train")
+    return sampler.sample(Place(tasks, "train", index=next(number)))
 
 
 def _loss(objective: nn.Module, episodes: Episodes) -> Tensor:

@@ -13,14 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Episodes, Examples, Split
 from metabox.learners.base import Learner
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
 from metabox.targets import Classes
 from metabox.targets.base import score_mean, task_mean
+from metabox.tasks.place import Place, whole_number
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.base import Wrapper
 from metabox.training.allocator import keep_freed_memory
 
 
@@ -153,8 +155,7 @@ def evaluate(
         ValueError: if the tasks are not of the kind that the learner was built for, or data or predictions are not
             finite, saying which.
     """
-    if n_tasks < 1 or batch < 1:
-        raise ValueError(f"expected n_tasks and batch of at least 1, got {n_tasks} and {batch}")
+    place, batch = Place(n_tasks, split, seed=seed), whole_number("batch", batch, 1)
     if device_of(learner).type == "cpu":
         keep_freed_memory()
     predictor = objective(learner)
@@ -162,8 +163,8 @@ def evaluate(
     batches = []
     with evaluating(learner):
         for first in range(0, n_tasks, batch)[rank::ranks]:
-            n = min(batch, n_tasks - first)
-            batches.append(score_batch(predictor, tasks, split, n, seed, first))
+            part = replace(place, n_tasks=min(batch, n_tasks - first), first=first)
+            batches.append(score_batch(predictor, tasks, part))
     if distributed:
         batches = _of_all_ranks(batches, len(range(0, n_tasks, batch)))
     for scored in batches:  # of all processes, so that all of them stop
@@ -196,10 +197,8 @@ class Scored(NamedTuple):
     fault: str | None = None
 
 
-def score_batch(
-    predictor: Objective, tasks: EpisodeSampler, split: Split, n_tasks: int, seed: int, first: int
-) -> Scored:
-    """Draw one batch of the tasks of a list, and score them.
+def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Scored:
+    """Draw one batch of tasks, and score them.
 
     Raises:
         ValueError: as for `evaluate`, but for what is not finite, which is noted as a fault.
@@ -207,8 +206,9 @@ def score_batch(
     spec = predictor.learner.spec
     if not spec.covers(tasks.spec):
         raise ValueError(f"expected tasks of at most {spec.target.size} classes, got {tasks.spec.target.size}")
-    device, among = device_of(predictor.learner), f"the {split} tasks {first} ... {first + n_tasks - 1}"
-    episodes = tasks.sample(0, n_tasks, split=split, device=device, seed=seed, first=first).blanked()
+    device, last = device_of(predictor.learner), place.first + place.n_tasks - 1
+    among = f"the {place.split} tasks {place.first} ... {last}"
+    episodes = tasks.sample(place, device).blanked()
     if not bool(episodes.query.mask.any(1).all()):
         raise ValueError(f"expected a query in every task, got a task without among {among}")
     try:
@@ -268,7 +268,7 @@ def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tenso
     return by_k
 
 
-class _Renamed(EpisodeSampler):
+class _Renamed(Wrapper):
     """The tasks of another sampler with each class's name given to the next class of the task.
 
     Args:
@@ -277,12 +277,11 @@ class _Renamed(EpisodeSampler):
     """
 
     def __init__(self, tasks: EpisodeSampler, queries: bool) -> None:
-        self.tasks, self.queries, self.spec = tasks, queries, tasks.spec
+        super().__init__(tasks)
+        self.queries = queries
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first).blanked()
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        episodes = episodes.blanked()
         s, q = episodes.support, episodes.query
         ways = cast(Tensor, episodes.label_set(self.spec)).sum(1, keepdim=True)
         renamed = replace(episodes, support=replace(s, y=(s.y + 1) % ways))

@@ -47,6 +47,3 @@ class FromRun(Backbone):
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         return self.inner.features(x, context)
-
-    def extra_repr(self) -> str:
-        return str(self.origin)

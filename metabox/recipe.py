@@ -26,6 +26,7 @@ from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
 from metabox.reports import manifest
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.checkpoints import load_weights
 from metabox.training.environment import facts, read_facts
@@ -141,7 +142,9 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     kept = config.clone()
     for name in NOT_OF_THE_RUN:
         kept.pop(name, None)
-    return parser.dump(kept, skip_unset=False, skip_validation=True)  # null may be another value than the default
+    # null may be another value than the default
+    text: str = parser.dump(kept, skip_unset=False, skip_validation=True)
+    return text
 
 
 class Rebuilt(NamedTuple):
@@ -177,7 +180,8 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
     """How a result of the recipe comes about: the test tasks, and what of the learner matters for comparing."""
-    return (config.evaluation or config.tasks).as_dict() | normalisation(learner)
+    tasks: dict[str, Any] = (config.evaluation or config.tasks).as_dict()
+    return tasks | normalisation(learner)
 
 
 def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:
@@ -235,7 +239,7 @@ def evaluate_run(
         "overridden": overridden(parser, config, folder),
         "summary": scores.summary(),
         "memorisation": renamed,
-        "learner": learner.describe(tasks.sample(0, min(n_tasks, 50), split=split, seed=seed)),
+        "learner": learner.describe(tasks.sample(Place(min(n_tasks, 50), split, seed=seed))),
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": facts_of_weights,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.multitask.multitask import MultiTask
 from metabox.objectives import QueryLoss
 from metabox.targets import Binary, Classes, Part, Parts, Reals, Target, TaskSpec
 from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
@@ -279,8 +280,8 @@ def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> 
     which = torch.randint(2, (32, 8), generator=random)
     which[:, 1] = 1 - which[:, 0]  # both points are in the support, which is the first four
     task = torch.randint(2, (32, 1), generator=random)
-    z = _told(spec, task[:, 0], learner.reads_support, random)
-    if z is None and not learner.reads_support:
+    z = _told(spec, task[:, 0], reads_support(learner), random)
+    if z is None and not reads_support(learner):
         task = torch.zeros_like(task)
     y = task.expand(-1, 8) if learner.ordered else which ^ task
     if spec.target.n_classes is None:
@@ -297,7 +298,12 @@ def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
     return max(1 - mean if name.startswith("accuracy") else mean for name, mean in means.items())
 
 
-def _told(spec: TaskSpec, task: Tensor, reads_support: bool, random: torch.Generator) -> Tensor | None:
+def reads_support(learner: Learner) -> bool:
+    """False for a learner that is only told what the task is, by its descriptor."""
+    return not (isinstance(learner, MultiTask) and learner.code.kind == "given")
+
+
+def _told(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
     """Descriptors for two tasks `[T, dz]`, one-hot where tasks have names; zeros tell nothing.
 
     A learner that reads the support is told half of the tasks, if they have names, and else none of them.
@@ -305,14 +311,14 @@ def _told(spec: TaskSpec, task: Tensor, reads_support: bool, random: torch.Gener
     if not spec.descriptor_size:
         return None
     z = F.one_hot(task, len(spec.tasks)).float() if spec.tasks else (2.0 * task[:, None] - 1)
-    told = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads_support else 1.0
+    told = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
     return F.pad(z * told, (0, spec.descriptor_size - z.shape[1]))
 
 
 def check_the_support_is_read_or_not_as_it_says(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
     got, other = outputs(learner, episodes), outputs(learner, episodes, make_episodes(spec, seed=1).support)
-    assert torch.equal(got, other) != learner.reads_support
+    assert torch.equal(got, other) != reads_support(learner)
 
 
 def check_the_descriptor_is_used(make: MakeLearner, spec: TaskSpec) -> None:

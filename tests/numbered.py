@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from metabox.tasks.nway import ClassImages, NWayKShot
+from metabox.data.class_images import ClassImages
+from metabox.tasks.nway import NWayKShot
 
 
 class Numbered(ClassImages):

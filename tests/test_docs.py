@@ -23,6 +23,7 @@ from metabox.cli.main import main
 from metabox.discover import subclasses
 from metabox.files import write_text
 from metabox.recipe import dump, find, make_parser, parse
+from metabox.tasks.place import Place
 from metabox.training.checkpoints import save_tensors
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -117,7 +118,7 @@ def build_recipe(path: str) -> None:
     evaluation = made.evaluation or made.tasks
     spec = made.tasks.spec.union(evaluation.spec)
     learner = made.learner(spec)
-    assert learner.eval()(evaluation.sample(0, 2, split="val")).isfinite().all()
+    assert learner.eval()(evaluation.sample(Place(2, "val"))).isfinite().all()
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:

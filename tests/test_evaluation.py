@@ -9,16 +9,16 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Device, Episodes, Examples
 from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, memorisation, normalisation
 from metabox.learners.base import Learner, Phi
 from metabox.learners.cnp import CNP
 from metabox.learners.lstm import LSTM
 from metabox.nn.backbones import Conv4
 from metabox.objectives import StreamLoss
-from metabox.seeding import Draws
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks import GaussianProcess
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.testing import build
 
@@ -31,11 +31,9 @@ class Images(EpisodeSampler):
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int, str, int]] = []
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        self.asked.append((index, n_tasks, first, split, seed))
-        draws = Draws("images", seed, split, index, n_tasks=n_tasks, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        self.asked.append((place.index, place.n_tasks, place.first, place.split, place.seed))
+        draws = place.draws("images")
         x = torch.from_numpy(draws.words("x", 9, 1, 16, 16) >> 24).to(torch.uint8)
         ways = 2 + torch.from_numpy(draws.tasks) % 2
         y = torch.from_numpy(draws.words("y", 9)) % ways[:, None]
@@ -52,10 +50,8 @@ class Images(EpisodeSampler):
 class RealVectors(EpisodeSampler):
     spec = TaskSpec((2,), Reals(2))
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        words = Draws("reals", seed, split, index, n_tasks=n_tasks, first=first).words("x", 6, 2)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        words = place.draws("reals").words("x", 6, 2)
         x = torch.from_numpy(words).double().div(2**32).float().to(device)
         return Episodes(support=Examples(x=x[:, :3], y=x[:, :3]), query=Examples(x=x[:, 3:], y=-x[:, 3:]))
 
@@ -122,7 +118,7 @@ def test_a_forecaster_that_is_always_sure_and_right_in_half_of_the_cases_is_off_
 def test_scores_are_those_worked_out_by_hand() -> None:
     logits = [1.0, 0.0, 2.0]
     got = evaluate(Given(logits), Images(), n_tasks=6, batch=4)
-    episodes = Images().sample(0, 6, split="test")
+    episodes = Images().sample(Place(6, "test"))
     assert episodes.classes is not None
     for t in range(6):
         ways = int(episodes.classes[t].sum())
@@ -135,7 +131,7 @@ def test_scores_are_those_worked_out_by_hand() -> None:
 
 
 def test_calibration_counts_real_queries_only() -> None:
-    learner, episodes = Given([1.0, 0.0, 2.0]), Images().sample(0, 6, split="test")
+    learner, episodes = Given([1.0, 0.0, 2.0]), Images().sample(Place(6, "test"))
     likelihood = Images.spec.target
     p = likelihood.log_probs(learner(episodes)).exp()
     mask = episodes.query.mask
@@ -211,9 +207,9 @@ def test_tasks_of_another_kind_and_counts_below_one_are_refused() -> None:
         evaluate(build(CNP, Images.spec), RealVectors())
     with pytest.raises(ValueError, match="expected tasks of at most 2 classes, got 3"):
         evaluate(build(CNP, TaskSpec((1, 16, 16), Classes(2))), Images())
-    for counts in ({"n_tasks": 0}, {"batch": 0}):
-        with pytest.raises(ValueError, match="expected n_tasks and batch of at least 1, got"):
-            evaluate(build(CNP, Images.spec), Images(), **counts)
+    for name in ("n_tasks", "batch"):
+        with pytest.raises(ValueError, match=f"expected {name} as a whole number of at least 1, got 0"):
+            evaluate(build(CNP, Images.spec), Images(), **{name: 0})
 
 
 def test_a_learner_for_more_classes_than_the_tasks_have_is_scored() -> None:
@@ -239,7 +235,7 @@ def test_a_learner_without_weights_is_scored() -> None:
 def test_the_gap_to_the_oracle_is_how_much_worse_than_the_best_possible_a_learner_is() -> None:
     tasks = GaussianProcess(n_support=3, n_query=5, max_points=None)
     got = evaluate(build(CNP, tasks.spec), tasks, n_tasks=4, batch=3)
-    oracle = tasks.sample(0, 4, split="test").oracle
+    oracle = tasks.sample(Place(4, "test")).oracle
     assert got.per_task["gap_to_oracle"] == pytest.approx(
         [n + float(o) for n, o in zip(got.per_task["nll"], oracle, strict=False)]
     )
@@ -264,7 +260,7 @@ def test_a_stream_is_scored_at_every_step_and_by_instance() -> None:
     learner, tasks = build(LSTM, Images.spec), Images()
     got = evaluate(learner, tasks, n_tasks=5, batch=2, objective=StreamLoss)
     for i in range(5):
-        e = tasks.sample(0, 1, split="test", first=i).blanked()
+        e = tasks.sample(Place(1, "test", first=i)).blanked()
         x, y, mask = (
             torch.cat([getattr(e.support, name), getattr(e.query, name)], 1)[0] for name in ("x", "y", "mask")
         )
@@ -312,12 +308,10 @@ class Doubles(EpisodeSampler):
     def __init__(self, ways: int = 3) -> None:
         self.ways = ways
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        y = torch.arange(self.ways).expand(n_tasks, -1)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        y = torch.arange(self.ways).expand(place.n_tasks, -1)
         examples = Examples(x=y[..., None].float(), y=y)
-        mask = (torch.arange(3) < self.ways).expand(n_tasks, -1)
+        mask = (torch.arange(3) < self.ways).expand(place.n_tasks, -1)
         return Episodes(support=examples, query=examples, classes=mask)
 
 

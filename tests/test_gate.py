@@ -73,7 +73,7 @@ HOSTILE = {
     "a method as a class": TASKS + "learner: {class_path: metabox.learners.CNP.load_state_dict}",
     "a constructor": GOOD + "objective: {class_path: metabox.objectives.QueryLoss.__init__}",
     "the class of a class": GOOD + "objective: {class_path: metabox.objectives.QueryLoss.__class__}",
-    "a sampler as a learner": TASKS + "learner: {class_path: metabox.data.Omniglot}",
+    "a sampler as a learner": TASKS + "learner: {class_path: metabox.tasks.Omniglot}",
     "a learner as an objective": GOOD + "objective: {class_path: metabox.learners.CNP}",
     "an objective as a sampler": "tasks: {class_path: metabox.objectives.QueryLoss}\n" + LEARNER,
     "a learner as a backbone": network("{class_path: MAML}"),

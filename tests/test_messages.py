@@ -46,7 +46,7 @@ MISTAKES = {
     "--learner.backbone Conv5": "expected learner.backbone as a Backbone, got 'Conv5'; did you mean Conv4?",
     "--tasks.augment Crop": "expected tasks.augment as an Augmentation, got 'Crop'; there are Chain, ColorJitter, ",
     "--weighting PCGrad": "expected weighting as a Weighting, got 'PCGrad'; there are DWA, Fixed, ",
-    "--learner metabox.data.Omniglot": "expected learner as a Learner, got metabox.data.Omniglot, which is none",
+    "--learner metabox.tasks.Omniglot": "expected learner as a Learner, got metabox.tasks.Omniglot, which is none",
     "--objective metabox.learners.CNP": "expected objective as an Objective, got metabox.learners.CNP, which",
     "--tasks metabox.learners.CNP": "expected tasks as an EpisodeSampler, got metabox.learners.CNP, which is none",
     "--learner metabox.learners.CPN": "got 'metabox.learners.CPN' for learner: there is no such class",

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Device, Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.seeding import Draws
 from metabox.targets import Binary, Classes, Reals, TaskSpec
 from metabox.targets.parts import Part
 from metabox.tasks.named import Rows
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -26,10 +26,8 @@ class Signs(EpisodeSampler):
     def __init__(self) -> None:
         self.n_way = (2, 2)  # a setting that JSON does not give back as it was
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        words = Draws("signs", seed, split, index, n_tasks=n_tasks, first=first).words("x", 11, 3)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        words = place.draws("signs").words("x", 11, 3)
         u = torch.from_numpy(words).double().div(2**31).sub(1).float()
         direction, x = u[:, :1], u[:, 1:]
         y = ((direction * x).sum(-1) > 0).long()

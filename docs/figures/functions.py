@@ -23,6 +23,7 @@ from metabox.learners.base import Learner
 from metabox.recipe import load_run
 from metabox.tasks import GaussianProcess
 from metabox.tasks.functions.kernels import RBF
+from metabox.tasks.place import Place
 
 STATIC = Path(__file__).parents[1] / "_static"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -56,7 +57,7 @@ def predictions(learner: Learner) -> None:
     with figure("functions-posterior", 3, sharey=True) as axes:
         for axis, n in zip(axes, (3, 8, 20), strict=True):
             tasks = GaussianProcess(kernel=RBF(), noise=0.05**0.5, n_support=n, n_query=1, max_points=None)
-            support = tasks.sample(0, 1, split="test").support
+            support = tasks.sample(Place(1, "test")).support
             x = torch.from_numpy(at).float()[None, :, None]
             with torch.no_grad():
                 mean, scale = tasks.spec.target.mean_and_scale(learner.predict(learner.adapt(support), x))

@@ -10,6 +10,7 @@ import numpy as np
 from metabox.targets.parts import split_parts
 from metabox.tasks.multitask.scenes import Scenes
 from metabox.tasks.multitask.shapes import Shapes
+from metabox.tasks.place import Place
 
 STATIC = Path(__file__).parents[1] / "_static"
 CLASS_COLOURS = np.array([[0.45, 0.35, 0.25], [0.85, 0.85, 0.8], [0.85, 0.3, 0.25], [0.25, 0.4, 0.75]])
@@ -23,14 +24,14 @@ def sheet(tiles: np.ndarray) -> np.ndarray:
 
 
 def shapes() -> np.ndarray:
-    images = Shapes(n_query=10, image_size=48).sample(0, 2, split="train").query.x
+    images = Shapes(n_query=10, image_size=48).sample(Place(2, "train")).query.x
     return images.permute(0, 1, 3, 4, 2).numpy() / 255
 
 
 def scenes() -> np.ndarray:
     """Columns: the image, its classes, depth (near is dark) and normals (their coordinates as colours), twice."""
     tasks = Scenes(n_query=2, image_size=64)
-    query = tasks.sample(0, 3, split="train").query
+    query = tasks.sample(Place(3, "train")).query
     parts = {name: part.flatten(0, 1).numpy() for name, part in split_parts(tasks.spec.target.parts, query.y).items()}
     image = query.x.flatten(0, 1).permute(0, 2, 3, 1).numpy() / 255
     classes = CLASS_COLOURS[parts["segmentation"].astype(int)]

@@ -28,10 +28,9 @@ class Augmentation(Configured, ABC):
         """uint8 images `[K, channels, height, width]` and uniform draws in [0, 1) `[K, n_draws]` to images alike."""
 
 
-def augmented(augment: Augmentation, images: Tensor, *address: object, n_tasks: int, first: int) -> Tensor:
-    """Images `[n_tasks * K, ...]` of the tasks `first ...` changed by the draws of an address (see `Draws`)."""
-    draws = Draws("augmentation", *address, n_tasks=n_tasks, first=first)
-    words = draws.words("uniform", len(images) // n_tasks, augment.n_draws)
+def augmented(augment: Augmentation, images: Tensor, draws: Draws) -> Tensor:
+    """Images `[T * K, ...]` of the tasks of the draws, each changed by its own."""
+    words = draws.words("uniform", len(images) // len(draws.tasks), augment.n_draws)
     return augment(images, torch.from_numpy((words >> 8).astype(np.float32) / 2**24).to(images.device).flatten(0, 1))
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metabox.data.decode import image_of, open_image
+from metabox.data.layouts import FoundSet
 from metabox.data.pack import ClassFiles
 from metabox.data.readers import load_arrays, name_some
 from metabox.data.root import Files
 from metabox.data.safe_pickle import safe_load
 from metabox.episodes import SPLITS, Split
-from metabox.tasks.images.published import Source
 
 IMAGES = ("image_data", "data", "images")
 LABELS = ("label_specific", "labels")
@@ -126,7 +126,7 @@ class Cache(Files):
         return ValueError(f"expected {wanted} in {where}, got {found or kind}; get it again")
 
 
-def find_caches(folder: Path, *layouts: Mapping[Split, Sequence[str]]) -> Source | None:
+def find_caches(folder: Path, *layouts: Mapping[Split, Sequence[str]]) -> FoundSet | None:
     """The first of the layouts (split to names of files) that is in the folder.
 
     Raises:
@@ -140,7 +140,7 @@ def find_caches(folder: Path, *layouts: Mapping[Split, Sequence[str]]) -> Source
         if missing:
             raise ValueError(f"expected {', '.join(missing)} in {folder}, beside the others; get them too")
         caches = [Cache(split, found) for split, found in paths.items()]
-        return Source([cache.stamp() for cache in caches], partial(_classes, caches))
+        return FoundSet([cache.stamp() for cache in caches], partial(_classes, caches))
     return None
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.data.class_images import ClassImages, Ints
 from metabox.data.pack import Pack
 from metabox.data.readers import name_some
 from metabox.episodes import Device, Split
-from metabox.tasks.nway import ClassImages, Ints
 
 QUARTERS = 4
 ROOM = 8 << 30  # bytes for images where a device does not say how many it has
@@ -41,6 +41,8 @@ class StoredImages(ClassImages):
         ValueError: where a split names a class that is not there, or a class is in two splits or twice in one,
             or images to be turned are not square.
     """
+
+    named = True
 
     def __init__(
         self,

@@ -39,10 +39,6 @@ class Learner(nn.Module, Configured, ABC):
     """True where queries may see each other."""
     label_equivariant: ClassVar[bool] = False
     """True where renaming the classes renames the predictions, and does nothing else."""
-    reads_support: bool = True
-    """False where the support is left out, and only a descriptor tells what the task is."""
-    requires: ClassVar[str | None] = None
-    """The name of an optional package that it needs."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()

@@ -53,8 +53,6 @@ class MAML(Learner):
         ImportError: where learn2learn is not installed.
     """
 
-    requires = "learn2learn"
-
     def __init__(
         self,
         spec: TaskSpec,
@@ -90,7 +88,8 @@ class MAML(Learner):
         def predictions(network: Network) -> Tensor:
             nonlocal known
             h, known = network.embed.adapt(support, descriptor)
-            return network.head(h)
+            params: Tensor = network.head(h)
+            return params
 
         network = self._descend(self.network, predictions, support, classes)
         if any(name.startswith("backbone.") for name in known):  # statistics of the support: those of the last weights
@@ -123,12 +122,6 @@ class MAML(Learner):
                 copy.adapt(task_mean(loss, support.mask).sum())
         return copy.module
 
-    def extra_repr(self) -> str:
-        return (
-            f"lr={self.lr}, steps={self.steps}, evaluation_steps={self.evaluation_steps}, "
-            f"first_order={self.first_order}"
-        )
-
 
 class ANIL(MAML):
     """Almost no inner loop (Raghu et al. 2020, section 5): MAML whose inner loop changes the last layer alone.
@@ -160,7 +153,7 @@ class ANIL(MAML):
         return phi
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        h = self.network.embed(x, phi)
+        h: Tensor = self.network.embed(x, phi)
         return h @ phi[f"{WEIGHTS}head.weight"].mT.to(h.dtype) + phi[f"{WEIGHTS}head.bias"][:, None]
 
 
@@ -173,7 +166,8 @@ class Network(nn.Module):
         self.head = nn.Linear(self.embed.out_features, spec.target.n_params)
 
     def forward(self, x: Tensor, known: Phi) -> Tensor:
-        return self.head(self.embed(x, known))
+        params: Tensor = self.head(self.embed(x, known))
+        return params
 
 
 def _each(support: Examples) -> Iterator[slice]:

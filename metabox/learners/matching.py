@@ -82,9 +82,6 @@ class MatchingNet(Learner):
         """Of queries: features f' `[T, M, D]` to f `[T, M, D]`."""
         return h
 
-    def extra_repr(self) -> str:
-        return f"sharpness={self.sharpness}"
-
 
 class FullContextMatchingNet(MatchingNet):
     """Matching network with full context embeddings (Vinyals et al. 2016, sections 2.1.2, A.1 and A.2).
@@ -142,9 +139,6 @@ class FullContextMatchingNet(MatchingNet):
             )
             hidden, cell = out.view_as(h) + h, cell.view_as(h)  # equation 4
         return hidden
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, n_steps={self.n_steps}"
 
 
 def _read(lstm: nn.LSTM, h: Tensor, order: Tensor) -> Tensor:

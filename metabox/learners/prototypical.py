@@ -72,6 +72,3 @@ class ProtoNet(Learner):
         seen = phi["counts"][:, None] > 0
         farthest = far.masked_fill(~seen, -math.inf).amax(-1, keepdim=True).clamp(min=0)  # 0 where no class is seen
         return -torch.where(seen, far, farthest)
-
-    def extra_repr(self) -> str:
-        return f"distance={self.distance!r}"

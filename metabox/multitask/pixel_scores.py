@@ -12,6 +12,7 @@ from metabox.evaluation import evaluating
 from metabox.learners.base import Learner
 from metabox.targets import Binary, Classes, Part, Reals
 from metabox.targets.parts import split_parts
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 MISSING = -1
@@ -48,7 +49,7 @@ def pixel_scores(
     with evaluating(learner):
         for first in range(0, n_tasks, batch):
             n = min(batch, n_tasks - first)
-            episodes = tasks.sample(0, n, split=split, device=device, seed=seed, first=first)
+            episodes = tasks.sample(Place(n, split, first=first, seed=seed), device)
             real = episodes.query.mask.flatten()
             truth = split_parts(tasks.spec.target.parts, episodes.query.y)
             params = learner(episodes.blanked()).flatten(0, 1)[real].float().split(list(widths), dim=-1)

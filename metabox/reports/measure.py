@@ -22,6 +22,7 @@ from metabox.reports.collect import Run
 from metabox.targets import Classes
 from metabox.targets.base import task_mean
 from metabox.tasks.nway import NWayKShot
+from metabox.tasks.place import Place
 
 SHOTS = (1, 2, 3, 5, 10)
 WAYS = (2, 5, 10, 20)
@@ -130,7 +131,7 @@ def _episodes(rebuilt: Rebuilt, n_tasks: int, first: int = 0) -> Iterator[tuple[
     predictor = rebuilt.objective(rebuilt.learner).eval()
     for start in range(first, first + n_tasks, BATCH):
         n = min(BATCH, first + n_tasks - start)
-        episodes = rebuilt.tasks.sample(0, n, split="test", first=start).blanked()
+        episodes = rebuilt.tasks.sample(Place(n, "test", first=start)).blanked()
         params, examples = predictor.predictions(episodes)
         yield start, episodes, target.log_probs(params), examples
 
@@ -251,7 +252,7 @@ def phi_map(rebuilt: Rebuilt, n_tasks: int) -> dict[str, Any] | None:
     learner, n = rebuilt.learner, min(n_tasks, 4 * BATCH)
     if n < 3:
         return None
-    episodes = rebuilt.tasks.sample(0, n, split="test").blanked()
+    episodes = rebuilt.tasks.sample(Place(n, "test")).blanked()
     phi = learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(learner.spec))
     target = learner.spec.target
     params = learner.predict(phi, episodes.query.x)

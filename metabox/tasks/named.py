@@ -7,17 +7,19 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
 from metabox.tasks.functions.base import Bools, Ints, Range, Sized
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -67,6 +69,15 @@ class Rows:
             raise ValueError("expected finite descriptors, got NaN or infinity")
         one = torch.zeros(1, size) if size else None
         self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # of one task, for the rows are of all
+
+
+class FiniteOptions(TypedDict, total=False):
+    """The options of `FiniteTasks`, for the signatures of its subclasses."""
+
+    n_support: int | tuple[int, int]
+    n_query: int | tuple[int, int]
+    temperature: float | None
+    untold: float
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -134,23 +145,21 @@ class FiniteTasks(Sized, EpisodeSampler):
             places[name] = mine, np.cumsum(count) - count, count
         return places
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` tasks; see `EpisodeSampler.sample`."""
-        address = (type(self).__name__, seed, split, index)
-        n_support, n_query = self.sizes(*address, n_tasks=n_tasks, first=first)
-        draws = Draws(*address, n_tasks=n_tasks, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of tasks; see `EpisodeSampler.sample`."""
+        split = place.split
+        n_support, n_query = self.sizes(place, type(self).__name__)
+        draws = place.draws(type(self).__name__)
         task = self._tasks(draws, split)
         if split == "train":
             count = self._places["train"][2][task]
             n_support = np.minimum(n_support, count - 1)  # one is left to ask for
             n_query = np.minimum(n_query, count - n_support)
             chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
-            place = np.arange(max(1, int(n_query.max())))
+            column = np.arange(max(1, int(n_query.max())))
             support = _first(chosen, n_support)
-            query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + place, chosen.shape[1] - 1), axis=1)
-            query = np.where(place < n_query[:, None], query, -1)
+            query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + column, chosen.shape[1] - 1), axis=1)
+            query = np.where(column < n_query[:, None], query, -1)
         else:
             kept = np.minimum(n_support, self._places["train"][2][task])
             support = _first(self._choose(draws, "support", "train", task, self.n_support[1]), kept)
@@ -159,7 +168,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         return self._episodes(draws, task, support, query).to(device)
 
     def _tasks(self, draws: Draws, split: Split) -> Ints:
-        """Which task stands in each place, `[T]`."""
+        """Which task each row of the batch is of, `[T]`."""
         (there,) = np.nonzero(self._places[split][2])
         if not len(there):
             raise ValueError(f"expected rows in split {split!r}, got none; this set has others")
@@ -181,16 +190,17 @@ class FiniteTasks(Sized, EpisodeSampler):
         if not most or not len(there):
             return np.zeros((len(task), 0), dtype=np.int64)
         if there.min() >= most:
-            place = draws.distinct(name, most, n, int(there.min()), int(there.max()))
+            chosen = draws.distinct(name, most, n, int(there.min()), int(there.max()))
         else:
-            place = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
-        return rows[np.minimum(start[task][:, None] + place, len(rows) - 1)]
+            chosen = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
+        found: NDArray[np.int64] = rows[np.minimum(start[task][:, None] + chosen, len(rows) - 1)]
+        return found
 
     def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
         rows = self._rows
         examples = []
-        for place in (support, query):
-            at, mask = torch.from_numpy(np.maximum(place, 0)), torch.from_numpy(place >= 0)
+        for chosen in (support, query):
+            at, mask = torch.from_numpy(np.maximum(chosen, 0)), torch.from_numpy(chosen >= 0)
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
@@ -227,7 +237,7 @@ class InMemory(FiniteTasks):
         **kwargs: of `FiniteTasks`.
     """
 
-    def __init__(self, rows: Rows, **kwargs: Any) -> None:
+    def __init__(self, rows: Rows, **kwargs: Unpack[FiniteOptions]) -> None:
         super().__init__(**kwargs)
         self.given = rows
 

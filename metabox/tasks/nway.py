@@ -1,16 +1,15 @@
 """N-way K-shot episodes from images that are sorted into classes.
 
-Two halves: `NWayKShot` decides which class and which drawing stands where (integers, drawn on
-the host for all tasks at once), `ClassImages` turns those integers into pixels on the device in
-one gather (stored sets) or one rendering (procedural ones).
+`NWayKShot` decides which class and which drawing stands where: integers, drawn on the host for all tasks at once. A
+`ClassImages` turns them into pixels on the device, in one gather (stored sets) or one rendering (procedural ones).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -18,71 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.data.class_images import ClassImages, Ints
+from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
-PLACES = 1 << 19  # but not more than so many examples
+EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
 MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
-
-
-class ClassImages(ABC):
-    """Images in classes: class c holds drawings 0 ... sizes[c] - 1.
-
-    sizes: number of drawings of each class, int64 `[n_classes]`
-    groups: the group of each class (its alphabet, say), int64 `[n_classes]`, or None
-    image_shape: (channels, height, width)
-    splits: the classes of each split; a split may be missing
-    fingerprint: names the content, whatever file it came from
-    """
-
-    sizes: Ints
-    groups: Ints | None
-    image_shape: tuple[int, int, int]
-    splits: Mapping[Split, Ints]
-    fingerprint: str
-
-    def ids(self, classes: Ints, items: Ints) -> Ints:
-        """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
-
-        The arguments are broadcast.
-        """
-        return (classes << 32) + items
-
-    @abstractmethod
-    def pictures(self, ids: Tensor, device: Device) -> Tensor:
-        """The drawings of the ids `[K]` (on the host) as uint8 `[K, channels, height, width]` on the device."""
-
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
-        """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
-
-        Raises:
-            ValueError: where the arguments are not two rows of one length.
-        """
-        if classes.ndim != 1 or classes.shape != items.shape:
-            raise ValueError(
-                f"expected classes and items as [K] and [K], got {list(classes.shape)} and {list(items.shape)}; "
-                "use np.broadcast_arrays(classes, items) and ravel()"
-            )
-        return self.pictures(torch.from_numpy(self.ids(classes, items)), device)
-
-    def class_name(self, c: int) -> str:
-        return f"class {c}"
-
-
-class _Call(NamedTuple):
-    """All of a call to `sample` that says what is drawn, but for its index."""
-
-    n_tasks: int
-    split: Split
-    seed: int
-    first: int
 
 
 class _Plan(NamedTuple):
@@ -124,6 +71,18 @@ def _bounds(name: str, value: Range) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
     return low, high
+
+
+class NWayOptions(TypedDict, total=False):
+    """The options of `NWayKShot`, for the signatures of its subclasses."""
+
+    n_way: int | tuple[int, int]
+    n_shot: int | tuple[int, int]
+    n_query: int | tuple[int, int]
+    imbalanced: bool
+    within_groups: bool
+    augment: Augmentation | None
+    names: int | None
 
 
 class NWayKShot(EpisodeSampler):
@@ -172,7 +131,7 @@ class NWayKShot(EpisodeSampler):
         if names is not None and names < self.n_way[1]:
             raise ValueError(f"expected names for at least the {self.n_way[1]} classes of a task, got {names}")
         self._pools: dict[Split, _Pool] = {}
-        self._next: tuple[_Call | None, int, tuple[_Plan, ...]] = None, 0, ()
+        self._next: tuple[Place | None, tuple[_Plan, ...]] = None, ()
 
     @abstractmethod
     def load(self) -> ClassImages:
@@ -188,6 +147,10 @@ class NWayKShot(EpisodeSampler):
 
     def fingerprint(self) -> str:
         return self.images.fingerprint
+
+    def class_names(self) -> dict[Split, list[str]]:
+        names = {split: self.images.class_names(split) for split in SPLITS if split in self._pools}
+        return {split: found for split, found in names.items() if found}
 
     def _pool(self, split: Split) -> _Pool:
         if split not in self._pools:
@@ -213,17 +176,13 @@ class NWayKShot(EpisodeSampler):
             self._pools[split] = pool
         return self._pools[split]
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` episodes `[T, ...]`; see `EpisodeSampler.sample`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        plan = self._plan(index, _Call(n_tasks, split, seed, first))
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """Episodes `[T, ...]`; see `EpisodeSampler.sample`."""
+        plan = self._plan(place)
         # One gather for support and query together, then two views of it.
         x = self.images.pictures(plan.drawn.view(-1), device)
-        if self.augment is not None and split == "train":
-            x = augmented(self.augment, x, seed, split, index, n_tasks=n_tasks, first=first)
+        if self.augment is not None and place.split == "train":
+            x = augmented(self.augment, x, place.draws("augmentation"))
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
         origin, label, mask, classes = (part.to(device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
@@ -234,39 +193,38 @@ class NWayKShot(EpisodeSampler):
             origin=origin,
         )
 
-    def _plan(self, index: int, call: _Call) -> _Plan:
-        """What stands where at one index.
+    def _plan(self, place: Place) -> _Plan:
+        """Which drawing stands where in the tasks of a place.
 
         A call that goes on from the one before also draws the next few: on small arrays most of
         NumPy's time goes into being called. What is drawn does not depend on it. A plan is handed out once,
         for its tensors become the caller's.
         """
-        *expected, plans = self._next
-        goes_on = expected == [call, index]
+        expected, plans = self._next
+        goes_on = expected == place
         if not (goes_on and plans):
-            places = call.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
-            ahead = min(AHEAD, max(1, PLACES // places)) if goes_on else 1
-            plans = self._draw(range(index, index + ahead), call)
-        self._next = call, index + 1, plans[1:]  # in one piece, because a thread may be sampling too
+            examples = place.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
+            plans = self._draw(place, min(AHEAD, max(1, EXAMPLES_AHEAD // examples)) if goes_on else 1)
+        # In one piece, because a thread may be sampling too.
+        self._next = replace(place, index=place.index + 1), plans[1:]
         return plans[0]
 
-    def _draw(self, indices: range, call: _Call) -> tuple[_Plan, ...]:
-        """The plans of several indices, drawn together."""
-        n_tasks, split, seed, first = call
-        pool = self._pool(split)
-        draws = Draws.block("n-way k-shot", seed, split, indices=indices, n_tasks=n_tasks, first=first)
+    def _draw(self, place: Place, n_indices: int) -> tuple[_Plan, ...]:
+        """The plans of a place and of the indices that follow, drawn together."""
+        pool = self._pool(place.split)
+        draws = place.draws("n-way k-shot", n_indices=n_indices)
         classes, way = self._draw_classes(draws, pool)
         has_class = np.arange(self.n_way[1]) < way[:, None]
         shots, each = self.n_shot[1], self.n_shot[1] + self.n_query[1]
         items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
-        place = np.arange(each)  # of a drawing among its class's: support first, then query
+        number = np.arange(each)  # of a drawing among its class's: support first, then query
         alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
         rows = np.s_[: 1 if alike else None, :, None]
-        end = np.where(place < shots, n_shot[rows], shots + n_query[rows])
-        valid = (place < end) & has_class[rows]  # [T or 1, C, J]
+        end = np.where(number < shots, n_shot[rows], shots + n_query[rows])
+        valid = (number < end) & has_class[rows]  # [T or 1, C, J]
         # Support, its padding, query, its padding, each in an order of its own.
-        order = draws.shuffled("order", (2 * (place >= shots) + ~valid).reshape(len(valid), -1))
+        order = draws.shuffled("order", (2 * (number >= shots) + ~valid).reshape(len(valid), -1))
         label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
         origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
         if self.names is not None:
@@ -277,7 +235,7 @@ class NWayKShot(EpisodeSampler):
         else:
             mask = _pick(np.broadcast_to(valid, items.shape), order)
             label, origin = np.where(mask, label, 0), np.where(mask, drawn, -1)
-        parts = (torch.from_numpy(part).split(n_tasks) for part in (drawn, origin, label, mask, has_class))
+        parts = (torch.from_numpy(part).split(place.n_tasks) for part in (drawn, origin, label, mask, has_class))
         return tuple(map(_Plan, *parts))
 
     def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:

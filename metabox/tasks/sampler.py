@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 from metabox.config import Configured, identity
+from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Split
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 
 
 class EpisodeSampler(Configured, ABC):
@@ -14,22 +19,50 @@ class EpisodeSampler(Configured, ABC):
 
     data_arguments = ("path", "data_root", "on_device")
     spec: TaskSpec
+    preprocessing: Preprocessing | None = None
+    """How images were prepared; None if x is no image, or was made by a program."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "sample" in vars(cls):
+            cls.sample = _checked(cls.sample)  # type: ignore[method-assign]
 
     @abstractmethod
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """The tasks `first ... first + n_tasks - 1` of the endless list at (seed, split, index).
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """The tasks at a place of the endless list, `T = place.n_tasks` of them.
 
-        A pure function of its arguments: the same ones give the same bits, on every device. An
-        outer loop passes its step as `index` and `rank * n_tasks` as `first`, so ranks share one
-        list and never overlap; an evaluation stays at index 0 and walks along `first`.
+        A pure function of the place: the same one gives the same bits, on every device. The random numbers of a
+        sampler come from `place.draws(...)`.
+
+        Args:
+            place: how many tasks of which split, and where they stand.
+            device: where the tensors are put.
+
+        Raises:
+            ValueError: if the split has no such tasks, or the data are not there.
         """
 
     def identity(self) -> dict[str, object]:
         """What the tasks depend on, and so what a resumed run compares: the record of the arguments, and the data."""
         return {"data": self.fingerprint(), **identity(self.config)}
 
+    def class_names(self) -> dict[Split, list[str]]:
+        """Names of the classes of each split that was drawn from, if classes have names; opens no data."""
+        return {}
+
     def fingerprint(self) -> str:
         """Names the data behind the tasks, so that two results can be seen to stand on the same."""
         return f"{type(self).__name__} (generated)"
+
+
+def _checked(sample: Callable[..., Episodes]) -> Callable[..., Episodes]:
+    """`sample`, which then need not check what it is given: a place has checked itself."""
+
+    @functools.wraps(sample)
+    def checked(self: EpisodeSampler, place: Place, device: Device = "cpu") -> Episodes:
+        if not isinstance(place, Place):
+            got = repr(place)[:100]
+            raise ValueError(f'expected a metabox.Place, got {got}; write sample(Place(n_tasks=4, split="test"))')
+        return sample(self, place, device)
+
+    return checked

@@ -9,6 +9,7 @@ from made_up import everything, made, opened
 from metabox.data import pack, stored
 from metabox.tasks import Prefetch
 from metabox.tasks.images.folder import ClassFolder
+from metabox.tasks.place import Place
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
@@ -19,7 +20,7 @@ def test_episodes_from_the_file_are_the_same_bits(tmp_path, rotations, device):
     path = made(tmp_path / "set", [f"c{i}" for i in range(5)], channels=3, size=7)
     inside, outside = (opened(path, channels=3, rotations=rotations, on_device=where) for where in (True, False))
     for index in range(3):
-        a, b = (s.sample(index, 8, split="train", device=device) for s in (inside, outside))
+        a, b = (s.sample(Place(8, "train", index=index), device) for s in (inside, outside))
         assert torch.equal(a.support.x, b.support.x)
         assert torch.equal(a.query.x, b.query.x)
         assert a.support.x.device.type == device
@@ -54,7 +55,9 @@ def test_a_set_in_its_file_can_be_prefetched(images):
     ahead = Prefetch(opened(images, on_device=False))
     plain = opened(images, on_device=True)
     for index in range(5):
-        assert torch.equal(ahead.sample(index, 3, split="train").query.x, plain.sample(index, 3, split="train").query.x)
+        assert torch.equal(
+            ahead.sample(Place(3, "train", index=index)).query.x, plain.sample(Place(3, "train", index=index)).query.x
+        )
 
 
 def test_a_pack_is_written_and_checked_where_it_is_larger_than_what_the_checksum_covers(images, cache, monkeypatch):

@@ -17,6 +17,7 @@ from metabox.nn.backbones import Flatten
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks import LinearFunctions
 from metabox.tasks.functions.baselines import averaging, least_squares, ridge
+from metabox.tasks.place import Place
 from metabox.testing import build, make_episodes
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -120,7 +121,7 @@ def test_first_weights_are_those_of_gpt2() -> None:
 @pytest.mark.parametrize("predictor", [averaging, least_squares], ids=lambda f: f.__name__)
 def test_the_excess_error_of_a_predictor_is_its_squared_distance_to_ridge(predictor) -> None:
     """Ridge is the posterior mean, so its error is uncorrelated with everything that the support and x tell."""
-    episodes = LinearFunctions(dim=5, noise=0.5, n_support=9, n_query=20, oracle=False).sample(0, 5000, split="test")
+    episodes = LinearFunctions(dim=5, noise=0.5, n_support=9, n_query=20, oracle=False).sample(Place(5000, "test"))
     x, y = episodes.query.x, episodes.query.y
     best, own = ridge(episodes.support, x, penalty=0.25), predictor(episodes.support, x)
     excess = (own - y).square() - (best - y).square()

@@ -20,6 +20,7 @@ from metabox.nn.backbones import Conv4
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.images.all_classes import AllClasses
 from metabox.tasks.images.omniglot import Omniglot
+from metabox.tasks.place import Place
 
 RECIPE = """
 # Pre-training
@@ -47,7 +48,7 @@ def test_each_class_has_its_own_label_and_held_out_images_are_never_trained_on(t
     assert tasks.spec == TaskSpec((1, 8, 8), Classes(3))
     seen: dict[str, set[tuple[int, int]]] = {}
     for split in ("train", "val", "test"):
-        episodes = tasks.sample(0, 20, split=split)
+        episodes = tasks.sample(Place(20, split))
         tasks.spec.check_episodes(episodes)
         assert episodes.origin is not None
         seen[split] = set(zip(episodes.origin.flatten().tolist(), episodes.query.y.flatten().tolist(), strict=True))
@@ -59,11 +60,11 @@ def test_each_class_has_its_own_label_and_held_out_images_are_never_trained_on(t
 def test_a_row_does_not_depend_on_the_rows_beside_it_and_only_training_images_change(tmp_path: Path) -> None:
     folder = made(tmp_path / "set", ["a", "b"], each=10)
     tasks = AllClasses(opened(folder, augment=RandomFlip(1.0)), n_query=5)
-    whole, part = tasks.sample(3, 6, split="train"), tasks.sample(3, 2, split="train", first=4)
+    whole, part = tasks.sample(Place(6, "train", index=3)), tasks.sample(Place(2, "train", index=3, first=4))
     assert torch.equal(whole[4:].query.x, part.query.x)
     plain = AllClasses(opened(folder), n_query=5)
-    assert torch.equal(plain.sample(3, 6, split="train").query.x.flip(-1), whole.query.x)
-    assert torch.equal(plain.sample(3, 6, split="val").query.x, tasks.sample(3, 6, split="val").query.x)
+    assert torch.equal(plain.sample(Place(6, "train", index=3)).query.x.flip(-1), whole.query.x)
+    assert torch.equal(plain.sample(Place(6, "val", index=3)).query.x, tasks.sample(Place(6, "val", index=3)).query.x)
 
 
 def test_the_weights_of_the_run_arrive_and_a_result_says_so(tmp_path: Path, omniglot_root: str) -> None:
@@ -107,6 +108,6 @@ def test_a_run_that_is_not_there_or_sees_other_inputs_is_named(tmp_path: Path, o
     with pytest.raises(ValueError, match=r"for inputs \[3, 32, 32\], got one for \[1, 28, 28\] in .*first"):
         FromRun((3, 32, 32), str(first))
     with pytest.raises(ValueError, match="at least 3 images in every class"):
-        AllClasses(opened(made(tmp_path / "few", ["a", "b"], each=2)), held_out=0.4).sample(0, 1, split="train")
+        AllClasses(opened(made(tmp_path / "few", ["a", "b"], each=2)), held_out=0.4).sample(Place(1, "train"))
     with pytest.raises(ValueError, match="held_out in"):
         AllClasses(opened(made(tmp_path / "more", ["a", "b"])), held_out=0.5)

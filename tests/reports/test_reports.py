@@ -30,6 +30,7 @@ from metabox.reports.collect import read_runs
 from metabox.reports.compare import paired
 from metabox.reports.page import as_html, as_markdown, write_report
 from metabox.tasks import ClassFolder, Glyphs
+from metabox.tasks.place import Place
 
 RECIPE = "glyphs-5w1s-incontext"
 QUICK = [
@@ -212,7 +213,7 @@ def test_the_reliability_diagram_adds_up_to_the_calibration_error() -> None:
 def test_a_prediction_goes_with_the_task_and_the_drawing_that_it_is_of(rebuilt: recipe.Rebuilt) -> None:
     got = measure.predict(rebuilt, 2)
     assert got.task.tolist() == [0] * 15 + [1] * 15
-    assert got.origin.equal(rebuilt.tasks.sample(0, 2, split="test").origin[:, 5:].flatten())
+    assert got.origin.equal(rebuilt.tasks.sample(Place(2, "test")).origin[:, 5:].flatten())
 
 
 def test_the_worst_tasks_come_first_and_their_worst_predictions_too(rebuilt: recipe.Rebuilt) -> None:
@@ -229,7 +230,7 @@ def test_the_worst_tasks_come_first_and_their_worst_predictions_too(rebuilt: rec
 
 def test_pictures_hold_the_pixels_of_the_task(rebuilt: recipe.Rebuilt) -> None:
     (task, *_) = measure.worst(rebuilt, measure.predict(rebuilt, 8))
-    episodes = rebuilt.tasks.sample(0, 1, split="test", first=task["task"])
+    episodes = rebuilt.tasks.sample(Place(1, "test", first=task["task"]))
     content = base64.b64decode(task["support"][0]["image"].removeprefix("data:image/png;base64,"))
     place = episodes.support.y[0].tolist().index(0)
     assert torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).equal(episodes.support.x[0, place, 0])
@@ -258,7 +259,7 @@ def test_errors_are_counted_by_class_and_by_folder(tmp_path: Path) -> None:
     names = [f"{group}/class{c}" for group in "ab" for c in range(3)]
     (tmp_path / "splits.json").write_text(json.dumps({"test": names}))
     tasks = ClassFolder(str(tmp_path / "set"), splits=str(tmp_path / "splits.json"), n_way=3, n_shot=1, n_query=2)
-    episodes = tasks.sample(0, 4, split="test")
+    episodes = tasks.sample(Place(4, "test"))
     origin = episodes.origin[:, 3:].flatten()
     correct = (torch.arange(24) % 3 > 0).float()
     got = measure.errors(tasks, measure.Predicted(torch.zeros(24), torch.ones(24), correct, origin))
@@ -282,7 +283,7 @@ def test_an_endless_set_has_no_errors_by_class(rebuilt: recipe.Rebuilt) -> None:
 
 def test_the_map_of_phi_is_its_principal_components(rebuilt: recipe.Rebuilt) -> None:
     got = measure.phi_map(rebuilt, 6)
-    support = rebuilt.tasks.sample(0, 6, split="test").support
+    support = rebuilt.tasks.sample(Place(6, "test")).support
     with torch.no_grad():
         phi = rebuilt.learner.adapt(support)
     rows = np.stack(

@@ -18,6 +18,7 @@ from PIL import Image
 from metabox.data import pack as pack_module
 from metabox.data.root import cache_folder, data_root
 from metabox.tasks.images.folder import ClassFolder
+from metabox.tasks.place import Place
 from metabox.training.environment import facts
 
 # Stored images
@@ -48,7 +49,7 @@ def test_rotations_are_exact_and_make_four_classes_of_one(tmp_path, size, channe
 @pytest.mark.parametrize("rotations", [False, True])
 def test_tasks_are_the_same_bits_on_the_gpu(images, rotations):
     sampler = opened(images, rotations=rotations)
-    here, there = (sampler.sample(0, 50, split="train", device=device) for device in ("cpu", "cuda"))
+    here, there = (sampler.sample(Place(50, "train"), device) for device in ("cpu", "cuda"))
     assert there.query.x.is_cuda
     assert torch.equal(here.support.x, there.support.x.cpu())
     assert torch.equal(here.query.x, there.query.x.cpu())
@@ -56,7 +57,7 @@ def test_tasks_are_the_same_bits_on_the_gpu(images, rotations):
 
 
 def test_a_quarter_of_the_drawn_classes_is_turned_each_way(images):
-    origin = opened(images, rotations=True).sample(0, 4000, split="train").origin[:, :2]
+    origin = opened(images, rotations=True).sample(Place(4000, "train")).origin[:, :2]
     counts = (origin % 4).flatten().bincount(minlength=4)
     assert (counts - 2000).abs().max() < 5 * (8000 * 3 / 16) ** 0.5
 
@@ -70,7 +71,7 @@ def test_samplers_of_one_set_share_its_images(images):
 
 def test_four_rotations_take_twice_the_memory_and_no_more_on_disk(images, cache):
     sampler = opened(images, rotations=True)
-    sampler.sample(0, 1, split="train")
+    sampler.sample(Place(1, "train"))
     stored = sampler.images.pack
     assert sum(copy.numel() for copy in stored.copies.values()) == 2 * stored.images.numel()
     assert len(packs(cache)) == 1

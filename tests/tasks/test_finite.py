@@ -13,6 +13,7 @@ from toys import named_rows
 from metabox.episodes import SPLITS, Episodes
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.named import FiniteTasks, InMemory, Rows
+from metabox.tasks.place import Place
 
 
 def tasks(**kwargs: Any) -> FiniteTasks:
@@ -29,7 +30,7 @@ def rows_of(episodes: Episodes) -> tuple[list[list[int]], list[list[int]]]:
 
 def drawn(sampler: FiniteTasks, n: int = 6000) -> list[float]:
     """How often each task is drawn in training."""
-    task = sampler.sample(0, n, split="train").task
+    task = sampler.sample(Place(n, "train")).task
     assert task is not None
     return (torch.bincount(task, minlength=3) / n).tolist()
 
@@ -38,7 +39,7 @@ def test_every_row_is_of_its_task_and_split_and_support_is_always_of_the_trainin
     sampler = tasks(n_support=(0, 4), n_query=8)
     own, split_of = np.repeat([0, 1, 2], [6, 24, 30]), named_rows().split
     for split in SPLITS:
-        episodes = sampler.sample(3, 50, split=split)
+        episodes = sampler.sample(Place(50, split, index=3))
         sampler.spec.check_episodes(episodes)
         assert episodes.task is not None
         for task, support, query in zip(episodes.task.tolist(), *rows_of(episodes), strict=True):
@@ -61,26 +62,26 @@ def test_tasks_are_drawn_uniformly_or_by_size_or_in_between() -> None:
 
 def test_evaluation_goes_through_every_task_and_all_its_rows() -> None:
     sampler = tasks(n_query=30)
-    episodes = sampler.sample(0, 3, split="test")
+    episodes = sampler.sample(Place(3, "test"))
     assert episodes.task is not None
     assert episodes.task.tolist() == [0, 1, 2]
     assert sorted(i for rows in rows_of(episodes)[1] for i in rows) == [i for i in range(60) if i % 4 == 3]
-    later = sampler.sample(0, 2, split="test", first=2)  # another rank, or a later batch
+    later = sampler.sample(Place(2, "test", first=2))  # another rank, or a later batch
     assert later.task is not None
     assert later.task.tolist() == [2, 0]
 
 
 def test_two_ranks_draw_what_one_process_with_twice_the_tasks_draws() -> None:
     sampler = tasks(n_support=(0, 4), n_query=(2, 8), temperature=1.5, untold=0.5)
-    whole = rows_of(sampler.sample(5, 8, split="train", seed=1))
-    halves = [rows_of(sampler.sample(5, 4, split="train", seed=1, first=first)) for first in (0, 4)]
+    whole = rows_of(sampler.sample(Place(8, "train", index=5, seed=1)))
+    halves = [rows_of(sampler.sample(Place(4, "train", index=5, first=first, seed=1))) for first in (0, 4)]
     for part in (0, 1):
         assert halves[0][part] + halves[1][part] == whole[part]
 
 
 def test_a_small_task_gives_what_it_has_and_leaves_one_row_to_ask_for() -> None:
     sampler = tasks(n_support=50, n_query=50)
-    episodes = sampler.sample(0, 40, split="train")
+    episodes = sampler.sample(Place(40, "train"))
     assert episodes.task is not None
     for task, support, query in zip(episodes.task.tolist(), *rows_of(episodes), strict=True):
         assert len(query) == 1
@@ -88,21 +89,21 @@ def test_a_small_task_gives_what_it_has_and_leaves_one_row_to_ask_for() -> None:
 
 
 def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
-    z = tasks(untold=0.25).sample(0, 4000, split="train").descriptor
+    z = tasks(untold=0.25).sample(Place(4000, "train")).descriptor
     assert z is not None
     assert float((z.sum(1) == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert set(z.sum(1).tolist()) == {0.0, 1.0}
 
 
 def test_a_task_of_fewer_classes_has_a_mask() -> None:
-    episodes = InMemory(named_rows(ways=np.array([1, 2, 3]))).sample(0, 3, split="val")
+    episodes = InMemory(named_rows(ways=np.array([1, 2, 3]))).sample(Place(3, "val"))
     assert episodes.classes is not None
     assert episodes.classes.tolist() == [[True, False, False], [True, True, False], [True] * 3]
 
 
 def test_one_task_needs_no_name() -> None:
     rows = Rows(x=torch.zeros(8, 2), y=torch.zeros(8, 1), split=["train", "test"] * 4, spec=TaskSpec((2,), Reals(1)))
-    episodes = InMemory(rows, n_query=4).sample(0, 2, split="test")
+    episodes = InMemory(rows, n_query=4).sample(Place(2, "test"))
     assert episodes.task is None
     assert rows_of(episodes)[1] == [[0] * 4] * 2
 
@@ -135,7 +136,7 @@ def test_options_out_of_range_and_splits_without_rows_are_refused() -> None:
         with pytest.raises(ValueError, match="expected"):
             tasks(**options)
     with pytest.raises(ValueError, match="expected rows in split 'val', got none"):
-        InMemory(replace(named_rows(), split=["train", "test"] * 30)).sample(0, 2, split="val")
+        InMemory(replace(named_rows(), split=["train", "test"] * 30)).sample(Place(2, "val"))
 
 
 @pytest.mark.parametrize(

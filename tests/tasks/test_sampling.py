@@ -15,13 +15,14 @@ from numbered import Numbered, Tasks
 from metabox.episodes import Episodes
 from metabox.seeding import Draws, hash_words
 from metabox.tasks.nway import AHEAD
+from metabox.tasks.place import Place
 
 WIDE = 1 << 20
 
 
 def drawn(**kwargs):
     """A sampler's first batch of 16 tasks."""
-    return Tasks(**kwargs).sample(0, 16, split="train")
+    return Tasks(**kwargs).sample(Place(16, "train"))
 
 
 def tensors(episodes: Episodes) -> list[torch.Tensor]:
@@ -53,8 +54,8 @@ samplers = st.builds(
     samplers, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 9999), st.integers(1, 9), st.integers(1, 3)
 )
 def test_a_task_depends_on_seed_split_index_and_its_number_alone(kwargs, seed, index, first, n_tasks, skipped):
-    whole = Tasks(**kwargs).sample(index, skipped + n_tasks, split="train", seed=seed, first=first)
-    part = Tasks(**kwargs).sample(index, n_tasks, split="train", seed=seed, first=first + skipped)
+    whole = Tasks(**kwargs).sample(Place(skipped + n_tasks, "train", index=index, first=first, seed=seed))
+    part = Tasks(**kwargs).sample(Place(n_tasks, "train", index=index, first=first + skipped, seed=seed))
     assert same(whole[skipped:], part)
 
 
@@ -63,24 +64,24 @@ def test_steps_in_a_row_draw_what_single_steps_draw(n_tasks):
     walking = Tasks(n_way=(2, 6), n_shot=(1, 3), imbalanced=True)
     steps = [*range(3, 2 * AHEAD + 6), 9, 10, 11, 4, 100, 101, 102, 5]
     for step in steps:
-        alone = Tasks(n_way=(2, 6), n_shot=(1, 3), imbalanced=True).sample(step, n_tasks, split="train", seed=5)
-        assert same(walking.sample(step, n_tasks, split="train", seed=5), alone), step
-        walking.sample(step, n_tasks + 1, split="val", seed=5) if step == 7 else None
+        alone = Tasks(n_way=(2, 6), n_shot=(1, 3), imbalanced=True).sample(Place(n_tasks, "train", index=step, seed=5))
+        assert same(walking.sample(Place(n_tasks, "train", index=step, seed=5)), alone), step
+        walking.sample(Place(n_tasks + 1, "val", index=step, seed=5)) if step == 7 else None
 
 
 def test_writing_into_a_batch_does_not_change_the_next_one_like_it():
     sampler = Tasks()
-    first = sampler.sample(0, 4, split="train")
+    first = sampler.sample(Place(4, "train"))
     wanted = [t.clone() for t in tensors(first)]
     for t in tensors(first):
         t.zero_()
-    assert all(torch.equal(a, b) for a, b in zip(tensors(sampler.sample(0, 4, split="train")), wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(sampler.sample(Place(4, "train"))), wanted, strict=True))
 
 
 def test_other_steps_seeds_splits_and_ranks_draw_unrelated_tasks():
     sampler = Tasks(Numbered(sizes=np.full(80, WIDE)), n_query=5)
     calls = [{"index": i, "seed": s, "first": f} for i, s, f in product((0, 1), (42, 43), (0, 16))]
-    batches = [sampler.sample(n_tasks=16, split="train", **call) for call in calls]
+    batches = [sampler.sample(Place(16, **call)) for call in calls]
     seen = torch.cat([b.origin.flatten() for b in batches])
     # 3,840 drawings of 60 million: 0.12 chance repeats are expected, in which two batches share one
     assert len(seen) - len(seen.unique()) <= 3
@@ -88,13 +89,13 @@ def test_other_steps_seeds_splits_and_ranks_draw_unrelated_tasks():
     assert len(rows.unique(dim=0)) == len(rows)
     trained = batches[0].support.x[..., 0].flatten()
     sampler.images.splits["val"] = sampler.images.splits["train"]
-    assert (sampler.sample(0, 16, split="val", seed=42).support.x[..., 0].flatten() == trained).float().mean() < 0.2
+    assert (sampler.sample(Place(16, "val", seed=42)).support.x[..., 0].flatten() == trained).float().mean() < 0.2
 
 
 def test_seed_42_step_1_and_seed_43_step_0_have_nothing_in_common():
     sampler = Tasks(Numbered(sizes=np.full(80, WIDE)))
-    a = sampler.sample(1, 32, split="train", seed=42)
-    b = sampler.sample(0, 32, split="train", seed=43)
+    a = sampler.sample(Place(32, "train", index=1, seed=42))
+    b = sampler.sample(Place(32, "train", seed=43))
     assert not set(a.origin.flatten().tolist()) & set(b.origin.flatten().tolist())
     assert (a.query.y == b.query.y).float().mean() < 0.3
 
@@ -102,7 +103,7 @@ def test_seed_42_step_1_and_seed_43_step_0_have_nothing_in_common():
 @settings(max_examples=60)
 @given(samplers, st.integers(0, 10**6))
 def test_counts_masks_and_labels_fit_each_other_and_nothing_repeats(kwargs, index):
-    episodes = Tasks(**kwargs).sample(index, 6, split="train")
+    episodes = Tasks(**kwargs).sample(Place(6, "train", index=index))
     ways, classes = episodes.classes.sum(1), classes_of(episodes)
     for t in range(6):
         low, high = kwargs["n_way"]
@@ -142,7 +143,7 @@ def test_imbalanced_shots_differ_between_the_classes_of_a_task():
 
 
 def test_every_number_of_ways_shots_and_queries_in_a_range_comes_up():
-    episodes = Tasks(n_way=(2, 5), n_shot=(1, 4), n_query=(1, 3)).sample(0, 400, split="train")
+    episodes = Tasks(n_way=(2, 5), n_shot=(1, 4), n_query=(1, 3)).sample(Place(400, "train"))
     ways = episodes.classes.sum(1)
     assert ways.unique().tolist() == [2, 3, 4, 5]
     assert (episodes.support.mask.sum(1) / ways).unique().tolist() == [1, 2, 3, 4]
@@ -161,7 +162,7 @@ def test_a_class_gets_every_label_equally_often(within_groups):
     sampler = Tasks(n_way=4, n_query=1, within_groups=within_groups)
     counts = torch.zeros(60, 4)
     for index in range(8):
-        episodes = sampler.sample(index, 1500, split="train")
+        episodes = sampler.sample(Place(1500, "train", index=index))
         counts.view(-1).index_add_(
             0, (origins(episodes)[0] >> 32).flatten() * 4 + episodes.support.y.flatten(), torch.ones(6000)
         )
@@ -172,13 +173,13 @@ def test_a_class_gets_every_label_equally_often(within_groups):
 
 def test_a_drawing_is_drawn_equally_often_for_support_and_for_query():
     sampler = Tasks(Numbered(sizes=np.full(80, 20)), n_way=5, n_shot=2, n_query=3)
-    episodes = sampler.sample(0, 4000, split="train")
+    episodes = sampler.sample(Place(4000, "train"))
     for part in origins(episodes):
         assert uniform((part & 0xFFFFFFFF).flatten().bincount(minlength=20).float())
 
 
 def test_labels_come_at_every_position_equally_often_and_support_and_query_have_orders_of_their_own():
-    episodes = Tasks(n_way=4, n_shot=2, n_query=2).sample(0, 8000, split="train")
+    episodes = Tasks(n_way=4, n_shot=2, n_query=2).sample(Place(8000, "train"))
     for part in (episodes.support, episodes.query):
         assert all(uniform(part.y[:, k].bincount(minlength=4).float()) for k in range(8))
     joint = episodes.support.y[:, 0] * 4 + episodes.query.y[:, 0]
@@ -188,13 +189,13 @@ def test_labels_come_at_every_position_equally_often_and_support_and_query_have_
 def test_the_same_classes_do_not_bring_back_the_same_images():
     images = Numbered(sizes=[20] * 5)
     images.splits = {"train": np.arange(5)}
-    episodes = Tasks(images, n_way=5).sample(0, 200, split="train")
+    episodes = Tasks(images, n_way=5).sample(Place(200, "train"))
     chosen = episodes.origin[:, : 5 * 1].sort(1).values
     assert len(chosen.unique(dim=0)) > 195
 
 
 def test_way_is_limited_to_a_tasks_group():
-    episodes = Tasks(n_way=(3, 8), within_groups=True).sample(0, 300, split="train")
+    episodes = Tasks(n_way=(3, 8), within_groups=True).sample(Place(300, "train"))
     group = torch.from_numpy(Numbered().groups)
     size = group[:60].bincount()
     ways = episodes.classes.sum(1)
@@ -222,20 +223,14 @@ def test_what_cannot_be_drawn_is_refused_with_numbers_and_a_remedy(kwargs, names
     assert all(name in str(error.value) for name in names), str(error.value)
 
 
-@pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_split_without_classes_is_refused_by_name(split):
-    with pytest.raises(ValueError, match=rf"\['train', 'val'\], got '{split}'"):
-        Tasks().sample(0, 1, split=split)
-
-
-def test_a_batch_of_no_tasks_is_refused():
-    with pytest.raises(ValueError, match="n_tasks of at least 1, got 0"):
-        Tasks().sample(0, 0, split="train")
+def test_a_split_without_classes_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"\['train', 'val'\], got 'test'"):
+        Tasks().sample(Place(1, "test"))
 
 
 def test_a_task_number_past_the_last_counter_is_refused():
     with pytest.raises(ValueError, match="use a new `index`"):
-        Tasks().sample(0, 1, split="train", first=2**31)
+        Tasks().sample(Place(1, "train", first=2**31))
 
 
 def test_words_are_the_hash_of_their_place_in_uint32_as_in_int64():

@@ -24,11 +24,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).parents[1]))  # as a script, too, it finds what tests share
 from toys import Signs
 
+from metabox.episodes import Device, Episodes
 from metabox.evaluation import evaluate
 from metabox.files import write_json, write_text
 from metabox.learners import CNP
+from metabox.tasks.place import Place
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 
@@ -44,7 +48,7 @@ class Slow(Signs):
         super().__init__()
         self._out = out
 
-    def sample(self, index: int, n_tasks: int, **kwargs):  # type: ignore[no-untyped-def]
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         if limit := os.environ.get("SLOW"):
             time.sleep(0.02)
             mine = self._out.parent / f"pid-{os.environ.get('LOCAL_RANK', 0)}"
@@ -52,7 +56,7 @@ class Slow(Signs):
                 write_text(mine, str(os.getpid()))
                 # Only now: to start takes as long as it takes.
                 torch.distributed.set_timeout(timedelta(seconds=float(limit)))
-        return super().sample(index, n_tasks, **kwargs)
+        return super().sample(place, device)
 
 
 def main(out: Path, devices: int, steps: int, timeout: float, strategy: str = "ddp") -> None:
@@ -186,7 +190,7 @@ def test_weights_in_shards_end_as_whole_ones_do_and_a_run_that_was_killed_goes_o
         ({"devices": "auto"}, "a number of devices, two in all at least, with fsdp, got 'auto'"),
         ({"devices": 1}, "two in all at least, with fsdp, got 1"),
         ({"devices": 2, "average": 0.9}, "fsdp without average"),
-        ({"devices": 2, "compile": "on"}, "fsdp without average, cosines_every and compile"),
+        ({"devices": 2, "compile": "on"}, "fsdp without average and compile"),
     ],
 )
 def test_what_shards_cannot_do_is_refused_by_name(arguments: dict[str, Any], says: str) -> None:

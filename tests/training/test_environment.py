@@ -22,7 +22,7 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here"
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository that the package seems to lie in, with one commit."""
     root = tmp_path / "checkout"
-    (root / "metabox").mkdir(parents=True)
+    (root / "metabox" / "training").mkdir(parents=True)
     (root / "metabox" / "training" / "environment.py").write_text("")
     (root / ".gitattributes").write_text("*.py filter=own\n")
     git(root, "init", "-q")
@@ -43,7 +43,7 @@ def test_the_commit_and_whether_tracked_files_differ_from_it(checkout: Path, mon
     found = environment.facts()
     monkeypatch.delenv("GIT_DIR")
     assert (found["git_commit"], found["git_dirty"]) == (git(checkout, "rev-parse", "HEAD"), False)
-    (checkout / "metabox" / "environment.py").write_text("changed")
+    (checkout / "metabox" / "training" / "environment.py").write_text("changed")
     assert environment.facts()["git_dirty"] is True
 
 
@@ -64,8 +64,8 @@ def test_no_program_that_the_settings_of_a_repository_name_is_started(checkout: 
     program.write_text(f"#!/bin/sh\ntouch {checkout}/PWNED\ncat\n")
     program.chmod(0o755)
     git(checkout, "config", setting, str(checkout if setting == "core.hooksPath" else program))
-    (checkout / "metabox" / "environment.py").write_text("")  # of another time, so git must look into it
-    os.utime(checkout / "metabox" / "environment.py", (1, 1))
+    (checkout / "metabox" / "training" / "environment.py").write_text("")  # of another time, so git must look into it
+    os.utime(checkout / "metabox" / "training" / "environment.py", (1, 1))
     assert environment.facts()["git_dirty"] is False
     assert not (checkout / "PWNED").exists()
 

@@ -18,6 +18,7 @@ from toys import Signs, Toy
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.training.checkpoints import Checkpoints
 from metabox.training.loop import run
 from metabox.training.optimizers import make_optimizer, moments
@@ -87,7 +88,7 @@ TORCHS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def gradients(weight: Tensor, step: int) -> Tensor:
     """Of the mean cross entropy of the queries, worked out by hand."""
-    queries = Signs().sample(step, QUICK.n_tasks, split="train").query
+    queries = Signs().sample(Place(QUICK.n_tasks, "train", index=step)).query
     x, y = queries.x.flatten(0, 1), queries.y.flatten()
     return x.T @ ((x @ weight).softmax(-1) - nn.functional.one_hot(y, 2)) / len(y)
 

@@ -14,12 +14,13 @@ import torch
 from toys import Signs, Toy, named_rows
 
 from metabox.cli.main import main
-from metabox.episodes import SPLITS, Episodes
+from metabox.episodes import SPLITS, Device, Episodes
 from metabox.evaluation import evaluate, interval_of, mean_of
 from metabox.learners import CNP, HardSharing
 from metabox.multitask import WorstCase
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.named import InMemory
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.loop import check, run
 from metabox.training.settings import OuterLoop
@@ -58,9 +59,9 @@ class In(Signs):
         super().__init__()
         self.wrong, self._change = wrong, change
 
-    def sample(self, index: int, n_tasks: int, **kwargs: Any) -> Episodes:  # type: ignore[override]
-        episodes = super().sample(index, n_tasks, **kwargs)
-        return self._change(episodes) if kwargs["split"] == self.wrong else episodes
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        episodes = super().sample(place, device)
+        return self._change(episodes) if place.split == self.wrong else episodes
 
 
 def missing(_: Episodes) -> Episodes:
@@ -198,10 +199,10 @@ def test_bad_data_are_named_and_not_blamed_on_the_weights(part: str) -> None:
     class Holes(EpisodeSampler):
         spec = TaskSpec((3,), Reals(1))
 
-        def sample(self, index: int, n_tasks: int, *, first: int = 0, **kwargs: Any) -> Episodes:  # type: ignore[override]
-            signs = Signs().sample(index, n_tasks, first=first, **kwargs)
+        def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+            signs = Signs().sample(place, device)
             query = replace(signs.query, y=signs.query.x[..., :1].clone())
-            if first == 2:
+            if place.first == 2:
                 getattr(query, part)[1, 0, 0] = math.nan
             return Episodes(support=replace(signs.support, y=signs.support.x[..., :1]), query=query)
 

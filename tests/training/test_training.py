@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from toys import Signs, Toy
 
-from metabox.episodes import Episodes
+from metabox.episodes import Device, Episodes
 from metabox.evaluation import evaluate
 from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 
@@ -81,12 +82,12 @@ def test_a_stop_between_validations_changes_nothing_in_the_end(tmp_path: Path, m
     run(Signs(), Toy, QUICK, out=tmp_path / "whole")
     sample, calls = Signs.sample, 0
 
-    def interrupt(self: Signs, index: int, n_tasks: int, **kwargs: object) -> Episodes:
+    def interrupt(self: Signs, place: Place, device: Device = "cpu") -> Episodes:
         nonlocal calls
-        calls += kwargs["split"] == "train"
+        calls += place.split == "train"
         if calls == 15:
             signal.raise_signal(signal.SIGINT)
-        return sample(self, index, n_tasks, **kwargs)  # type: ignore[arg-type]
+        return sample(self, place, device)
 
     monkeypatch.setattr(Signs, "sample", interrupt)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 14"):
@@ -205,9 +206,9 @@ def test_another_seed_gives_other_weights_and_the_same_validation_tasks(tmp_path
     asked: list[tuple[str, int]] = []
 
     class Noting(Signs):
-        def sample(self, index: int, n_tasks: int, **kwargs: object) -> Episodes:  # type: ignore[override]
-            asked.append((str(kwargs["split"]), int(kwargs.get("seed", 0))))  # type: ignore[call-overload]
-            return super().sample(index, n_tasks, **kwargs)  # type: ignore[arg-type]
+        def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+            asked.append((place.split, place.seed))
+            return super().sample(place, device)
 
     for seed in (0, 1):
         run(Noting(), Toy, QUICK, seed=seed, out=tmp_path / str(seed))
@@ -219,9 +220,9 @@ def test_meta_training_never_sees_validation_or_test_tasks_as_training_tasks(tmp
     splits: list[str] = []
 
     class Noting(Signs):
-        def sample(self, index: int, n_tasks: int, **kwargs: object) -> Episodes:  # type: ignore[override]
-            splits.append(str(kwargs["split"]))
-            return super().sample(index, n_tasks, **kwargs)  # type: ignore[arg-type]
+        def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+            splits.append(place.split)
+            return super().sample(place, device)
 
     run(Noting(), Toy, QUICK, out=tmp_path)
     assert set(splits) == {"train", "val"}

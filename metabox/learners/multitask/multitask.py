@@ -49,7 +49,6 @@ class MultiTask(Learner):
         super().__init__(spec)
         named = replace(spec, tasks=()) if spec.target.parts else spec
         self.code = TaskCode(named, code)
-        self.reads_support = code != "given"
         self.copies = len(spec.target.parts) or self.code.n_tasks
         # The first columns of the descriptor tell the task, where it has a name that matters here.
         self.told = min(len(named.tasks), spec.descriptor_size)
@@ -146,9 +145,8 @@ class HardSharing(MultiTask):
         return self.films(code) if self.films else None
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        if self.condition:
-            return self.head(self.condition(h, code))
-        return self.head(self.rows(h), code)
+        params: Tensor = self.head(self.condition(h, code)) if self.condition else self.head(self.rows(h), code)
+        return params
 
 
 class Independent(MultiTask):
@@ -169,7 +167,8 @@ class Independent(MultiTask):
         self.head = self.heads(self.towers.out_features)
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        return self.head(self.towers(self.rows(h), code), code)
+        params: Tensor = self.head(self.towers(self.rows(h), code), code)
+        return params
 
 
 class SoftSharing(Independent):
@@ -237,7 +236,8 @@ class CrossStitch(MultiTask):
         self.head = self.heads(self.towers.out_features)
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        return self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
+        params: Tensor = self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
+        return params
 
 
 def make_towers(learner: MultiTask, width: int, depth: int | None, stitch: float | None = None) -> Towers:

@@ -6,6 +6,7 @@ All arithmetic is done on the host in float64 and rounded once, to float32, so C
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.seeding import Draws
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 Ints = NDArray[np.int64]
@@ -81,12 +83,11 @@ class Sized:
         most = self.n_support[1] + self.n_query[1]
         return most if self.max_points is None else min(most, self.max_points)
 
-    def sizes(self, *address: object, n_tasks: int, first: int) -> tuple[Ints, Ints]:
+    def sizes(self, place: Place, *address: object) -> tuple[Ints, Ints]:
         """Support and query points of each task, two of `[T]`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        group = np.arange(first, first + n_tasks) // self.share_sizes
-        draws = Draws("sizes", *address, n_tasks=int(group[-1] - group[0]) + 1, first=int(group[0]))
+        group = np.arange(place.first, place.first + place.n_tasks) // self.share_sizes
+        of_groups = replace(place, n_tasks=int(group[-1] - group[0]) + 1, first=int(group[0]))
+        draws = of_groups.draws("sizes", *address)
         n_support = draws.integers("support", *self.n_support)
         low, high = self.n_query
         n_query = draws.integers("query", low, np.minimum(high, self.n_points - n_support))
@@ -131,16 +132,13 @@ class FunctionTasks(Sized, EpisodeSampler):
         """
         return None
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` functions; see `EpisodeSampler.sample`."""
-        address = (type(self).__name__, seed, split, index)
-        n_support, n_query = self.sizes(*address, n_tasks=n_tasks, first=first)
-        draws = Draws(*address, n_tasks=n_tasks, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of functions; see `EpisodeSampler.sample`."""
+        n_support, n_query = self.sizes(place, type(self).__name__)
+        draws = place.draws(type(self).__name__)
         # Rounded before it is used, so that x, y and the oracle belong together as they are handed out.
         x = self.inputs(draws, self.n_points).astype(np.float32)
-        exact, known = self.targets(draws, x.astype(np.float64), split)
+        exact, known = self.targets(draws, x.astype(np.float64), place.split)
         y = exact.astype(np.float32)
         best = self.score(x.astype(np.float64), y.astype(np.float64), known, n_support, n_query)
         parts = []

@@ -7,10 +7,11 @@ from abc import abstractmethod
 import numpy as np
 import torch
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Device, Episodes, Examples
 from metabox.seeding import Draws
 from metabox.targets import Binary, TaskSpec
 from metabox.tasks.functions.base import Ints, Range, take, whole
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -32,14 +33,10 @@ class Recall(EpisodeSampler):
     def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
         """Which of the `stored [T]` pairs are asked for, `[T, up to n]`, and how many of these count `[T]`."""
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` sequences; see `EpisodeSampler.sample`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        draws = Draws(type(self).__name__, seed, split, index, n_tasks=n_tasks, first=first)
-        low, high = self.test_length if split == "test" else self.length
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of sequences; see `EpisodeSampler.sample`."""
+        draws = place.draws(type(self).__name__)
+        low, high = self.test_length if place.split == "test" else self.length
         stored = draws.integers("length", low, high)
         key = (self.keys(draws, high)[..., None] >> np.arange(self.spec.x_shape[0])) & 1
         value = draws.integers("value", 0, 1, high, self.value_bits)
@@ -50,7 +47,7 @@ class Recall(EpisodeSampler):
             row, mask = take(rows, 0, counts)
             x, y = np.split(row, [key.shape[2]], axis=-1)
             parts.append(Examples(x=torch.from_numpy(x), y=torch.from_numpy(y), mask=torch.from_numpy(mask)))
-        return Episodes(support=parts[0], query=parts[1], oracle=torch.zeros(n_tasks)).to(device)
+        return Episodes(support=parts[0], query=parts[1], oracle=torch.zeros(place.n_tasks)).to(device)
 
 
 class AssociativeRecall(Recall):

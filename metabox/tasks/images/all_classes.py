@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from metabox.data.augment import augmented
+from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.nway import NWayKShot
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -42,12 +43,9 @@ class AllClasses(EpisodeSampler):
     def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
         return TaskSpec(self.images.images.image_shape, Classes(len(self.images.images.splits["train"])))
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` rows of images; see `EpisodeSampler.sample`."""
-        address = (type(self).__name__, seed, split, index)
-        draws = Draws(*address, n_tasks=n_tasks, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """Rows of images; see `EpisodeSampler.sample`."""
+        draws = place.draws(type(self).__name__)
         stored = self.images.images
         label = draws.integers("class", 0, self.spec.target.size - 1, self.n_query)
         classes = stored.splits["train"][label]
@@ -57,16 +55,26 @@ class AllClasses(EpisodeSampler):
             raise ValueError(
                 f"expected at least 3 images in every class to hold some out, got {int(size.min())} in one"
             )
-        start, count = {"train": (2 * held, size - 2 * held), "val": (0 * held, held), "test": (held, held)}[split]
-        items = start + draws.integers("item", 0, count - 1, self.n_query)
+        counts = {"train": (2 * held, size - 2 * held), "val": (0 * held, held), "test": (held, held)}
+        low, count = counts[place.split]
+        items = low + draws.integers("item", 0, count - 1, self.n_query)
         origin = torch.from_numpy(stored.ids(classes, items))
         x = stored.pictures(origin.view(-1), device)
-        if self.images.augment is not None and split == "train":
-            x = augmented(self.images.augment, x, *address, n_tasks=n_tasks, first=first)
+        if self.images.augment is not None and place.split == "train":
+            x = augmented(self.images.augment, x, place.draws("augmentation", type(self).__name__))
         x, y = x.view(*label.shape, *stored.image_shape), torch.from_numpy(label).to(device)
         query = Examples(x=x, y=y)
         label_set = query.mask.new_ones(len(x), self.spec.target.size)
         return Episodes(support=query[:, :0], query=query, classes=label_set, origin=origin.to(device))
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # of the images
+        return self.images.preprocessing
+
+    def class_names(self) -> dict[Split, list[str]]:
+        opened = vars(self.images).get("images")
+        names = opened.class_names("train") if opened is not None else []
+        return {"train": names} if names else {}
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()

@@ -12,11 +12,12 @@ from PIL import Image
 
 from metabox.data.caches import find_caches
 from metabox.data.decode import image_of
+from metabox.data.layouts import FoundSet, class_folders, existing_folders
 from metabox.data.pack import ClassFiles
 from metabox.data.root import Files, FolderFiles, ZipFiles
 from metabox.data.safe_pickle import safe_load
 from metabox.episodes import SPLITS
-from metabox.tasks.images.published import PublishedImages, Source, class_folders, places
+from metabox.tasks.images.published import PublishedImages
 
 
 class _CIFAR100(PublishedImages):
@@ -27,21 +28,21 @@ class _CIFAR100(PublishedImages):
         "FC100_{train,val,test}.pickle of MetaOptNet into cifar-fs/ or fc100/ under the data root"
     )
 
-    def find(self, root: Path) -> Source | None:
+    def find(self, root: Path) -> FoundSet | None:
         stem = {"cifar_fs": "CIFAR_FS", "fc100": "FC100"}[self.name]
-        for folder in places(root, "cifar-fs", "CIFAR-FS", "fc100", "FC100", "cifar100", "."):
+        for folder in existing_folders(root, "cifar-fs", "CIFAR-FS", "fc100", "FC100", "cifar100", "."):
             files: Files
             if (archive := folder / "cifar100.zip").is_file():
                 files = ZipFiles(archive)
-                return Source(files.stamp(), partial(class_folders, files, "cifar100/data/"))
+                return FoundSet(files.stamp(), partial(class_folders, files, "cifar100/data/"))
             if (tree := folder / "cifar100" / "data").is_dir():
                 files = FolderFiles(tree)
-                return Source(files.stamp(), partial(class_folders, files))
+                return FoundSet(files.stamp(), partial(class_folders, files))
             if (batches := folder / "cifar-100-python").is_dir():
-                found = _Batches(batches)
-                return Source(found.stamp(), found.classes)
-            if source := find_caches(folder, {split: [f"{stem}_{split}.pickle"] for split in SPLITS}):
-                return source
+                pickles = _Batches(batches)
+                return FoundSet(pickles.stamp(), pickles.classes)
+            if found := find_caches(folder, {split: [f"{stem}_{split}.pickle"] for split in SPLITS}):
+                return found
         return None
 
     def download(self, root: Path) -> None:

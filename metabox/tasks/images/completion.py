@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.seeding import Draws
+from metabox.data.preprocessing import Preprocessing
+from metabox.episodes import Device, Episodes, Examples
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.functions.base import Bools, Range, Sized, take
 from metabox.tasks.images.glyphs import Glyphs
 from metabox.tasks.nway import NWayKShot
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -58,13 +59,15 @@ class ImageCompletion(Sized, EpisodeSampler):
     def spec(self) -> TaskSpec:  # type: ignore[override]  # computed here, an attribute elsewhere
         return TaskSpec(x_shape=(2,), target=Reals(self._sampler.images.image_shape[0]))
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # of the images
+        return self._sampler.preprocessing
+
     def fingerprint(self) -> str:
         return self._sampler.fingerprint()
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` images; see `EpisodeSampler.sample`. `origin` is the image's id at each of its pixels."""
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of images; see `EpisodeSampler.sample`. `origin` is the image's id at each of its pixels."""
         images = self._sampler.images
         channels, height, width = images.image_shape
         n_pixels = height * width
@@ -73,20 +76,20 @@ class ImageCompletion(Sized, EpisodeSampler):
             raise ValueError(
                 f"expected at most {n_pixels} points, the pixels of an image, got {most}; lower n_support or max_points"
             )
-        if not len(images.splits.get(split, ())):
-            raise ValueError(f"expected a split with classes among {sorted(images.splits)}, got {split!r}")
-        address = (type(self).__name__, seed, split, index)
-        n_support, n_query = self.sizes(*address, n_tasks=n_tasks, first=first)
-        draws = Draws(*address, n_tasks=n_tasks, first=first)
-        classes = np.asarray(images.splits[split])[draws.integers("class", 0, len(images.splits[split]) - 1)]
+        if not len(images.splits.get(place.split, ())):
+            raise ValueError(f"expected a split with classes among {sorted(images.splits)}, got {place.split!r}")
+        n_support, n_query = self.sizes(place, type(self).__name__)
+        draws = place.draws(type(self).__name__)
+        classes = np.asarray(images.splits[place.split])
+        classes = classes[draws.integers("class", 0, len(classes) - 1)]
         items = draws.integers("item", 0, images.sizes[classes] - 1)
         ids = images.ids(classes, items)
-        colours = images.pictures(torch.from_numpy(ids), device).view(n_tasks, channels, n_pixels).mT
+        colours = images.pictures(torch.from_numpy(ids), device).view(place.n_tasks, channels, n_pixels).mT
         order = draws.shuffled("pixels", np.zeros((1, n_pixels), dtype=np.bool_))[..., None]
         shown = take(order, 0, n_support)
         if self.all_pixels:
             every = np.broadcast_to(np.arange(n_pixels)[:, None], order.shape)
-            asked = take(every, 0, np.full(n_tasks, n_pixels))
+            asked = take(every, 0, np.full(place.n_tasks, n_pixels))
         else:
             asked = take(order, n_support, n_query)
         origin = np.where(np.concatenate([shown[1], asked[1]], axis=1), ids[:, None], -1)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from metabox.data.layouts import FoundSet, existing_folders
 from metabox.data.pack import ClassFiles
+from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import read_text
 from metabox.data.root import FolderFiles
-from metabox.tasks.images.published import PublishedImages, Source, places
+from metabox.tasks.images.published import PublishedImages
 
 
 class CUB(PublishedImages):
@@ -32,23 +30,20 @@ class CUB(PublishedImages):
         "(data.caltech.edu/records/65de6-vp158) into cub/ under the data root, or straight under it"
     )
 
-    def find(self, root: Path) -> Source | None:
-        for folder in places(root, "cub/CUB_200_2011", "CUB_200_2011", "cub"):
+    def find(self, root: Path) -> FoundSet | None:
+        for folder in existing_folders(root, "cub/CUB_200_2011", "CUB_200_2011", "cub"):
             if (folder / "images.txt").is_file() and (folder / "images").is_dir():
                 files = FolderFiles(folder / "images")
                 lists = {
                     name: read_text(folder / f"{name}.txt").split()
                     for name in ("images", "classes", "image_class_labels")
                 }
-                return Source((files.stamp(), lists), partial(_classes, files, lists))
+                return FoundSet((files.stamp(), lists), partial(_classes, files, lists))
         return None
 
-    def decode(self, image: Image.Image) -> NDArray[np.uint8]:
-        large = int(self.image_size * 1.15)
-        first = (large - self.image_size) // 2
-        image = image.convert("RGB").resize((large, large), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)[first : first + self.image_size, first : first + self.image_size]
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
+        return Preprocessing(3, self.image_size, "bilinear", enlarged=1.15)
 
 
 def _classes(files: FolderFiles, lists: dict[str, list[str]]) -> list[ClassFiles]:

@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from metabox.config import Unpack
 from metabox.data.decode import SUFFIXES
 from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class ClassFolder(NWayKShot):
@@ -52,7 +50,7 @@ class ClassFolder(NWayKShot):
         splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
         rotations: bool = False,
         on_device: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):
@@ -76,16 +74,13 @@ class ClassFolder(NWayKShot):
             raise ValueError(f"expected a folder of class folders, got {self.path!r}, which is not one")
         files = FolderFiles(folder)
         key = ("folder", folder.name, self.image_size, self.channels, files.stamp())
-        pack = open_pack(folder.resolve().name, key, lambda: _classes(files, self.splits), self._decode)
+        pack = open_pack(folder.resolve().name, key, lambda: _classes(files, self.splits), self.preprocessing)
         names = split_by_hash(pack.class_names, self.splits) if not isinstance(self.splits, str) else _read(self.splits)
         return StoredImages(pack, names, self.rotations, self._on_device)
 
-    def _decode(self, image: Image.Image) -> NDArray[np.uint8]:
-        image = image.convert("L" if self.channels == 1 else "RGB")
-        if self.image_size is not None:
-            image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-        return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], self.channels).transpose(2, 0, 1))
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
+        return Preprocessing(self.channels, self.image_size)
 
 
 def split_by_hash(names: Sequence[str], fractions: tuple[float, float, float]) -> dict[Split, list[str]]:

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from metabox.data.caches import find_caches
+from metabox.data.layouts import FoundSet, class_folders, existing_folders
 from metabox.data.pack import ClassFiles
 from metabox.data.readers import name_some, read_rows
 from metabox.data.root import CLASS_LISTS, FolderFiles
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.images.published import PublishedImages, Source, class_folders, places
+from metabox.tasks.images.published import PublishedImages
 
 log = logging.getLogger(__name__)
 
@@ -53,24 +54,24 @@ class MiniImageNet(PublishedImages):
         "(image-net.org, ILSVRC 2012) into ILSVRC2012/train/<wnid>/ beside it, with the CSV files in mini-imagenet/"
     )
 
-    def find(self, root: Path) -> Source | None:
+    def find(self, root: Path) -> FoundSet | None:
         lists: dict[str, list[str]] = {}
-        for folder in places(root, "mini-imagenet", "miniimagenet", "mini_imagenet", "miniImageNet"):
-            if source := find_caches(folder, *CACHES):
-                return source
+        for folder in existing_folders(root, "mini-imagenet", "miniimagenet", "mini_imagenet", "miniImageNet"):
+            if found := find_caches(folder, *CACHES):
+                return found
             lists = lists or _lists(folder)
             if lists and (folder / "images").is_dir():
                 files = FolderFiles(folder / "images")
-                return Source((files.stamp(), lists), partial(_listed, files, lists))
+                return FoundSet((files.stamp(), lists), partial(_listed, files, lists))
             names = [name for names in self._published().values() for name in names]
-            if places(folder, *SPLITS, *names):
+            if existing_folders(folder, *SPLITS, *names):
                 files = FolderFiles(folder, [*SPLITS, *names])
-                return Source(files.stamp(), partial(class_folders, files))
-        for folder in places(root, "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "imagenet/train"):
+                return FoundSet(files.stamp(), partial(class_folders, files))
+        for folder in existing_folders(root, "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "imagenet/train"):
             return self._from_imagenet(folder, lists)
         return None
 
-    def _from_imagenet(self, folder: Path, lists: dict[str, list[str]]) -> Source:
+    def _from_imagenet(self, folder: Path, lists: dict[str, list[str]]) -> FoundSet:
         names = [name for names in self._published().values() for name in names]
         files = FolderFiles(folder, names)
         if not lists:
@@ -88,7 +89,7 @@ class MiniImageNet(PublishedImages):
                 found.append(ClassFiles(c.name, None, files, chosen))
             return found
 
-        return Source((files.stamp(), lists), classes)
+        return FoundSet((files.stamp(), lists), classes)
 
     def _published(self) -> dict[str, list[str]]:
         published: dict[str, list[str]] = read_json(CLASS_LISTS / f"{self.name}.json")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from metabox.config import Unpack
 from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.data.root import CLASS_LISTS, Files, FolderFiles, ZipFiles, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
@@ -54,7 +52,7 @@ class Omniglot(NWayKShot):
         rotations: bool = True,
         image_size: int = 28,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if split not in ("vinyals", "lake"):
@@ -69,12 +67,12 @@ class Omniglot(NWayKShot):
     def load(self) -> StoredImages:
         parts = _find(data_root(self.data_root))
         key = ("omniglot", self.image_size, [part.stamp() for part in parts.values()])
-        pack = open_pack("omniglot", key, lambda: _characters(parts), self._decode)
+        pack = open_pack("omniglot", key, lambda: _characters(parts), self.preprocessing)
         return StoredImages(pack, read_json(CLASS_LISTS / f"omniglot_{self.split}.json"), self.rotations)
 
-    def _decode(self, image: Image.Image) -> NDArray[np.uint8]:
-        small = image.convert("L").resize((self.image_size, self.image_size), Image.Resampling.BOX)
-        return 255 - np.asarray(small)[None]
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
+        return Preprocessing(1, self.image_size, "box", inverted=True)
 
 
 def _find(root: Path) -> dict[str, Files]:

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from metabox.data.decode import SUFFIXES
+from metabox.config import Unpack
+from metabox.data.layouts import FoundSet
 from metabox.data.pack import ClassFiles, open_pack
+from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
-from metabox.data.root import CLASS_LISTS, Files, data_root, how_to_name_a_root
+from metabox.data.root import CLASS_LISTS, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
-
-
-@dataclass(frozen=True)
-class Source:
-    """A set as it was found: `stamp` changes when its files do, `classes` lists them."""
-
-    stamp: object
-    classes: Callable[[], list[ClassFiles]]
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class PublishedImages(NWayKShot):
@@ -71,7 +60,7 @@ class PublishedImages(NWayKShot):
         rotations: bool = False,
         on_device: bool | None = None,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if image_size is not None and image_size < 1:
@@ -81,8 +70,12 @@ class PublishedImages(NWayKShot):
         self.data_root = data_root
         self._on_device = on_device
 
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
+        return Preprocessing(3, self.image_size, "lanczos")
+
     @abstractmethod
-    def find(self, root: Path) -> Source | None:
+    def find(self, root: Path) -> FoundSet | None:
         """The set below the data root, or None where it is not there."""
 
     def download(self, root: Path) -> None:
@@ -90,25 +83,18 @@ class PublishedImages(NWayKShot):
 
     def load(self) -> StoredImages:
         root = data_root(self.data_root)
-        source = self.find(root)
-        if source is None:
+        found = self.find(root)
+        if found is None:
             try:
                 self.download(root)
             except Exception as error:  # whatever the network and the disk come up with
                 raise self._not_found(root, f" ({error})") from error
-            source = self.find(root)
-        if source is None:
+            found = self.find(root)
+        if found is None:
             raise self._not_found(root, " after downloading it")
-        key = (self.pack, self.image_size, source.stamp)
-        pack = open_pack(self.pack, key, source.classes, self.decode, check=self._complaints)
+        key = (self.pack, self.image_size, found.stamp)
+        pack = open_pack(self.pack, key, found.classes, self.preprocessing, check=self._complaints)
         return StoredImages(pack, self._splits(pack.class_names), self.rotations, self._on_device)
-
-    def decode(self, image: Image.Image) -> NDArray[np.uint8]:
-        """One image as uint8 `[3, image_size, image_size]`."""
-        image = image.convert("RGB")
-        if image.size != (self.image_size, self.image_size):
-            image = image.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def _splits(self, names: Sequence[str]) -> Mapping[Split, Sequence[str]]:
         """By the published list of names; a layout without names has numbers below the names of splits."""
@@ -144,17 +130,3 @@ class PublishedImages(NWayKShot):
         return ValueError(
             f"expected {self.title} under {root}, found none{why}; {self.where}, and {how_to_name_a_root()}"
         )
-
-
-def places(root: Path, *names: str) -> list[Path]:
-    """Those of the folders that are there."""
-    return [folder for name in names if (folder := root / name).is_dir()]
-
-
-def class_folders(files: Files, within: str = "") -> list[ClassFiles]:
-    """Every folder that holds images is a class of its own name; only names that begin with `within` count."""
-    classes: dict[str, list[str]] = {}
-    for name in files.names:
-        if name.startswith(within) and Path(name).suffix.lower() in SUFFIXES:
-            classes.setdefault(name.rpartition("/")[0], []).append(name)
-    return [ClassFiles(folder.rpartition("/")[2], None, files, images) for folder, images in classes.items()]

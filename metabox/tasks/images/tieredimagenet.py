@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from metabox.data.caches import find_caches
+from metabox.data.layouts import FoundSet, class_folders, existing_folders
 from metabox.data.pack import ClassFiles
 from metabox.data.root import FolderFiles
 from metabox.episodes import SPLITS, Split
-from metabox.tasks.images.published import PublishedImages, Source, class_folders, places
+from metabox.tasks.images.published import PublishedImages
 
 CACHES: tuple[dict[Split, list[str]], ...] = (
     {split: [f"{split}_images_png.pkl", f"{split}_labels.pkl"] for split in SPLITS},
@@ -39,13 +40,13 @@ class TieredImageNet(PublishedImages):
         "tiered-imagenet/ under the data root"
     )
 
-    def find(self, root: Path) -> Source | None:
-        for folder in places(root, "tiered-imagenet", "tieredimagenet", "tiered_imagenet", "tieredImageNet"):
-            if source := find_caches(folder, *CACHES):
-                return source
-            if len(places(folder, *SPLITS)) == len(SPLITS):
+    def find(self, root: Path) -> FoundSet | None:
+        for folder in existing_folders(root, "tiered-imagenet", "tieredimagenet", "tiered_imagenet", "tieredImageNet"):
+            if found := find_caches(folder, *CACHES):
+                return found
+            if len(existing_folders(folder, *SPLITS)) == len(SPLITS):
                 files = FolderFiles(folder, SPLITS)
-                return Source(files.stamp(), partial(_classes, files))
+                return FoundSet(files.stamp(), partial(_classes, files))
         return None
 
 

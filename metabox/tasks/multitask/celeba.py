@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from metabox.config import Unpack
 from metabox.data import root
 from metabox.data.pack import ClassFiles, Pack, open_pack
+from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.episodes import Split
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 # torchvision's names of the splits, in order
 THEIR_SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "val"}
@@ -45,7 +44,7 @@ class CelebA(FiniteTasks):
         attributes: list[str] | None = None,
         parts: bool = False,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
         if image_size < 1:
@@ -55,8 +54,12 @@ class CelebA(FiniteTasks):
         self.parts = parts
         self.data_root = data_root
 
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
+        return Preprocessing(3, self.image_size)
+
     def load(self) -> Rows:
-        pack, labels, names = read(root.data_root(self.data_root), self.image_size)
+        pack, labels, names = read(root.data_root(self.data_root), self.preprocessing)
         chosen = names if self.attributes is None else self.attributes
         if missing := [name for name in chosen if name not in names]:
             raise ValueError(f"expected attributes among {names}, got {name_some(missing)}")
@@ -72,7 +75,7 @@ class CelebA(FiniteTasks):
         return TaskSpec(shape, Binary(len(names)))
 
 
-def read(folder: Path, image_size: int) -> tuple[Pack, Tensor, list[str]]:
+def read(folder: Path, preprocessing: Preprocessing) -> tuple[Pack, Tensor, list[str]]:
     """The pack, whose classes are torchvision's splits; labels 0 and 1 `[n, 40]` in its order; and their names.
 
     Raises:
@@ -93,12 +96,8 @@ def read(folder: Path, image_size: int) -> tuple[Pack, Tensor, list[str]]:
     def listed() -> list[ClassFiles]:
         return [ClassFiles(split, None, files, part.filename) for split, part in parts.items()]
 
-    def decode(image: Image.Image) -> NDArray[np.uint8]:
-        small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
-
-    key = ("celeba", image_size, files.stamp(), {split: part.filename for split, part in parts.items()})
-    pack = open_pack("celeba", key, listed, decode)
+    key = ("celeba", preprocessing.image_size, files.stamp(), {split: part.filename for split, part in parts.items()})
+    pack = open_pack("celeba", key, listed, preprocessing)
     labels = torch.cat([part.attr.float() for part in parts.values()])
     names = [name for name in parts["train"].attr_names if name]  # its header may end in a blank
     return pack, labels, names

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.tasks.functions.base import Floats
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -41,15 +42,9 @@ class EndlessTask(EpisodeSampler):
         With them log p(y|x) of each part `[T, M, parts]`, where it is known.
         """
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` rows of examples; see `EpisodeSampler.sample`."""
-        if n_tasks < 1:
-            raise ValueError(f"expected n_tasks of at least 1, got {n_tasks}")
-        inputs, targets, log_p = self.draw(
-            Draws(type(self).__name__, seed, split, index, n_tasks=n_tasks, first=first), split
-        )
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """Rows of examples; see `EpisodeSampler.sample`."""
+        inputs, targets, log_p = self.draw(place.draws(type(self).__name__), place.split)
         x = torch.from_numpy(inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32))
         y = torch.from_numpy(targets.astype(np.float32))
         oracle = None

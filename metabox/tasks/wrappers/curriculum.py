@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Device, Episodes, Examples
 from metabox.tasks.functions.linear import LinearFunctions, NormalInputs
-from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.place import Place
+from metabox.tasks.wrappers.base import Wrapper
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Growth:
         return min(self.start + self.by * (step // self.every), end)
 
 
-class Curriculum(EpisodeSampler):
+class Curriculum(Wrapper):
     """Functions of few inputs and with few points first, more of both later (Garg et al. 2022, appendix A.2).
 
     At training step i the function depends on the first `dims.at(i)` inputs alone, the others are 0, and a task has
@@ -59,13 +60,16 @@ class Curriculum(EpisodeSampler):
             what the tasks have, or at fewer inputs than `sparsity`.
     """
 
+    tasks: NormalInputs
+
     def __init__(
         self,
         tasks: NormalInputs = LinearFunctions(),  # noqa: B008  # it is never changed
         dims: Growth | None = Growth(5, 1, 2000),
         points: Growth | None = Growth(11, 2, 2000),
     ) -> None:
-        self.tasks, self.dims, self.points, self.spec = tasks, dims, points, tasks.spec
+        super().__init__(tasks)
+        self.dims, self.points = dims, points
         if len({*tasks.n_support}) > 1 or tasks.n_query != (1, 1):
             raise ValueError(
                 f"expected tasks with one number of support points and n_query 1, got n_support {tasks.n_support} and "
@@ -78,11 +82,13 @@ class Curriculum(EpisodeSampler):
             if growth and not low <= growth.start <= high:
                 raise ValueError(f"expected {name} to start from {low} to {high}, what the tasks have, got {growth}")
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        tasks = self.at(index) if split == "train" else self.tasks
-        episodes = tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """The tasks of the step `place.index`; see `EpisodeSampler.sample`."""
+        tasks = self.at(place.index) if place.split == "train" else self.tasks
+        return self.change(tasks.sample(place, device), place)
+
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        """The inputs that a task does not have yet as zeros."""
         support, query = (self._filled(part) for part in (episodes.support, episodes.query))
         return replace(episodes, support=support, query=query)
 

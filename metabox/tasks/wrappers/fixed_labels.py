@@ -7,13 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, Split
-from metabox.seeding import Draws
+from metabox.episodes import Episodes
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.base import Wrapper
 
 
-class FixedLabels(EpisodeSampler):
+class FixedLabels(Wrapper):
     """The tasks of another sampler, where in a share of the training tasks the labels are not drawn at random.
 
     There the classes of a task are numbered in the order of the ids that their examples have in the data. So a class
@@ -34,24 +35,15 @@ class FixedLabels(EpisodeSampler):
     def __init__(self, tasks: EpisodeSampler, share: float = 0.5) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"expected share from 0 to 1, got {share}")
-        self.tasks, self.share = tasks, share
+        super().__init__(tasks)
+        self.share = share
 
-    @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
-        return self.tasks.spec
-
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
-        if split != "train":
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        if place.split != "train":
             return episodes
-        draws = Draws("fixed labels", seed, split, index, n_tasks=n_tasks, first=first)
-        fixed = torch.from_numpy(draws.uniform("fixed", 0, 1, 1) < self.share).to(device)
+        fixed = torch.from_numpy(place.draws("fixed labels").uniform("fixed", 0, 1, 1) < self.share)
+        fixed = fixed.to(episodes.support.x.device)
         return in_order(episodes, self.tasks.spec, fixed)
-
-    def fingerprint(self) -> str:
-        return self.tasks.fingerprint()
 
 
 def in_order(episodes: Episodes, spec: TaskSpec, chosen: Tensor) -> Episodes:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.seeding import Draws, make_key
+from metabox.seeding import make_key
 from metabox.targets import Classes, TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -57,17 +58,15 @@ class FromLearn2Learn(EpisodeSampler):
         first: Split = next(iter(self._tasksets))
         self.spec = TaskSpec(tuple(self._task(first, "the shape")[0].shape[1:]), Classes(n_way))
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        """`n_tasks` episodes `[T, ...]`, drawn one after the other; see `EpisodeSampler.sample`."""
-        taskset = self._taskset(split)
-        draws = Draws("learn2learn", seed, split, index, n_tasks=n_tasks, first=first)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """Episodes `[T, ...]`, drawn one after the other; see `EpisodeSampler.sample`."""
+        split, taskset = place.split, self._taskset(place.split)
+        draws = place.draws("learn2learn")
         if taskset.num_tasks > 0:
             numbers = draws.integers("number", 0, taskset.num_tasks - 1)
             tasks = [self._task(split, "number", number) for number in numbers.tolist()]
         else:
-            tasks = [self._task(split, seed, index, task) for task in range(first, first + n_tasks)]
+            tasks = [self._task(split, place.seed, place.index, task) for task in draws.tasks.tolist()]
         labels = np.stack([self._dense(y) for _, y in tasks])
         order = draws.shuffled("order", np.zeros(labels.shape, dtype=bool))
         labels = np.take_along_axis(labels, order, axis=1)
@@ -182,7 +181,7 @@ class Taskset:
             ValueError: where a class has more shots than queries, or a part is padded.
         """
         index, task = task_description
-        episodes = self.sampler.sample(index, 1, split=self.split, device=self.device, seed=self.seed, first=task)
+        episodes = self.sampler.sample(Place(1, self.split, index=index, first=task, seed=self.seed), self.device)
         s, q = episodes.support, episodes.query
         if not (s.mask.all() and q.mask.all()):
             raise ValueError("expected tasks without padding; give way, shot and query as numbers, not as ranges")

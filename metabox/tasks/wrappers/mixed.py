@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, Examples, Split
-from metabox.seeding import Draws
+from metabox.episodes import Episodes, Examples
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.base import Wrapper
 
 UNIT = 256  # mixing is in whole numbers, the same on every device
 
 
-class MixedClasses(EpisodeSampler):
+class MixedClasses(Wrapper):
     """The tasks of another sampler; in training, some have every class mixed with another one of the task.
 
     This augments tasks, not images: it makes new classes (Ni et al. 2021, "Data augmentation for meta-learning", say
@@ -38,7 +39,8 @@ class MixedClasses(EpisodeSampler):
             raise ValueError(f'expected how as "cutmix" or "mixup", got {how!r}')
         if not 0 <= p <= 1:
             raise ValueError(f"expected p as a share between 0 and 1, got {p}")
-        self.tasks, self.how, self.p = tasks, how, p
+        super().__init__(tasks)
+        self.how, self.p = how, p
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
@@ -47,15 +49,13 @@ class MixedClasses(EpisodeSampler):
             raise ValueError(f"expected tasks of images in classes to mix, got {spec}")
         return spec
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
-        if split != "train":
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        if place.split != "train":
             return episodes
+        device = episodes.support.x.device
         n_classes, (_, height, width) = self.spec.target.size, self.spec.x_shape
-        draws = Draws("mixed classes", seed, split, index, n_tasks=n_tasks, first=first)
-        way = np.full(n_tasks, n_classes)
+        draws = place.draws("mixed classes")
+        way = np.full(place.n_tasks, n_classes)
         if episodes.classes is not None:
             way = episodes.classes.sum(1).cpu().numpy()
         step = draws.integers("step", 1, np.maximum(way - 1, 1))
@@ -74,9 +74,6 @@ class MixedClasses(EpisodeSampler):
             query=_mixed(episodes.query, partners, weights),
         )
 
-    def fingerprint(self) -> str:
-        return self.tasks.fingerprint()
-
 
 def _boxes(area: np.ndarray, place: np.ndarray, height: int, width: int) -> np.ndarray:
     """1 outside a rectangle of this share of the image and 0 inside: `[T, C], [T, C, 2] -> [T, C, height, width]`."""
@@ -85,9 +82,12 @@ def _boxes(area: np.ndarray, place: np.ndarray, height: int, width: int) -> np.n
     def inside(n: int, at: np.ndarray) -> np.ndarray:
         length = np.rint(side * n)
         start = np.floor(at * (n - length + 1))
-        return (np.arange(n) >= start[..., None]) & (np.arange(n) < (start + length)[..., None])
+        covered: np.ndarray = (np.arange(n) >= start[..., None]) & (np.arange(n) < (start + length)[..., None])
+        return covered
 
-    return 1.0 - (inside(height, place[..., 0])[..., None] & inside(width, place[..., 1])[..., None, :])
+    rows, columns = inside(height, place[..., 0]), inside(width, place[..., 1])
+    outside: np.ndarray = 1.0 - (rows[..., None] & columns[..., None, :])
+    return outside
 
 
 def _mixed(examples: Examples, partners: Tensor, weights: Tensor) -> Examples:

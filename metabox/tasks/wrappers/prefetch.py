@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from metabox.episodes import Device, Episodes, Split
+from metabox.episodes import Device, Episodes
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.base import Wrapper
+
+_Call = tuple[Place, torch.device]
 
 
-@dataclass(frozen=True)
-class _Call:
-    index: int
-    first: int
-    n_tasks: int
-    split: Split
-    device: torch.device
-    seed: int
-
-
-class Prefetch(EpisodeSampler):
+class Prefetch(Wrapper):
     """The tasks of another sampler, bit for bit, drawn ahead on a thread of its own.
 
     Worth its thread where images are read from a file that does not fit the device (see `StoredImages`), or where
@@ -36,7 +30,7 @@ class Prefetch(EpisodeSampler):
     """
 
     def __init__(self, tasks: EpisodeSampler) -> None:
-        self.tasks = tasks
+        super().__init__(tasks)
         self._thread = ThreadPoolExecutor(1, "prefetch")
         self._ahead: dict[_Call, Future[Episodes]] = {}
         self._last: _Call | None = None
@@ -46,10 +40,9 @@ class Prefetch(EpisodeSampler):
     def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
         return self._thread.submit(lambda: self.tasks.spec).result()
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        call = _Call(index, first, n_tasks, split, _numbered(device), seed)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """The inner sampler's tasks at the place; see `EpisodeSampler.sample`."""
+        call = place, _numbered(device)
         wanted = self._ahead.pop(call, None)
         for other in self._ahead.values():
             other.cancel()
@@ -58,29 +51,27 @@ class Prefetch(EpisodeSampler):
         episodes = (wanted or self._submit(call)).result()
         if following is not None:
             self._ahead = {following: self._submit(following)}
+        return self.change(episodes, place)
+
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        """The same: only when they are drawn is another time."""
         return episodes
 
     def _submit(self, call: _Call) -> Future[Episodes]:
-        return self._thread.submit(
-            self.tasks.sample,
-            call.index,
-            call.n_tasks,
-            split=call.split,
-            device=call.device,
-            seed=call.seed,
-            first=call.first,
-        )
+        return self._thread.submit(self.tasks.sample, *call)
 
     def _following(self, call: _Call) -> _Call | None:
         """The next call, if it goes on from this one as this one did from the one before."""
         last, self._last = self._last, call
         before, self._step = self._step, None
-        if last is None or replace(last, index=call.index, first=call.first) != call:
+        place, device = call
+        if last is None or (replace(last[0], index=place.index, first=place.first), last[1]) != call:
             return None
-        self._step = call.index - last.index, call.first - last.first
+        self._step = place.index - last[0].index, place.first - last[0].first
         if self._step not in (before, (1, 0)) or self._step == (0, 0):
             return None
-        return replace(call, index=call.index + self._step[0], first=call.first + self._step[1])
+        index, first = place.index + self._step[0], place.first + self._step[1]
+        return (replace(place, index=index, first=first), device) if index >= 0 and first >= 0 else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,7 +79,7 @@ class Prefetch(EpisodeSampler):
         return self.tasks.config
 
     def fingerprint(self) -> str:
-        return self.tasks.fingerprint()
+        return self._thread.submit(self.tasks.fingerprint).result()
 
 
 def _numbered(device: Device) -> torch.device:

@@ -8,13 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.episodes import Episodes, Examples
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tasks.wrappers.base import Wrapper
 
 
-class RandomProjections(EpisodeSampler):
+class RandomProjections(Wrapper):
     """The tasks of another sampler with inputs A x, A drawn for each task (Kirsch et al. 2022, "GPICL", section 3).
 
     x is flattened (images in 0...1); the entries of A are normal with variance 1 / (numbers in x). The other half of
@@ -33,26 +35,24 @@ class RandomProjections(EpisodeSampler):
     def __init__(self, tasks: EpisodeSampler, size: int | None = None, n_maps: int | None = None) -> None:
         if (size is not None and size < 1) or (n_maps is not None and n_maps < 1):
             raise ValueError(f"expected size and n_maps of at least 1, or none, got {size} and {n_maps}")
-        self.tasks, self.size, self.n_maps = tasks, size, n_maps
+        super().__init__(tasks)
+        self.size, self.n_maps = size, n_maps
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
         inner = self.tasks.spec
         return replace(inner, x_shape=(self.size or math.prod(inner.x_shape),))
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        episodes = self.tasks.sample(index, n_tasks, split=split, device=device, seed=seed, first=first)
-        draws = Draws("projections", seed, split, index, n_tasks=n_tasks, first=first)
+    def change(self, episodes: Episodes, place: Place) -> Episodes:
+        draws = place.draws("projections")
         n_in, n_out = math.prod(self.tasks.spec.x_shape), self.spec.x_shape[0]
-        if self.n_maps and split == "train":
+        if self.n_maps and place.split == "train":
             which = draws.integers("which", 0, self.n_maps - 1)
             maps = [Draws("maps", n_tasks=1, first=int(k)).normal("A", n_in, n_out) for k in which]
             drawn = torch.cat([torch.from_numpy(a) for a in maps])
         else:
             drawn = torch.from_numpy(draws.normal("A", n_in, n_out))
-        maps_ = (drawn / math.sqrt(n_in)).float().to(device)
+        maps_ = (drawn / math.sqrt(n_in)).float().to(episodes.support.x.device)
 
         def project(examples: Examples) -> Examples:
             x: Tensor = examples.x.flatten(2)
@@ -60,6 +60,3 @@ class RandomProjections(EpisodeSampler):
             return replace(examples, x=x @ maps_)
 
         return replace(episodes, support=project(episodes.support), query=project(episodes.query))
-
-    def fingerprint(self) -> str:
-        return self.tasks.fingerprint()

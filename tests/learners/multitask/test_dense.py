@@ -126,9 +126,9 @@ class Fixed(EpisodeSampler):
     def __init__(self, y):
         self.y = y
 
-    def sample(self, index, n_tasks, *, split, device="cpu", seed=0, first=0):
-        x = torch.zeros(n_tasks, 2, 1, 2, 2)
-        y = self.y[None].expand(n_tasks, -1, -1)
+    def sample(self, place, device="cpu"):
+        x = torch.zeros(place.n_tasks, 2, 1, 2, 2)
+        y = self.y[None].expand(place.n_tasks, -1, -1)
         return Episodes(support=Examples(x=x[:, :0], y=y[:, :0]), query=Examples(x=x, y=y))
 
 

@@ -20,6 +20,7 @@ from metabox.tasks import Glyphs
 from metabox.tasks.descriptors import Metadata
 from metabox.tasks.functions.base import Sized
 from metabox.tasks.named import FiniteTasks
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.curriculum import Growth
 
@@ -153,7 +154,7 @@ def test_every_sampler_has_options_to_be_tested_with():
 def test_episodes_are_of_the_kind_that_the_spec_says(name, options):
     sampler: EpisodeSampler = SAMPLERS[name](**options)
     for split in ("train", "val", "test"):
-        episodes = sampler.sample(0, 20, split=split)
+        episodes = sampler.sample(Place(20, split))
         sampler.spec.check_episodes(episodes)
         assert episodes.query.mask.any(1).all()
         assert episodes.support.x.dtype == (torch.uint8 if len(sampler.spec.x_shape) == 3 else torch.float32)
@@ -170,7 +171,7 @@ def test_episodes_are_of_the_kind_that_the_spec_says(name, options):
 @pytest.mark.parametrize(("name", "options"), BOTH)
 def test_the_same_arguments_give_the_same_bits_and_others_do_not(name, options):
     def drawn(index=3, seed=1, split="train"):
-        return SAMPLERS[name](**options).sample(index, 9, split=split, seed=seed)
+        return SAMPLERS[name](**options).sample(Place(9, split, index=index, seed=seed))
 
     assert same(drawn(), drawn())
     known = contents(drawn())
@@ -181,9 +182,9 @@ def test_the_same_arguments_give_the_same_bits_and_others_do_not(name, options):
 @pytest.mark.parametrize(("name", "options"), BOTH)
 def test_a_task_does_not_depend_on_the_tasks_beside_it(name, options):
     sampler = SAMPLERS[name](**options)
-    whole = sampler.sample(2, 21, split="test", seed=5)
+    whole = sampler.sample(Place(21, "test", index=2, seed=5))
     for first, n_tasks in ((0, 5), (7, 1), (15, 6), (20, 1)):
-        part = sampler.sample(2, n_tasks, split="test", seed=5, first=first)
+        part = sampler.sample(Place(n_tasks, "test", index=2, first=first, seed=5))
         assert equal_but_for_padding(whole[first : first + n_tasks], part), first
 
 
@@ -191,7 +192,7 @@ def test_a_task_does_not_depend_on_the_tasks_beside_it(name, options):
 @pytest.mark.parametrize(("name", "options"), BOTH)
 def test_cpu_and_cuda_draw_the_same_bits(name, options):
     sampler = SAMPLERS[name](**options)
-    assert same(sampler.sample(0, 20, split="train", device="cuda").to("cpu"), sampler.sample(0, 20, split="train"))
+    assert same(sampler.sample(Place(20, "train"), "cuda").to("cpu"), sampler.sample(Place(20, "train")))
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH)
@@ -217,7 +218,7 @@ SIZED = [
 def test_sizes_take_every_value_of_their_ranges_and_no_other(name):
     few = {"images": Glyphs(image_size=8)} if name == "ImageCompletion" else {}
     sampler = SAMPLERS[name](**few, n_support=(0, 3), n_query=(1, 4), max_points=5, share_sizes=1)
-    episodes = sampler.sample(0, 400, split="train")
+    episodes = sampler.sample(Place(400, "train"))
     n, m = episodes.support.mask.sum(1), episodes.query.mask.sum(1)
     assert {(int(a), int(b)) for a, b in zip(n, m, strict=True)} == {
         (a, b) for a in range(4) for b in range(1, 5) if a + b <= 5
@@ -228,13 +229,13 @@ def test_sizes_take_every_value_of_their_ranges_and_no_other(name):
 
 def test_tasks_in_a_row_share_their_sizes_where_they_are_told_to():
     sampler = tasks.Sinusoids(n_support=(0, 20), n_query=(1, 20), share_sizes=4)
-    episodes = sampler.sample(0, 18, split="train", first=2)
+    episodes = sampler.sample(Place(18, "train", first=2))
     n, m = episodes.support.mask.sum(1), episodes.query.mask.sum(1)
     task = torch.arange(2, 20) // 4
     for group in task.unique():
         assert len(n[task == group].unique()) == len(m[task == group].unique()) == 1
     assert len(n.unique()) > 2
-    alone = sampler.sample(0, 4, split="train", first=4)  # a whole group: nothing to pad
+    alone = sampler.sample(Place(4, "train", first=4))  # a whole group: nothing to pad
     assert alone.support.mask.all()
     assert alone.query.mask.all()
 
@@ -268,7 +269,7 @@ def test_the_extreme_words_give_finite_draws(word, monkeypatch):
         (lambda: tasks.Sinusoids(amplitude=(2.0, 1.0)), r"amplitude as a number or a range .* got \(2.0, 1.0\)"),
         (lambda: tasks.Sinusoids(low=3.0, high=3.0), "low < high"),
         (lambda: tasks.Sinusoids(noise=-0.1), "noise as a non-negative number"),
-        (lambda: tasks.Sinusoids().sample(0, 0, split="train"), "n_tasks of at least 1"),
+        (lambda: tasks.Sinusoids().sample(Place(0, "train")), "n_tasks as a whole number of at least 1"),
         (lambda: tasks.Sawtooth(frequency=0.0), "frequency as a positive number"),
         (lambda: tasks.Sawtooth(dim=0), "dim of at least 1"),
         (lambda: tasks.Steps(n_steps=-1), "n_steps"),
@@ -289,9 +290,9 @@ def test_the_extreme_words_give_finite_draws(word, monkeypatch):
         (lambda: tasks.AssociativeRecall(key_bits=31), "key_bits from 1 to 30"),
         (lambda: tasks.Copy(value_bits=0), "value_bits of at least 1"),
         (lambda: tasks.Copy(length=0), "length as a whole number of at least 1"),
-        (lambda: tasks.Copy().sample(0, 0, split="test"), "n_tasks of at least 1"),
+        (lambda: tasks.Copy().sample(Place(0, "test")), "n_tasks as a whole number of at least 1"),
         (lambda: tasks.ImageCompletion(low=1.0, high=-1.0), "low < high"),
-        (lambda: tasks.ImageCompletion(n_support=785).sample(0, 1, split="train"), "at most 784 points"),
+        (lambda: tasks.ImageCompletion(n_support=785).sample(Place(1, "train")), "at most 784 points"),
     ],
 )
 def test_bad_options_are_named(make, says):
@@ -325,7 +326,7 @@ learner: {class_path: CNP}
         "Periodic(length_scale=1.0, period=0.3, scale=1.0)",
     ]
     assert made.tasks.n_support == (3, 10)
-    assert made.evaluation.sample(0, 2, split="val").query.y.shape == (2, 9, 1)
+    assert made.evaluation.sample(Place(2, "val")).query.y.shape == (2, 9, 1)
     assert made.evaluation.max_points == 99
 
 

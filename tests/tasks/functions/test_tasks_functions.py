@@ -17,6 +17,7 @@ from sklearn.linear_model import Lasso, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 
+from metabox.data.class_images import ClassImages
 from metabox.episodes import Examples
 from metabox.seeding import Draws
 from metabox.tasks import (
@@ -33,7 +34,8 @@ from metabox.tasks import (
     TwoLayerNetworks,
 )
 from metabox.tasks.functions import baselines
-from metabox.tasks.nway import ClassImages, NWayKShot
+from metabox.tasks.nway import NWayKShot
+from metabox.tasks.place import Place
 
 UNLIKELY = 1e-4  # the draws are fixed, so a test that passes once passes always
 
@@ -58,7 +60,7 @@ def tasks_of(episodes):
 
 def test_sinusoids_are_those_of_finn_et_al():
     """Fit a sin(x - b) = a cos(b) sin(x) - a sin(b) cos(x), which is linear: no residual, and a, b of their ranges."""
-    x, y = whole(Sinusoids().sample(0, 2000, split="train"))
+    x, y = whole(Sinusoids().sample(Place(2000, "train")))
     assert x.shape == (2000, 20, 1)
     assert kstest(x.ravel(), "uniform", (-5, 10)).pvalue > UNLIKELY
     design = np.concatenate([np.sin(x), -np.cos(x)], -1)
@@ -70,7 +72,7 @@ def test_sinusoids_are_those_of_finn_et_al():
 
 def test_harmonics_have_two_frequencies_one_twice_the_other():
     """Search the frequency; at the right one a linear fit of four terms leaves no residual."""
-    x, y = whole(Harmonics(n_support=30).sample(0, 6, split="train"))
+    x, y = whole(Harmonics(n_support=30).sample(Place(6, "train")))
     for t in range(6):
         residuals = []
         for w in np.linspace(5, 7, 2001):
@@ -82,7 +84,7 @@ def test_harmonics_have_two_frequencies_one_twice_the_other():
 
 
 def test_inputs_of_harmonics_are_normal_around_a_centre_of_the_task():
-    x, _ = whole(Harmonics(n_support=30).sample(0, 500, split="train"))
+    x, _ = whole(Harmonics(n_support=30).sample(Place(500, "train")))
     centres = x.mean((1, 2))
     assert kstest(centres, "uniform", (-4, 8)).pvalue > UNLIKELY
     spread = (x - centres[:, None, None]) * math.sqrt(40 / 39)
@@ -90,7 +92,7 @@ def test_inputs_of_harmonics_are_normal_around_a_centre_of_the_task():
 
 
 def test_a_sawtooth_rises_at_its_frequency_and_falls_by_one():
-    x, y = whole(Sawtooth(frequency=(2.0, 4.0), n_support=200, n_query=200).sample(0, 50, split="train"))
+    x, y = whole(Sawtooth(frequency=(2.0, 4.0), n_support=200, n_query=200).sample(Place(50, "train")))
     assert 0 <= y.min() <= y.max() < 1
     for t in range(len(x)):
         order = np.argsort(x[t, :, 0])
@@ -99,12 +101,12 @@ def test_a_sawtooth_rises_at_its_frequency_and_falls_by_one():
         assert 2 <= abs(slope) <= 4
         turns = (rise - slope * gap).round(3)
         assert set(np.abs(turns)) == {0.0, 1.0}
-    starts = Sawtooth(frequency=1.0, low=0.0, high=1e-6).sample(0, 2000, split="train").query.y[:, 0, 0]
+    starts = Sawtooth(frequency=1.0, low=0.0, high=1e-6).sample(Place(2000, "train")).query.y[:, 0, 0]
     assert kstest(starts.numpy(), "uniform").pvalue > UNLIKELY
 
 
 def test_a_sawtooth_of_two_inputs_varies_along_one_direction():
-    x, y = whole(Sawtooth(frequency=0.2, dim=2, low=0.0, high=1.0, n_support=0).sample(0, 30, split="train"))
+    x, y = whole(Sawtooth(frequency=0.2, dim=2, low=0.0, high=1.0, n_support=0).sample(Place(30, "train")))
     within = [t for t in range(len(x)) if np.ptp(y[t]) < 0.5]  # one tooth, where it is linear
     assert len(within) > 10
     for t in within:
@@ -115,7 +117,7 @@ def test_a_sawtooth_of_two_inputs_varies_along_one_direction():
 
 
 def test_steps_have_as_many_levels_as_steps_and_one():
-    x, y = whole(Steps(n_steps=(0, 3), n_support=500, n_query=500).sample(0, 400, split="train"))
+    x, y = whole(Steps(n_steps=(0, 3), n_support=500, n_query=500).sample(Place(400, "train")))
     counts, first = np.zeros(4), []
     for t in range(len(x)):
         along = y[t, np.argsort(x[t, :, 0])]
@@ -128,7 +130,7 @@ def test_steps_have_as_many_levels_as_steps_and_one():
 
 @pytest.mark.parametrize("make", [Sinusoids, Harmonics, Sawtooth, Steps])
 def test_noise_is_added_to_every_target(make):
-    (_, clean), (_, noisy) = (whole(make(noise=noise).sample(0, 200, split="train")) for noise in (0.0, 0.3))
+    (_, clean), (_, noisy) = (whole(make(noise=noise).sample(Place(200, "train"))) for noise in (0.0, 0.3))
     noise = noisy - clean
     noise = noise[noise != 0]  # padding
     assert kstest(noise[:5000] / 0.3, "norm").pvalue > UNLIKELY
@@ -138,7 +140,7 @@ def test_noise_is_added_to_every_target(make):
 
 
 def test_linear_functions_are_linear_with_standard_normal_weights():
-    episodes = LinearFunctions(dim=5, n_support=6, n_query=4).sample(0, 2000, split="train")
+    episodes = LinearFunctions(dim=5, n_support=6, n_query=4).sample(Place(2000, "train"))
     x, y = whole(episodes)
     assert episodes.oracle is None
     assert kstest(x.ravel(), "norm").pvalue > UNLIKELY
@@ -148,7 +150,7 @@ def test_linear_functions_are_linear_with_standard_normal_weights():
 
 
 def test_sparse_functions_depend_on_a_random_set_of_coordinates():
-    x, y = whole(LinearFunctions(dim=5, sparsity=2, n_support=6, n_query=4).sample(0, 2000, split="train"))
+    x, y = whole(LinearFunctions(dim=5, sparsity=2, n_support=6, n_query=4).sample(Place(2000, "train")))
     w = (np.linalg.pinv(x) @ y[..., None])[..., 0]
     kept = np.abs(w) > 1e-4
     assert (kept.sum(1) == 2).all()
@@ -167,7 +169,7 @@ def gaussian_predictive(xs, ys, xq, yq, noise):
 
 
 def test_the_linear_oracle_is_the_predictive_of_bayesian_ridge_regression():
-    episodes = LinearFunctions(dim=4, noise=0.5, n_support=(0, 9), n_query=(1, 3)).sample(0, 40, split="train")
+    episodes = LinearFunctions(dim=4, noise=0.5, n_support=(0, 9), n_query=(1, 3)).sample(Place(40, "train"))
     for t, (xs, ys, xq, yq) in enumerate(tasks_of(episodes)):
         wanted = gaussian_predictive(xs, ys, xq, yq, 0.5)[1].mean()
         assert episodes.oracle[t].item() == pytest.approx(wanted, rel=1e-6, abs=1e-7)
@@ -175,7 +177,7 @@ def test_the_linear_oracle_is_the_predictive_of_bayesian_ridge_regression():
 
 def test_the_sparse_oracle_averages_over_all_sets_of_coordinates():
     sampler = LinearFunctions(dim=5, sparsity=2, noise=0.5, n_support=(0, 9), n_query=(1, 3))
-    episodes = sampler.sample(0, 40, split="train")
+    episodes = sampler.sample(Place(40, "train"))
     for t, (xs, ys, xq, yq) in enumerate(tasks_of(episodes)):
         each = [gaussian_predictive(xs[:, s], ys, xq[:, s], yq, 0.5) for s in map(list, combinations(range(5), 2))]
         evidence, density = np.array([e for e, _ in each]), np.array([d for _, d in each])
@@ -184,9 +186,9 @@ def test_the_sparse_oracle_averages_over_all_sets_of_coordinates():
 
 
 def test_the_sparse_oracle_of_too_many_sets_is_left_out():
-    assert LinearFunctions(sparsity=3, noise=1.0).sample(0, 1, split="train").oracle is not None  # 1,140 sets
-    assert LinearFunctions(sparsity=5, noise=1.0).sample(0, 1, split="train").oracle is None  # 15,504
-    assert LinearFunctions(noise=1.0, oracle=False).sample(0, 1, split="train").oracle is None
+    assert LinearFunctions(sparsity=3, noise=1.0).sample(Place(1, "train")).oracle is not None  # 1,140 sets
+    assert LinearFunctions(sparsity=5, noise=1.0).sample(Place(1, "train")).oracle is None  # 15,504
+    assert LinearFunctions(noise=1.0, oracle=False).sample(Place(1, "train")).oracle is None
 
 
 def test_training_draws_from_the_pool_and_the_other_splits_do_not():
@@ -194,7 +196,7 @@ def test_training_draws_from_the_pool_and_the_other_splits_do_not():
     pool = sampler.pool_weights()
     assert pool.shape == (4, 3)
     for split in ("train", "val", "test"):
-        x, y = whole(sampler.sample(0, 400, split=split, seed=7))
+        x, y = whole(sampler.sample(Place(400, split, seed=7)))
         w = (np.linalg.pinv(x) @ y[..., None])[..., 0]
         near = np.abs(w[:, None] - pool).max(-1) < 1e-4
         assert near.any(1).all() == (split == "train")
@@ -210,19 +212,19 @@ def test_training_draws_from_the_pool_and_the_other_splits_do_not():
 def test_the_pools_oracle_is_the_average_over_the_pool(chunk, monkeypatch):
     monkeypatch.setattr("metabox.tasks.functions.linear.CHUNK", chunk)  # 64: a weight at a time
     sampler = LinearFunctions(dim=3, noise=0.5, pool=7, n_support=(0, 5), n_query=(1, 3))
-    episodes = sampler.sample(0, 30, split="train")
+    episodes = sampler.sample(Place(30, "train"))
     for t, (xs, ys, xq, yq) in enumerate(tasks_of(episodes)):
         evidence = np.array([norm.logpdf(ys, xs @ w, 0.5).sum() for w in sampler.pool_weights()])
         density = np.array([norm.logpdf(yq, xq @ w, 0.5) for w in sampler.pool_weights()])
         wanted = logsumexp(evidence[:, None] - logsumexp(evidence) + density, axis=0).mean()
         assert episodes.oracle[t].item() == pytest.approx(wanted, rel=1e-6, abs=1e-7)
-    ridge = LinearFunctions(dim=3, noise=0.5, n_support=(0, 5), n_query=(1, 3)).sample(0, 30, split="val").oracle
-    assert torch.equal(sampler.sample(0, 30, split="val").oracle, ridge)
+    ridge = LinearFunctions(dim=3, noise=0.5, n_support=(0, 5), n_query=(1, 3)).sample(Place(30, "val")).oracle
+    assert torch.equal(sampler.sample(Place(30, "val")).oracle, ridge)
 
 
 def test_two_layer_networks_are_the_sum_over_hidden_units():
     sampler = TwoLayerNetworks(dim=3, hidden=5, n_support=4, n_query=2)
-    x, y = whole(sampler.sample(1, 6, split="val", seed=2))
+    x, y = whole(sampler.sample(Place(6, "val", index=1, seed=2)))
     draws = Draws("TwoLayerNetworks", 2, "val", 1, n_tasks=6)
     first, second = draws.normal("first", 3, 5), draws.normal("second", 5, 1)
     for t in range(6):
@@ -233,13 +235,13 @@ def test_two_layer_networks_are_the_sum_over_hidden_units():
 
 
 def test_two_layer_networks_have_the_variance_of_linear_functions():
-    _, y = whole(TwoLayerNetworks().sample(0, 300, split="train"))
+    _, y = whole(TwoLayerNetworks().sample(Place(300, "train")))
     assert (y**2).mean() == pytest.approx(20, rel=0.15)  # E|x|² = dim, as of w·x
 
 
 def test_decision_trees_ask_depth_questions_from_the_root_down():
     sampler = DecisionTrees(dim=4, depth=3, n_support=20, n_query=10)
-    x, y = whole(sampler.sample(1, 5, split="val", seed=2))
+    x, y = whole(sampler.sample(Place(5, "val", index=1, seed=2)))
     draws = Draws("DecisionTrees", 2, "val", 1, n_tasks=5)
     asks, leaves = draws.integers("coordinate", 0, 3, 7), draws.normal("leaf", 8)
     for t in range(5):
@@ -255,7 +257,7 @@ def test_decision_trees_ask_depth_questions_from_the_root_down():
 
 
 def test_scikit_learns_trees_can_fit_decision_trees():
-    x, y = whole(DecisionTrees(dim=3, depth=2, n_support=200, n_query=100).sample(0, 10, split="train"))
+    x, y = whole(DecisionTrees(dim=3, depth=2, n_support=200, n_query=100).sample(Place(10, "train")))
     for t in range(10):
         assert len(np.unique(y[t])) <= 4
         signs = (x[t] > 0).astype(float)
@@ -266,7 +268,7 @@ def test_scikit_learns_trees_can_fit_decision_trees():
 
 
 def ragged(n_support=(0, 9), **kwargs):
-    episodes = LinearFunctions(dim=4, noise=0.3, n_support=n_support, n_query=3, **kwargs).sample(0, 30, split="train")
+    episodes = LinearFunctions(dim=4, noise=0.3, n_support=n_support, n_query=3, **kwargs).sample(Place(30, "train"))
     junk = torch.where(episodes.support.mask[..., None], episodes.support.x, torch.nan)
     y = torch.where(episodes.support.mask[..., None], episodes.support.y, torch.nan)
     support = Examples(x=junk, y=torch.cat([y, 2 * y], -1), mask=episodes.support.mask)
@@ -346,7 +348,7 @@ def test_baselines_say_zero_without_a_support(name):
 def test_least_squares_without_noise_errs_by_the_share_of_unseen_directions(k):
     """E (y - w·x)² = |w|² unseen = max(d - k, 0) for standard normal w and x: max(1 - k/d, 0) of the variance."""
     dim, tasks = 10, 4000
-    episodes = LinearFunctions(dim=dim, n_support=k, n_query=1).sample(0, tasks, split="train")
+    episodes = LinearFunctions(dim=dim, n_support=k, n_query=1).sample(Place(tasks, "train"))
     error = (baselines.least_squares(episodes.support, episodes.query.x) - episodes.query.y).square().double() / dim
     wanted = max(1 - k / dim, 0)
     assert abs(error.mean() - wanted) < 4 * error.std() / math.sqrt(tasks) + 1e-6
@@ -354,7 +356,7 @@ def test_least_squares_without_noise_errs_by_the_share_of_unseen_directions(k):
 
 def test_dmmse_is_the_posterior_mean_over_the_pool(monkeypatch):
     sampler = LinearFunctions(dim=4, noise=0.3, pool=6, n_support=(0, 5), n_query=3)
-    episodes, pool = sampler.sample(0, 20, split="train"), sampler.pool_weights()
+    episodes, pool = sampler.sample(Place(20, "train")), sampler.pool_weights()
     wanted = []
     for xs, ys, xq, _ in tasks_of(episodes):
         weight = np.array([np.exp(-0.5 * ((ys - xs @ w) / 0.3) ** 2).prod() for w in pool])
@@ -367,7 +369,7 @@ def test_dmmse_is_the_posterior_mean_over_the_pool(monkeypatch):
 
 def test_dmmse_of_a_huge_pool_is_ridge_regression():
     sampler = LinearFunctions(dim=2, noise=0.5, pool=200_000, oracle=False, n_support=3, n_query=4)
-    episodes = sampler.sample(0, 12, split="val")
+    episodes = sampler.sample(Place(12, "val"))
     pool = torch.from_numpy(sampler.pool_weights())
     got = baselines.dmmse(episodes.support, episodes.query.x, pool=pool, noise=0.5)
     wanted = baselines.ridge(episodes.support, episodes.query.x, penalty=0.25)
@@ -377,7 +379,7 @@ def test_dmmse_of_a_huge_pool_is_ridge_regression():
 
 
 def test_ridge_with_the_noise_as_penalty_beats_other_penalties():
-    episodes = LinearFunctions(dim=6, noise=1.0, n_support=6, n_query=1).sample(0, 4000, split="train")
+    episodes = LinearFunctions(dim=6, noise=1.0, n_support=6, n_query=1).sample(Place(4000, "train"))
 
     def error(penalty):
         return (baselines.ridge(episodes.support, episodes.query.x, penalty=penalty) - episodes.query.y).square()
@@ -417,7 +419,7 @@ def test_without_scikit_learn_its_baselines_say_so(monkeypatch):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_query_of_associative_recall_is_answered_in_the_support(split):
     sampler = AssociativeRecall(length=(2, 6), test_length=(8, 12), n_query=2, key_bits=5, value_bits=4)
-    episodes = sampler.sample(0, 300, split=split)
+    episodes = sampler.sample(Place(300, split))
     s, q = episodes.support, episodes.query
     low, high = (8, 12) if split == "test" else (2, 6)
     assert set(s.mask.sum(1).tolist()) == set(range(low, high + 1))
@@ -435,13 +437,13 @@ def test_every_query_of_associative_recall_is_answered_in_the_support(split):
 
 
 def test_every_place_of_associative_recall_is_asked_equally_often():
-    episodes = AssociativeRecall(length=4).sample(0, 2000, split="train")
+    episodes = AssociativeRecall(length=4).sample(Place(2000, "train"))
     place = (episodes.support.x == episodes.query.x).all(-1).int().argmax(1)
     assert chisquare(place.bincount()).pvalue > UNLIKELY
 
 
 def test_copy_asks_for_all_vectors_in_order():
-    episodes = Copy(length=(1, 20), test_length=(60, 120)).sample(0, 100, split="test")
+    episodes = Copy(length=(1, 20), test_length=(60, 120)).sample(Place(100, "test"))
     s, q = episodes.support, episodes.query
     assert torch.equal(s.y, q.y)
     assert torch.equal(s.x, q.x)
@@ -453,7 +455,7 @@ def test_copy_asks_for_all_vectors_in_order():
         assert 60 <= n <= 120
         assert torch.equal(place[t, :n], torch.arange(float(n)))
     assert abs(s.y[s.mask].mean() - 0.5) < 0.02
-    train = Copy(length=(1, 20), test_length=(60, 120)).sample(0, 400, split="train")
+    train = Copy(length=(1, 20), test_length=(60, 120)).sample(Place(400, "train"))
     assert set(train.support.mask.sum(1).tolist()) == set(range(1, 21))
     assert train.support.x.shape[2] == 7
 
@@ -464,7 +466,7 @@ def test_copy_asks_for_all_vectors_in_order():
 def test_pixels_are_those_of_the_image_at_their_place():
     glyphs = Glyphs(image_size=12)
     sampler = ImageCompletion(glyphs, n_support=(0, 30), n_query=(1, 30), share_sizes=1)
-    episodes = sampler.sample(0, 10, split="val")
+    episodes = sampler.sample(Place(10, "val"))
     assert sampler.spec.target.size == 1
     for t in range(10):
         seen = []
@@ -481,7 +483,7 @@ def test_pixels_are_those_of_the_image_at_their_place():
 
 
 def test_all_pixels_are_asked_for_where_no_number_is_given():
-    episodes = ImageCompletion(Glyphs(image_size=9), low=0.0, n_support=5).sample(0, 3, split="train")
+    episodes = ImageCompletion(Glyphs(image_size=9), low=0.0, n_support=5).sample(Place(3, "train"))
     assert episodes.query.y.shape == (3, 81, 1)
     assert episodes.query.mask.all()
     grid = torch.linspace(0, 1, 9)
@@ -492,7 +494,7 @@ def test_all_pixels_are_asked_for_where_no_number_is_given():
 
 
 def test_every_pixel_is_shown_equally_often():
-    episodes = ImageCompletion(Glyphs(image_size=8), n_support=4).sample(0, 1000, split="train")
+    episodes = ImageCompletion(Glyphs(image_size=8), n_support=4).sample(Place(1000, "train"))
     place = ((episodes.support.x + 1) / 2 * 7).round().long()
     assert chisquare((place[..., 0] * 8 + place[..., 1]).flatten().bincount(minlength=64)).pvalue > UNLIKELY
 
@@ -516,7 +518,7 @@ class Striped(NWayKShot):
 
 def test_images_of_several_channels_have_as_many_targets():
     sampler = ImageCompletion(Striped(), n_support=8, share_sizes=1)
-    episodes = sampler.sample(0, 600, split="train")
+    episodes = sampler.sample(Place(600, "train"))
     sampler.spec.check_episodes(episodes)
     for part in (episodes.support, episodes.query):
         identity, column, row = (part.y * 255).round().long().unbind(-1)
@@ -531,13 +533,13 @@ def test_images_of_several_channels_have_as_many_targets():
 def test_more_points_than_pixels_are_refused():
     for options in ({"n_support": 9}, {"n_support": 5, "n_query": 4}):
         with pytest.raises(ValueError, match="expected at most 8 points"):
-            ImageCompletion(Striped(), **options).sample(0, 1, split="train")
-    ImageCompletion(Striped(), n_support=5, n_query=(1, 4), max_points=8).sample(0, 1, split="train")
+            ImageCompletion(Striped(), **options).sample(Place(1, "train"))
+    ImageCompletion(Striped(), n_support=5, n_query=(1, 4), max_points=8).sample(Place(1, "train"))
 
 
 def test_a_split_without_images_is_named():
     with pytest.raises(ValueError, match="expected a split with classes among"):
-        ImageCompletion(Striped(), n_support=1).sample(0, 1, split="test")
+        ImageCompletion(Striped(), n_support=1).sample(Place(1, "test"))
 
 
 def test_grey_values_of_black_and_white_are_exactly_zero_and_one():

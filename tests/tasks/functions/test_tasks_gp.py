@@ -16,6 +16,7 @@ from sklearn.gaussian_process import kernels as sk
 from metabox.seeding import Draws
 from metabox.tasks import RBF, GaussianProcess, Matern12, Matern32, Matern52, Periodic, WeaklyPeriodic
 from metabox.tasks.functions.gaussian_process import JITTER, condition
+from metabox.tasks.place import Place
 
 SCALE, NOISE = 1.3, 0.2
 
@@ -45,7 +46,7 @@ def parts(episodes, t):
 def sampled(kernel, dim=1, **kwargs):
     """Some tasks: ragged sizes, a support of any size from none."""
     usual = {"noise": NOISE, "n_support": (0, 12), "n_query": (1, 6), "max_points": None, "share_sizes": 1}
-    return GaussianProcess(kernel, dim=dim, **usual | kwargs).sample(0, 12, split="train")
+    return GaussianProcess(kernel, dim=dim, **usual | kwargs).sample(Place(12, "train"))
 
 
 @pytest.mark.parametrize(("name", "dim"), [(k, d) for k in KERNELS for d in (1, 2) if d == 1 or "Periodic" not in k])
@@ -155,7 +156,7 @@ def test_on_average_the_known_kernel_beats_the_mixture_and_the_mixture_a_wrong_k
     grid, tasks = [RBF(0.15), RBF(1.0)], 3000
     usual = {"noise": 0.1, "n_support": 3, "n_query": 10, "max_points": None}
     known, mixture = (
-        GaussianProcess(grid, **usual, oracle=oracle).sample(0, tasks, split="train") for oracle in ("known", "mixture")
+        GaussianProcess(grid, **usual, oracle=oracle).sample(Place(tasks, "train")) for oracle in ("known", "mixture")
     )
     x, y = (torch.cat([getattr(known.support, k), getattr(known.query, k)], 1).double().numpy() for k in "xy")
     wrong = GaussianProcess(grid[:1], **usual, oracle="mixture").score(
@@ -172,7 +173,7 @@ def test_the_mean_oracle_is_minus_the_entropy():
     sampler = GaussianProcess(
         RBF(0.3), noise=0.3, n_support=0, n_query=4, max_points=None, oracle_kind="joint", low=0.0, high=1e-6
     )
-    scores = sampler.sample(0, 4000, split="train").oracle.double()
+    scores = sampler.sample(Place(4000, "train")).oracle.double()
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * (np.ones((4, 4)) + 0.09 * np.eye(4)))[1]
     assert abs(scores.mean() + entropy / 4) < 4 * scores.std() / math.sqrt(4000)
 
@@ -186,7 +187,7 @@ def test_functions_have_the_covariance_of_their_kernel(name, monkeypatch):
         GaussianProcess, "inputs", lambda self, draws, k: np.broadcast_to(grid, (len(draws.tasks), k, 1))
     )
     sampler = GaussianProcess(kernel, noise=NOISE, n_support=2, n_query=4, max_points=None, oracle="none")
-    episodes = sampler.sample(0, tasks, split="train")
+    episodes = sampler.sample(Place(tasks, "train"))
     assert episodes.oracle is None
     y = torch.cat([episodes.support.y, episodes.query.y], 1)[..., 0].double().numpy()
     hyper = {key: np.array([low]) for key, (low, _) in kernel.hyper.items()}
@@ -199,7 +200,7 @@ def test_functions_have_the_covariance_of_their_kernel(name, monkeypatch):
 
 def test_inputs_are_uniform_in_their_box():
     episodes = GaussianProcess(dim=2, low=-1.0, high=3.0, n_support=50, n_query=50, max_points=None).sample(
-        0, 50, split="val"
+        Place(50, "val")
     )
     x = torch.cat([episodes.support.x, episodes.query.x], 1).flatten(0, 1).double()
     assert x.min() > -1
@@ -210,7 +211,7 @@ def test_inputs_are_uniform_in_their_box():
 
 def test_each_kernel_of_a_list_is_drawn_equally_often():
     sampler = GaussianProcess([RBF(scale=1e-3), RBF(scale=1.0), RBF(scale=1e3)], noise=0.0, share_sizes=1)
-    size = sampler.sample(0, 900, split="train").query.y[:, 0, 0].abs()
+    size = sampler.sample(Place(900, "train")).query.y[:, 0, 0].abs()
     counts = np.histogram(size, [0, 0.015, 15, 1e9])[0]
     assert (np.abs(counts - 300) < 5 * math.sqrt(900 * 2 / 9)).all()
 
@@ -220,7 +221,7 @@ def test_the_defaults_are_the_tasks_of_transformer_neural_processes():
     sampler = GaussianProcess()
     seen = set()
     for index in range(400):
-        episodes = sampler.sample(index, 16, split="train")
+        episodes = sampler.sample(Place(16, "train", index=index))
         assert episodes.support.mask.all()
         assert episodes.query.mask.all()
         seen.add((episodes.support.x.shape[1], episodes.query.x.shape[1]))
@@ -229,13 +230,13 @@ def test_the_defaults_are_the_tasks_of_transformer_neural_processes():
     assert n.max() == 46
     assert m.min() == 3
     assert (n + m).max() == 49
-    noise = GaussianProcess(RBF((0.1, 0.6), (1e-9, 1.1e-9))).sample(0, 300, split="train").query
+    noise = GaussianProcess(RBF((0.1, 0.6), (1e-9, 1.1e-9))).sample(Place(300, "train")).query
     assert noise.y[noise.mask].std() == pytest.approx(0.02, rel=0.05)  # in the targets too
 
 
 def test_without_noise_the_jitter_is_drawn_as_noise_and_the_oracle_stays_exact():
     sampler = GaussianProcess(RBF(0.5, 2.0), 0.0, n_support=90, n_query=10, max_points=None, oracle_kind="joint")
-    episodes = sampler.sample(0, 4, split="train")
+    episodes = sampler.sample(Place(4, "train"))
     for t in range(4):
         xs, ys, xq, yq = parts(episodes, t)
         x, y = np.concatenate([xs, xq]), np.concatenate([ys, yq])

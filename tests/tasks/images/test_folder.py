@@ -11,13 +11,14 @@ from made_up import everything, made, opened, png
 from PIL import Image
 
 from metabox.tasks.images.folder import split_by_hash
+from metabox.tasks.place import Place
 
 
 def test_nested_folders_are_groups(tmp_path):
     sampler = opened(made(tmp_path / "set", ["b/one", "a/one", "a/two", "b/two"]), within_groups=True)
     assert sampler.images.groups.tolist() == [0, 0, 1, 1]
     assert sampler.images.class_name(2) == "b/one"
-    rows = sampler.sample(0, 50, split="train").origin // 4
+    rows = sampler.sample(Place(50, "train")).origin // 4
     assert ((rows // 2) == (rows // 2)[:, :1]).all()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS, GlyphImages, Glyphs, _words
+from metabox.tasks.place import Place
 
 GLYPHS = GlyphImages()
 
@@ -26,7 +27,7 @@ def draw(classes, items, glyphs: GlyphImages = GLYPHS, device: str = "cpu") -> t
 
 def nearest_neighbour(wobble: float, n_tasks: int = 200) -> float:
     """Accuracy of the nearest support image in pixels, 5-way 1-shot."""
-    episodes = Glyphs(wobble=wobble, n_way=5, n_shot=1, n_query=5).sample(0, n_tasks, split="test")
+    episodes = Glyphs(wobble=wobble, n_way=5, n_shot=1, n_query=5).sample(Place(n_tasks, "test"))
     query, support = (part.x.flatten(2).float() for part in (episodes.query, episodes.support))
     guess = episodes.support.y.gather(1, torch.cdist(query, support).argmin(-1))
     return float((guess == episodes.query.y).float().mean())
@@ -142,7 +143,7 @@ def test_splits_share_no_class_and_have_a_million_each():
 def test_episodes_of_a_split_hold_only_its_classes():
     glyphs = Glyphs(n_way=5, n_shot=1, n_query=2)
     for i, split in enumerate(("train", "val", "test")):
-        episodes = glyphs.sample(3, 8, split=split)
+        episodes = glyphs.sample(Place(8, split, index=3))
         assert ((episodes.origin >> 32) // CLASSES_PER_SPLIT == i).all()
         assert episodes.support.x.shape == (8, 5, 1, 28, 28)
 
@@ -159,7 +160,7 @@ def test_an_empty_request_gives_no_images():
         (lambda: draw(3 << 20, [0]), "classes from 0 to 3145727, got 3145728"),
         (lambda: draw(0, [-1]), "items from 0 to 1048575, got -1"),
         (lambda: GLYPHS.gather(np.arange(3), np.arange(2), "cpu"), r"\[K\] and \[K\], got \[3\] and \[2\]"),
-        (lambda: Glyphs(within_groups=True).sample(0, 1, split="train"), "groups"),
+        (lambda: Glyphs(within_groups=True).sample(Place(1, "train")), "groups"),
     ],
 )
 def test_bad_input_is_named(make, says):

@@ -19,6 +19,7 @@ from PIL import Image
 from metabox.discover import subclasses
 from metabox.tasks import CIFARFS, CUB, FC100, MiniImageNet, TieredImageNet
 from metabox.tasks.images import published
+from metabox.tasks.place import Place
 
 EACH = 3  # images of a class
 WNIDS = {"train": ["n00000003", "n00000001"], "val": ["n00000002"], "test": ["n00000004"]}
@@ -131,7 +132,7 @@ def test_every_layout_of_miniimagenet_is_the_same_set(mini, layout):
     assert torch.equal(everything(sampler), wanted(ALL))
     assert sampler.images.pack.class_names == sorted(ALL)
     assert {k: v.tolist() for k, v in sampler.images.splits.items()} == {"train": [0, 2], "val": [1], "test": [3]}
-    assert sampler.sample(0, 2, split="train").support.x.shape == (2, 1, 3, 84, 84)
+    assert sampler.sample(Place(2, "train")).support.x.shape == (2, 1, 3, 84, 84)
 
 
 def test_the_layouts_of_miniimagenet_have_one_fingerprint(mini, tmp_path):
@@ -448,7 +449,7 @@ def test_the_real_images_are_whole(cls, data_with_cifar):
     assert (images.sizes == 600).all()
     assert images.fingerprint == "2b7f627f999eb916"
     for split in ("train", "val", "test"):
-        assert sampler.sample(0, 4, split=split).query.x.shape == (4, 75, 3, 32, 32)
+        assert sampler.sample(Place(4, split)).query.x.shape == (4, 75, 3, 32, 32)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from metabox.tasks.descriptors import Text
 from metabox.tasks.multitask.alphabets import Alphabets
+from metabox.tasks.place import Place
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_drawing_is_in_the_split_of_its_drawer_with_the_label_of_its_character
 
 def test_every_task_has_the_same_characters_in_all_splits_and_no_others(alphabets: Alphabets) -> None:
     for split in ("train", "val", "test"):
-        episodes = Alphabets(data_root=alphabets.data_root, n_query=700).sample(0, 50, split=split)
+        episodes = Alphabets(data_root=alphabets.data_root, n_query=700).sample(Place(50, split))
         alphabets.spec.check_episodes(episodes)
         assert episodes.classes is not None
         for t in range(50):

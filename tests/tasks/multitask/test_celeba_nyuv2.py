@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.datasets import CelebA as Reader
 
 from metabox.cli.main import main
+from metabox.data.preprocessing import Preprocessing
 from metabox.targets import Binary
 from metabox.tasks.multitask import celeba, nyuv2
 
@@ -61,7 +62,7 @@ def faces(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_forty_attributes_of_torchvisions_reader_become_labels_of_the_right_faces(faces):
-    pack, labels, names = celeba.read(faces, 8)
+    pack, labels, names = celeba.read(faces, Preprocessing(3, 8))
     assert names == NAMES
     assert pack.class_names == list(celeba.THEIR_SPLITS)
     assert pack.images.shape == (7, 3, 8, 8)
@@ -75,7 +76,7 @@ def test_faces_are_resized_as_they_are(faces):
     image = Image.new("RGB", (178, 218), (0, 0, 0))
     image.paste((255, 255, 255), (0, 0, 178, 109))  # the upper half
     image.save(faces / "celeba" / "img_align_celeba" / "000001.jpg", quality=95)
-    pack, _, _ = celeba.read(faces, 16)
+    pack, _, _ = celeba.read(faces, Preprocessing(3, 16))
     face = pack.images[2, 0].float()
     assert face[:7].min() > 240
     assert face[9:].max() < 15
@@ -83,7 +84,7 @@ def test_faces_are_resized_as_they_are(faces):
 
 def test_without_the_files_the_error_says_how_to_get_them(tmp_path):
     with pytest.raises(ValueError, match="expected CelebA in") as error:
-        celeba.read(tmp_path, 8)
+        celeba.read(tmp_path, Preprocessing(3, 8))
     for word in ("download=True", "img_align_celeba", "METABOX_DATA"):
         assert word in str(error.value)
 
@@ -91,7 +92,7 @@ def test_without_the_files_the_error_says_how_to_get_them(tmp_path):
 def test_a_face_that_cannot_be_read_is_named(faces):
     (faces / "celeba" / "img_align_celeba" / "000003.jpg").write_bytes(b"half a download")
     with pytest.raises(ValueError, match=r"000003\.jpg"):
-        celeba.read(faces, 8)
+        celeba.read(faces, Preprocessing(3, 8))
 
 
 # NYUv2

@@ -17,12 +17,13 @@ from metabox.targets.parts import Part
 from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.census import COLUMNS, CensusIncome, Inputs, read_columns, read_labels
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions, ManyTargets, Viewers, related_weights
+from metabox.tasks.place import Place
 
 BOTH = [CorrelatedRegressions, Viewers]
 
 
 def drawn(tasks: ManyTargets, n_tasks: int = 1) -> tuple[Floats, Floats]:
-    query = tasks.sample(0, n_tasks, split="train").query
+    query = tasks.sample(Place(n_tasks, "train")).query
     return query.x.flatten(0, 1).double().numpy(), query.y.flatten(0, 1).double().numpy()
 
 
@@ -82,7 +83,7 @@ def test_without_sines_the_correlation_of_the_targets_is_p() -> None:
 
 def test_the_oracle_of_regressions_is_the_likelihood_of_the_true_means_and_noise() -> None:
     tasks = CorrelatedRegressions(0.5, n_query=50)
-    episodes = tasks.sample(0, 3, split="test")
+    episodes = tasks.sample(Place(3, "test"))
     mean = torch.from_numpy(tasks.means(episodes.query.x.double().numpy())).float()
     likelihood = tasks.spec.target
     raw = torch.full((3, 50, 1), inverse_softplus(0.1 - 0.01))  # above the least scale of the likelihood
@@ -95,7 +96,7 @@ def test_the_oracle_of_regressions_is_the_likelihood_of_the_true_means_and_noise
 
 def test_the_oracle_of_viewers_is_the_likelihood_of_the_true_probabilities() -> None:
     tasks = Viewers(0.5, noise=0.5, n_query=40)
-    episodes = tasks.sample(0, 3, split="test")
+    episodes = tasks.sample(Place(3, "test"))
     engaging, satisfying = torch.from_numpy(tasks.appeals(episodes.query.x.double().numpy())).float().unbind(-1)
     raw = torch.full_like(engaging, inverse_softplus(0.5 - 0.01))
     params = torch.stack([2 * engaging, engaging, raw, 2 * satisfying, satisfying, raw], -1)
@@ -137,17 +138,17 @@ def test_appeals_have_variance_1_and_correlation_p_and_clicks_follow_them() -> N
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_row_depends_on_its_number_alone(kind: type[ManyTargets]) -> None:
     tasks = kind(n_query=6)
-    whole = tasks.sample(2, 5, split="train", seed=1)
-    assert_same(whole, kind(n_query=6).sample(2, 5, split="train", seed=1))
-    assert_same(whole[2:4], tasks.sample(2, 2, split="train", seed=1, first=2))
+    whole = tasks.sample(Place(5, "train", index=2, seed=1))
+    assert_same(whole, kind(n_query=6).sample(Place(5, "train", index=2, seed=1)))
+    assert_same(whole[2:4], tasks.sample(Place(2, "train", index=2, first=2, seed=1)))
     for other in ({"split": "val"}, {"seed": 2}, {"index": 3}):
-        again = tasks.sample(**{"index": 2, "n_tasks": 5, "split": "train", "seed": 1} | other)
+        again = tasks.sample(Place(**{"n_tasks": 5, "index": 2, "seed": 1} | other))
         assert not torch.equal(whole.query.x, again.query.x)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_another_data_seed_is_another_truth_and_the_same_inputs(kind: type[ManyTargets]) -> None:
-    one, two = (kind(n_query=6, data_seed=seed).sample(0, 2, split="train") for seed in (0, 1))
+    one, two = (kind(n_query=6, data_seed=seed).sample(Place(2, "train")) for seed in (0, 1))
     assert torch.equal(one.query.x, two.query.x)
     assert not torch.equal(one.query.y.nan_to_num(), two.query.y.nan_to_num())
 
@@ -160,7 +161,7 @@ def test_another_data_seed_is_another_truth_and_the_same_inputs(kind: type[ManyT
         (lambda: CorrelatedRegressions(dim=1), "dim of at least 2"),
         (lambda: CorrelatedRegressions(noise=0.0), "noise above 0"),
         (lambda: Viewers(rated=0.0), "rated above 0"),
-        (lambda: Viewers().sample(0, 0, split="train"), "n_tasks of at least 1"),
+        (lambda: Viewers().sample(Place(0, "train")), "n_tasks as a whole number of at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -259,7 +260,7 @@ def test_census_income_is_one_task_of_two_parts(tmp_path: Path, pair: str, first
         ("marital_status", Binary(1)),
     ]
     for split in ("train", "val", "test"):
-        episodes = tasks.sample(0, 3, split=split)
+        episodes = tasks.sample(Place(3, split))
         tasks.spec.check_episodes(episodes)
         doctors = episodes.query.x[..., 0] < 0  # 33 years, not 73
         assert episodes.query.y[..., 0].tolist() == (doctors.float() * first).tolist()
@@ -271,7 +272,7 @@ def test_validation_and_test_are_halves_of_the_test_file(tmp_path: Path) -> None
     census(tmp_path, train=lines[0], test="".join(lines[100:]))
     tasks = CensusIncome(data_root=str(tmp_path), n_query=50)
     found = [
-        {i for index in range(40) for i in tasks.sample(index, 2, split=split).origin.flatten().tolist()}
+        {i for index in range(40) for i in tasks.sample(Place(2, split, index=index)).origin.flatten().tolist()}
         for split in ("train", "val", "test")
     ]
     assert found[0] == {0}

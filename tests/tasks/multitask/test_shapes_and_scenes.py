@@ -13,6 +13,7 @@ from metabox.seeding import Draws
 from metabox.targets.parts import split_parts
 from metabox.tasks.multitask.scenes import BALL, BOX, SLOTS, VIEW, Room, Scenes, camera_rays, draw_room, trace
 from metabox.tasks.multitask.shapes import ATTRIBUTES, Shapes
+from metabox.tasks.place import Place
 
 
 def same(a, b):
@@ -23,11 +24,11 @@ def same(a, b):
 @pytest.mark.parametrize("make", [Shapes, Scenes, lambda **kw: Shapes(parts=True, missing=0.2, **kw)])
 def test_a_sample_is_a_pure_function_of_its_arguments(make):
     sampler = make(n_query=3)
-    whole = sampler.sample(5, 6, split="train", seed=1)
-    assert same(whole, make(n_query=3).sample(5, 6, split="train", seed=1))
-    assert same(whole[2:5], sampler.sample(5, 3, split="train", seed=1, first=2))
+    whole = sampler.sample(Place(6, "train", index=5, seed=1))
+    assert same(whole, make(n_query=3).sample(Place(6, "train", index=5, seed=1)))
+    assert same(whole[2:5], sampler.sample(Place(3, "train", index=5, first=2, seed=1)))
     for other in ({"index": 6}, {"seed": 2}, {"split": "test"}):
-        changed = sampler.sample(**({"index": 5, "n_tasks": 6, "split": "train", "seed": 1} | other))
+        changed = sampler.sample(Place(**({"n_tasks": 6, "index": 5, "seed": 1} | other)))
         assert not same(whole, changed), other
     assert whole.support.x.shape == (6, 0, 3, 32, 32)
     assert whole.query.x.dtype == torch.uint8
@@ -39,7 +40,7 @@ def test_a_sample_is_a_pure_function_of_its_arguments(make):
 @pytest.mark.parametrize("make", [Shapes, Scenes])
 def test_images_of_any_size_are_rendered(make, size):
     sampler = make(n_query=2, image_size=size)
-    episodes = sampler.sample(0, 3, split="val")
+    episodes = sampler.sample(Place(3, "val"))
     assert episodes.query.x.shape == (3, 2, 3, size, size) == (3, 2, *sampler.spec.x_shape)
     assert episodes.query.y.shape == (3, 2, sampler.spec.target.size)
 
@@ -51,7 +52,7 @@ def test_images_of_any_size_are_rendered(make, size):
         (lambda: Shapes(missing=0.2), "parts: true"),
         (lambda: Shapes(parts=True, missing=1.0), "below 1"),
         (lambda: Scenes(n_query=0), "at least 1"),
-        (lambda: Scenes().sample(0, 0, split="train"), "n_tasks"),
+        (lambda: Scenes().sample(Place(0, "train")), "n_tasks"),
     ],
 )
 def test_bad_options_are_named(call, message):
@@ -65,7 +66,7 @@ def test_bad_options_are_named(call, message):
 @pytest.fixture(scope="module")
 def shapes():
     """Images `[K, 64, 64, 3]`, where the ink is `[K, 64, 64]`, and a label by its name."""
-    query = Shapes(n_query=8, image_size=64).sample(0, 50, split="train").query
+    query = Shapes(n_query=8, image_size=64).sample(Place(50, "train")).query
     images = query.x.flatten(0, 1).permute(0, 2, 3, 1).numpy().astype(float)
     colourful = images.max(-1) - images.min(-1) > 45  # the paper is grey
     labels = query.y.flatten(0, 1).numpy() > 0
@@ -135,7 +136,7 @@ def moments(ink):
 
 
 def test_attributes_are_even_coins_and_kinds_equally_likely():
-    y = Shapes(n_query=64).sample(0, 60, split="train").query.y.flatten(0, 1).double()
+    y = Shapes(n_query=64).sample(Place(60, "train")).query.y.flatten(0, 1).double()
     assert y[:, 2:].mean(0).sub(0.5).abs().max() < 4 * 0.5 / math.sqrt(len(y))
     assert y[:, :2].mean(0).sub(1 / 3).abs().max() < 4 * 0.48 / math.sqrt(len(y))
     assert y[:, :2].sum(1).max() == 1
@@ -146,11 +147,11 @@ def test_attributes_are_even_coins_and_kinds_equally_likely():
 
 def test_hidden_labels_are_a_fifth_of_the_training_labels_and_no_others():
     some, all_known = Shapes(parts=True, missing=0.2, n_query=64), Shapes(n_query=64)
-    y, known = (s.sample(0, 20, split="train").query.y for s in (some, all_known))
+    y, known = (s.sample(Place(20, "train")).query.y for s in (some, all_known))
     hidden = y.isnan()
     assert hidden.double().mean() == pytest.approx(0.2, abs=0.02)
     assert torch.equal(y[~hidden], known[~hidden])
-    assert torch.equal(some.sample(0, 2, split="test").query.y, all_known.sample(0, 2, split="test").query.y)
+    assert torch.equal(some.sample(Place(2, "test")).query.y, all_known.sample(Place(2, "test")).query.y)
     assert [part.name for part in some.spec.target.parts] == list(ATTRIBUTES)
 
 
@@ -272,7 +273,7 @@ def test_the_renderer_agrees_with_sphere_tracing():
 
 def test_the_target_holds_classes_depth_and_normals_in_the_order_of_the_parts():
     sampler = Scenes(n_query=2, weights=(1.0, 0.5, 2.0))
-    query = sampler.sample(0, 3, split="train").query
+    query = sampler.sample(Place(3, "train")).query
     parts = split_parts(sampler.spec.target.parts, query.y)
     assert {name: list(value.shape) for name, value in parts.items()} == {
         "segmentation": [3, 2, 32, 32],
@@ -290,7 +291,7 @@ def test_the_target_holds_classes_depth_and_normals_in_the_order_of_the_parts():
 
 def test_each_surface_has_a_colour_of_its_own():
     sampler = Scenes(n_query=1, image_size=64)
-    query = sampler.sample(0, 20, split="train").query
+    query = sampler.sample(Place(20, "train")).query
     wall = split_parts(sampler.spec.target.parts, query.y)["segmentation"][:, 0] == 1
     for image, here in zip(query.x[:, 0].double(), wall, strict=True):
         assert image[:, here].std(1).max() < 4, "a wall is plain but for the noise"

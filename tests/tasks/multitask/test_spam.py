@@ -18,6 +18,7 @@ from metabox.tasks.descriptors import Metadata, Specification, hash_token
 from metabox.tasks.multitask import mail
 from metabox.tasks.multitask.mail import Mail, MailFolder, read_mail, read_mailboxes
 from metabox.tasks.multitask.spam import N_WORDS, TOPICS, MadeMail, Users, choose, count_words, word_places
+from metabox.tasks.place import Place
 
 DATE = "Fri, 05 Jan 2007 10:00:00 +0200"
 
@@ -333,7 +334,7 @@ def test_descriptors_tell_interests_as_metadata_and_opinions_as_specification_an
 def test_made_mail_has_an_oracle_that_is_the_best_filters_log_likelihood() -> None:
     tasks = MadeMail(n_users=6, n_train=(3, 9), n_eval=40, n_query=12)
     users, places = Users(6), word_places(256)
-    episodes = tasks.sample(0, 6, split="test")
+    episodes = tasks.sample(Place(6, "test"))
     for t in range(6):
         counts = np.expm1(episodes.query.x[t].double().numpy()).round()
         p = users.spam_probability(counts, places, np.full(12, int(episodes.task[t])))
@@ -344,12 +345,12 @@ def test_made_mail_has_an_oracle_that_is_the_best_filters_log_likelihood() -> No
 def test_made_mail_tells_who_the_user_is_and_trains_on_as_much_as_it_says() -> None:
     tasks = MadeMail(n_users=6, n_train=(3, 9), n_eval=40, n_query=12)
     assert tasks.spec.tasks == tuple(f"user-{i}" for i in range(6))
-    episodes = tasks.sample(0, 6, split="val")
+    episodes = tasks.sample(Place(6, "val"))
     torch.testing.assert_close(episodes.descriptor.argmax(1), episodes.task)
     seen = {split: [set(), *(set() for _ in range(5))] for split in ("train", "val", "test")}
     for split, rows in seen.items():
         for index in range(30):
-            some = tasks.sample(index, 6, split=split)
+            some = tasks.sample(Place(6, split, index=index))
             for t, ids in zip(some.task.tolist(), some.origin.tolist(), strict=True):
                 rows[t] |= {i for i in ids if i >= 0}
     assert len({len(ids) for ids in seen["train"]}) > 1
@@ -365,7 +366,7 @@ def test_made_mail_tells_who_the_user_is_and_trains_on_as_much_as_it_says() -> N
 
 def test_made_mail_is_a_function_of_its_arguments() -> None:
     one, same, other = (
-        MadeMail(n_users=4, n_query=5, data_seed=seed).sample(3, 4, split="train") for seed in (0, 0, 1)
+        MadeMail(n_users=4, n_query=5, data_seed=seed).sample(Place(4, "train", index=3)) for seed in (0, 0, 1)
     )
     assert torch.equal(one.query.x, same.query.x)
     assert not torch.equal(one.query.x, other.query.x)
@@ -380,7 +381,7 @@ def test_a_mail_folder_is_tasks(tmp_path: Path) -> None:
     }
     tasks = MailFolder(str(folder_of_mail(tmp_path, mails)), features=64, n_query=3)
     assert tasks.spec.tasks == ("ann", "bob")
-    episodes = tasks.sample(0, 2, split="test")
+    episodes = tasks.sample(Place(2, "test"))
     tasks.spec.check_episodes(episodes)
     spam = hash_token("spam", 64)[0]
     for t, m in ((0, 0), (0, 1), (1, 2)):

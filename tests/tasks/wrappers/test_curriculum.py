@@ -11,6 +11,7 @@ import torch
 from metabox.episodes import Episodes
 from metabox.recipe import make_parser, parse
 from metabox.tasks import DecisionTrees, Glyphs, LinearFunctions, Sinusoids, TwoLayerNetworks
+from metabox.tasks.place import Place
 from metabox.tasks.wrappers.curriculum import Curriculum, Growth
 from metabox.tasks.wrappers.fixed_labels import FixedLabels
 from metabox.tasks.wrappers.projections import RandomProjections
@@ -45,7 +46,7 @@ def test_a_number_grows_as_in_the_code_of_garg_et_al(start: int, by: int, every:
 
 def test_training_tasks_have_the_inputs_and_points_of_their_step() -> None:
     for step, (dims, points) in {0: (2, 3), 4: (2, 3), 5: (2, 7), 10: (3, 11), 15: (3, 13), 99: (6, 13)}.items():
-        episodes = TASKS.sample(step, 4, split="train")
+        episodes = TASKS.sample(Place(4, "train", index=step))
         TASKS.spec.check_episodes(episodes)
         x = torch.cat([episodes.support.x, episodes.query.x], dim=1)
         assert x.shape == (4, points, 6)
@@ -56,19 +57,19 @@ def test_training_tasks_have_the_inputs_and_points_of_their_step() -> None:
 
 def test_a_function_of_few_inputs_is_one_of_that_many_inputs() -> None:
     for step in (0, 7, 40):
-        got = TASKS.sample(step, 3, split="train", seed=2, first=5)
+        got = TASKS.sample(Place(3, "train", index=step, first=5, seed=2))
         dims, points = TASKS.dims.at(step, 6), TASKS.points.at(step, 13)
         small = LinearFunctions(dim=dims, noise=0.5, n_support=points - 1)
-        wanted = small.sample(step, 3, split="train", seed=2, first=5)
+        wanted = small.sample(Place(3, "train", index=step, first=5, seed=2))
         assert torch.equal(got.support.x[..., :dims], wanted.support.x)
         assert torch.equal(got.query.y, wanted.query.y)
         assert torch.equal(got.oracle, wanted.oracle)
 
 
 def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
-    straight = [TASKS.sample(step, 3, split="train") for step in range(12)]
+    straight = [TASKS.sample(Place(3, "train", index=step)) for step in range(12)]
     for step in (11, 3, 7, 3):
-        resumed = Curriculum(SMALL, dims=Growth(2, 1, 10), points=Growth(3, 4, 5)).sample(step, 3, split="train")
+        resumed = Curriculum(SMALL, dims=Growth(2, 1, 10), points=Growth(3, 4, 5)).sample(Place(3, "train", index=step))
         assert same(resumed, straight[step])
     assert TASKS.tasks.dim == 6
     assert TASKS.tasks.n_support == (12, 12)
@@ -76,14 +77,14 @@ def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_have_the_whole_tasks_from_the_start(split) -> None:
-    assert same(TASKS.sample(0, 3, split=split), SMALL.sample(0, 3, split=split))
+    assert same(TASKS.sample(Place(3, split)), SMALL.sample(Place(3, split)))
 
 
 @pytest.mark.parametrize(
     "tasks", [TwoLayerNetworks(), DecisionTrees(), LinearFunctions(sparsity=3)], ids=lambda tasks: type(tasks).__name__
 )
 def test_every_family_of_garg_et_al_can_grow(tasks) -> None:
-    episodes = Curriculum(tasks, points=None).sample(2000, 5, split="train")
+    episodes = Curriculum(tasks, points=None).sample(Place(5, "train", index=2000))
     assert episodes.support.x[..., :6].any()
     assert not episodes.support.x[..., 6:].any()
     assert episodes.support.y.any(1).all()
@@ -91,7 +92,7 @@ def test_every_family_of_garg_et_al_can_grow(tasks) -> None:
 
 
 def test_what_is_not_grown_is_whole() -> None:
-    assert same(Curriculum(SMALL, None, None).sample(0, 3, split="train"), SMALL.sample(0, 3, split="train"))
+    assert same(Curriculum(SMALL, None, None).sample(Place(3, "train")), SMALL.sample(Place(3, "train")))
 
 
 def test_the_record_tells_curricula_and_tasks_apart() -> None:
@@ -119,7 +120,7 @@ def test_the_record_tells_curricula_and_tasks_apart() -> None:
         (lambda: Curriculum(LinearFunctions(n_query=2)), "n_query 1"),
         (lambda: Curriculum(LinearFunctions(pool=4)), "without a pool"),
         (lambda: FixedLabels(Glyphs(), share=1.5), "share from 0 to 1, got 1.5"),
-        (lambda: FixedLabels(Sinusoids()).sample(0, 2, split="train"), "tasks of classes .* targets Reals"),
+        (lambda: FixedLabels(Sinusoids()).sample(Place(2, "train")), "tasks of classes .* targets Reals"),
     ],
 )
 def test_bad_options_are_named(make, says) -> None:
@@ -158,7 +159,9 @@ def numbered_by_hand(episodes: Episodes, t: int) -> tuple[list[int], list[int]]:
 
 
 def test_fixed_labels_number_the_classes_in_order() -> None:
-    plain, fixed = (tasks.sample(3, 20, split="train", seed=1) for tasks in (RAGGED, FixedLabels(RAGGED, share=1.0)))
+    plain, fixed = (
+        tasks.sample(Place(20, "train", index=3, seed=1)) for tasks in (RAGGED, FixedLabels(RAGGED, share=1.0))
+    )
     assert not torch.equal(plain.support.y, fixed.support.y)
     assert torch.equal(plain.support.x, fixed.support.x)
     for t in range(20):
@@ -170,12 +173,12 @@ def test_fixed_labels_number_the_classes_in_order() -> None:
 
 def test_a_share_of_the_training_tasks_has_fixed_labels_and_no_other_task() -> None:
     tasks = FixedLabels(RandomProjections(Glyphs(image_size=8, n_way=3, n_query=1), size=4), share=0.3)
-    plain, some = (sampler.sample(0, 400, split="train") for sampler in (tasks.tasks, tasks))
-    every = FixedLabels(tasks.tasks, share=1.0).sample(0, 400, split="train")
+    plain, some = (sampler.sample(Place(400, "train")) for sampler in (tasks.tasks, tasks))
+    every = FixedLabels(tasks.tasks, share=1.0).sample(Place(400, "train"))
     changed = (some.support.y != plain.support.y).any(1)
     assert torch.equal(some.support.y[changed], every.support.y[changed])
     assert abs(float(changed.float().mean()) - 0.3) < 0.1
-    part = tasks.sample(0, 7, split="train", first=50)
+    part = tasks.sample(Place(7, "train", first=50))
     assert torch.equal(part.support.y, some.support.y[50:57])
     for split in ("val", "test"):
-        assert torch.equal(tasks.sample(0, 30, split=split).support.y, tasks.tasks.sample(0, 30, split=split).support.y)
+        assert torch.equal(tasks.sample(Place(30, split)).support.y, tasks.tasks.sample(Place(30, split)).support.y)

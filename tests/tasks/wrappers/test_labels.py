@@ -15,6 +15,7 @@ from metabox.learners.lstm import LSTM
 from metabox.learners.mann import MANN
 from metabox.nn.label_code import LabelCode, strings
 from metabox.targets import Classes, Reals, TaskSpec
+from metabox.tasks.place import Place
 from metabox.testing import CHECKS, SPECS
 
 MANY = TaskSpec((4,), Classes(3125))
@@ -95,7 +96,7 @@ def test_a_learner_of_strings_conforms(make: type, check: str) -> None:
 
 def test_named_tasks_are_the_unnamed_ones_with_new_names() -> None:
     kwargs = {"n_way": (2, 4), "n_shot": (1, 3), "n_query": 2}
-    plain, named = (Tasks(**kwargs, names=n).sample(3, 20, split="train") for n in (None, 100))
+    plain, named = (Tasks(**kwargs, names=n).sample(Place(20, "train", index=3)) for n in (None, 100))
     for a, b in ((plain.support, named.support), (plain.query, named.query)):
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.mask, b.mask)
@@ -115,7 +116,7 @@ def test_named_tasks_are_the_unnamed_ones_with_new_names() -> None:
 @pytest.mark.parametrize("names", [4, 5, 60])  # drawn by sorting keys, and by rejection
 def test_every_choice_of_names_is_equally_likely_and_none_comes_twice(names: int) -> None:
     n = 30000
-    episodes = Tasks(Numbered(sizes=np.full(80, 20)), n_way=2, n_query=1, names=names).sample(0, n, split="train")
+    episodes = Tasks(Numbered(sizes=np.full(80, 20)), n_way=2, n_query=1, names=names).sample(Place(n, "train"))
     order = episodes.origin[:, :2].argsort(1)  # by class, so that the order of the support plays no part
     pairs = episodes.support.y.take_along_dim(order, 1)
     assert (pairs[:, 0] != pairs[:, 1]).all()
@@ -127,19 +128,21 @@ def test_every_choice_of_names_is_equally_likely_and_none_comes_twice(names: int
 
 
 def test_names_do_not_depend_on_the_batch_that_a_task_is_drawn_in() -> None:
-    whole = Tasks(n_way=3, names=50).sample(7, 6, split="train", seed=1)
+    whole = Tasks(n_way=3, names=50).sample(Place(6, "train", index=7, seed=1))
     walking = Tasks(n_way=3, names=50)
     for index in range(4, 8):  # from the second on, several indices are drawn at once
-        last = walking.sample(index, 6, split="train", seed=1)
-    part = Tasks(n_way=3, names=50).sample(7, 2, split="train", seed=1, first=3)
+        last = walking.sample(Place(6, "train", index=index, seed=1))
+    part = Tasks(n_way=3, names=50).sample(Place(2, "train", index=7, first=3, seed=1))
     assert torch.equal(last.support.y, whole.support.y)
     assert torch.equal(part.query.y, whole.query.y[3:5])
-    assert not torch.equal(Tasks(n_way=3, names=50).sample(8, 6, split="train", seed=1).support.y, whole.support.y)
+    assert not torch.equal(
+        Tasks(n_way=3, names=50).sample(Place(6, "train", index=8, seed=1)).support.y, whole.support.y
+    )
 
 
 def test_names_are_scored_over_all_of_them() -> None:
     sampler = Tasks(n_way=3, names=3125)
-    episodes = sampler.sample(0, 2, split="train")
+    episodes = sampler.sample(Place(2, "train"))
     sampler.spec.check_episodes(episodes)
     log_p = sampler.spec.target.log_prob(torch.zeros(2, 45, 3125), episodes.query.y)
     torch.testing.assert_close(log_p, torch.full((2, 45), -float(np.log(3125))))
@@ -151,5 +154,5 @@ def test_fewer_names_than_classes_are_refused() -> None:
 
 
 def test_two_classes_have_two_names_in_every_task_of_fifteen() -> None:
-    y = Tasks(n_way=15, n_query=1, names=3125).sample(0, 200, split="train").support.y
+    y = Tasks(n_way=15, n_query=1, names=3125).sample(Place(200, "train")).support.y
     assert all((y[:, i] != y[:, j]).all() for i, j in combinations(range(15), 2))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metabox.seeding import Draws
 from metabox.tasks import Glyphs, MixedClasses
+from metabox.tasks.place import Place
 
 SEED, INDEX, T = 3, 5, 6
 INNER = {"n_way": (2, 4), "n_shot": (1, 3), "n_query": (1, 2), "imbalanced": True}
@@ -15,13 +15,13 @@ INNER = {"n_way": (2, 4), "n_shot": (1, 3), "n_query": (1, 2), "imbalanced": Tru
 
 def pair(split="train", **kwargs):
     inner = Glyphs(**INNER)
-    arguments = {"split": split, "seed": SEED, "first": 2}
-    return inner.sample(INDEX, T, **arguments), MixedClasses(inner, **kwargs).sample(INDEX, T, **arguments)
+    place = Place(T, split, index=INDEX, first=2, seed=SEED)
+    return inner.sample(place), MixedClasses(inner, **kwargs).sample(place)
 
 
 def plain(part, ways, task, how, p):
     """Each image of one part of one task, by the definition."""
-    draws = Draws("mixed classes", SEED, "train", INDEX, n_tasks=T, first=2)
+    draws = Place(T, "train", index=INDEX, first=2, seed=SEED).draws("mixed classes")
     way = int(ways[task])
     steps = draws.integers("step", 1, np.array(ways) - 1)
     share = draws.uniform("share", 0.5, 1.0, 4)[task]
@@ -76,16 +76,16 @@ def test_only_training_tasks_are_mixed(split):
 
 def test_a_task_does_not_depend_on_the_batch_it_is_in():
     sampler = MixedClasses(Glyphs(**INNER), p=0.5)
-    whole = sampler.sample(1, 4, split="train")
+    whole = sampler.sample(Place(4, "train", index=1))
     for task in range(4):
-        one = sampler.sample(1, 1, split="train", first=task)
+        one = sampler.sample(Place(1, "train", index=1, first=task))
         assert torch.equal(one.query.x[0], whole.query.x[task])
 
 
 def test_one_class_alone_and_no_share_of_tasks_change_nothing():
     inner = Glyphs(n_way=1)
     for sampler in (MixedClasses(inner, p=1.0), MixedClasses(inner, p=0.0)):
-        assert torch.equal(sampler.sample(0, 2, split="train").query.x, inner.sample(0, 2, split="train").query.x)
+        assert torch.equal(sampler.sample(Place(2, "train")).query.x, inner.sample(Place(2, "train")).query.x)
 
 
 def test_results_say_how_tasks_were_mixed():

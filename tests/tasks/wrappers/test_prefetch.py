@@ -11,6 +11,7 @@ import torch
 from metabox.episodes import Episodes, Examples
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks import Glyphs, Prefetch
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
 
@@ -23,14 +24,15 @@ class Recorder(EpisodeSampler):
         self.bad, self.calls, self.threads = bad, [], set()
         self.drawn = threading.Semaphore(0)
 
-    def sample(self, index, n_tasks, *, split, device="cpu", seed=0, first=0):
+    def sample(self, place, device="cpu"):
         self.threads.add(threading.get_ident())
+        index, first = place.index, place.first
         self.calls.append((index, first))
         self.drawn.release()
         if index == self.bad:
             raise RuntimeError(f"index {index} is broken")
-        x = torch.full((n_tasks, 1, 1), float(index * 100 + first))
-        part = Examples(x=x, y=x, mask=torch.ones(n_tasks, 1, dtype=torch.bool))
+        x = torch.full((place.n_tasks, 1, 1), float(index * 100 + first))
+        part = Examples(x=x, y=x, mask=torch.ones(place.n_tasks, 1, dtype=torch.bool))
         return Episodes(support=part, query=part)
 
 
@@ -63,8 +65,8 @@ def test_episodes_are_the_same_bits_with_and_without(calls):
     ahead, plain = Prefetch(Glyphs(n_way=3, n_query=2)), Glyphs(n_way=3, n_query=2)
     assert ahead.spec == plain.spec
     for index, first, split in calls:
-        got = ahead.sample(index, 4, split=split, seed=1, first=first)
-        assert same(got, plain.sample(index, 4, split=split, seed=1, first=first))
+        got = ahead.sample(Place(4, split, index=index, first=first, seed=1))
+        assert same(got, plain.sample(Place(4, split, index=index, first=first, seed=1)))
 
 
 def drawn(inner: Recorder, n: int) -> None:
@@ -76,7 +78,7 @@ def test_the_next_index_is_drawn_before_it_is_asked_for_on_one_other_thread():
     inner = Recorder()
     ahead = Prefetch(inner)
     for index in range(4):
-        ahead.sample(index, 2, split="train")
+        ahead.sample(Place(2, "train", index=index))
     drawn(inner, 5)
     assert inner.calls == [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], "each once"
     assert len(inner.threads) == 1
@@ -87,7 +89,7 @@ def test_an_evaluation_goes_along_first():
     inner = Recorder()
     ahead = Prefetch(inner)
     for first in (0, 8, 16):
-        ahead.sample(0, 8, split="test", first=first)
+        ahead.sample(Place(8, "test", first=first))
     drawn(inner, 4)
     assert inner.calls[-1] == (0, 24)
 
@@ -96,17 +98,17 @@ def test_steps_that_are_not_even_are_not_guessed_at():
     inner = Recorder()
     ahead = Prefetch(inner)
     for index, first in ((0, 0), (0, 4), (1, 0), (1, 4), (2, 0)):
-        ahead.sample(index, 4, split="train", first=first)
+        ahead.sample(Place(4, "train", index=index, first=first))
     assert len(inner.calls) == 5
 
 
 def test_an_exception_is_passed_on_where_it_belongs_and_nothing_else_is_lost():
     ahead = Prefetch(Recorder(bad=3))
     for index in range(3):
-        ahead.sample(index, 1, split="train")  # 3 is drawn ahead of its time
+        ahead.sample(Place(1, "train", index=index))  # 3 is drawn ahead of its time
     with pytest.raises(RuntimeError, match="index 3 is broken"):
-        ahead.sample(3, 1, split="train")
-    assert ahead.sample(4, 1, split="train").support.x.item() == 400
+        ahead.sample(Place(1, "train", index=3))
+    assert ahead.sample(Place(1, "train", index=4)).support.x.item() == 400
 
 
 def test_results_are_those_of_the_inner_sampler():

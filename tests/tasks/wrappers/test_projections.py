@@ -8,6 +8,7 @@ import torch
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks import Glyphs
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.projections import RandomProjections
 
@@ -17,16 +18,14 @@ class Units(EpisodeSampler):
 
     spec = TaskSpec((4,), Classes(4))
 
-    def sample(
-        self, index: int, n_tasks: int, *, split: Split, device: Device = "cpu", seed: int = 0, first: int = 0
-    ) -> Episodes:
-        y = torch.arange(4).expand(n_tasks, -1)
-        examples = Examples(x=torch.eye(4).expand(n_tasks, -1, -1), y=y)
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        y = torch.arange(4).expand(place.n_tasks, -1)
+        examples = Examples(x=torch.eye(4).expand(place.n_tasks, -1, -1), y=y)
         return Episodes(support=examples, query=Examples(x=2 * examples.x, y=y))
 
 
 def maps(n_tasks: int = 64, split: Split = "train", index: int = 0, **options) -> torch.Tensor:
-    episodes = RandomProjections(Units(), **options).sample(index, n_tasks, split=split)
+    episodes = RandomProjections(Units(), **options).sample(Place(n_tasks, split, index=index))
     assert episodes.query.x.equal(2 * episodes.support.x)  # one map for the whole task
     return episodes.support.x
 
@@ -49,11 +48,14 @@ def test_training_tasks_choose_from_so_many_maps_and_the_others_have_new_ones() 
 def test_images_become_vectors_and_everything_else_stays() -> None:
     inner = Glyphs(n_way=3, n_shot=1, n_query=2)
     tasks = RandomProjections(inner, size=20)
-    got, before = tasks.sample(0, 4, split="train"), inner.sample(0, 4, split="train")
+    got, before = tasks.sample(Place(4, "train")), inner.sample(Place(4, "train"))
     assert tasks.spec == TaskSpec((20,), Classes(3))
     tasks.spec.check_episodes(got)
     assert got.query.y.equal(before.query.y)
-    whole, part = tasks.sample(3, 4, split="val", seed=1), tasks.sample(3, 2, split="val", seed=1, first=2)
+    whole, part = (
+        tasks.sample(Place(4, "val", index=3, seed=1)),
+        tasks.sample(Place(2, "val", index=3, first=2, seed=1)),
+    )
     torch.testing.assert_close(part.support.x, whole.support.x[2:], rtol=0, atol=1e-6)
     assert tasks.config["size"] == 20
 

@@ -14,6 +14,7 @@ from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.tasks import Glyphs
 from metabox.tasks.functions.sinusoids import Sinusoids
+from metabox.tasks.place import Place
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn, Taskset, as_taskset
 
 WAYS, SHOTS, EACH, CLASSES, DRAWINGS = 3, 2, 5, 8, 9
@@ -61,7 +62,7 @@ def equal(a: Episodes, b: Episodes) -> bool:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_episodes_hold_what_the_task_set_drew(tasks: FromLearn2Learn, split: str) -> None:
-    episodes = tasks.sample(0, 20, split=split)
+    episodes = tasks.sample(Place(20, split))
     s, q = episodes.support, episodes.query
     assert s.x.shape == (20, WAYS * SHOTS, 1, 2, 2)
     assert q.x.shape == (20, WAYS * (EACH - SHOTS), 1, 2, 2)
@@ -77,18 +78,18 @@ def test_episodes_hold_what_the_task_set_drew(tasks: FromLearn2Learn, split: str
 
 def test_episodes_are_a_pure_function_of_their_address(l2l, tasks: FromLearn2Learn) -> None:
     for split in ("train", "val"):
-        whole = tasks.sample(3, 6, split=split, seed=1)
+        whole = tasks.sample(Place(6, split, index=3, seed=1))
         random.seed(5)
-        assert equal(tasks.sample(3, 6, split=split, seed=1), whole)
-        assert equal(tasks.sample(3, 2, split=split, seed=1, first=2), whole[2:4])
-        others = [tasks.sample(4, 6, split=split, seed=1), tasks.sample(3, 6, split=split, seed=2)]
-        others.append(tasks.sample(3, 6, split=split, seed=1, first=6))
+        assert equal(tasks.sample(Place(6, split, index=3, seed=1)), whole)
+        assert equal(tasks.sample(Place(2, split, index=3, first=2, seed=1)), whole[2:4])
+        others = [tasks.sample(Place(6, split, index=4, seed=1)), tasks.sample(Place(6, split, index=3, seed=2))]
+        others.append(tasks.sample(Place(6, split, index=3, first=6, seed=1)))
         assert not any(equal(other, whole) for other in others)
         if split == "train":  # and not only in names and orders
             images = [ids(torch.cat([e.support.x, e.query.x], 1)).flatten() for e in [whole, *others]]
             assert len({tuple(sorted(drawn.tolist())) for drawn in images}) == 4
         again = FromLearn2Learn(make_taskset(l2l), make_taskset(l2l, 3), n_way=WAYS, n_shot=SHOTS)
-        assert equal(again.sample(3, 6, split=split, seed=1), whole)
+        assert equal(again.sample(Place(6, split, index=3, seed=1)), whole)
 
 
 def test_the_global_generators_are_afterwards_as_before(tasks: FromLearn2Learn) -> None:
@@ -103,7 +104,7 @@ def test_the_global_generators_are_afterwards_as_before(tasks: FromLearn2Learn) 
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
-        tasks.sample(0, 3, split="train")
+        tasks.sample(Place(3, "train"))
         assert draws() == wanted
 
 
@@ -116,10 +117,10 @@ def test_random_transforms_are_a_function_of_the_address_too(l2l) -> None:
     ):
         taskset.task_transforms.append(transform)
     tasks = FromLearn2Learn(taskset, n_way=WAYS, n_shot=SHOTS)
-    x = tasks.sample(0, 2, split="train").support.x
+    x = tasks.sample(Place(2, "train")).support.x
     assert (x % 1 > 0).any()
     random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002  # whatever they have drawn in between
-    assert torch.equal(x, tasks.sample(0, 2, split="train").support.x)
+    assert torch.equal(x, tasks.sample(Place(2, "train")).support.x)
 
 
 def with_noise(description, change):
@@ -130,7 +131,7 @@ def with_noise(description, change):
 def test_names_and_orders_are_drawn_anew_even_where_the_task_is_the_same(l2l) -> None:
     """A set of one task: each class has every name equally often, every drawing is in the support at times."""
     tasks = FromLearn2Learn(make_taskset(l2l, 1), n_way=WAYS, n_shot=SHOTS)
-    s = tasks.sample(0, 600, split="train").support
+    s = tasks.sample(Place(600, "train")).support
     classes, drawings = (ids(s.x) // 100), ids(s.x)
     assert len(classes.unique()) == WAYS
     assert len(drawings.unique()) == WAYS * EACH
@@ -144,11 +145,11 @@ def test_names_and_orders_are_drawn_anew_even_where_the_task_is_the_same(l2l) ->
 def test_a_set_of_so_many_tasks_keeps_to_them_and_its_cache_stays_as_it_was(l2l) -> None:
     taskset = make_taskset(l2l, 3)
     tasks = FromLearn2Learn(taskset, n_way=WAYS, n_shot=SHOTS)
-    e = tasks.sample(0, 100, split="train")
+    e = tasks.sample(Place(100, "train"))
     drawn = {tuple(sorted(row)) for row in ids(torch.cat([e.support.x, e.query.x], 1)).tolist()}
     assert len(drawn) == 3
     assert not taskset.sampled_descriptions
-    endless = FromLearn2Learn(make_taskset(l2l), n_way=WAYS, n_shot=SHOTS).sample(0, 100, split="train")
+    endless = FromLearn2Learn(make_taskset(l2l), n_way=WAYS, n_shot=SHOTS).sample(Place(100, "train"))
     assert len({tuple(sorted(row)) for row in ids(torch.cat([endless.support.x, endless.query.x], 1)).tolist()}) > 90
 
 
@@ -170,11 +171,11 @@ def test_task_sets_that_do_not_fit_are_refused(l2l, tasks: FromLearn2Learn) -> N
     with pytest.raises(ValueError, match="expected a task set for at least one of train, val and test"):
         FromLearn2Learn(n_way=3, n_shot=1)
     with pytest.raises(ValueError, match=r"expected a split among \['train', 'val'\], got 'test'"):
-        tasks.sample(0, 1, split="test")
+        tasks.sample(Place(1, "test"))
     for n_way, n_shot in ((4, 2), (3, 5)):
         unfit = FromLearn2Learn(make_taskset(l2l), n_way=n_way, n_shot=n_shot)
         with pytest.raises(ValueError, match=rf"expected {n_way} classes with equally many examples, more than n_shot"):
-            unfit.sample(0, 1, split="train")
+            unfit.sample(Place(1, "train"))
 
 
 # ------------------------------------------------------------------ our tasks there
@@ -222,7 +223,7 @@ def test_learn2learns_own_code_splits_our_tasks_into_support_and_query(n_shot: i
         by_turns = batch[1][: 8 * n_shot]
         assert by_turns.tolist() == sorted(by_turns.tolist())
         assert torch.equal(by_turns[::2], by_turns[1::2])
-        episodes = sampler.sample(0, 1, split="train", seed=7, first=i)
+        episodes = sampler.sample(Place(1, "train", first=i, seed=7))
         for x, y, part in zip(seen, targets, (episodes.support, episodes.query), strict=True):
             assert as_set(x, y) == as_set(part.x[0].float() / 255, part.y[0])
         assert targets[0].tolist() == sorted(targets[0].tolist())
@@ -248,7 +249,7 @@ def test_learn2learns_own_code_trains_on_our_tasks(l2l) -> None:
 def test_there_and_back_a_task_is_the_same() -> None:
     sampler = Glyphs(n_way=4, n_shot=1, n_query=2)
     back = FromLearn2Learn(as_taskset(sampler, "test", n_tasks=5), n_way=4, n_shot=1)
-    episodes, original = back.sample(0, 30, split="train"), sampler.sample(0, 5, split="test")
+    episodes, original = back.sample(Place(30, "train")), sampler.sample(Place(5, "test"))
 
     def partition(e: Episodes, t: int, scale: float) -> frozenset[frozenset[bytes]]:
         x, y = torch.cat([e.support.x[t], e.query.x[t]]) / scale, torch.cat([e.support.y[t], e.query.y[t]])

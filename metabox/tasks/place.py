@@ -1,0 +1,71 @@
+"""Where in the endless list of tasks a batch stands."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+
+from metabox.episodes import SPLITS, Split
+from metabox.seeding import WORD, Draws
+
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """The tasks `first ... first + n_tasks - 1` of the endless list at (seed, split, index).
+
+    An outer loop has its step as `index` and `rank * n_tasks` as `first`, so that ranks share one list and never
+    overlap; an evaluation stays at index 0 and walks along `first`.
+
+    Args:
+        n_tasks: how many tasks.
+        split: which classes or rows: "train", "val" or "test".
+        index: which list of the split: the training step, say.
+        first: number of the first task in the list.
+        seed: another seed has other lists.
+
+    Raises:
+        ValueError: for a split that is none of these, or for anything but whole numbers: of at least 1 for n_tasks,
+            of at least 0 for index and first.
+    """
+
+    n_tasks: int
+    split: Split = "train"
+    index: int = field(default=0, kw_only=True)
+    first: int = field(default=0, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("n_tasks", 1), ("index", 0), ("first", 0), ("seed", -LARGEST)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), smallest))
+        if not isinstance(self.split, str) or self.split not in SPLITS:
+            raise ValueError(f"expected split as one of {', '.join(map(repr, SPLITS))}, got {self.split!r}")
+        if (last := self.first + self.n_tasks - 1) > WORD:
+            raise ValueError(f"expected task numbers of at most {WORD}, got {last}; use a new `index`")
+
+    def draws(self, *address: object, n_indices: int = 1) -> Draws:
+        """The random numbers of the tasks at this place, a stream of its own for each address.
+
+        Args:
+            *address: who draws, what for.
+            n_indices: also the numbers at the next indices, one after the other on axis 0.
+        """
+        indices = range(self.index, self.index + n_indices)
+        return Draws.block(*address, self.seed, self.split, indices=indices, n_tasks=self.n_tasks, first=self.first)
+
+
+def whole_number(name: str, value: object, smallest: int) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: if it is no whole number, or too small.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # or NumPy's
+    except TypeError:
+        number = None
+    if number is None or not smallest <= number <= LARGEST:
+        limit = f"of at least {smallest}" if smallest >= 0 else "of 64 bits"
+        raise ValueError(f"expected {name} as a whole number {limit}, got {value!r}")
+    return number
