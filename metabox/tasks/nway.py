@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metabox.data.augment import Augmentation, augmented
 from metabox.data.class_images import ClassImages, Ints
-from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.episodes import SPLITS, Device, Episodes, Examples, Split, moved
 from metabox.ranges import Count, CountOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
@@ -177,7 +177,7 @@ class NWayKShot(EpisodeSampler):
         if self.augment is not None and place.split == "train":
             x = augmented(self.augment, x, place.draws("augmentation"))
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
-        origin, label, mask, classes = (part.to(device) for part in plan[1:])
+        origin, label, mask, classes = (moved(part, device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
