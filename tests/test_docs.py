@@ -25,6 +25,7 @@ from metabox.files import write_text
 from metabox.recipe import dump, find, make_parser, parse
 from metabox.tasks.place import Place
 from metabox.training.checkpoints import save_tensors
+from metabox.training.description import Description, write_description
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [path.stem for path in sorted(DOCS.glob("*.md"))]
@@ -106,6 +107,7 @@ def leave_untrained_run(arguments: list[str]) -> None:
     folder = Path(config.out or f"runs/{recipe if config.name == 'run' else config.name}-seed{config.seed}")
     spec = made.tasks.spec.union((made.evaluation or made.tasks).spec)
     write_text(folder / "recipe.yaml", dump(parser, config))
+    write_description(folder, Description(spec, None, {}))
     weights = made.learner(spec).state_dict()
     save_tensors(folder / "best.safetensors", weights)
 

@@ -30,6 +30,7 @@ from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
+from metabox.training.description import Description, write_description
 from metabox.training.engine import compiled, compiles, engine_of, stop_signals, together
 from metabox.training.environment import facts
 from metabox.training.log import Metrics, Window, check_progress
@@ -73,7 +74,8 @@ def run(
         target: how predictions of y are made and scored, instead of the sampler's own target: `Bars` for reals, or
             `Reals` with another noise. Of the same kind and size.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
-        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
+        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and
+            model.json with all that the model needs beside its weights.
 
     Raises:
         ValueError: if the arguments do not fit together or to this machine, before anything is written; or `out` holds
@@ -169,6 +171,8 @@ def _train(
     if metrics.enabled:
         about = facts() | {"device": str(fabric.device), "precision": precision.precision}
         write_json(out / "environment.json", about, hashed=True)
+        names = {**tasks.class_names(), **evaluation.class_names()}
+        write_description(out, Description(spec, tasks.preprocessing, names))
 
     # The loop.
     window = Window(**state["window"])

@@ -39,8 +39,8 @@ class _CIFAR100(PublishedImages):
                 files = FolderFiles(tree)
                 return FoundSet(files.stamp(), partial(class_folders, files))
             if (batches := folder / "cifar-100-python").is_dir():
-                found = _Batches(batches)
-                return FoundSet(found.stamp(), found.classes)
+                extracted = _Batches(batches)
+                return FoundSet(extracted.stamp(), extracted.classes)
             if found := find_caches(folder, {split: [f"{stem}_{split}.pickle"] for split in SPLITS}):
                 return found
         return None
