@@ -28,12 +28,13 @@ from metabox.episodes import Split
 from metabox.evaluation import interval_of
 from metabox.files import read_json, write_json, write_whole
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
-from metabox.multitask import DWA, GradNorm, Random, Surgery, Uncertainty, WorstCase
+from metabox.multitask import DWA, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import figure, hint, read_cosines, table
 from metabox.nn.backbones import Conv4
 from metabox.nn.conditioning import Add, Concat, FiLM, Gate
 from metabox.tasks.multitask.alphabets import Alphabets
 from metabox.training.environment import facts
+from metabox.training.hook import Hook
 
 SMALL = partial(Conv4, width=32, downsample="stride")
 SUPPORT = 20
@@ -64,7 +65,7 @@ class Row(NamedTuple):
 
 
 heads = partial(HardSharing, backbone=SMALL)
-experts = {"backbone": SMALL, "expert_size": 64, "tower_size": 64}
+experts: dict[str, Any] = {"backbone": SMALL, "expert_size": 64, "tower_size": 64}
 five = partial(Row, alphabets=5, outer=FIVE)
 ROWS = {
     "single": Row(Independent),
@@ -104,9 +105,10 @@ def tasks_of(row: Row, n_query: int, untold: float) -> Alphabets:
 def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> tuple[Learner, Path]:
     row, (lr, decay) = ROWS[name], setting
     out = runs / f"{re.sub('[:, ]+', '-', name)}-lr{lr:g}-decay{decay:g}-seed{seed}"
-    outer = replace(row.outer, lr=lr, weight_decay=decay, cosines_every=20 if (name, seed) == RECORDED else 0)
+    outer = replace(row.outer, lr=lr, weight_decay=decay)
+    hooks: list[Hook] = [GradientCosines(every=20)] if (name, seed) == RECORDED else []
     tasks = tasks_of(row, 32, row.untold)
-    return run(tasks, row.learner, outer, weighting=row.weighting, seed=seed, out=out), out
+    return run(tasks, row.learner, outer, weighting=row.weighting, hooks=hooks, seed=seed, out=out), out
 
 
 def by_alphabet(learner: Learner, row: Row, split: Split, untold: float = 0.0) -> ByAlphabet:
@@ -209,7 +211,7 @@ def main() -> None:
                 content["scores"].setdefault(label, {})[str(seed)] = of
                 content["parameters"][label] = sum(p.numel() for p in learner.parameters())
             if (name, seed) == RECORDED:
-                content["gradient_cosines"] = draw(folder / "cosines.json")
+                content["gradient_cosines"] = draw(folder / "hooks" / "cosines.json")
             write(out, content)
             print(json.dumps(next(line for line in content["summary"] if line["row"] == name)), flush=True)
 

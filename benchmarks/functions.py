@@ -112,7 +112,8 @@ def peer(name: str, lr: float) -> Trainee:
     module = getattr(nps, name)(likelihood="het")
 
     def loss(batch: Any) -> Tensor:
-        return -nps.loglik(module, batch["contexts"], batch["xt"], batch["yt"], normalise=True).mean()
+        log_p: Tensor = nps.loglik(module, batch["contexts"], batch["xt"], batch["yt"], normalise=True)
+        return -log_p.mean()
 
     with torch.no_grad():
         loss(tasks.generate_batch())  # its modules make their weights when first called
@@ -145,7 +146,7 @@ def size(module: nn.Module) -> int:
 def speed(name: str, rounds: int) -> Row:
     """Milliseconds of a training step of models of equal size, in turn; ours also in bf16, which `precision` allows."""
     ours, theirs = our(OURS[name][2], 1e-4), peer(*PEERS[name])
-    steps = (
+    steps: tuple[Callable[[int], float], ...] = (
         lambda i: theirs.step(i, 1e-4),
         lambda i: ours.step(i, 1e-4),
         lambda i: ours.step(i, 1e-4, bf16=True),

@@ -58,7 +58,7 @@ class Script:
         self.compiling: dict[tuple[str, str | None], dict[str, Any]] = {}
 
     def left(self) -> float:
-        return self.options.budget - (time.monotonic() - self.began)
+        return float(self.options.budget) - (time.monotonic() - self.began)
 
     def keep(self, **parts: Any) -> None:
         """Into the file; said in one line."""

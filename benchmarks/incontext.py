@@ -71,11 +71,13 @@ def linear(args: argparse.Namespace) -> Row:
     rows = []
     for k in range(21):
         tasks = LinearFunctions(dim=dim, noise=noise, n_support=k, n_query=20, oracle=False)
+        target = tasks.spec.target
+        assert isinstance(target, metabox.Reals)
         sums = torch.zeros(4, dtype=torch.float64)
         for part in range(PARTS):
             episodes = tasks.sample(Place(200, "test", first=200 * part))
             with torch.no_grad():
-                mean, _ = tasks.spec.target.mean_and_scale(learner(episodes))
+                mean, _ = target.mean_and_scale(learner(episodes))
             x, y, s = episodes.query.x, episodes.query.y, episodes.support
             best = ridge(s, x, penalty=noise**2)
             errors = (mean - y, best - y, least_squares(s, x) - y, mean - best)

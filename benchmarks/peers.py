@@ -74,7 +74,8 @@ def _learn2learn(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
         ConsecutiveLabels(dataset),
     ]
     tasks = TaskDataset(dataset, task_transforms=transforms, num_tasks=-1)
-    return tasks.sample
+    sample: Callable[[], object] = tasks.sample
+    return sample
 
 
 def _easyfsl(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
@@ -120,7 +121,8 @@ def neural_processes(width: int, depth: int) -> dict[str, tuple[nn.Module, Loss]
 
     def loss_of(model: nn.Module) -> Loss:
         def loss(x: Tensor, y: Tensor, query: Tensor, answer: Tensor) -> Tensor:
-            return -nps.loglik(model, [(x, y)], query, answer, normalise=True).mean()
+            log_p: Tensor = nps.loglik(model, [(x, y)], query, answer, normalise=True)
+            return -log_p.mean()
 
         return loss
 

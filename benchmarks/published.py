@@ -24,7 +24,7 @@ def seconds_per_step(recipe: str, more: list[str]) -> float:
             raise SystemExit(2)
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         at = {line["step"]: line["seconds"] for line in lines if "val" in line}
-    return (at[40] - at[10]) / 30
+    return float(at[40] - at[10]) / 30
 
 
 def steps_for(recipe: str, seconds: float, kept: Path, more: list[str]) -> int:

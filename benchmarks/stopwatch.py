@@ -89,7 +89,7 @@ def flop_of(call: Call) -> int:
 
     with FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def kept_bytes(objective: QueryLoss, episodes: Episodes) -> int:

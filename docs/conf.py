@@ -58,10 +58,12 @@ def api() -> str:
         if not any(part.startswith("_") for part in parts):
             groups.setdefault(".".join(("metabox", *parts[:-1])), []).append(".".join(("metabox", *parts)))
     lines = []
+    lazy = discover.lazy_packages()
     for package in sorted(groups, key=lambda name: (name != "metabox", name)):
         lines += [f"## {package}", ""]
-        if package == "metabox":
-            lines += [f"`import metabox` offers {', '.join(f'`{name}`' for name in sorted(metabox.__all__))}.", ""]
+        if package in lazy:
+            names = sorted(discover.public_names(package, lazy[package]))
+            lines += [f"`{package}` offers {', '.join(f'`{name}`' for name in names)}.", ""]
         for module in groups[package]:
             lines += [f"### {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
             lines += ["   :show-inheritance:", "```", ""]

@@ -15,11 +15,25 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Any, ClassVar, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, get_origin
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:
+
+    class Unpack:
+        """Tells type checkers what `**kwargs: Unpack[Options]` may hold; anything else reads `Any`.
+
+        The defaults are at the base that takes the arguments, and the parser of recipes follows them there by itself.
+        """
+
+        def __class_getitem__(cls, options: object) -> Any:
+            return Any
+
 
 _RECORD, _MAKING = "_config", "_config_is_being_made"
 
@@ -47,7 +61,7 @@ class Configured:
     @property
     def config(self) -> dict[str, Any]:
         """The class and the arguments of its constructor as plain data: nested objects as trees, tensors by a hash."""
-        recorded = vars(self).get(_RECORD)
+        recorded: dict[str, Any] | None = vars(self).get(_RECORD)
         if recorded is not None:
             return recorded
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()

@@ -95,7 +95,7 @@ def _classes() -> list[_Class]:
             if isinstance(node, ast.ClassDef):
                 summary = _first_sentence(ast.get_docstring(node) or "")
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-                abstract = any(
+                abstract = "TypedDict" in bases or any(  # which makes a plain dict
                     isinstance(item, ast.FunctionDef)
                     and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
                     for item in node.body
@@ -175,19 +175,47 @@ def title(recipe: Path) -> str:
         return lines.readline().lstrip("# ").rstrip()
 
 
-def lazy(package: str, *bases: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`: its classes below `bases`, imported when first asked for."""
+def public_names(package: str, public: Iterable[str]) -> dict[str, str]:
+    """What a lazy package offers, name to module, for `public` as `lazy` takes it."""
+    homes = {}
+    for entry in public:
+        module, dot, name = entry.rpartition(".")
+        if dot:
+            homes[name] = f"{package}.{module}"
+        else:
+            inside = (found for found in subclasses(entry) if found.module.startswith(f"{package}."))
+            homes |= {found.name: found.module for found in inside}
+    return homes
 
-    def inside() -> dict[str, Found]:
-        found = [found for base in bases for found in subclasses(base)]
-        return {f.name: f for f in found if f.module.startswith(f"{package}.")}
+
+def lazy(package: str, *public: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`: its public names, imported when first asked for.
+
+    Each of `public` is a name with its module in the package, as `"spec.TaskSpec"`, or the name of a base, as
+    `"Learner"`, which stands for all concrete classes below it in the package. `python -m metabox.stubs` writes the
+    same names for editors and type checkers.
+    """
+    named = public_names(package, (entry for entry in public if "." in entry))
+    bases = [entry for entry in public if "." not in entry]
 
     def __getattr__(name: str) -> Any:
-        if (found := inside().get(name)) is None:
+        home = named.get(name) or public_names(package, bases).get(name)
+        if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return found.load()
+        return getattr(importlib.import_module(home), name)
 
     def __dir__() -> list[str]:
-        return sorted(inside())
+        return sorted(named | public_names(package, bases))
 
     return __getattr__, __dir__
+
+
+def lazy_packages() -> dict[str, tuple[str, ...]]:
+    """The packages that are lazy, with what they hand to `lazy` beside their own name."""
+    packages = {}
+    for module, body in _modules().items():
+        for node in body:
+            match node:
+                case ast.Assign(value=ast.Call(func=ast.Name("lazy"), args=[ast.Name("__name__"), *public])):
+                    packages[module] = tuple(ast.literal_eval(entry) for entry in public)
+    return packages

@@ -265,4 +265,5 @@ class RecipeParser(ArgumentParser):
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         with closed():
-            return super().dump(*args, **kwargs)
+            text: str = super().dump(*args, **kwargs)
+        return text

@@ -144,7 +144,9 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     kept = config.clone()
     for name in NOT_OF_THE_RUN:
         kept.pop(name, None)
-    return parser.dump(kept, skip_unset=False, skip_validation=True)  # null may be another value than the default
+    # null may be another value than the default
+    text: str = parser.dump(kept, skip_unset=False, skip_validation=True)
+    return text
 
 
 class Rebuilt(NamedTuple):
@@ -192,7 +194,8 @@ def _learner(made: Namespace, spec: TaskSpec) -> Learner:
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
     """How a result of the recipe comes about: the test tasks, and what of the learner matters for comparing."""
-    return (config.evaluation or config.tasks).as_dict() | normalisation(learner)
+    tasks: dict[str, Any] = (config.evaluation or config.tasks).as_dict()
+    return tasks | normalisation(learner)
 
 
 def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:

@@ -100,7 +100,8 @@ class Draws:
             )
         keys = self._keys(name)[:, :, None, None]
         narrow: Any = counters.astype(np.uint32)  # see the top of the file
-        return mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1]).reshape(len(keys) * len(counters), *shape)
+        words: NDArray[np.uint32] = mix(mix(narrow ^ keys[:, 0]) ^ keys[:, 1])
+        return words.reshape(len(keys) * len(counters), *shape)
 
     def _keys(self, name: str) -> NDArray[np.uint32]:
         """`make_key(name, *address, index)` of each index, `[indices, 2]`."""
@@ -127,7 +128,8 @@ class Draws:
         if rank is not None:
             keys |= rank.astype(word) << word(8 * keys.itemsize - 2)
         keys.sort(axis=-1)
-        return (keys & low).astype(np.int64)
+        order: NDArray[np.int64] = (keys & low).astype(np.int64)
+        return order
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""
@@ -151,7 +153,7 @@ class Draws:
 
     def _between_0_and_1(self, name: str, *shape: int) -> NDArray[np.float64]:
         """Uniform among the 2**32 middles of equal parts of the unit interval: never 0 or 1."""
-        middles: Any = (self.words(name, *shape) + 0.5) * 2.0**-32
+        middles: NDArray[Any] = (self.words(name, *shape) + 0.5) * 2.0**-32
         return middles
 
     def distinct(self, name: str, k: int, n: NDArray[np.int64], smallest: int, largest: int) -> NDArray[np.int64]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-from metabox import discover
+from metabox import discover, stubs
 
 PACKAGE = {
     "__init__.py": "",
@@ -91,11 +92,35 @@ def test_what_was_found_can_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     (one,) = discover.subclasses("Learner")
     assert one.load().__name__ == "One"
-    lazy, names = discover.lazy("made_up_walk", "Learner")
-    assert names() == ["One"]
-    assert lazy("One") is one.load()
-    with pytest.raises(AttributeError, match=r"module .made_up_walk. has no attribute 'Two'"):
-        lazy("Two")
+
+
+@pytest.mark.usefixtures("walked")
+def test_a_lazy_package_offers_named_things_and_what_is_below_a_base_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "__init__.py": "class Learner: ...",
+        "learners/__init__.py": """
+            from metabox.discover import lazy
+            __getattr__, __dir__ = lazy(__name__, "Learner", "tools.helper")
+        """,
+        "learners/one.py": "from made_up_walk import Learner\nclass One(Learner): ...",
+        "learners/tools.py": "def helper(): ...",
+        "elsewhere.py": "class Two(Learner): ...",
+    }
+    write_package(tmp_path / "made_up_walk", files, monkeypatch)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert discover.lazy_packages() == {"made_up_walk.learners": ("Learner", "tools.helper")}
+    learners = importlib.import_module("made_up_walk.learners")
+    assert dir(learners) == ["One", "helper"]
+    assert learners.One.__module__ == "made_up_walk.learners.one"
+    assert learners.helper.__module__ == "made_up_walk.learners.tools"
+    with pytest.raises(AttributeError, match=r"module 'made_up_walk\.learners' has no attribute 'Two'"):
+        _ = learners.Two
+    assert stubs.stub("made_up_walk.learners", ("Learner", "tools.helper")).splitlines()[2:] == [
+        "from made_up_walk.learners.one import One as One",
+        "from made_up_walk.learners.tools import helper as helper",
+    ]
 
 
 @pytest.mark.usefixtures("walked")

@@ -1,4 +1,4 @@
-"""The files around the package: a source distribution is whole, and what contributors are told to run is installed."""
+"""The files around the package: distributions are whole, and what contributors are told to run is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_source_distribution_holds_the_package_its_tests_docs_and_benchmarks(tmp_path: Path) -> None:
+def test_the_distributions_hold_the_package_and_that_of_the_source_its_tests_docs_and_benchmarks(
+    tmp_path: Path,
+) -> None:
     setuptools = pytest.importorskip("setuptools")
     if int(setuptools.__version__.partition(".")[0]) < 77:
         pytest.skip("pyproject.toml asks for setuptools 77")
@@ -31,7 +34,7 @@ def test_the_source_distribution_holds_the_package_its_tests_docs_and_benchmarks
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, copy)
-    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    build = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
     done = subprocess.run(
         [sys.executable, "-c", build, tmp_path], cwd=copy, capture_output=True, text=True, check=False
     )
@@ -42,6 +45,12 @@ def test_the_source_distribution_holds_the_package_its_tests_docs_and_benchmarks
     wanted = {path.relative_to(copy).as_posix() for folder in FOLDERS for path in (copy / folder).rglob("*.*")}
     wanted |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"}
     assert not {name for name in wanted if (copy / name).is_file()} - held
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archived:
+        held = set(archived.namelist())
+    wanted = {name for name in wanted if name.startswith("metabox/") and (copy / name).is_file()}
+    assert {"metabox/py.typed", "metabox/learners/__init__.pyi"} <= wanted
+    assert not wanted - held
 
 
 def test_every_tool_that_contributors_are_told_to_run_is_in_the_environment_that_they_are_told_to_make() -> None:

@@ -34,7 +34,7 @@ def train(arguments: list[str]) -> None:
     text = recipes.dump(parser, config)
     manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting", "target")} | {
+    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting", "target", "hooks")} | {
         "seed": config.seed
     }
     leads = check(made.tasks, made.learner, made.outer, **of_run)

@@ -66,7 +66,7 @@ class _Call:
 _Unpickler: Any = pickle._Unpickler  # the stubs lack most of it
 
 
-class _Reader(_Unpickler):
+class _Reader(_Unpickler):  # type: ignore[misc]
     def __init__(self, file: Any, size: int) -> None:
         super().__init__(file, encoding="latin1")
         self.left = 4 * size  # bytes to copy: the older protocols have an array as text, then bytes, then numbers
@@ -211,7 +211,8 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _new_array(*_: object) -> _Array:
-    return _Array(0, np.uint8)  # `receive` follows
+    empty: _Array = _Array(0, np.uint8)  # `receive` follows
+    return empty
 
 
 def _array(content: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> NDArray[Any]:

@@ -63,4 +63,5 @@ class ANP(NeuralProcess):
         return {"keys": h, "values": r, "groups": groups}
 
     def code(self, phi: Phi, h: Tensor) -> Tensor:
-        return self.attention(h, phi["keys"], phi["values"], phi["groups"])
+        code: Tensor = self.attention(h, phi["keys"], phi["values"], phi["groups"])
+        return code

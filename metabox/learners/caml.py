@@ -76,7 +76,7 @@ class CAML(Learner):
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         tokens = self.token(torch.cat([h, self.unknown.to(h.dtype).expand(*h.shape[:2], -1)], dim=-1))
-        read = self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None]))
+        read: Tensor = self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None]))
         with torch.autocast(read.device.type, enabled=False):
             return read.float() @ phi["codes"].float().transpose(1, 2)
 

@@ -109,7 +109,8 @@ class Residual(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.linear(x)
+        change: Tensor = self.linear(x)
+        return x + change
 
 
 def generator(features: int, outputs: int) -> nn.Sequential:
@@ -143,4 +144,5 @@ class SetConv(Backbone):
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, context: Context) -> Tensor:
-        return self.layers(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        h: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))
+        return h.mean((2, 3))

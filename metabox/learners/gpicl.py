@@ -67,7 +67,8 @@ class GPICL(Learner):
         h = self.embed(x, phi)
         label = phi["label"][:, None].expand(-1, h.shape[1], -1)
         tokens = self._token(h, label, phi["mask"].sum(1, keepdim=True))
-        return self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None], itself=True))
+        params: Tensor = self.readout(self.transformer.read(phi, tokens, phi["mask"][:, None], itself=True))
+        return params
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._read(examples, descriptor)[1]
@@ -89,7 +90,7 @@ class GPICL(Learner):
 
     def _token(self, h: Tensor, label: Tensor, place: Tensor) -> Tensor:
         """Features `[T, N, F]`, labels `[T, N, L]` and places `[T or 1, N or 1]` to tokens `[T, N, D]`."""
-        tokens = self.token(torch.cat([h, label.to(h.dtype)], dim=-1))
+        tokens: Tensor = self.token(torch.cat([h, label.to(h.dtype)], dim=-1))
         half = tokens.shape[-1] // 2
         slower = torch.exp(torch.arange(half, device=h.device) * (-math.log(1e4) / half))
         angle = place[..., None] * slower

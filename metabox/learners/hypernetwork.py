@@ -124,7 +124,8 @@ class HyperNetwork(Learner):
             weight = phi[f"weight.{j}"]
             y = task_conv2d(h.unflatten(0, (t, m)), weight, padding=weight.shape[-1] // 2)
             h = self._after(y.flatten(0, 1))
-        return h.flatten(1).unflatten(0, (t, m))
+        features: Tensor = h.flatten(1).unflatten(0, (t, m))
+        return features
 
     def _after(self, h: Tensor) -> Tensor:
         h = torch.relu(F.group_norm(h, 1))

@@ -141,7 +141,8 @@ class HyperTransformer(Learner):
         if len(x):  # an empty support has no statistics
             x = self.norms[i](x, context)
         x = x.relu()
-        return (F.max_pool2d(x, 2) if self.is_image else x).unflatten(0, lead)
+        h: Tensor = (F.max_pool2d(x, 2) if self.is_image else x).unflatten(0, lead)
+        return h
 
 
 class WeightGenerator(nn.Module):
@@ -182,5 +183,5 @@ class WeightGenerator(nn.Module):
         hidden = F.pad(~mask, (slices, 0), value=False)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=hidden)
-        written = self.norm(tokens[:, :slices])[..., embedding : embedding + self.block]
+        written: Tensor = self.norm(tokens[:, :slices])[..., embedding : embedding + self.block]
         return written / math.sqrt(self.block)

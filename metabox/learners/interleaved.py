@@ -70,7 +70,8 @@ class Interleaved(Learner):
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         mask = phi["mask"]
         tokens = self._read_in(self.embed(x, phi)) + self.positions[mask.sum(1)][:, None]
-        return self.read_out(self.transformer.read(phi, tokens, mask[:, None], itself=True))
+        params: Tensor = self.read_out(self.transformer.read(phi, tokens, mask[:, None], itself=True))
+        return params
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         self._check_length(examples.mask.shape[1])
@@ -92,7 +93,8 @@ class Interleaved(Learner):
 
     def _read_in(self, part: Tensor) -> Tensor:
         """Inputs or targets `[T, N, size]` to tokens `[T, N, D]`."""
-        return self.read_in(F.pad(part, (0, self.read_in.in_features - part.shape[-1])))
+        tokens: Tensor = self.read_in(F.pad(part, (0, self.read_in.in_features - part.shape[-1])))
+        return tokens
 
     def _check_length(self, points: int) -> None:
         if 2 * points > len(self.positions):

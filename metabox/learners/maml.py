@@ -88,7 +88,8 @@ class MAML(Learner):
         def predictions(network: Network) -> Tensor:
             nonlocal known
             h, known = network.embed.adapt(support, descriptor)
-            return network.head(h)
+            params: Tensor = network.head(h)
+            return params
 
         network = self._descend(self.network, predictions, support, classes)
         if any(name.startswith("backbone.") for name in known):  # statistics of the support: those of the last weights
@@ -152,7 +153,7 @@ class ANIL(MAML):
         return phi
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        h = self.network.embed(x, phi)
+        h: Tensor = self.network.embed(x, phi)
         return h @ phi[f"{WEIGHTS}head.weight"].mT.to(h.dtype) + phi[f"{WEIGHTS}head.bias"][:, None]
 
 
@@ -165,7 +166,8 @@ class Network(nn.Module):
         self.head = nn.Linear(self.embed.out_features, spec.target.n_params)
 
     def forward(self, x: Tensor, known: Phi) -> Tensor:
-        return self.head(self.embed(x, known))
+        params: Tensor = self.head(self.embed(x, known))
+        return params
 
 
 def _each(support: Examples) -> Iterator[slice]:

@@ -101,10 +101,12 @@ class MetaNet(Learner):
         h = self.reduce(self.embed(x, phi))
         attention = self._attention(phi, self._represent(h, phi["task"]))
         a = torch.relu(self.b1(h)) + torch.relu(_read(attention, phi["memory.1"], h))
-        return self.b2(a) + _read(attention, phi["memory.2"], a)
+        slow: Tensor = self.b2(a)
+        return slow + _read(attention, phi["memory.2"], a)
 
     def _represent(self, h: Tensor, fast: Tensor) -> Tensor:
-        return self.u(h) + task_linear(h, fast)
+        slow: Tensor = self.u(h)
+        return slow + task_linear(h, fast)
 
     def _task_weights(self, h: Tensor, labels: Tensor, mask: Tensor, classes: Tensor | None) -> Tensor:
         """Q* `[T, K, K]`."""
@@ -121,7 +123,8 @@ class MetaNet(Learner):
             real = there.repeat_interleave(len(part) // len(there))[:, None]
             taken = self.d(part, (hidden, cell))
             hidden, cell = (torch.where(real, new, old) for new, old in zip(taken, (hidden, cell), strict=True))
-        return self.d_out(hidden).view(gradients.shape[1:])
+        fast: Tensor = self.d_out(hidden)
+        return fast.view(gradients.shape[1:])
 
     def _attention(self, phi: Phi, r: Tensor) -> Tensor:
         """Weights `[T, M, N]` of the memory for queries r `[T, M, K]`, zeros for an empty support."""
@@ -173,5 +176,6 @@ def _read(attention: Tensor, memory: Tensor, x: Tensor) -> Tensor:
 
     attention `[T, M, N]`, memory `[T, N, out, in]`, x `[T, M, in]` -> `[T, M, out]`.
     """
-    answers = task_linear(x, memory.flatten(1, 2)).unflatten(-1, memory.shape[1:3])  # of every example's weights
+    # of every example's weights
+    answers: Tensor = task_linear(x, memory.flatten(1, 2)).unflatten(-1, memory.shape[1:3])
     return (attention.to(answers.dtype)[..., None] * answers).sum(2)

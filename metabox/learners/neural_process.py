@@ -81,7 +81,8 @@ class NeuralProcess(Learner):
         """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
         examples = self.check(examples, descriptor)
         h, _ = self.embed.adapt(examples, descriptor)
-        return self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
+        moments: tuple[Tensor, Tensor] = self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
+        return moments
 
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters of p(y | x, r, z): x `[T, M, *x_shape]`, samples z `[T, S, Z]` -> `[T, S, M, P]`."""

@@ -76,7 +76,8 @@ class RelationNet(Learner):
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
-        return self.relation(phi["sums"][:, None], h[:, :, None]).squeeze(-1)
+        scores: Tensor = self.relation(phi["sums"][:, None], h[:, :, None])
+        return scores.squeeze(-1)
 
 
 class MapRelation(nn.Module):
@@ -109,11 +110,13 @@ class MapRelation(nn.Module):
         pairs = a + b
         if not pairs.numel():
             return pairs.new_zeros(*pairs.shape[:3], 1)
-        return self.rest(pairs.flatten(0, 2)).unflatten(0, pairs.shape[:3])
+        scores: Tensor = self.rest(pairs.flatten(0, 2)).unflatten(0, pairs.shape[:3])
+        return scores
 
     def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
         flat = maps.reshape(-1, *self.map_shape)
-        return F.conv2d(flat, weight, padding=1).unflatten(0, maps.shape[:3])
+        convolved: Tensor = F.conv2d(flat, weight, padding=1).unflatten(0, maps.shape[:3])
+        return convolved
 
 
 class RelationConv(Backbone):

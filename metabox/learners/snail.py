@@ -93,7 +93,8 @@ class SNAIL(Learner):
         for i, block in enumerate(self.blocks):
             past = {name: phi[f"{i}.{name}"] for name in ("echo", "keys", "values") if f"{i}.{name}" in phi}
             tokens = block(tokens, past, phi["visible"])
-        return self.readout(tokens)
+        params: Tensor = self.readout(tokens)
+        return params
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         h, _ = self.embed.adapt(examples, descriptor)
@@ -102,7 +103,8 @@ class SNAIL(Learner):
         queries = self._token(h).take_along_dim(order, dim=1)
         for block, past in self._read(tokens):
             queries = block(queries, past, _before(queries))
-        return self.readout(queries).take_along_dim(order.argsort(dim=1), dim=1)
+        params: Tensor = self.readout(queries)
+        return params.take_along_dim(order.argsort(dim=1), dim=1)
 
     def _read(self, tokens: Tensor) -> Iterator[tuple[nn.Module, Past]]:
         """Each block, and its past of the labelled tokens `[T, N, D]`."""

@@ -64,12 +64,14 @@ class TNPD(Learner):
         return self._read(phi, self.embed(x, phi), phi["mask"][:, None])
 
     def _pairs(self, h: Tensor, examples: Examples) -> Tensor:
-        return self.embed_pair(h, self.spec.target.encode(examples.y, examples.mask).to(h.dtype))
+        pairs: Tensor = self.embed_pair(h, self.spec.target.encode(examples.y, examples.mask).to(h.dtype))
+        return pairs
 
     def _read(self, phi: Phi, h: Tensor, visible: Tensor) -> Tensor:
         """Features `[T, M, F]` to parameters `[T, M, P]`; a query sees what is `visible [T, 1 or M, held]`."""
         tokens = self.embed_pair(h, h.new_zeros(1, 1, self.spec.target.label_size))
-        return self.readout(self.transformer.read(phi, tokens, visible))
+        params: Tensor = self.readout(self.transformer.read(phi, tokens, visible))
+        return params
 
 
 class TNPA(TNPD):

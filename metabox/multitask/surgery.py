@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from metabox.training.weighting import Backward, Weighting, some
+from metabox.multitask.weights import check_shared
+from metabox.training.weighting import Backward, Weighting
 
 Level = Literal["parameters", "representation"]
 Method = Literal["pcgrad", "mgda", "cagrad", "nash", "imtl", "upgrad"]
@@ -68,7 +69,7 @@ class Surgery(Weighting):
 
     def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
         self.check(losses, share)
-        shared = some(shared)
+        shared = check_shared(shared)
         here = (share > 0).nonzero().flatten()
         plain = (share[here] * losses[here]).sum()
         if len(here) < 2:
@@ -111,7 +112,7 @@ class Surgery(Weighting):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy's, on how its problem could be posed better
             if self.method != "nash":
-                weights = solver(gramian)
+                weights: Tensor = solver(gramian)
                 return weights / n if self.method == "pcgrad" else weights
             solver.prvs_alpha = alpha[here].cpu().numpy()
             weights = solver(_root(gramian))
@@ -145,7 +146,8 @@ def _gradient(loss: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
 def _root(gramian: Tensor) -> Tensor:
     """A matrix J with J J^T = the Gramian, for a solver that asks for the Jacobian and looks at its Gramian alone."""
     values, vectors = torch.linalg.eigh(gramian.double())
-    return (vectors * values.clamp(min=0).sqrt()).to(gramian)
+    root: Tensor = vectors * values.clamp(min=0).sqrt()
+    return root.to(gramian)
 
 
 def leaves(loss: Tensor) -> list[Tensor]:

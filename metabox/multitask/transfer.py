@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from metabox.episodes import Episodes
 from metabox.evaluation import evaluating, interval_of
 from metabox.files import read_json, write_text
+from metabox.multitask.weights import check_shared
+from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective
+from metabox.training.hook import Hook
 from metabox.training.weighting import losses_by_task, task_names
 
 if TYPE_CHECKING:
@@ -111,47 +114,60 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
     return rows @ rows.T
 
 
-class CosineRecorder:
-    """Writes the gradient cosines of a training run to a JSON file, every so many steps.
+class GradientCosines(Hook):
+    """Writes the cosines between the gradients of named tasks or parts to `cosines.json`, every so many steps.
 
-    The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null where there is none). A
-    resumed run goes on with it.
+    The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null where there is none); see
+    `read_cosines`.
 
     Args:
-        objective: what is trained.
-        shared: theta_sh.
-        path: of the file.
         every: steps.
 
     Raises:
-        ValueError: where the tasks have no names, or the file is another run's.
+        ValueError: for fewer than one step; at the start of a run, where tasks have no names or share no parameters,
+            or the file is another run's.
     """
 
-    def __init__(
-        self, objective: Objective, shared: Sequence[nn.Parameter], path: str | Path, every: int = 100
-    ) -> None:
-        if every < 1 or not shared:
-            raise ValueError(
-                f"expected every of at least 1 and shared parameters, got {every} and {len(shared)} of them"
-            )
-        self.objective, self.shared, self.path, self.every = objective, list(shared), Path(path), every
-        self.tasks = list(task_names(objective.learner.spec))
-        self.record: dict[str, Any] = {"tasks": self.tasks, "steps": [], "cosines": []}
-        if self.path.exists():
-            self.record = read_json(self.path)
-            if self.record.get("tasks") != self.tasks:
-                raise ValueError(f"expected {self.path} to be of the tasks {self.tasks}, got another run's; delete it")
+    def __init__(self, every: int = 100) -> None:
+        if every < 1:
+            raise ValueError(f"expected every of at least 1, got {every}")
+        self.every = every
 
-    def __call__(self, step: int, episodes: Episodes) -> None:
-        """To be called with every step of the outer loop and its batch."""
+    def check(self, objective: Objective) -> None:
+        task_names(objective.learner.spec)
+        check_shared(list(shared_parameters(objective.learner).values()))
+
+    def begin(self, objective: Objective, folder: Path, step: int) -> None:
+        self._objective, self._path = objective, folder / "cosines.json"
+        self._shared = list(shared_parameters(objective.learner).values())
+        tasks = list(task_names(objective.learner.spec))
+        record: dict[str, Any] = {"tasks": tasks, "steps": [], "cosines": []}
+        if step and self._path.exists():
+            record = _checked(read_json(self._path), tasks, self._path)
+        kept = sum(before < step for before in record["steps"])  # the others come again
+        self._record = {"tasks": tasks, "steps": record["steps"][:kept], "cosines": record["cosines"][:kept]}
+        self._write()
+
+    def before_step(self, step: int, episodes: Episodes) -> None:
         if step % self.every:
             return
-        cosines = gradient_cosines(self.objective, episodes, self.shared).tolist()
-        kept = sum(before < step for before in self.record["steps"])  # what a resumed run does again
-        self.record["steps"][kept:] = [step]
+        cosines = gradient_cosines(self._objective, episodes, self._shared).tolist()
         rows = [[None if math.isnan(cosine) else round(cosine, 4) for cosine in row] for row in cosines]
-        self.record["cosines"][kept:] = [rows]
-        write_text(self.path, json.dumps(self.record) + "\n")
+        self._record["steps"].append(step)
+        self._record["cosines"].append(rows)
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self._path, json.dumps(self._record) + "\n")
+
+
+def _checked(record: Any, tasks: list[str], path: Path) -> dict[str, Any]:
+    named = isinstance(record, dict) and record.keys() == {"tasks", "steps", "cosines"}
+    if not named or record["tasks"] != tasks or not all(isinstance(record[n], list) for n in ("steps", "cosines")):
+        raise ValueError(f"expected {path} to be of the tasks {tasks}, got another run's; delete it")
+    if not all(type(step) is int for step in record["steps"]) or len(record["steps"]) != len(record["cosines"]):
+        raise ValueError(f"expected a matrix of cosines for each of the steps in {path}, got something else; delete it")
+    return dict(record)
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,7 @@ def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
 
 
 def read_cosines(path: str | Path) -> tuple[list[str], list[int], Tensor]:
-    """Tasks, steps and `[S, K, K]` of a file that a CosineRecorder wrote, NaN where there is none."""
+    """Tasks, steps and `[S, K, K]` of a file that `GradientCosines` wrote, NaN where there is none."""
     record = read_json(path)
     values = [
         [[math.nan if cosine is None else cosine for cosine in row] for row in rows] for rows in record["cosines"]

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from metabox.training.weighting import Backward, Weights, some
+from metabox.nn.sets import one_hot
+from metabox.training.weighting import Backward, Weighting
 
 SMALLEST = 1e-3
+
+
+class Weights(Weighting):
+    """The gradient of `sum_k w_k s_k L_k`; a subclass says what w is."""
+
+    @abstractmethod
+    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
+        """w `[K]` for losses `[K]` (without gradients) and shares `[K]`; called once a batch."""
+
+    def total(self, losses: Tensor, share: Tensor) -> Tensor:
+        return (self.weights(losses.detach(), share) * share * losses).sum()
+
+    def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
+        self.check(losses, share)
+        backward(self.total(torch.where(share > 0, losses, 0), share))
 
 
 class Fixed(Weights):
@@ -95,7 +112,7 @@ class GradNorm(Weights):
 
     def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
         self.check(losses, share)
-        layer = some(shared) if self.layer == "all" else [[*some(shared), *_matrices(shared)][-1]]
+        layer = check_shared(shared) if self.layer == "all" else [[*check_shared(shared), *_matrices(shared)][-1]]
         present = (share > 0).tolist()
         norms = [
             _norm(loss, layer) if here else losses.new_zeros([]) for loss, here in zip(losses, present, strict=True)
@@ -147,9 +164,9 @@ class DWA(Weights):
         ratio = torch.where((means > 0).all(0), means[0] / means[1], 1)
         sums += torch.stack([losses, torch.ones_like(losses)]) * (share > 0)
         batches += 1
-        if int(batches) % self.period == 0:
-            means.copy_(torch.stack([sums[0] / sums[1], means[0]]))
-            sums.zero_()
+        ends = batches % self.period == 0
+        means.copy_(torch.where(ends, torch.stack([sums[0] / sums[1], means[0]]), means))
+        sums.copy_(torch.where(ends, 0, sums))
         return self.n_losses * (ratio / self.temperature).softmax(0)
 
 
@@ -163,7 +180,9 @@ class Random(Weights):
     """
 
     def weights(self, losses: Tensor, share: Tensor) -> Tensor:
-        return self.n_losses * torch.randn(self.n_losses).softmax(0).to(losses)  # drawn on the CPU: alike on a GPU
+        return self.n_losses * torch.randn(self.n_losses).softmax(0).to(
+            losses, non_blocking=True
+        )  # drawn on the CPU: alike on a GPU
 
 
 class WorstCase(Weights):
@@ -188,12 +207,22 @@ class WorstCase(Weights):
         present = share > 0
         if math.isinf(self.step):
             largest = torch.where(present, losses, -math.inf).argmax()
-            q = nn.functional.one_hot(largest, self.n_losses)
+            q = one_hot(largest, self.n_losses)
         else:
             log_q = self.get_buffer("log_q")
             log_q.copy_((log_q + self.step * torch.where(present, losses, 0)).log_softmax(0))
             q = log_q.exp()
         return torch.where(present, q / share, 0)
+
+
+def check_shared(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """
+    Raises:
+        ValueError: if there are none.
+    """
+    if not shared:
+        raise ValueError("expected shared parameters, got none; tasks that share nothing have no conflict: use Fixed")
+    return list(shared)
 
 
 def _matrices(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
@@ -202,4 +231,5 @@ def _matrices(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
 
 def _norm(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.stack([gradient.norm() for gradient in gradients]).norm()
+    norm: Tensor = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    return norm

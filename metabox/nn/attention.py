@@ -84,7 +84,8 @@ class CrossAttention(nn.Module):
         # A query stands once for each group, one after the other.
         query, visible = query[:, :, :, None].expand(-1, -1, -1, g, -1), visible.expand(-1, m if g > 1 else 1, -1, -1)
         seen = attend(query.flatten(2, 3), key, values, visible.flatten(1, 2)[:, None])
-        return self.out(seen.transpose(1, 2).flatten(2)).unflatten(1, (m, g))
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2)).unflatten(1, (m, g))
+        return out
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

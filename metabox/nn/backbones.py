@@ -136,7 +136,9 @@ class MLP(Backbone):
         self.out_features = sizes[-1]
 
     def features(self, x: Tensor, context: Context) -> Tensor:
-        return self.layers(x.reshape(x.shape[0], -1))  # len(x) would fix a size that an export leaves free
+        # len(x) would fix a size that an export leaves free
+        h: Tensor = self.layers(x.reshape(x.shape[0], -1))
+        return h
 
 
 class Flatten(Backbone):

@@ -49,7 +49,8 @@ class Add(Conditioner):
         self.shift = nn.Linear(code, features)
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
-        return h + self.shift(code)[:, None]
+        shift: Tensor = self.shift(code)
+        return h + shift[:, None]
 
 
 class Gate(Conditioner):
@@ -64,7 +65,8 @@ class Gate(Conditioner):
         self.scale = nn.Linear(code, features)
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
-        return h * (1 + self.scale(code)[:, None])
+        scale: Tensor = self.scale(code)
+        return h * (1 + scale[:, None])
 
 
 class FiLM(Conditioner):
@@ -75,7 +77,8 @@ class FiLM(Conditioner):
         self.scale_shift = nn.Linear(code, 2 * features)
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
-        scale, shift = self.scale_shift(code)[:, None].chunk(2, dim=-1)
+        both: Tensor = self.scale_shift(code)
+        scale, shift = both[:, None].chunk(2, dim=-1)
         return h * (1 + scale) + shift
 
 
@@ -94,7 +97,8 @@ class Heads(Conditioner):
         self.layers = Stack(code, features, self.out_features, of_tasks=True)
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
-        return self.layers(h, code)
+        out: Tensor = self.layers(h, code)
+        return out
 
 
 class BackboneFiLM(nn.Module):

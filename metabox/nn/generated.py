@@ -35,7 +35,8 @@ def task_conv2d(
     # An image of the batch holds the m-th images of all tasks: [M, T * C, H, W].
     together = x.transpose(0, 1).flatten(1, 2)
     y = F.conv2d(together, weight.flatten(0, 1), bias, padding=padding, stride=stride, groups=len(weight))
-    return y.unflatten(1, (-1, channels)).transpose(0, 1)
+    of_tasks: Tensor = y.unflatten(1, (-1, channels))
+    return of_tasks.transpose(0, 1)
 
 
 class StaticHyper(nn.Module):

@@ -69,13 +69,14 @@ class SetConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the distances
             g, h = self.grid.weights(x.float(), self.log_scale.exp())
             rows = (values.float()[..., None] * g[:, :, None]).flatten(2)  # [T, N, V G]
-            return (rows.mT @ h).unflatten(1, (values.shape[2], -1))
+            field: Tensor = (rows.mT @ h).unflatten(1, (values.shape[2], -1))
+            return field
 
     def from_grid(self, field: Tensor, x: Tensor) -> Tensor:
         """What a field `[T, V, G, H]` is at x `[T, M, dim]`: `[T, M, V]`, float32."""
         with torch.autocast(x.device.type, enabled=False):
             g, h = self.grid.weights(x.float(), self.log_scale.exp())
-            columns = (field.float().flatten(1, 2) @ h.mT).unflatten(1, field.shape[1:3])  # [T, V, G, M]
+            columns: Tensor = (field.float().flatten(1, 2) @ h.mT).unflatten(1, field.shape[1:3])  # [T, V, G, M]
             return (columns * g.mT[:, None]).sum(2).mT
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
+from metabox.nn.sets import one_hot
 from metabox.targets import Classes, TaskSpec
 
 LabelKind = Literal["one-hot", "strings"]
@@ -23,7 +24,7 @@ def strings(n: int) -> Tensor:
     """
     power = CHARACTERS ** torch.arange(LENGTH - 1, -1, -1)
     digits = torch.arange(n)[:, None] // power % CHARACTERS
-    return nn.functional.one_hot(digits, CHARACTERS).flatten(1).bool()
+    return one_hot(digits, CHARACTERS).flatten(1)
 
 
 class LabelCode(nn.Module):
@@ -71,7 +72,7 @@ class LabelCode(nn.Module):
         if self.kind == "one-hot":
             return scores
         with torch.autocast(scores.device.type, enabled=False):
-            log_p = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)
+            log_p: Tensor = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)
             return log_p.flatten(-2) @ self.table.float().T
 
     def extra_repr(self) -> str:

@@ -51,7 +51,8 @@ class VectorTokens(LabelTokens):
         return x, None
 
     def read(self, tokens: Tensor, guess: Tensor | None, phi: dict[str, Tensor]) -> Tensor:
-        return self.readout(tokens)
+        params: Tensor = self.readout(tokens)
+        return params
 
 
 class ClassTokens(LabelTokens):
@@ -91,7 +92,7 @@ class ClassTokens(LabelTokens):
         return x + probability.to(x.dtype) @ phi["codes"], guess
 
     def read(self, tokens: Tensor, guess: Tensor | None, phi: dict[str, Tensor]) -> Tensor:
-        correction = self.readout(tokens) @ phi["codes"].transpose(1, 2) / math.sqrt(tokens.shape[-1])
+        correction: Tensor = self.readout(tokens) @ phi["codes"].transpose(1, 2) / math.sqrt(tokens.shape[-1])
         return correction if guess is None else guess + correction
 
 

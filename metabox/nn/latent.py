@@ -27,7 +27,7 @@ class PairEncoder(nn.Module):
 
     def forward(self, pairs: Tensor, groups: Tensor) -> Tensor:
         """`groups [T, N, G]` is above 0 where a pair belongs to a group; pairs of one group see each other."""
-        codes = self.perceptron(pairs)
+        codes: Tensor = self.perceptron(pairs)
         visible = groups @ groups.transpose(1, 2) > 0
         for layer in self.layers:
             codes = layer(codes, *layer.keys_values(codes), visible)  # type: ignore[operator]

@@ -145,12 +145,14 @@ def _softmax_of_cosine(products: Tensor, keys: Tensor, square: Tensor) -> Tensor
 
 def _products(keys: Tensor, rows: Tensor) -> Tensor:
     """Of keys `[T, M, H, S]` with rows `[T, R, S]`: `[T, M, H, R]`."""
-    return (keys.flatten(1, 2) @ rows.transpose(1, 2)).unflatten(1, keys.shape[1:3])
+    products: Tensor = (keys.flatten(1, 2) @ rows.transpose(1, 2)).unflatten(1, keys.shape[1:3])
+    return products
 
 
 def _sums(weights: Tensor, rows: Tensor) -> Tensor:
     """Of rows `[T, R, S]` with weights `[T, M, H, R]`: `[T, M, H, S]`."""
-    return (weights.flatten(1, 2) @ rows).unflatten(1, weights.shape[1:3])
+    sums: Tensor = (weights.flatten(1, 2) @ rows).unflatten(1, weights.shape[1:3])
+    return sums
 
 
 def _exact(values: Tensor) -> Tensor:

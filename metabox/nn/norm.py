@@ -125,7 +125,8 @@ class Norm(nn.Module):
         count = (context.known if context.mask is None else context.measured).get(f"count.{self.name}")
         count = own.new_zeros(len(own)) if count is None else count
         scale, offset = self.scale_offset
-        return (scale * count + offset).sigmoid()
+        share: Tensor = (scale * count + offset).sigmoid()
+        return share
 
     def extra_repr(self) -> str:
         return f"{self.channels}, kind={self.kind!r}"

@@ -70,7 +70,8 @@ class TorchVision(Backbone):
         if self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # grey becomes three channels
-        return self.network(x)
+        h: Tensor = self.network(x)
+        return h
 
     def _find_out_features(self) -> int:
         self.eval()

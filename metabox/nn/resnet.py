@@ -134,7 +134,8 @@ class _ResNet12Block(nn.Module):
             if i < 2:
                 out = F.leaky_relu(out, LEAK)
         out = F.leaky_relu(out + self.shortcut_norm(self.shortcut(x), context), LEAK)
-        return self.drop(F.max_pool2d(out, 2))
+        pooled: Tensor = self.drop(F.max_pool2d(out, 2))
+        return pooled
 
 
 class SNAILEmbedding(Backbone):
@@ -181,7 +182,8 @@ class SNAILEmbedding(Backbone):
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x, context)
-        return self.readout(x.mean((2, 3)))
+        h: Tensor = self.readout(x.mean((2, 3)))
+        return h
 
 
 class _SNAILBlock(nn.Module):
@@ -198,4 +200,5 @@ class _SNAILBlock(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             out = F.leaky_relu(norm(conv(out), context), LEAK)
         # ceil: an odd row is kept, so that 84x84 ends as 6x6
-        return self.drop(F.max_pool2d(out + self.shortcut(x), 2, ceil_mode=True))
+        pooled: Tensor = self.drop(F.max_pool2d(out + self.shortcut(x), 2, ceil_mode=True))
+        return pooled

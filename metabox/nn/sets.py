@@ -1,9 +1,14 @@
-"""Pooling of sets with padding."""
+"""Pooling of sets with padding, and which class each element is of."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+
+
+def one_hot(ids: Tensor, size: int) -> Tensor:
+    """Which of `size` numbers each id is: `[...]` -> bool `[..., size]`, all False for an id that is none of them."""
+    return ids[..., None] == torch.arange(size, device=ids.device)  # F.one_hot reads ids, and so waits for the device
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -14,7 +19,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def membership(y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
     """Which class each example belongs to, none for padding: y `[T, N]`, mask `[T, N]` -> floats `[T, N, C]`."""
-    return F.one_hot(y.masked_fill(~mask, 0), n_classes) * mask[..., None].float()
+    return (one_hot(y, n_classes) & mask[..., None]).float()
 
 
 def class_mean(values: Tensor, member: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ class TransformerLayer(nn.Module):
             )
             seen = dot_product_attention(query, keys, values, F.pad(visible, (0, 1), value=True))
         tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
-        return tokens + self.feed_forward(self.norms[1](tokens))
+        transformed: Tensor = self.feed_forward(self.norms[1](tokens))
+        return tokens + transformed
 
 
 class Transformer(nn.Module):
@@ -103,7 +104,8 @@ class Transformer(nn.Module):
                 own_keys, own_values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets
                 keys, values = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
             tokens = layer(tokens, keys, values, visible)
-        return self.norm(tokens)
+        normed: Tensor = self.norm(tokens)
+        return normed
 
     def _write(
         self, tokens: Tensor, visible: Tensor, held: dict[str, Tensor] | None, to_the_end: bool

@@ -163,7 +163,8 @@ def _check_one_protocol(one: dict[str, Any], other: dict[str, Any], where: str) 
 def settings(config: Namespace) -> dict[str, Any]:
     """A resolved recipe as plain values, without what belongs to a machine."""
     plain = {name: value for name, value in config.as_dict().items() if name not in NOT_OF_THE_RUN and name[0] != "_"}
-    return json.loads(json.dumps(plain, default=str))
+    read: dict[str, Any] = json.loads(json.dumps(plain, default=str))
+    return read
 
 
 def protocol_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    result = read_json(path)
+    result: dict[str, Any] = read_json(path)
     good = isinstance(result, dict) and all(isinstance(result.get(name), kind) for name, kind in NEEDED.items())
     good = good and {"split", "seed", "n_tasks"} <= result["summary"].keys() and "nll" in result["per_task"]
     if good:

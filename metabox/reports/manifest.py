@@ -139,7 +139,7 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.exists():
         return {}
-    content = read_json(path, hashed=True)
+    content: dict[str, Any] = read_json(path, hashed=True)
     files = content.get("files")
     if not isinstance(files, dict) or not isinstance(content.get("finished"), bool):
         raise ValueError(f"expected hashes of files in {path}, got something else; restore it, or evaluate anew")

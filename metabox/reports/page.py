@@ -103,7 +103,8 @@ def _score(values: list[float], metric: str) -> dict[str, Any]:
 
 def as_html(content: dict[str, Any]) -> str:
     """One page that needs nothing else. Whatever comes from a file of a run is escaped."""
-    return _template("page.html", autoescape=True).render(sections=sections(content), **content)
+    page: str = _template("page.html", autoescape=True).render(sections=sections(content), **content)
+    return page
 
 
 def as_markdown(content: dict[str, Any]) -> str:

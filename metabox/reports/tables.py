@@ -143,7 +143,8 @@ def _files(seed: dict[str, Any]) -> str:
 
 def _commands(row: dict[str, Any]) -> str:
     others = [str(seed["seed"]) for seed in row["seeds"][1:]]
-    return row["command"] + (f"  # and with --seed {', '.join(others)}" if others else "")
+    command: str = row["command"]
+    return command + (f"  # and with --seed {', '.join(others)}" if others else "")
 
 
 def _count(n: int, what: str) -> str:

@@ -1,11 +1,5 @@
 """What y can be: each kind of target with its likelihood, how it enters a network, its checks and its scores."""
 
-from metabox.targets.bars import Bars as Bars
-from metabox.targets.base import Target as Target
-from metabox.targets.binary import Binary as Binary
-from metabox.targets.classes import Classes as Classes
-from metabox.targets.parts import Part as Part
-from metabox.targets.parts import Parts as Parts
-from metabox.targets.reals import Reals as Reals
-from metabox.targets.spec import TaskSpec as TaskSpec
-from metabox.targets.vector import Vector as Vector
+from metabox.discover import lazy
+
+__getattr__, __dir__ = lazy(__name__, "Target", "base.Target", "parts.Part", "spec.TaskSpec")

@@ -73,7 +73,8 @@ class Bars(Vector):
 
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of every bar: `[..., P]` -> `[..., dy, B]`."""
-        return params.float().unflatten(-1, (self.size, self.n_bars)).log_softmax(-1)
+        bars: Tensor = params.float().unflatten(-1, (self.size, self.n_bars))
+        return bars.log_softmax(-1)
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         borders, tails = self.statistics.borders, self.statistics.tails

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.nn.sets import membership, one_hot
 from metabox.targets.base import Target
 
 
@@ -55,10 +55,10 @@ class Classes(Target):
             )
 
     def encode(self, y: Tensor, mask: Tensor) -> Tensor:
-        return F.one_hot(y.masked_fill(~mask, 0), self.size) * mask[..., None].float()
+        return membership(y, mask, self.size)
 
     def expand(self, values: Tensor) -> Tensor:
-        return F.one_hot(values.long(), self.size).transpose(-1, -2).flatten(-2)
+        return one_hot(values.long(), self.size).transpose(-1, -2).flatten(-2)
 
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of every class, `[T, M, C]`."""

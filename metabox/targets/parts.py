@@ -162,7 +162,8 @@ class Parts(Target):
 
     def split(self, y: Tensor) -> tuple[Tensor, ...]:
         """The columns of each part: `[..., K]` -> as many `[..., part.columns]`."""
-        return y.split([part.columns for part in self.parts], dim=-1)
+        columns: tuple[Tensor, ...] = y.split([part.columns for part in self.parts], dim=-1)
+        return columns
 
     def log_probs(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Each part's mean log p of an example's labels `[T, M]`, NaN for an example without any."""

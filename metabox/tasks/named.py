@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
@@ -68,6 +69,15 @@ class Rows:
             raise ValueError("expected finite descriptors, got NaN or infinity")
         one = torch.zeros(1, size) if size else None
         self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # of one task, for the rows are of all
+
+
+class FiniteOptions(TypedDict, total=False):
+    """The options of `FiniteTasks`, for the signatures of its subclasses."""
+
+    n_support: int | tuple[int, int]
+    n_query: int | tuple[int, int]
+    temperature: float | None
+    untold: float
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -183,7 +193,8 @@ class FiniteTasks(Sized, EpisodeSampler):
             chosen = draws.distinct(name, most, n, int(there.min()), int(there.max()))
         else:
             chosen = draws.shuffled(name, np.arange(there.max()) >= n[:, None])[:, :most]
-        return rows[np.minimum(start[task][:, None] + chosen, len(rows) - 1)]
+        found: NDArray[np.int64] = rows[np.minimum(start[task][:, None] + chosen, len(rows) - 1)]
+        return found
 
     def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
         rows = self._rows
@@ -226,7 +237,7 @@ class InMemory(FiniteTasks):
         **kwargs: of `FiniteTasks`.
     """
 
-    def __init__(self, rows: Rows, **kwargs: Any) -> None:
+    def __init__(self, rows: Rows, **kwargs: Unpack[FiniteOptions]) -> None:
         super().__init__(**kwargs)
         self.given = rows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -71,6 +71,18 @@ def _bounds(name: str, value: Range) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
     return low, high
+
+
+class NWayOptions(TypedDict, total=False):
+    """The options of `NWayKShot`, for the signatures of its subclasses."""
+
+    n_way: int | tuple[int, int]
+    n_shot: int | tuple[int, int]
+    n_query: int | tuple[int, int]
+    imbalanced: bool
+    within_groups: bool
+    augment: Augmentation | None
+    names: int | None
 
 
 class NWayKShot(EpisodeSampler):

@@ -168,6 +168,13 @@ class Checkpoints:
             )
         return None
 
+    def newest(self) -> str:
+        """What there is to go on from, in words."""
+        folders = self._steps()
+        if not folders:
+            return "no checkpoint yet"
+        return f"the checkpoint of step {int(folders[-1].name.removeprefix('step-'))} in {self.folder.parent} is good"
+
     def _read(
         self, folder: Path, modules: dict[str, nn.Module]
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -13,6 +13,7 @@ from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json, write_json
 from metabox.targets import Part, Target, TaskSpec
+from metabox.tasks.sampler import EpisodeSampler
 
 NAME = "model.json"
 
@@ -30,6 +31,11 @@ class Description:
     spec: TaskSpec
     preprocessing: Preprocessing | None
     class_names: Mapping[Split, Sequence[str]]
+
+    @classmethod
+    def of(cls, spec: TaskSpec, tasks: EpisodeSampler, evaluation: EpisodeSampler) -> Description:
+        """That of a run: how its training images were prepared, and the classes that it has drawn from so far."""
+        return cls(spec, tasks.preprocessing, {**tasks.class_names(), **evaluation.class_names()})
 
 
 def write_description(run: Path, description: Description) -> None:

@@ -109,6 +109,13 @@ def world_size(fabric: Fabric) -> int:
     return len(getattr(fabric.strategy, "parallel_devices", None) or [0]) * getattr(fabric.strategy, "num_nodes", 1)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of a device; `torch.manual_seed` takes the time to seed every device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 @contextmanager
 def together(world_size: int) -> Iterator[None]:
     """Says so where a step fails because another process of the run did."""
@@ -121,6 +128,28 @@ def together(world_size: int) -> Iterator[None]:
                 f"The same command goes on from the last checkpoint ({error})"
             ) from error
         raise
+
+
+class Stop:
+    """Whether a run is to stop, about which all its processes agree.
+
+    Several hear of a signal a step later: they wait for the step before, not for that which is just being computed.
+
+    Args:
+        fabric: launched.
+        signals: that this process has received.
+    """
+
+    def __init__(self, fabric: Fabric, signals: list[int]) -> None:
+        self.fabric, self.signals, self.asked = fabric, signals, torch.zeros(())
+
+    def __call__(self) -> bool:
+        """To be asked once in each step."""
+        if self.fabric.world_size == 1:
+            return bool(self.signals)
+        mine = torch.full((), float(bool(self.signals)), device=self.fabric.device)
+        before, self.asked = self.asked, cast(torch.Tensor, self.fabric.all_reduce(mine))
+        return bool(before)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def read_facts(run: str | Path) -> dict[str, Any]:
     path = Path(run) / "environment.json"
     if not path.exists():
         raise ValueError(f"expected {path} of a run, found no such file; restore it, or train anew")
-    return read_json(path, hashed=True)
+    found: dict[str, Any] = read_json(path, hashed=True)
+    return found
 
 
 def facts() -> dict[str, str | int | bool | None]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import os
 import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,6 @@ from torch.utils.tensorboard.summary import scalar
 from metabox.files import append, write_text
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Window:
-    """Sums over the steps since the last line of the log; part of a checkpoint, so that no line changes by a resume."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    steps: int = 0
-    tasks: int = 0
-    seconds: float = 0.0
-
-    def add(self, values: dict[str, float], tasks: int, seconds: float) -> None:
-        for name, value in values.items():
-            if not math.isnan(value):  # no task of this step has the score
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-        self.steps, self.tasks, self.seconds = self.steps + 1, self.tasks + tasks, self.seconds + seconds
-
-    def means(self) -> dict[str, float]:
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        return means | {"tasks_per_s": self.tasks / self.seconds}
 
 
 class Metrics:
@@ -108,27 +84,3 @@ def _step_of(line: bytes) -> int | None:
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None  # damaged, or the process was killed while it wrote this line
     return step if isinstance(step, int) else None
-
-
-def check_progress(state: Any, where: Path) -> dict[str, Any]:
-    """How far a run has come, as its checkpoint says it.
-
-    Raises:
-        ValueError: if that is something else, naming the folder.
-    """
-    counts = ("step", "since_best", "skipped", "skipped_in_a_row")
-    try:
-        good = state.keys() == {*counts, "best", "seconds", "window"}
-        good = good and all(type(state[name]) is int and state[name] >= 0 for name in counts)
-        good = good and isinstance(state["seconds"], float)
-        if (best := state["best"]) is not None:
-            good = good and type(best["step"]) is int and isinstance(best["value"], (int, float))
-        window = Window(**state["window"])
-        numbers = [*window.sums.values(), *window.counts.values(), window.steps, window.tasks, window.seconds]
-        good = good and window.sums.keys() == window.counts.keys()
-        good = good and all(isinstance(number, (int, float)) for number in numbers)
-    except (AttributeError, KeyError, TypeError):
-        good = False
-    if not good:
-        raise ValueError(f"expected the progress of a run in the newest checkpoint of {where}, got something else")
-    return dict(state)

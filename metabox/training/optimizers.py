@@ -13,7 +13,14 @@ def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:
     """torch's optimizer of that name, for groups of parameters that may have settings of their own."""
     groups = [{"lr": outer.lr, "weight_decay": outer.weight_decay, **group} for group in groups]
     if outer.optimizer == "rmsprop":
-        return RMSprop(groups, alpha=outer.smoothing, eps=outer.epsilon, momentum=outer.momentum, foreach=True)
+        return RMSprop(
+            groups,
+            alpha=outer.smoothing,
+            eps=outer.epsilon,
+            momentum=outer.momentum,
+            foreach=True,
+            capturable=groups[0]["params"][0].is_cuda,  # its count of steps is where the other moments are
+        )
     if outer.optimizer == "sgd":
         # Not fused: that takes no weights in shards, nor parameters whose first gradient comes later than others'.
         return SGD(groups, momentum=outer.momentum, foreach=True)

@@ -21,6 +21,7 @@ from metabox.targets import Target, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.engine import engine_of, world_size
+from metabox.training.hook import Hook
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting, task_names
 
@@ -33,13 +34,21 @@ FITTED_ON = 1000  # training tasks that a target takes its statistics from
 
 
 class Prepared(NamedTuple):
-    """A run that nothing speaks against: what it trains, its first batch, tasks of a batch, and what tells the run."""
+    """A run that nothing speaks against: what it was asked for, what it trains, and what tells it from other runs."""
 
+    tasks: EpisodeSampler
+    evaluation: EpisodeSampler
+    outer: OuterLoop
+    make_objective: MakeObjective
+    hooks: list[Hook]
+    seed: int
     spec: TaskSpec
     model: Objective
     weighting: Weighting | None
     episodes: Episodes
+    """The first batch."""
     per_batch: int
+    """Tasks of a batch on one device."""
     settings: dict[str, Any]
 
 
@@ -52,6 +61,7 @@ def check(
     objective: MakeObjective | None = None,
     weighting: MakeWeighting | None = None,
     target: Target | None = None,
+    hooks: list[Hook] | None = None,
     seed: int = 0,
     splits: Sequence[Split] = ("train", "val", "test"),
 ) -> bool:
@@ -68,7 +78,7 @@ def check(
             tasks.
     """
     fabric = engine_of(outer)
-    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, seed, splits)
+    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, hooks, seed, splits)
     return fabric.is_global_zero
 
 
@@ -81,6 +91,7 @@ def prepare(
     objective: MakeObjective | None,
     weighting: MakeWeighting | None,
     target: Target | None,
+    hooks: list[Hook] | None,
     seed: int,
     splits: Sequence[Split],
 ) -> Prepared:
@@ -89,7 +100,9 @@ def prepare(
     Raises:
         ValueError: as for `check`.
     """
-    evaluation, objective, size = evaluation or tasks, objective or QueryLoss, world_size(fabric)
+    # None, for jsonargparse forgets the class_path of a value with init_args beside a class as the default.
+    evaluation, objective, hooks = evaluation or tasks, objective or QueryLoss, hooks or []
+    size = world_size(fabric)
     per_batch, rest = divmod(outer.n_tasks, size * outer.accumulate)
     if rest or not per_batch:
         raise ValueError(
@@ -106,6 +119,10 @@ def prepare(
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which sees a whole step, got {size}")
+    if hooks and outer.sharded:
+        raise ValueError(f"expected no hooks with fsdp, for they look at whole weights, got {hooks}; use ddp")
+    for hook in hooks:
+        hook.check(model)
     model.to(fabric.device)
     described = identity(model.config)
     settings = plain(
@@ -115,6 +132,7 @@ def prepare(
             "learner": described.pop("learner"),
             "objective": described,
             "weighting": weigh and identity(weigh.config),
+            "hooks": [identity(hook.config) for hook in hooks],
             "pretrained": pretrained(model.learner),
             "tasks": tasks.identity(),
             "evaluation": evaluation.identity(),
@@ -124,7 +142,7 @@ def prepare(
     spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
     _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
     settings = json.loads(json.dumps(settings))  # as a checkpoint gives them back
-    return Prepared(spec, model, weigh, episodes, per_batch, settings)
+    return Prepared(tasks, evaluation, outer, objective, hooks, seed, spec, model, weigh, episodes, per_batch, settings)
 
 
 @torch.no_grad()

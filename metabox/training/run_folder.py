@@ -17,9 +17,9 @@ from metabox.files import read_json, remove_orphans, write_json
 LOCK, OWNER = ".lock", ".owner.json"
 FILES = (
     *(LOCK, OWNER, "recipe.yaml", "best.safetensors", "metrics.jsonl"),
-    *("environment.json", "model.json", "manifest.json", "cosines.json"),
+    *("environment.json", "model.json", "manifest.json"),
 )
-FOLDERS = ("checkpoints", "results", "tensorboard")
+FOLDERS = ("checkpoints", "hooks", "results", "tensorboard")
 """What a run writes; whatever else lies in its folder is not touched."""
 UNFINISHED = ".tmp-"
 """How the names of folders begin that are being made or deleted."""

@@ -49,10 +49,9 @@ class OuterLoop:
             without, and the log says so in one line.
         validate_every: steps between validations; each also writes a checkpoint.
         n_validation: validation tasks.
-        cosines_every: steps between two records of how the gradients of named tasks or parts agree, in
-            cosines.json (see `metabox.multitask.transfer`); 0 for none.
         patience: stop after this many validations in a row without a new best; 0 never does.
-        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite.
+        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite. These change
+            nothing; they are counted where the log is written, so the end comes up to 50 steps later.
         accelerator: "auto", "cpu", "gpu", "cuda", "mps" or "tpu" (Lightning Fabric).
         devices: number of devices, or "auto" for all.
         num_nodes: machines, each started by the launcher.
@@ -81,7 +80,6 @@ class OuterLoop:
     compile: Literal["auto", "on", "graphs", "off"] = "auto"
     validate_every: int = 500
     n_validation: int = 200
-    cosines_every: int = 0
     patience: int = 0
     max_skipped: int = 20
     accelerator: str = "auto"
@@ -97,7 +95,7 @@ class OuterLoop:
 
     def _check_numbers(self) -> None:
         at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped", "num_nodes")
-        for name in (*at_least_one, *(zero := ("warmup", "decay_every", "patience", "cosines_every"))):
+        for name in (*at_least_one, *(zero := ("warmup", "decay_every", "patience"))):
             if type(value := getattr(self, name)) is not int:
                 raise ValueError(f"expected {name} as a whole number, got {value!r}")
             if value < (low := int(name not in zero)):
@@ -142,10 +140,10 @@ class OuterLoop:
             )
         if self.sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
-        if self.sharded and (self.average or self.cosines_every or self.compile in ("on", "graphs")):
+        if self.sharded and (self.average or self.compile in ("on", "graphs")):
             raise ValueError(
-                "expected fsdp without average, cosines_every and compile, which want whole weights, got "
-                f"{self.average}, {self.cosines_every} and {self.compile!r}; use ddp"
+                "expected fsdp without average and compile, which want whole weights, got "
+                f"{self.average} and {self.compile!r}; use ddp"
             )
 
     @property

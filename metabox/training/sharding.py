@@ -48,6 +48,11 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def local(value: Tensor) -> Tensor:
+    """This device's shard of a tensor, or the tensor if it is whole; to be written to without gradients."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor in shards like those of another; each device cuts out its own."""
     if not isinstance(like, DTensor) or value.shape != like.shape:

@@ -1,4 +1,4 @@
-"""Weighting: how the losses of several tasks become one step. The plain sum, weights that adapt, and gradient surgery.
+"""Weighting: how the losses of several tasks become one step. `metabox.multitask` has weights and gradient surgery.
 
 Letters as elsewhere, and K losses: of K named tasks, or of the K parts of a target. With L_k the mean loss of task k
 and s_k its share (the part of the batch's rows that are its own; 0 where the batch has none of them; a part's weight),
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.config import Configured
+from metabox.nn.sets import one_hot
 from metabox.targets import TaskSpec
 
 Backward = Callable[[Tensor], None]
@@ -55,27 +56,6 @@ class Weighting(nn.Module, Configured, ABC):
             )
 
 
-class Weights(Weighting):
-    """The gradient of `sum_k w_k s_k L_k`; a subclass says what w is."""
-
-    @abstractmethod
-    def weights(self, losses: Tensor, share: Tensor) -> Tensor:
-        """w `[K]` for losses `[K]` (without gradients) and shares `[K]`; called once a batch."""
-
-    def total(self, losses: Tensor, share: Tensor) -> Tensor:
-        return (self.weights(losses.detach(), share) * share * losses).sum()
-
-    def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
-        self.check(losses, share)
-        backward(self.total(torch.where(share > 0, losses, 0), share))
-
-
-def some(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    if not shared:
-        raise ValueError("expected shared parameters, got none; tasks that share nothing have no conflict: use Fixed")
-    return list(shared)
-
-
 def task_names(spec: TaskSpec) -> tuple[str, ...]:
     """The K things whose losses are weighed: the named tasks, or else the parts of the target.
 
@@ -101,12 +81,12 @@ def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | 
     """
     names, loss = task_names(spec), result["loss"]
     if not spec.tasks:
-        share = loss.new_tensor([part.weight for part in spec.target.parts])
+        share = torch.tensor([part.weight for part in spec.target.parts]).to(loss, non_blocking=True)
         losses = torch.stack([result[f"loss_{name}"].mean() for name in names])
         # What is no part's own (a learner's penalty, the divergence of a latent) is every part's alike.
         return losses + (loss.mean() - (share * losses).sum()) / share.sum(), share
     if task is None:
         raise ValueError("expected episodes that say which task each row is, got task=None; the sampler gives it")
-    rows = torch.nn.functional.one_hot(task, len(names)).to(loss)  # [T, K]
+    rows = one_hot(task, len(names)).to(loss)  # [T, K]
     count = rows.sum(0)
     return (loss @ rows) / count.clamp(min=1), count / len(task)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.multitask.transfer import (
-    CosineRecorder,
+    GradientCosines,
     delta_percent,
     figure,
     gradient_cosines,
@@ -22,6 +22,14 @@ from metabox.multitask.transfer import (
     read_cosines,
     table,
 )
+
+
+class Told(nn.Module):
+    """A learner of which all is shared."""
+
+    def __init__(self, spec: Any, theta: nn.Parameter) -> None:
+        super().__init__()
+        self.spec, self.theta = spec, theta
 
 
 class Known(nn.Module):
@@ -37,7 +45,7 @@ class Known(nn.Module):
             tasks=() if parts else names,
             target=SimpleNamespace(parts=[SimpleNamespace(name=n, weight=1.0) for n in names if parts]),
         )
-        self.learner: Any = SimpleNamespace(spec=spec)
+        self.learner: Any = Told(spec, self.theta)
 
     def forward(self, episodes: Any) -> dict[str, Tensor]:
         self.drop(self.norm(torch.randn(4, 1, generator=torch.Generator().manual_seed(0))))
@@ -117,29 +125,47 @@ def test_looking_at_the_cosines_changes_nothing() -> None:
     assert objective.theta.grad is None
 
 
+def begun(objective: Known, folder: Path, step: int = 0, every: int = 10) -> GradientCosines:
+    (hook := GradientCosines(every)).check(objective)  # type: ignore[arg-type]
+    hook.begin(objective, folder, step)  # type: ignore[arg-type]
+    return hook
+
+
 def test_a_record_is_json_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
-    objective, path = Known(ROWS), tmp_path / "cosines.json"
-    recorder = CosineRecorder(objective, [objective.theta], path, every=10)
+    hook = begun(Known(ROWS), tmp_path)
     for step in range(0, 45, 5):
-        recorder(step, batch(0, 1))
-    resumed = CosineRecorder(objective, [objective.theta], path, every=10)  # from a checkpoint of step 25
+        hook.before_step(step, batch(0, 1))
+    resumed = begun(Known(ROWS), tmp_path, step=30)
+    assert read_cosines(tmp_path / "cosines.json")[1] == [0, 10, 20]
     for step in range(30, 60, 10):
-        resumed(step, batch(0, 1, 2))
-    tasks, steps, cosines = read_cosines(path)
+        resumed.before_step(step, batch(0, 1, 2))
+    tasks, steps, cosines = read_cosines(tmp_path / "cosines.json")
     assert (tasks, steps) == (["a", "b", "c"], [0, 10, 20, 30, 40, 50])
     assert cosines[:3, 2].isnan().all()
     torch.testing.assert_close(cosines[3:], torch.tensor(COSINES).expand(3, 3, 3))
-    json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    json.loads((tmp_path / "cosines.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
 
 
-def test_a_record_of_other_tasks_is_refused(tmp_path: Path) -> None:
-    for rows in (ROWS, ROWS[:2]):
-        objective = Known(rows)
-        if rows is not ROWS:
-            with pytest.raises(ValueError, match="another run's"):
-                CosineRecorder(objective, [objective.theta], tmp_path / "cosines.json")
-        else:
-            CosineRecorder(objective, [objective.theta], tmp_path / "cosines.json")(0, batch(0, 1, 2))
+def test_a_run_that_begins_anew_leaves_no_record_of_another(tmp_path: Path) -> None:
+    begun(Known(ROWS), tmp_path).before_step(0, batch(0, 1, 2))
+    begun(Known(ROWS[:2]), tmp_path)
+    assert read_cosines(tmp_path / "cosines.json")[:2] == (["a", "b"], [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"tasks": ["a", "b"], "steps": [], "cosines": []},
+        {"tasks": ["a", "b", "c"], "steps": 3, "cosines": []},
+        {"tasks": ["a", "b", "c"], "steps": ["x"], "cosines": [[]]},
+        {"tasks": ["a", "b", "c"], "steps": [0], "cosines": []},
+        ["a", "b", "c"],
+    ],
+)
+def test_a_record_of_other_tasks_or_of_none_is_refused(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "cosines.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"cosines\.json.*; delete it"):
+        begun(Known(ROWS), tmp_path, step=10)
 
 
 def test_the_hint_names_the_pairs_beyond_the_thresholds_strongest_first() -> None:
@@ -187,7 +213,8 @@ def test_many_tasks_have_a_figure_without_names() -> None:
         (lambda: table({}, {}), "as many seeds"),
         (lambda: gradient_cosines(Known(ROWS[:1]), batch(0), []), "two named tasks"),
         (lambda: gradient_cosines(Known(ROWS), SimpleNamespace(task=None, scale=1), []), "which task each row is"),
-        (lambda: CosineRecorder(Known(ROWS), [], "x"), "shared parameters"),
+        (lambda: GradientCosines(0), "every of at least 1"),
+        (lambda: GradientCosines().check(Known(ROWS[:1])), "two named tasks"),
     ],
 )
 def test_bad_arguments_are_named(call: Any, says: str) -> None:

@@ -27,6 +27,7 @@ from metabox.export import export, load_exported
 from metabox.learners import CNP, LSTM, MANN, SNAIL, HardSharing, InContext, ProtoNet
 from metabox.learners.base import Learner
 from metabox.learners.maml import MAML
+from metabox.multitask import GradientCosines
 from metabox.objectives import QueryLoss, StreamLoss
 from metabox.targets import TaskSpec
 from metabox.tasks import GaussianProcess, Glyphs, InMemory, Omniglot, Prefetch
@@ -232,8 +233,8 @@ def test_a_run_takes_the_options_of_the_outer_loop(tmp_path: Path, options: dict
 def test_a_run_weighs_named_tasks(tmp_path: Path, name: str) -> None:
     if name == "Surgery":
         pytest.importorskip("torchjd")
-    outer = replace(QUICK, cosines_every=2, average=0.0)
-    run(InMemory(named_rows(), n_query=3), HardSharing, outer, weighting=WEIGHTINGS[name].load(), out=tmp_path)
+    tasks, weighting = InMemory(named_rows(), n_query=3), WEIGHTINGS[name].load()
+    run(tasks, HardSharing, QUICK, weighting=weighting, hooks=[GradientCosines(2)], out=tmp_path)
     assert len(losses(tmp_path)) == 2
 
 

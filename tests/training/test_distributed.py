@@ -190,7 +190,7 @@ def test_weights_in_shards_end_as_whole_ones_do_and_a_run_that_was_killed_goes_o
         ({"devices": "auto"}, "a number of devices, two in all at least, with fsdp, got 'auto'"),
         ({"devices": 1}, "two in all at least, with fsdp, got 1"),
         ({"devices": 2, "average": 0.9}, "fsdp without average"),
-        ({"devices": 2, "compile": "on"}, "fsdp without average, cosines_every and compile"),
+        ({"devices": 2, "compile": "on"}, "fsdp without average and compile"),
     ],
 )
 def test_what_shards_cannot_do_is_refused_by_name(arguments: dict[str, Any], says: str) -> None:

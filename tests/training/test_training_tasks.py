@@ -21,11 +21,12 @@ from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.learners.multitask.dense import DenseMultiTask
 from metabox.learners.multitask.multitask import HardSharing
-from metabox.multitask import DWA, Fixed, GradNorm, Random, Surgery, Uncertainty, WorstCase
+from metabox.multitask import DWA, Fixed, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import read_cosines
 from metabox.targets import Parts, Reals, TaskSpec
 from metabox.tasks.named import FiniteTasks, InMemory, Rows
 from metabox.tasks.place import Place
+from metabox.training.hook import Hook
 from metabox.training.loop import MakeWeighting, run
 from metabox.training.settings import OuterLoop
 
@@ -60,10 +61,14 @@ def parts() -> FiniteTasks:
 
 
 def train(
-    out: Path, weighting: MakeWeighting | None = None, tasks: Any = named, outer: OuterLoop = QUICK
+    out: Path,
+    weighting: MakeWeighting | None = None,
+    tasks: Any = named,
+    outer: OuterLoop = QUICK,
+    hooks: list[Hook] | None = None,
 ) -> dict[str, torch.Tensor]:
     learner = HardSharing if tasks is named else DenseMultiTask
-    run(tasks(), learner, outer, weighting=weighting, out=out)
+    run(tasks(), learner, outer, weighting=weighting, hooks=hooks, out=out)
     return load_file(out / "checkpoints" / f"step-{outer.steps:08d}" / "model.safetensors")
 
 
@@ -121,7 +126,7 @@ def test_a_run_with_a_weighting_that_was_stopped_ends_as_one_that_was_not(
 
 @pytest.mark.parametrize("name", ["gradnorm", "pcgrad"])
 def test_a_weighting_that_takes_gradients_of_its_own_works_in_bf16(tmp_path: Path, name: str) -> None:
-    trained = train(tmp_path, WEIGHTINGS[name], outer=replace(QUICK, precision="bf16", cosines_every=10))
+    trained = train(tmp_path, WEIGHTINGS[name], outer=replace(QUICK, precision="bf16"), hooks=[GradientCosines(10)])
     assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in trained.values())
 
 
@@ -163,9 +168,9 @@ def test_tasks_without_names_have_nothing_to_weigh(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tasks", [named, parts])
 def test_cosines_are_recorded_and_recording_changes_nothing(tmp_path: Path, tasks: Any) -> None:
     plain = train(tmp_path / "plain", None, tasks)
-    looked_at = train(tmp_path / "looked at", None, tasks, replace(QUICK, cosines_every=10))
+    looked_at = train(tmp_path / "looked at", None, tasks, hooks=[GradientCosines(10)])
     assert all(torch.equal(plain[name], looked_at[name]) for name in plain)
-    names, steps, cosines = read_cosines(tmp_path / "looked at" / "cosines.json")
+    names, steps, cosines = read_cosines(tmp_path / "looked at" / "hooks" / "cosines.json")
     assert names == (["a", "b", "c"] if tasks is named else [part.name for part in PARTS])
     assert steps == [0, 10, 20]
     seen = cosines[~cosines.isnan()]

@@ -64,14 +64,15 @@ class MMoE(MultiTask):
         scores = self.gates(self.rows(h), code)
         if self.training and self.expert_dropout:
             scores = without_some(scores, self.expert_dropout)
-        return self.head(torch.relu(self.towers(weighed(scores, self.rows(experts)), code)), code)
+        params: Tensor = self.head(torch.relu(self.towers(weighed(scores, self.rows(experts)), code)), code)
+        return params
 
     @torch.no_grad()
     def gate_usage(self, episodes: Episodes) -> Tensor:
         """The mean weight of each expert in each task's (or part's) gate: `[K, E]`, NaN for a task without queries."""
         phi = self.adapt(episodes.support, episodes.descriptor)
         h, code, real = self.embed(episodes.query.x, phi), self.chooser(phi), episodes.query.mask.float()
-        gate = self.gates(self.rows(h), code).float().softmax(-1)
+        gate: Tensor = self.gates(self.rows(h), code).float().softmax(-1)
         if code is None:
             return (gate * real.view(-1, 1)).sum(1) / real.sum()
         total = code.T.float() @ (gate * real[..., None]).sum(1)
@@ -144,7 +145,8 @@ class PLE(MultiTask):
         if code is not None:  # from here a row goes on with its own task alone
             own, shared = self.chosen(own, code) if lower else h, shared.view(*h.shape[:2], -1)
         own, _ = last(own, shared, code)
-        return self.head(torch.relu(self.towers(own, code)), code)
+        params: Tensor = self.head(torch.relu(self.towers(own, code)), code)
+        return params
 
 
 class Extraction(nn.Module):

@@ -145,9 +145,8 @@ class HardSharing(MultiTask):
         return self.films(code) if self.films else None
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        if self.condition:
-            return self.head(self.condition(h, code))
-        return self.head(self.rows(h), code)
+        params: Tensor = self.head(self.condition(h, code)) if self.condition else self.head(self.rows(h), code)
+        return params
 
 
 class Independent(MultiTask):
@@ -168,7 +167,8 @@ class Independent(MultiTask):
         self.head = self.heads(self.towers.out_features)
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        return self.head(self.towers(self.rows(h), code), code)
+        params: Tensor = self.head(self.towers(self.rows(h), code), code)
+        return params
 
 
 class SoftSharing(Independent):
@@ -236,7 +236,8 @@ class CrossStitch(MultiTask):
         self.head = self.heads(self.towers.out_features)
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        return self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
+        params: Tensor = self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
+        return params
 
 
 def make_towers(learner: MultiTask, width: int, depth: int | None, stitch: float | None = None) -> Towers:

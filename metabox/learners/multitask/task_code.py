@@ -72,7 +72,7 @@ class TaskCode(nn.Module):
                 return torch.ones(len(support), 1, device=support.x.device)
             return told
         evidence = self.evidence(self.backbone(support.x), self.spec.target.encode(support.y, support.mask))
-        score = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
+        score: Tensor = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
         if self.kind == "both" and told is not None:
             score = score + self.trust * told
         return score.softmax(-1)

@@ -34,13 +34,15 @@ def averaging(support: Examples, x: Tensor) -> Tensor:
     """Linear, with weights (1/n) Σ y_i x_i (the "averaging" of Garg et al. 2022)."""
     sx, sy = _checked(support, x)
     n = support.mask.sum(1).clamp(min=1)[:, None, None]
-    return (x.double() @ (sx.mT @ sy) / n).to(x.dtype)
+    best: Tensor = (x.double() @ (sx.mT @ sy) / n).to(x.dtype)
+    return best
 
 
 def least_squares(support: Examples, x: Tensor) -> Tensor:
     """Linear, the least squares fit of least norm where there are several."""
     sx, sy = _checked(support, x)
-    return (x.double() @ (torch.linalg.pinv(sx) @ sy)).to(x.dtype)
+    best: Tensor = (x.double() @ (torch.linalg.pinv(sx) @ sy)).to(x.dtype)
+    return best
 
 
 def ridge(support: Examples, x: Tensor, *, penalty: float) -> Tensor:
@@ -53,7 +55,8 @@ def ridge(support: Examples, x: Tensor, *, penalty: float) -> Tensor:
         raise ValueError(f"expected a positive penalty, got {penalty}; least_squares has none")
     sx, sy = _checked(support, x)
     a = sx.mT @ sx + penalty * torch.eye(sx.shape[2], dtype=sx.dtype, device=sx.device)
-    return (x.double() @ torch.linalg.solve(a, sx.mT @ sy)).to(x.dtype)
+    best: Tensor = (x.double() @ torch.linalg.solve(a, sx.mT @ sy)).to(x.dtype)
+    return best
 
 
 def nearest_neighbours(support: Examples, x: Tensor, *, k: int = 3) -> Tensor:

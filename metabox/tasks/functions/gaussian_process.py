@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from metabox.episodes import Split
 from metabox.seeding import Draws
@@ -151,9 +152,10 @@ class GaussianProcess(FunctionTasks):
         weight = np.stack([part.evidence for part in parts])  # p(kernel | support), of a uniform prior
         weight -= log_sum_exp(weight, 0)
         if self.oracle_kind == "joint":
-            return log_sum_exp(weight + np.stack([part.joint for part in parts]), 0) / n_query
-        each = log_sum_exp(weight[..., None] + np.stack([part.each for part in parts]), 0)
-        return each.sum(1) / n_query
+            log_p = log_sum_exp(weight + np.stack([part.joint for part in parts]), 0)
+        else:
+            log_p = log_sum_exp(weight[..., None] + np.stack([part.each for part in parts]), 0).sum(1)
+        return log_p / n_query
 
     def _factor_of(self, kernel: Kernel, x: Floats) -> Floats:
         hyper = {name: np.full(len(x), low) for name, (low, _) in kernel.hyper.items()}
@@ -164,5 +166,5 @@ def _factor(covariance: Floats, noise: Floats) -> Floats:
     """Cholesky factor of the covariance of y; covariance of f `[T, n, n]`, noise `[T]`."""
     diagonal = np.einsum("tnn->tn", covariance)  # a view
     diagonal += np.maximum(noise[:, None] ** 2, JITTER * diagonal)
-    factor: Any = np.linalg.cholesky(covariance)
+    factor: NDArray[Any] = np.linalg.cholesky(covariance)
     return factor

@@ -42,11 +42,13 @@ class Kernel(Configured, ABC):
     def __call__(self, a: Floats, b: Floats, hyper: dict[str, Floats]) -> Floats:
         """Covariances of the function at `a [T, N, d]` and `b [T, M, d]`: `[T, N, M]`."""
         of_task = {name: value[:, None, None] for name, value in hyper.items()}
-        return of_task["scale"] ** 2 * self.correlation(a[:, :, None] - b[:, None], of_task)
+        covariance: Floats = of_task["scale"] ** 2 * self.correlation(a[:, :, None] - b[:, None], of_task)
+        return covariance
 
 
 def _distance(gap: Floats) -> Floats:
-    return np.sqrt((gap * gap).sum(-1))
+    distance: Floats = np.sqrt((gap * gap).sum(-1))
+    return distance
 
 
 class RBF(Kernel):
@@ -61,7 +63,8 @@ class RBF(Kernel):
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        return np.exp(-0.5 * (gap * gap).sum(-1) / hyper["length_scale"] ** 2)
+        correlation: Floats = np.exp(-0.5 * (gap * gap).sum(-1) / hyper["length_scale"] ** 2)
+        return correlation
 
 
 class Matern12(Kernel):
@@ -92,7 +95,8 @@ class Matern32(Kernel):
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
         a = np.sqrt(3) * _distance(gap) / hyper["length_scale"]
-        return (1 + a) * np.exp(-a)
+        correlation: Floats = (1 + a) * np.exp(-a)
+        return correlation
 
 
 class Matern52(Kernel):
@@ -108,7 +112,8 @@ class Matern52(Kernel):
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
         a = np.sqrt(5) * _distance(gap) / hyper["length_scale"]
-        return (1 + a + a * a / 3) * np.exp(-a)
+        correlation: Floats = (1 + a + a * a / 3) * np.exp(-a)
+        return correlation
 
 
 class Periodic(Kernel):
@@ -125,7 +130,8 @@ class Periodic(Kernel):
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
         sine = np.sin(np.pi * gap / hyper["period"][..., None])
-        return np.exp(-2 * (sine * sine).sum(-1) / hyper["length_scale"] ** 2)
+        correlation: Floats = np.exp(-2 * (sine * sine).sum(-1) / hyper["length_scale"] ** 2)
+        return correlation
 
 
 class WeaklyPeriodic(Periodic):
@@ -151,4 +157,5 @@ class WeaklyPeriodic(Periodic):
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
         fading = np.exp(-0.5 * (gap * gap).sum(-1) / hyper["decay"] ** 2)
-        return fading * super().correlation(gap, hyper)
+        correlation: Floats = fading * super().correlation(gap, hyper)
+        return correlation

@@ -152,7 +152,8 @@ def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: flo
     mean, variance = (u * v).sum(2), noise**2 * (1 + (v * v).sum(2))  # [T, S, M]
     each = -0.5 * (value[:, None, :, 0] - mean) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
     weight = evidence - log_sum_exp(evidence, 1)[:, None]
-    return (log_sum_exp(weight[..., None] + each, 1) * asked).sum(1) / n_query
+    oracle: Floats = (log_sum_exp(weight[..., None] + each, 1) * asked).sum(1) / n_query
+    return oracle
 
 
 def pool_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: float, pool: Floats) -> Floats:
@@ -172,7 +173,8 @@ def pool_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: floa
         evidence = np.logaddexp(evidence, log_sum_exp(support, 1))
         together = np.logaddexp(together, log_sum_exp(support[:, None] + fit, 2))
     each = together - evidence[:, None] - math.log(noise) - 0.5 * math.log(2 * math.pi)
-    return (each * asked).sum(1) / n_query
+    oracle: Floats = (each * asked).sum(1) / n_query
+    return oracle
 
 
 class TwoLayerNetworks(NormalInputs):

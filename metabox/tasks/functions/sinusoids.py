@@ -160,7 +160,7 @@ class Sawtooth(NoisyFunctions):
     def values(self, draws: Draws, x: Floats) -> Floats:
         direction = draws.normal("direction", 1, x.shape[2])
         direction /= np.sqrt((direction * direction).sum(-1, keepdims=True))
-        along = (x * direction).sum(-1)
+        along: Floats = (x * direction).sum(-1)
         # w (u·x - s), where ws is uniform in [0, 1]
         return (draws.uniform("frequency", *self.frequency, 1) * along - draws.uniform("offset", 0, 1, 1)) % 1
 

@@ -39,8 +39,8 @@ class _CIFAR100(PublishedImages):
                 files = FolderFiles(tree)
                 return FoundSet(files.stamp(), partial(class_folders, files))
             if (batches := folder / "cifar-100-python").is_dir():
-                extracted = _Batches(batches)
-                return FoundSet(extracted.stamp(), extracted.classes)
+                pickles = _Batches(batches)
+                return FoundSet(pickles.stamp(), pickles.classes)
             if found := find_caches(folder, {split: [f"{stem}_{split}.pickle"] for split in SPLITS}):
                 return found
         return None

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from metabox.config import Unpack
 from metabox.data.decode import SUFFIXES
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.preprocessing import Preprocessing
@@ -16,7 +17,7 @@ from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class ClassFolder(NWayKShot):
@@ -49,7 +50,7 @@ class ClassFolder(NWayKShot):
         splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
         rotations: bool = False,
         on_device: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):

@@ -27,16 +27,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.config import Unpack
 from metabox.data.class_images import ClassImages, Ints
 from metabox.episodes import SPLITS, Device
 from metabox.seeding import hash_words, make_key, mix
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 CLASSES_PER_SPLIT = 1 << 20
 DRAWINGS = 1 << 20
@@ -288,7 +288,7 @@ class Glyphs(NWayKShot):
         ValueError: image_size outside [8, 1024] or wobble outside [0, 2].
     """
 
-    def __init__(self, image_size: int = 28, wobble: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, image_size: int = 28, wobble: float = 1.0, **kwargs: Unpack[NWayOptions]) -> None:
         super().__init__(**kwargs)
         self._images = GlyphImages(image_size, wobble)
 

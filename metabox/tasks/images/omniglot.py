@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from metabox.config import Unpack
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.data.root import CLASS_LISTS, Files, FolderFiles, ZipFiles, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
@@ -51,7 +52,7 @@ class Omniglot(NWayKShot):
         rotations: bool = True,
         image_size: int = 28,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if split not in ("vinyals", "lake"):

@@ -9,8 +9,9 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from metabox.config import Unpack
 from metabox.data.layouts import FoundSet
 from metabox.data.pack import ClassFiles, open_pack
 from metabox.data.preprocessing import Preprocessing
@@ -19,7 +20,7 @@ from metabox.data.root import CLASS_LISTS, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
-from metabox.tasks.nway import NWayKShot
+from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class PublishedImages(NWayKShot):
@@ -59,7 +60,7 @@ class PublishedImages(NWayKShot):
         rotations: bool = False,
         on_device: bool | None = None,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
         if image_size is not None and image_size < 1:

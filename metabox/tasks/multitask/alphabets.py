@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from metabox.config import Unpack
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.episodes import SPLITS
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 
 class Alphabets(FiniteTasks):
@@ -46,7 +45,7 @@ class Alphabets(FiniteTasks):
         image_size: int = 28,
         descriptor: Descriptor | None = None,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
         if sum(drawers) != DRAWINGS or min(drawers) < 1:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.config import Unpack
 from metabox.data import root
 from metabox.data.pack import ClassFiles, Pack, open_pack
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.episodes import Split
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 # torchvision's names of the splits, in order
 THEIR_SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "val"}
@@ -44,7 +44,7 @@ class CelebA(FiniteTasks):
         attributes: list[str] | None = None,
         parts: bool = False,
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
         if image_size < 1:

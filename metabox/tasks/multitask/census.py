@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.config import Unpack
 from metabox.data import root
 from metabox.data.readers import name_some, read_rows
 from metabox.data.root import how_to_name_a_root
 from metabox.seeding import hash_words, make_key
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 FOLDERS = ("census-income", "census", "census+income+kdd")
 COLUMNS = (
@@ -69,7 +70,10 @@ class CensusIncome(FiniteTasks):
     """
 
     def __init__(
-        self, pair: Literal["income", "education"] = "income", data_root: str | None = None, **kwargs: Any
+        self,
+        pair: Literal["income", "education"] = "income",
+        data_root: str | None = None,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
         if pair not in PAIRS:

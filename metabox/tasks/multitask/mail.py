@@ -15,20 +15,21 @@ from email.policy import Compat32
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from metabox.config import Unpack
 from metabox.data.page import page_text
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import FolderFiles, in_home
 from metabox.episodes import SPLITS
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]
@@ -103,7 +104,7 @@ class MailFolder(FiniteTasks):
         split_by: Literal["time", "content"] = "time",
         fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
         descriptor: Descriptor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         if features < 2 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
             raise ValueError(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from metabox.config import Unpack
 from metabox.data import root
 from metabox.data.decode import MOST_PIXELS
 from metabox.data.readers import load_array, name_some
 from metabox.targets import Parts, TaskSpec
 from metabox.tasks.multitask.scenes import scene_parts
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 Array = NDArray[Any]
 
@@ -50,7 +51,7 @@ class NYUv2(FiniteTasks):
         shrink: int = 1,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         data_root: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
         if shrink < 1:

@@ -100,7 +100,8 @@ class CorrelatedRegressions(ManyTargets):
     def means(self, x: Floats) -> Floats:
         """E[y|x] of both targets: `[T, M, dim] -> [T, M, 2]`."""
         along = x @ self._weights.T
-        return along + np.sin(along[..., None] * self._alpha + self._beta).sum(-1)
+        means: Floats = along + np.sin(along[..., None] * self._alpha + self._beta).sum(-1)
+        return means
 
     def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
         x = draws.normal("x", self.n_query, self.dim)
@@ -162,7 +163,8 @@ class Viewers(ManyTargets):
         Each has mean 0 and variance 1 over viewers and videos, and p is their correlation.
         """
         taste, trait = x[..., : self.traits], x[..., self.traits :]
-        return (taste * trait) @ self._weights.T
+        appeals: Floats = (taste * trait) @ self._weights.T
+        return appeals
 
     def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
         m = self.n_query

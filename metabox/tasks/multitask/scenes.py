@@ -129,7 +129,8 @@ def camera_rays(size: int) -> Floats:
 
 def _rays(room: Room, size: int) -> Floats:
     """The same in world coordinates, `[..., pixels, 3]`: as many of them as the depth reach what is seen."""
-    return camera_rays(size) @ _camera(room.pitch).swapaxes(-1, -2)
+    rays: Floats = camera_rays(size) @ _camera(room.pitch).swapaxes(-1, -2)
+    return rays
 
 
 def _camera(pitch: Floats) -> Floats:
@@ -193,4 +194,5 @@ def shade(draws: Draws, room: Room, depth: Floats, normals: Floats, surface: Int
     seen = np.take_along_axis(colour, surface[..., None], axis=-2) * light[..., None]
     noise = draws.uniform("noise", -0.02, 0.02, m, n_pixels, 3)
     pixels = np.clip((seen + noise) * 255 + 0.5, 0, 255).astype(np.uint8)
-    return pixels.swapaxes(-1, -2).reshape(*surface.shape[:2], 3, side, side)
+    images: Bytes = pixels.swapaxes(-1, -2).reshape(*surface.shape[:2], 3, side, side)
+    return images

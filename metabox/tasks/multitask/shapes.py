@@ -101,7 +101,8 @@ def _centres(draws: Draws, several: Bools, unit: float) -> Floats:
     quarter = draws.distinct("quarters", 3, np.full((t, m), 4), 4, 4)
     in_quarter = 8 + 16 * np.stack([quarter // 2, quarter % 2]) + draws.uniform("place", -1, 1, 2, m, 3).swapaxes(0, 1)
     alone = draws.uniform("place of one", 10, 22, 2, m, 3).swapaxes(0, 1)
-    return np.moveaxis(np.where(several, in_quarter, alone), -1, 0)[..., None] * unit
+    centres: Floats = np.moveaxis(np.where(several, in_quarter, alone), -1, 0)[..., None] * unit
+    return centres
 
 
 def _turned(centre: Floats, angle: Floats, size: int) -> tuple[Floats, Floats]:

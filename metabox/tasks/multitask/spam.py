@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
 from metabox.tasks.functions.base import Bools, Floats, Ints, Range, whole
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 from metabox.tasks.place import Place
 
 TOPICS = (
@@ -81,7 +81,8 @@ class Users:
         np.add.at(hashed, places, self.words.T)
         log_topic = np.log(self.interests)[user] + counts @ np.log(np.where(hashed > 0, hashed, 1))
         topic = np.exp(log_topic - log_topic.max(1, keepdims=True))
-        return (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        spam: Floats = (topic * self.opinions[user]).sum(1) / topic.sum(1)
+        return spam
 
     def about(self) -> list[About]:
         """What descriptors may tell of them: interests are the metadata, opinions the text and the specification."""
@@ -131,7 +132,7 @@ class MadeMail(FiniteTasks):
         features: int = 256,
         descriptor: Descriptor | None = None,
         data_seed: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[FiniteOptions],
     ) -> None:
         least, most = whole("n_train", n_train, 1)
         if n_eval < 1 or not 1 <= length[0] <= length[1] or features < 2:
@@ -181,7 +182,8 @@ def choose(p: Floats, row: Ints, u: Floats) -> Ints:
     """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
-    return np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    chosen: Ints = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    return chosen
 
 
 def word_places(features: int) -> Ints:
@@ -197,4 +199,5 @@ def count_words(words: Ints, present: Bools, places: Ints, features: int) -> Flo
 
 def _softmax(logits: Floats) -> Floats:
     p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    softmax: Floats = p / p.sum(-1, keepdims=True)
+    return softmax

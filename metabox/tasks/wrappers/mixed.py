@@ -82,9 +82,12 @@ def _boxes(area: np.ndarray, place: np.ndarray, height: int, width: int) -> np.n
     def inside(n: int, at: np.ndarray) -> np.ndarray:
         length = np.rint(side * n)
         start = np.floor(at * (n - length + 1))
-        return (np.arange(n) >= start[..., None]) & (np.arange(n) < (start + length)[..., None])
+        covered: np.ndarray = (np.arange(n) >= start[..., None]) & (np.arange(n) < (start + length)[..., None])
+        return covered
 
-    return 1.0 - (inside(height, place[..., 0])[..., None] & inside(width, place[..., 1])[..., None, :])
+    rows, columns = inside(height, place[..., 0]), inside(width, place[..., 1])
+    outside: np.ndarray = 1.0 - (rows[..., None] & columns[..., None, :])
+    return outside
 
 
 def _mixed(examples: Examples, partners: Tensor, weights: Tensor) -> Examples:

@@ -1,0 +1,158 @@
+"""One step of the outer loop: sample, accumulate, weigh, clip, and skip what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from metabox.episodes import Episodes
+from metabox.nn.towers import shared_parameters
+from metabox.objectives import Objective
+from metabox.seeding import step_seed
+from metabox.tasks.place import Place
+from metabox.training.average import Average
+from metabox.training.engine import compiled, compiles, seed_generators
+from metabox.training.hook import Hook
+from metabox.training.optimizers import make_optimizer
+from metabox.training.preflight import Prepared
+from metabox.training.sharding import local, whole
+from metabox.training.weighting import losses_by_task
+
+
+class Step:
+    """What a run trains, and how it makes a step of it. No step waits for the device, unless a weighting does.
+
+    Args:
+        fabric: launched.
+        prepared: the run.
+    """
+
+    def __init__(self, fabric: Fabric, prepared: Prepared) -> None:
+        self.fabric, self.run, self.model, self.weighting = fabric, prepared, prepared.model, prepared.weighting
+        outer, model = prepared.outer, prepared.model
+        self.graphs = compiles(outer, fabric.device) and outer.compile == "graphs"
+        module: nn.Module = model
+        if compiles(outer, fabric.device):
+            module = compiled(model, prepared.episodes, fabric.strategy.precision, self.graphs)
+        self.module = fabric.setup_module(module)
+        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+        if self.weighting and (learned := list(self.weighting.parameters())):
+            groups.append({"params": learned, "weight_decay": 0.0})
+        made = make_optimizer(outer, groups)
+        self.optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(made))
+        self.average = Average(model, outer.average) if outer.average else None
+        self.kept = cast(Objective, self.average.module) if self.average else model
+        self.shared = list(shared_parameters(model.learner).values())
+        parts: dict[str, nn.Module | None] = {"model": model, "average": self.average, "weighting": self.weighting}
+        self.saved = {name: part for name, part in parts.items() if part is not None and part.state_dict()}
+        self.undo = Undo(made, [model, *([self.weighting] if self.weighting else [])])
+
+    def __call__(self, step: int, hooks: Sequence[Hook] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a step, counted from 0.
+
+        Returns:
+            Whether the loss and its gradient were finite, `[]`; where they are not, nothing has changed. And the means
+            of what the objective found over the tasks of the step, and the norm of the gradient, each `[]`.
+        """
+        outer, fabric = self.run.outer, self.fabric
+        # Dropout: a function of the step too.
+        seed_generators(step_seed(self.run.seed, step, fabric.global_rank), fabric.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = outer.lr_at(step)
+        self.undo.remember()
+        totals: dict[str, Tensor] = {}
+        for i in range(outer.accumulate):
+            episodes = self.sample(step, i)
+            for hook in hooks if i == 0 else ():
+                hook.before_step(step, episodes)
+            if self.graphs:
+                torch.compiler.cudagraph_mark_step_begin()  # what the last batch gave out may be overwritten
+            with fabric.no_backward_sync(self.module, enabled=i + 1 < outer.accumulate):
+                result = self.gradients(episodes)
+            for name, value in result.items():  # scores, which have no gradient, may be missing: NaN
+                mean = value.detach().mean() if value.requires_grad else value.nanmean()
+                totals[name] = totals.get(name, 0) + mean / outer.accumulate
+        if fabric.world_size > 1:
+            totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), outer.clip))
+        good = totals["loss"].isfinite() & norm.isfinite()
+        self.update(good)
+        return good, totals | {"gradient_norm": norm}
+
+    def sample(self, step: int, i: int) -> Episodes:
+        """This process's tasks of the i-th batch of a step."""
+        run, fabric = self.run, self.fabric
+        first = (i * fabric.world_size + fabric.global_rank) * run.per_batch
+        return run.tasks.sample(Place(run.per_batch, "train", index=step, first=first, seed=run.seed), fabric.device)
+
+    def gradients(self, episodes: Episodes) -> dict[str, Tensor]:
+        """Add the gradients of a batch to `.grad`; what the objective found."""
+        if self.weighting is None:
+            result: dict[str, Tensor] = self.module(episodes)
+            self.backward(result["loss"].mean())
+            return result
+        with self.fabric.autocast():  # Fabric's module lets nobody else take gradients
+            result = self.model(episodes)
+        losses, share = losses_by_task(self.run.spec, result, episodes.task)
+        self.weighting.backward(losses, share, self.shared, self.backward)
+        return result
+
+    def backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss / self.run.outer.accumulate)
+
+    def update(self, good: Tensor) -> None:
+        """The optimizer's step, if the gradient is good."""
+        self.undo.before_update(good)
+        self.optimizer.step()
+        self.undo.unless(good)
+        if self.average:
+            self.average.update(self.model, good)
+        self.optimizer.zero_grad()
+
+
+class Undo:
+    """Puts back what a bad step has spoilt. The device decides whether it was one, so that nobody waits for it.
+
+    Buffers are remembered: batch norm has seen the bad batch. Fused optimizers leave weights and moments as they are
+    where they are told of it; for others these are remembered too.
+
+    Args:
+        optimizer: torch's own.
+        modules: what is trained.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, modules: Sequence[nn.Module]) -> None:
+        self.optimizer, self.fused = optimizer, bool(optimizer.defaults.get("fused"))
+        self.buffers = [buffer for module in modules for buffer in module.buffers()]
+        self.before: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self) -> None:
+        """To be called before the forward pass."""
+        self.before = [(buffer, buffer.clone()) for buffer in self.buffers]
+
+    @torch.no_grad()
+    def before_update(self, good: Tensor) -> None:
+        if self.fused:
+            self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+        else:
+            self.before += [(tensor, tensor.clone()) for tensor in self._trained()]
+
+    @torch.no_grad()
+    def unless(self, good: Tensor) -> None:
+        """To be called after the optimizer's step."""
+        known = {id(tensor) for tensor, _ in self.before}
+        if not self.fused:  # moments that the step has made begin with zeros
+            self.before += [(t, torch.zeros_like(t)) for t in self._trained() if id(t) not in known]
+        for tensor, value in self.before:
+            torch.where(good, tensor, value, out=tensor)
+        self.before = []
+
+    def _trained(self) -> list[Tensor]:
+        """Weights with a gradient, and their moments."""
+        weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        moments = [m for p in weights for m in self.optimizer.state[p].values() if isinstance(m, Tensor)]
+        return [local(tensor) for tensor in [*weights, *moments]]

@@ -1,0 +1,43 @@
+"""Validation: the scores of what is kept, and the best weights so far on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from metabox.evaluation import evaluate
+from metabox.training.checkpoints import save_tensors
+from metabox.training.log import Metrics
+from metabox.training.preflight import Prepared
+from metabox.training.progress import Best, Progress
+from metabox.training.sharding import unsharded, whole
+from metabox.training.step import Step
+
+BEST = "best.safetensors"
+
+
+def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress, metrics: Metrics, out: Path) -> None:
+    """Score the validation tasks, all processes together, and write the weights if they are the best so far."""
+    learner, several = step.kept.learner, fabric.world_size > 1
+    for buffer in step.kept.buffers() if several else ():
+        torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
+    with unsharded(step.model):
+        scores = evaluate(
+            learner,
+            prepared.evaluation,
+            split="val",
+            n_tasks=prepared.outer.n_validation,
+            objective=prepared.make_objective,
+            distributed=several,
+        )
+    step.module.train()
+    value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
+    progress.since_best += 1
+    if progress.best is None or value > progress.best["value"]:
+        progress.best, progress.since_best = Best(step=progress.step, value=value), 0
+        weights = whole(learner.state_dict())  # all processes together: each has found the same scores
+        if fabric.is_global_zero:
+            save_tensors(out / BEST, weights, step=progress.step, seconds=progress.seconds)
+    metrics.write(progress.step, seconds=progress.seconds, val=scores.means())
