@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.data.class_images import ClassImages, Ints
+from metabox.arrays import Integers
+from metabox.data.class_images import ClassImages
 from metabox.data.pack import Pack
 from metabox.data.readers import name_some
 from metabox.episodes import Device, Split
@@ -66,7 +67,7 @@ class StoredImages(ClassImages):
         # Byte order is reversed word by word: as many bytes to the word as divide an image.
         self._word = f"u{math.gcd(h * w, 8)}"
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """The row of each drawing among the images; with rotations four times that, plus the quarters."""
         if not self.rotations:
             return self.pack.start.take(classes) + items
@@ -121,11 +122,11 @@ class StoredImages(ClassImages):
         return f"{self.pack.class_names[c // QUARTERS]} at {c % QUARTERS * 90} degrees"
 
 
-def _turned(numbers: Ints, turns: int) -> Ints:
+def _turned(numbers: Integers, turns: int) -> Integers:
     return (numbers[:, None] * turns + np.arange(turns)).ravel()
 
 
-def _class_ids(class_names: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> dict[Split, Ints]:
+def _class_ids(class_names: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> dict[Split, Integers]:
     """Each split's classes as sorted numbers; every name that does not fit is reported at once."""
     number = {name: i for i, name in enumerate(class_names)}
     home: dict[str, str] = {}

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.arrays import Booleans, Integers
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
-from metabox.tasks.functions.base import Bools, Ints, Range, Sized
+from metabox.tasks.functions.base import Range, Sized
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -43,9 +44,9 @@ class Rows:
     y: Tensor
     split: Sequence[str] | NDArray[np.str_]
     spec: TaskSpec
-    task: Ints | None = None
+    task: Integers | None = None
     descriptors: Tensor | None = None
-    ways: Ints | None = None
+    ways: Integers | None = None
 
     def __post_init__(self) -> None:
         n, tasks = len(self.x), max(1, len(self.spec.tasks))
@@ -132,7 +133,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         return f"{type(self).__name__} ({len(rows.x)} rows, {content:08x})"
 
     @cached_property
-    def _places(self) -> dict[Split, tuple[Ints, Ints, Ints]]:
+    def _places(self) -> dict[Split, tuple[Integers, Integers, Integers]]:
         """Of each split: its rows task by task, and where each task's begin and how many they are, two of `[K]`."""
         rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
         task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
@@ -167,7 +168,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
         return self._episodes(draws, task, support, query).to(device)
 
-    def _tasks(self, draws: Draws, split: Split) -> Ints:
+    def _tasks(self, draws: Draws, split: Split) -> Integers:
         """Which task each row of the batch is of, `[T]`."""
         (there,) = np.nonzero(self._places[split][2])
         if not len(there):
@@ -180,7 +181,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
 
-    def _choose(self, draws: Draws, name: str, split: Split, task: Ints, most: int) -> Ints:
+    def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
         """`most` rows of each task without replacement, in random order, or all where it has fewer: `[T, W]`.
 
         Rows beyond a task's own are any. How they are drawn does not depend on which tasks stand side by side.
@@ -196,7 +197,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         found: NDArray[np.int64] = rows[np.minimum(start[task][:, None] + chosen, len(rows) - 1)]
         return found
 
-    def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
+    def _episodes(self, draws: Draws, task: Integers, support: Integers, query: Integers) -> Episodes:
         rows = self._rows
         examples = []
         for chosen in (support, query):
@@ -222,10 +223,10 @@ class FiniteTasks(Sized, EpisodeSampler):
         )
 
 
-def _first(chosen: Ints, count: Ints) -> Ints:
+def _first(chosen: Integers, count: Integers) -> Integers:
     """The first `count[t]` of each row, then -1: `[T, W] -> [T, max(count)]`."""
     width = int(count.max())
-    there: Bools = np.arange(width) < count[:, None]
+    there: Booleans = np.arange(width) < count[:, None]
     return np.where(there, chosen[:, :width], -1)
 
 

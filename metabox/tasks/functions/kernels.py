@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.config import Configured
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats, Interval, real
+from metabox.tasks.functions.base import Interval, real
 
 
 class Kernel(Configured, ABC):

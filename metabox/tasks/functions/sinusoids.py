@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Interval, Range, real, whole
+from metabox.tasks.functions.base import FunctionTasks, Interval, Range, real, whole
 
 
 class NoisyFunctions(FunctionTasks):

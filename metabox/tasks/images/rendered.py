@@ -7,9 +7,9 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
 Bytes = NDArray[np.uint8]

@@ -7,10 +7,10 @@ from abc import abstractmethod
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, Reals, TaskSpec
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
 
