@@ -90,7 +90,7 @@ class StoredImages(ClassImages):
     def _rows(self, rows: Tensor, device: torch.device, on_device: bool) -> Tensor:
         """Rows `[K, pixels]` of the images, on the device."""
         if on_device:
-            return self.pack.pixels(device, self.rotations).index_select(0, rows.to(device))
+            return self.pack.rows(device, self.rotations).index_select(0, rows.to(device))
         images = self.pack.images.flatten(1)
         # Pinned memory is copied while the device computes.
         picked = torch.empty(len(rows), images.shape[1], dtype=torch.uint8, pin_memory=device.type == "cuda")

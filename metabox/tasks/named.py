@@ -78,7 +78,7 @@ class FiniteOptions(TypedDict, total=False):
     n_support: int | tuple[int, int]
     n_query: int | tuple[int, int]
     temperature: float | None
-    untold: float
+    descriptor_dropout: float
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -96,22 +96,26 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_query: query examples, or a range; fewer where a task has no more.
         temperature: tasks are drawn in training with probability as their number of training rows to the power
             1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
-        untold: the share of tasks in a batch whose descriptor is not told, but zeros.
+        descriptor_dropout: the share of tasks in a batch whose descriptor is not told, but zeros.
 
     Raises:
         ValueError: for options out of range; at the first use, where the data are not there or do not fit.
     """
 
     def __init__(
-        self, n_support: Range = 0, n_query: Range = 16, temperature: float | None = None, untold: float = 0.0
+        self,
+        n_support: Range = 0,
+        n_query: Range = 16,
+        temperature: float | None = None,
+        descriptor_dropout: float = 0.0,
     ) -> None:
         super().__init__(n_support, n_query)
-        if (temperature is not None and temperature <= 0) or not 0 <= untold <= 1:
+        if (temperature is not None and temperature <= 0) or not 0 <= descriptor_dropout <= 1:
             raise ValueError(
-                f"expected a positive temperature (or None) and untold from 0 to 1, got {temperature} and {untold}"
+                f"expected a positive temperature (or None) and descriptor_dropout from 0 to 1, got {temperature} and {descriptor_dropout}"
             )
         self.temperature = temperature
-        self.untold = untold
+        self.descriptor_dropout = descriptor_dropout
 
     @abstractmethod
     def load(self) -> Rows:
@@ -205,7 +209,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
-            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
+            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.descriptor_dropout)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
         classes = None
         if self.spec.target.n_classes is not None:
