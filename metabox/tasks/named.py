@@ -112,7 +112,8 @@ class FiniteTasks(Sized, EpisodeSampler):
         super().__init__(n_support, n_query)
         if (temperature is not None and temperature <= 0) or not 0 <= descriptor_dropout <= 1:
             raise ValueError(
-                f"expected a positive temperature (or None) and descriptor_dropout from 0 to 1, got {temperature} and {descriptor_dropout}"
+                "expected a positive temperature (or None) and descriptor_dropout from 0 to 1, got "
+                f"{temperature} and {descriptor_dropout}"
             )
         self.temperature = temperature
         self.descriptor_dropout = descriptor_dropout
