@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats, Integers
 from metabox.episodes import Split
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegativeOrRange, Real, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints
+from metabox.tasks.functions.base import FunctionTasks
 from metabox.tasks.functions.kernels import RBF, Kernel
 
 JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the Cholesky factor real in float64
@@ -27,7 +28,7 @@ class Conditioned(NamedTuple):
     joint: Floats  # log p(y of the query | support) [T]
 
 
-def condition(factor: Floats, y: Floats, n_support: Ints, n_query: Ints) -> Conditioned:
+def condition(factor: Floats, y: Floats, n_support: Integers, n_query: Integers) -> Conditioned:
     """What a Cholesky factor `[T, n, n]` of the covariance of y `[T, n]` (support, query, others) says of y.
 
     With y = L w, w holds the innovations: y_i is normal given the points before it, with standard deviation L_ii.
@@ -140,7 +141,7 @@ class GaussianProcess(FunctionTasks):
         y = (factor * draws.normal("y", x.shape[1])[:, None]).sum(-1)
         return y[..., None], factor
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         if self.oracle == "none":
             return None
         factors = [known] if self.oracle == "known" else [self._factor_of(kernel, x) for kernel in self._kernels]

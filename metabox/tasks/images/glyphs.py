@@ -33,9 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.arrays import Integers
 from metabox.checks import checked
 from metabox.config import Unpack
-from metabox.data.class_images import ClassImages, Ints
+from metabox.data.class_images import ClassImages
 from metabox.episodes import SPLITS, Device, moved
 from metabox.ranges import Within
 from metabox.seeding import hash_words, make_key, mix
@@ -244,7 +245,7 @@ class GlyphImages(ClassImages):
         self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, seen many times
         self.fingerprint = f"Glyphs 1 (generated), image_size {image_size}, wobble {wobble}"
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """See `ClassImages.ids`.
 
         Raises:
