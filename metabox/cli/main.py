@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
+import gc
 import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,16 +20,17 @@ from metabox import plugins
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
-    from metabox import recipe as recipes
-    from metabox.reports import manifest
-    from metabox.training.loop import check, run
-    from metabox.training.run_folder import owned
+    with _loading():
+        from metabox import recipe as recipes
+        from metabox.reports import manifest
+        from metabox.training.loop import check, run
+        from metabox.training.run_folder import owned
 
-    if not arguments:
-        raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
-    path, arguments = _positional(arguments, recipes.find)
-    parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
-    config = recipes.parse(parser, arguments)
+        if not arguments:
+            raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
+        path, arguments = _positional(arguments, recipes.find)
+        parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
+        config = recipes.parse(parser, arguments)
     if config.n_test < 1:
         raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
@@ -48,21 +51,21 @@ def train(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Evaluate the best weights of a run on a fixed list of tasks. Options of the recipe may be overridden."""
-    from metabox import recipe as recipes
+    with _loading():
+        from metabox import recipe as recipes
+        from metabox.reports import manifest
+        from metabox.training.run_folder import check_free
 
-    folder, arguments = _positional(arguments, Path)
-    if folder is None and not {"-h", "--help"} & set(arguments):
-        raise ValueError("expected the folder of a run: metabox evaluate RUN")
-    parser = recipes.make_parser(
-        recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
-    )
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
-    parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
-    config = recipes.parse(parser, arguments)
+        folder, arguments = _positional(arguments, Path)
+        if folder is None and not {"-h", "--help"} & set(arguments):
+            raise ValueError("expected the folder of a run: metabox evaluate RUN")
+        parser = recipes.make_parser(
+            recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
+        )
+        parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
+        parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
+        config = recipes.parse(parser, arguments)
     assert folder is not None  # --help has ended by now
-    from metabox.reports import manifest
-    from metabox.training.run_folder import check_free
-
     check_free(folder)
     manifest.check(folder)
     split, seed = config.pop("split"), config.pop("test_seed")
@@ -199,6 +202,16 @@ def _run(arguments: list[str]) -> None:
     command = top.parse_args(rest[:1]).command
     with plugins.allowed(named):
         COMMANDS[command](rest[1:])
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Without garbage collection, which would look through all of torch again and again and find none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,11 +13,11 @@ from metabox.targets import Target
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
-from metabox.training.engine import Stop, engine_of, stop_signals, together
 from metabox.training.environment import facts
 from metabox.training.hook import Hook
 from metabox.training.log import Metrics
 from metabox.training.preflight import MakeLearner, MakeObjective, MakeWeighting, check, prepare
+from metabox.training.processes import Stop, stop_signals, together
 from metabox.training.progress import Meter, Progress, Window
 from metabox.training.run_folder import owned
 from metabox.training.settings import OuterLoop
@@ -69,6 +69,8 @@ def run(
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
+    from metabox.training.engine import engine_of  # takes as long as torch, and help does without
+
     out = Path(out)
     fabric = engine_of(outer)
     fabric.launch()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from metabox.evaluation import evaluate
 from metabox.training.checkpoints import save_tensors
@@ -14,6 +14,9 @@ from metabox.training.preflight import Prepared
 from metabox.training.progress import Best, Progress
 from metabox.training.sharding import unsharded, whole
 from metabox.training.step import Step
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BEST = "best.safetensors"
 
