@@ -43,15 +43,21 @@ class _Class:
 
 
 def _names(annotation: ast.expr | None) -> set[str]:
-    """The names in a type hint, also where it is a string."""
-    found = set()
-    for node in ast.walk(annotation) if annotation else ():
+    """The names in a type hint, also where it is a string; not those in what annotates one."""
+    found, todo = set(), [annotation]
+    while todo:
+        node = todo.pop()
         if isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             found.add(node.value)
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
+            assert isinstance(node.slice, ast.Tuple)
+            todo.append(node.slice.elts[0])
+        elif node:
+            todo.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
     return found
 
 
