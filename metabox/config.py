@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import check_arguments
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
 else:
@@ -44,6 +46,12 @@ class Configured:
     Every constructor below this class is wrapped: the outermost call writes down its arguments, defaults filled in,
     as plain data before its body runs, so that a body may change what it was given. Arguments that reach the
     constructor of a base through `**kwargs` are recorded under the base's names. Fields of a dataclass are its record.
+
+    Before that the arguments are checked against the type hints, with the ranges that these declare; see
+    `metabox.ranges`. A subclass needs no checks of single arguments of its own.
+
+    Raises:
+        ValueError: by constructors, for an argument that does not meet its hint.
     """
 
     data_arguments: ClassVar[tuple[str, ...]] = ()
@@ -160,6 +168,9 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return init(self, *args, **kwargs)  # which says so in Python's own words
+        if outermost or state[_MAKING]:  # the caller's own, also what reaches a base through **kwargs
+            check_arguments(init, bound)
+            args, kwargs = bound.args[1:], bound.kwargs
         if outermost:
             bound.apply_defaults()
             record = _Record(type(self), _arguments(bound, rest))

@@ -6,6 +6,7 @@ Reads the sources instead of importing them, so that listing takes milliseconds;
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import re
 from collections.abc import Callable, Iterable
@@ -42,15 +43,21 @@ class _Class:
 
 
 def _names(annotation: ast.expr | None) -> set[str]:
-    """The names in a type hint, also where it is a string."""
-    found = set()
-    for node in ast.walk(annotation) if annotation else ():
+    """The names in a type hint, also where it is a string; not those in what annotates one."""
+    found, todo = set(), [annotation]
+    while todo:
+        node = todo.pop()
         if isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             found.add(node.value)
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
+            assert isinstance(node.slice, ast.Tuple)
+            todo.append(node.slice.elts[0])
+        elif node:
+            todo.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
     return found
 
 
@@ -78,12 +85,20 @@ def _first_sentence(docstring: str) -> str:
 @lru_cache
 def _modules() -> dict[str, list[ast.stmt]]:
     """The statements of every module."""
-    return {
-        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): ast.parse(
-            path.read_text(encoding="utf-8")
-        ).body
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+    collects = gc.isenabled()
+    gc.disable()  # trees are many objects and no garbage, and with torch loaded a search for it takes long
+    try:
+        return {
+            _module(path): ast.parse(path.read_text(encoding="utf-8")).body for path in sorted(PACKAGE.rglob("*.py"))
+        }
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _module(path: Path) -> str:
+    """The name of the module in a file of the package."""
+    return ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
 @lru_cache
@@ -196,18 +211,33 @@ def lazy(package: str, *public: str) -> tuple[Callable[[str], Any], Callable[[],
     same names for editors and type checkers.
     """
     named = public_names(package, (entry for entry in public if "." in entry))
-    bases = [entry for entry in public if "." not in entry]
+    bases = {entry for entry in public if "." not in entry}
 
     def __getattr__(name: str) -> Any:
-        home = named.get(name) or public_names(package, bases).get(name)
-        if home is None:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(home), name)
+        if name in named:
+            return getattr(importlib.import_module(named[name]), name)
+        for home in _defining(package, name) if bases else ():  # for one name, syntax trees of all are too much
+            found = getattr(importlib.import_module(home), name)
+            if bases & {base.__name__ for base in found.__mro__[1:]} and not _is_abstract(found):
+                return found
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted(named | public_names(package, bases))
+        return sorted(named | public_names(package, sorted(bases)))
 
     return __getattr__, __dir__
+
+
+def _is_abstract(found: type) -> bool:
+    return any(getattr(value, "__isabstractmethod__", False) for value in vars(found).values())
+
+
+def _defining(package: str, name: str) -> list[str]:
+    """The modules in a package that define a public class of this name."""
+    folder = PACKAGE.parent.joinpath(*package.split("."))
+    line = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
+    files = [] if name.startswith("_") else sorted(folder.rglob("*.py"))
+    return [_module(path) for path in files if line.search(path.read_text(encoding="utf-8"))]
 
 
 def lazy_packages() -> dict[str, tuple[str, ...]]:

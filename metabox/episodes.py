@@ -12,16 +12,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from metabox.checks import shown
+from metabox.inputs import device_of, kind_of, tensor_of
 from metabox.targets import TaskSpec
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Device = torch.device | str
 Batch = TypeVar("Batch", "Examples", "Episodes")
-
-
-def _shape(t: Tensor) -> str:
-    return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +40,30 @@ class Examples:
     mask: Tensor = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
+        for name, axes in (("x", "[T, N, *x_shape]"), ("y", "[T, N] or [T, N, size]"), ("mask", "[T, N]")):
+            if not isinstance(value := getattr(self, name), Tensor) and (value is not None or name != "mask"):
+                object.__setattr__(self, name, tensor_of(name, value, axes))
         if self.x.ndim < 2:
             raise ValueError(
-                f"expected x of shape [T, N, *x_shape], got {_shape(self.x)}; for a single task add an axis: x[None]"
+                f"expected x of shape [T, N, *x_shape], got {kind_of(self.x)}; for a single task add an axis: x[None]"
             )
         t, n = self.x.shape[:2]
         if self.mask is None:
             object.__setattr__(self, "mask", torch.ones(t, n, dtype=torch.bool, device=self.x.device))
         if self.y.shape[:2] != (t, n) or self.y.ndim > 3:
             raise ValueError(
-                f"expected y of shape [{t}, {n}] (class ids) or [{t}, {n}, size] to go with x {_shape(self.x)}, "
-                f"got {_shape(self.y)}; axis 0 is the task, axis 1 the example"
+                f"expected y of shape [{t}, {n}] (class ids) or [{t}, {n}, size] to go with x {kind_of(self.x)}, "
+                f"got {kind_of(self.y)}; axis 0 is the task, axis 1 the example"
             )
         if self.y.ndim == 2 and self.y.dtype != torch.int64:
             raise ValueError(
-                f"expected class ids y [{t}, {n}] as int64, got {_shape(self.y)}; "
+                f"expected class ids y [{t}, {n}] as int64, got {kind_of(self.y)}; "
                 "use y.long() for classes, y.unsqueeze(-1) for one real or binary target"
             )
         if self.y.ndim == 3 and not self.y.is_floating_point():
-            raise ValueError(f"expected targets y [{t}, {n}, size] as floats, got {_shape(self.y)}; use y.float()")
+            raise ValueError(f"expected targets y [{t}, {n}, size] as floats, got {kind_of(self.y)}; use y.float()")
         if self.mask.shape != (t, n) or self.mask.dtype != torch.bool:
-            raise ValueError(f"expected mask as bool [{t}, {n}], got {_shape(self.mask)}; True marks a real example")
+            raise ValueError(f"expected mask as bool [{t}, {n}], got {kind_of(self.mask)}; True marks a real example")
         if not self.x.device == self.y.device == self.mask.device:
             raise ValueError(
                 f"expected x, y and mask on one device, got {self.x.device}, {self.y.device} and {self.mask.device}; "
@@ -114,11 +115,13 @@ class Episodes:
 
     def __post_init__(self) -> None:
         s, q = self.support, self.query
+        if not isinstance(s, Examples) or not isinstance(q, Examples):
+            raise ValueError(f"expected support and query as Examples(x=..., y=...), got {shown(s)} and {shown(q)}")
         same_kind = s.x.shape[2:] == q.x.shape[2:] and s.y.shape[2:] == q.y.shape[2:] and s.x.dtype == q.x.dtype
         if len(s) != len(q) or not same_kind:
             raise ValueError(
-                f"expected support and query of the same tasks and kind, got x {_shape(s.x)} and {_shape(q.x)}, "
-                f"y {_shape(s.y)} and {_shape(q.y)}; only axis 1 (the number of examples) may differ"
+                f"expected support and query of the same tasks and kind, got x {kind_of(s.x)} and {kind_of(q.x)}, "
+                f"y {kind_of(s.y)} and {kind_of(q.y)}; only axis 1 (the number of examples) may differ"
             )
         if s.x.device != q.x.device:
             raise ValueError(
@@ -126,17 +129,20 @@ class Episodes:
             )
         for name, ndim in (("descriptor", 2), ("classes", 2), ("oracle", 1), ("origin", 2), ("task", 1)):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):
+                value = tensor_of(name, value, f"of {ndim} axes")
+                object.__setattr__(self, name, value)
             if value is not None and (value.ndim != ndim or len(value) != len(s)):
-                raise ValueError(f"expected {name} of {ndim} axes, the first {len(s)} tasks long, got {_shape(value)}")
+                raise ValueError(f"expected {name} of {ndim} axes, the first {len(s)} tasks long, got {kind_of(value)}")
             if value is not None and value.device != s.x.device:
                 raise ValueError(
                     f"expected {name} on {s.x.device} like the examples, got {value.device}; use .to(device)"
                 )
         n = s.x.shape[1] + q.x.shape[1]
         if self.origin is not None and self.origin.shape[1] != n:
-            raise ValueError(f"expected origin [T, N + M] with N + M = {n}, got {_shape(self.origin)}")
+            raise ValueError(f"expected origin [T, N + M] with N + M = {n}, got {kind_of(self.origin)}")
         if self.classes is not None and self.classes.dtype != torch.bool:
-            raise ValueError(f"expected classes as bool [T, C], got {_shape(self.classes)}; use .bool()")
+            raise ValueError(f"expected classes as bool [T, C], got {kind_of(self.classes)}; use .bool()")
 
     def __len__(self) -> int:
         return len(self.support)
@@ -166,6 +172,7 @@ def moved(tensor: Tensor, device: Device) -> Tensor:
 
 
 def _to(batch: Batch, device: Device) -> Batch:
+    device = device_of(device)
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
     there: dict[str, Any] = {
         name: moved(part, device) if isinstance(part, Tensor) else part.to(device)

@@ -13,14 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from metabox.checks import check, checked
 from metabox.episodes import Episodes, Examples, Split
 from metabox.learners.base import Learner
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
+from metabox.ranges import Count, Whole
 from metabox.targets import Classes
 from metabox.targets.base import score_mean, task_mean
-from metabox.tasks.place import Place, whole_number
+from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
 from metabox.training.allocator import keep_freed_memory
@@ -122,15 +124,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@checked
 @torch.no_grad()
 def evaluate(
     learner: Learner,
     tasks: EpisodeSampler,
     *,
     split: Split = "test",
-    n_tasks: int = 600,
-    seed: int = 0,
-    batch: int = 50,
+    n_tasks: Count = 600,
+    seed: Whole = 0,
+    batch: Count = 50,
     objective: Callable[[Learner], Objective] = QueryLoss,
     distributed: bool = False,
 ) -> Scores:
@@ -155,10 +158,10 @@ def evaluate(
         ValueError: if the tasks are not of the kind that the learner was built for, or data or predictions are not
             finite, saying which.
     """
-    place, batch = Place(n_tasks, split, seed=seed), whole_number("batch", batch, 1)
+    place = Place(n_tasks, split, seed=seed)
     if device_of(learner).type == "cpu":
         keep_freed_memory()
-    predictor = objective(learner)
+    predictor = check("objective(learner)", objective(learner), Objective)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):
@@ -288,8 +291,9 @@ class _Renamed(Wrapper):
         return replace(renamed, query=replace(q, y=(q.y + 1) % ways)) if self.queries else renamed
 
 
+@checked
 def memorisation(
-    learner: Learner, tasks: EpisodeSampler, *, split: Split = "test", n_tasks: int = 100, seed: int = 0
+    learner: Learner, tasks: EpisodeSampler, *, split: Split = "test", n_tasks: Count = 100, seed: Whole = 0
 ) -> dict[str, float]:
     """Does the learner read the labels of the support, or does it know the classes by heart (Yin et al. 2020)?
 

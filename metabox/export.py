@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from metabox.checks import checked
 from metabox.episodes import Episodes, Examples
 from metabox.files import write_whole
 from metabox.learners.base import Learner, Phi
@@ -58,6 +59,7 @@ class _Predict(nn.Module):
         return self.learner.predict(phi, x)
 
 
+@checked
 def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
     """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the given ones.
 
@@ -86,6 +88,7 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
         _save(Path(folder) / name, program)
 
 
+@checked
 def load_exported(folder: str | Path, trusted: bool = False) -> Served:
     """The graphs that `export` wrote, on the device that they were made on.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metabox.nn.backbones import Backbone
 from metabox.nn.norm import Context
+from metabox.ranges import Shape
 
 
 class FromRun(Backbone):
@@ -28,7 +29,7 @@ class FromRun(Backbone):
 
     data_arguments = ("run",)
 
-    def __init__(self, x_shape: tuple[int, ...], run: str, freeze: bool = False) -> None:
+    def __init__(self, x_shape: Shape, run: str, freeze: bool = False) -> None:
         super().__init__(x_shape)
         from metabox.recipe import load_run  # which reads backbones itself
 

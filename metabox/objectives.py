@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
+from metabox.ranges import Count
 from metabox.targets import Target
 from metabox.targets.base import score_mean, task_mean
 
@@ -129,15 +130,13 @@ class LatentLoss(QueryLoss):
         ValueError: where the learner has no latent path.
     """
 
-    def __init__(self, learner: Learner, n_samples: int = 1, predict_support: bool = False) -> None:
+    def __init__(self, learner: Learner, n_samples: Count = 1, predict_support: bool = False) -> None:
         super().__init__(learner)
         if not isinstance(learner, LatentLearner):
             raise ValueError(
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
                 "which has no methods encode and decode; use QueryLoss"
             )
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.n_samples = n_samples
         self.predict_support = predict_support
 

@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.checks import checked
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.objectives import QueryLoss
+from metabox.ranges import Count, Natural
 from metabox.targets import Binary, Classes, Part, Parts, Reals, Target, TaskSpec
 from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
 
@@ -39,7 +41,10 @@ SPECS = {
 }
 
 
-def make_episodes(spec: TaskSpec, n_tasks: int = 3, n_support: int = 6, n_query: int = 4, seed: int = 0) -> Episodes:
+@checked
+def make_episodes(
+    spec: TaskSpec, n_tasks: Count = 3, n_support: Natural = 6, n_query: Count = 4, seed: Natural = 0
+) -> Episodes:
     """Random episodes of a kind; with enough support examples every class has some."""
     random = torch.Generator().manual_seed(seed)
 

@@ -71,10 +71,10 @@ def with_value(values: Tensor, at: tuple[int, ...], value: float) -> Tensor:
         (lambda: episodes(classes=ALL_OF_THEM.long()), r"classes as bool \[T, C\]", r"int64 \[2, 4\]"),
         (lambda: episodes(oracle=torch.zeros(2, 1)), "oracle of 1 axes", r"float32 \[2, 1\]"),
         (lambda: episodes(origin=torch.zeros(3, 12)), "origin of 2 axes", r"float32 \[3, 12\]"),
-        (lambda: TaskSpec((3,), "words"), "a target of metabox.targets", "'words'"),
-        (lambda: TaskSpec((3,), Classes(0)), "classes in a number of at least 1", "0"),
-        (lambda: TaskSpec((3, 0), Classes(2)), "sizes of at least 1", r"x_shape \(3, 0\)"),
-        (lambda: TaskSpec((3,), Classes(2), -1), "sizes of at least 1", "descriptor_size -1"),
+        (lambda: TaskSpec((3,), "words"), "target as a Target", "'words'"),
+        (lambda: TaskSpec((3,), Classes(0)), "size as a whole number of at least 1", "0"),
+        (lambda: TaskSpec((3, 0), Classes(2)), "x_shape as a list of whole numbers of at least 1", r"\(3, 0\)"),
+        (lambda: TaskSpec((3,), Classes(2), -1), "descriptor_size as a whole number of at least 0", "-1"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_and_both_sides_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ class RealVectors(EpisodeSampler):
 class Given(Learner):
     """Predicts what it was given, whatever the task."""
 
-    def __init__(self, logits: list[float]) -> None:
+    def __init__(self, logits: Any) -> None:
         super().__init__(Images.spec)
         self.logits = torch.nn.Parameter(torch.tensor(logits))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
+import gc
 import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,16 +20,17 @@ from metabox import plugins
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
-    from metabox import recipe as recipes
-    from metabox.reports import manifest
-    from metabox.training.loop import check, run
-    from metabox.training.run_folder import owned
+    with _loading():
+        from metabox import recipe as recipes
+        from metabox.reports import manifest
+        from metabox.training.loop import check, run
+        from metabox.training.run_folder import owned
 
-    if not arguments:
-        raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
-    path, arguments = _positional(arguments, recipes.find)
-    parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
-    config = recipes.parse(parser, arguments)
+        if not arguments:
+            raise ValueError("expected a recipe, got none: metabox train RECIPE; `metabox list` names the recipes")
+        path, arguments = _positional(arguments, recipes.find)
+        parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
+        config = recipes.parse(parser, arguments)
     if config.n_test < 1:
         raise ValueError(f"expected n_test of at least 1, got {config.n_test}")
     folder = Path(config.out or f"runs/{config.name}-seed{config.seed}")
@@ -48,21 +51,21 @@ def train(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Evaluate the best weights of a run on a fixed list of tasks. Options of the recipe may be overridden."""
-    from metabox import recipe as recipes
+    with _loading():
+        from metabox import recipe as recipes
+        from metabox.reports import manifest
+        from metabox.training.run_folder import check_free
 
-    folder, arguments = _positional(arguments, Path)
-    if folder is None and not {"-h", "--help"} & set(arguments):
-        raise ValueError("expected the folder of a run: metabox evaluate RUN")
-    parser = recipes.make_parser(
-        recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
-    )
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
-    parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
-    config = recipes.parse(parser, arguments)
+        folder, arguments = _positional(arguments, Path)
+        if folder is None and not {"-h", "--help"} & set(arguments):
+            raise ValueError("expected the folder of a run, got none: metabox evaluate RUN")
+        parser = recipes.make_parser(
+            recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
+        )
+        parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="Which classes.")
+        parser.add_argument("--test_seed", type=int, default=0, help="Another seed is another list of tasks.")
+        config = recipes.parse(parser, arguments)
     assert folder is not None  # --help has ended by now
-    from metabox.reports import manifest
-    from metabox.training.run_folder import check_free
-
     check_free(folder)
     manifest.check(folder)
     split, seed = config.pop("split"), config.pop("test_seed")
@@ -139,18 +142,25 @@ def list_(arguments: list[str]) -> None:
 
 
 def check(arguments: list[str]) -> None:
-    """Read all packs of images from end to end, and say which are damaged. Those are made again at their next use."""
+    """Read the files of a run, or all packs of images, and say which are damaged. Packs are made again when needed."""
     parser = argparse.ArgumentParser(prog="metabox check", description=check.__doc__, allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", help="Folder of the packs; by default the cache.")
+    parser.add_argument("folder", nargs="?", help="Folder of a run, or of packs; by default the cache of packs.")
     folder = parser.parse_args(arguments).folder
-    from metabox.data.pack import check_packs
+    found: dict[str, str | None]
+    if folder and (Path(folder) / "recipe.yaml").is_file():
+        from metabox.reports.manifest import check_run
 
-    found = check_packs(folder)
-    for path, complaint in found.items():
-        print(f"{path}: {complaint or 'whole'}")
-    if damaged := [path.name for path, complaint in found.items() if complaint]:
-        raise ValueError(f"expected whole packs, got {len(damaged)} of {len(found)} damaged; delete them")
-    print(f"{len(found)} packs, all whole")
+        found, kind, mend = dict(check_run(Path(folder))), "files", "restore them, or train anew"
+    else:
+        from metabox.data.pack import check_packs
+
+        found, kind, mend = {str(path): wrong for path, wrong in check_packs(folder).items()}, "packs", "delete them"
+    for name, complaint in found.items():
+        print(f"{name}: {complaint or 'whole'}")
+    if damaged := [Path(name).name for name, complaint in found.items() if complaint]:
+        shown = f"{len(damaged)} of {len(found)} damaged ({', '.join(damaged[:5])})"
+        raise ValueError(f"expected whole {kind}, got {shown}; {mend}")
+    print(f"{len(found)} {kind}, all whole")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -201,6 +211,19 @@ def _run(arguments: list[str]) -> None:
         COMMANDS[command](rest[1:])
 
 
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Without garbage collection, which would look through all of torch again and again and find none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+MISSING = "the following arguments are required: "
+
+
 class _Parser(argparse.ArgumentParser):
     """Options that are no abbreviations, and errors of one line."""
 
@@ -208,6 +231,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(MISSING):
+            message = f"expected {message.removeprefix(MISSING)}, got nothing"
         raise ValueError(f"{message}; {self.prog} --help says more")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from metabox.config import Configured
 from metabox.episodes import moved
+from metabox.ranges import Between, Natural, NotNegative, Positive, Share, Within
 from metabox.seeding import Draws
 
 
@@ -51,9 +53,13 @@ class RandomAffine(Augmentation):
 
     n_draws = 12  # two uniforms make one normal draw; six of those are needed
 
-    def __init__(self, rotation: float = 7.0, scale: float = 0.1, shear: float = 0.12, shift: float = 0.04) -> None:
-        if min(rotation, scale, shear, shift) < 0:
-            raise ValueError(f"expected standard deviations of at least 0, got {(rotation, scale, shear, shift)}")
+    def __init__(
+        self,
+        rotation: NotNegative = 7.0,
+        scale: NotNegative = 0.1,
+        shear: NotNegative = 0.12,
+        shift: NotNegative = 0.04,
+    ) -> None:
         self.rotation, self.scale, self.shear, self.shift = rotation, scale, shear, shift
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -105,9 +111,7 @@ class RandomFlip(Augmentation):
 
     n_draws = 1
 
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"expected p as a share between 0 and 1, got {p}")
+    def __init__(self, p: Share = 0.5) -> None:
         self.p = p
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -123,9 +127,7 @@ class RandomCrop(Augmentation):
 
     n_draws = 2
 
-    def __init__(self, padding: int = 4) -> None:
-        if padding < 0:
-            raise ValueError(f"expected padding of at least 0 pixels, got {padding}")
+    def __init__(self, padding: Natural = 4) -> None:
         self.padding = padding
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -150,11 +152,11 @@ class RandomResizedCrop(Augmentation):
 
     n_draws = 22  # ten areas, ten ratios, and the place
 
-    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"expected scale as shares 0 < low <= high <= 1 of the area, got {scale}")
-        if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"expected ratio as 0 < low <= high, width to height, got {ratio}")
+    def __init__(
+        self,
+        scale: Between[Annotated[float, Within(above=0, most=1)]] = (0.08, 1.0),
+        ratio: Between[Positive] = (3 / 4, 4 / 3),
+    ) -> None:
         self.scale, self.ratio = scale, ratio
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -197,9 +199,9 @@ class ColorJitter(Augmentation):
 
     n_draws = 3
 
-    def __init__(self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4) -> None:
-        if min(brightness, contrast, saturation) < 0:
-            raise ValueError(f"expected strengths of at least 0, got {(brightness, contrast, saturation)}")
+    def __init__(
+        self, brightness: NotNegative = 0.4, contrast: NotNegative = 0.4, saturation: NotNegative = 0.4
+    ) -> None:
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.latent import PairEncoder
 from metabox.nn.mlp import Perceptron
 from metabox.nn.pairing import pairing
+from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 
 
@@ -39,10 +40,10 @@ class ACNP(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
+        width: Count = 128,
         attention: AttentionKind = "multihead",
-        self_attention: int = 0,
-        heads: int = 8,
+        self_attention: Natural = 0,
+        heads: Count = 8,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)

@@ -8,6 +8,7 @@ from metabox.learners.base import Phi
 from metabox.learners.neural_process import NeuralProcess
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
+from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 
 
@@ -40,12 +41,12 @@ class ANP(NeuralProcess):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        latent: int = 128,
+        width: Count = 128,
+        latent: Count = 128,
         attention: AttentionKind = "multihead",
-        self_attention: int = 0,
-        heads: int = 8,
-        n_samples: int = 16,
+        self_attention: Natural = 0,
+        heads: Count = 8,
+        n_samples: Count = 16,
     ) -> None:
         super().__init__(
             spec,

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
+from metabox.inputs import floats_of, tensor_of
+from metabox.learners.phi import check_form, check_phi
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
 
@@ -68,7 +71,7 @@ class Learner(nn.Module, Configured, ABC):
             ValueError: if the support is not of the kind that the learner was built for, or has a label outside of the
                 label set.
         """
-        support = self.check(support, descriptor, classes)
+        support, descriptor, classes = self.check(support, descriptor, classes)
         return self._phi(support, descriptor, self.label_set(support, classes))
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
@@ -78,9 +81,10 @@ class Learner(nn.Module, Configured, ABC):
         lowest number there is, which softmax makes 0.
 
         Raises:
-            ValueError: if x is not of the shape that the learner was built for.
+            ValueError: if x is not of the kind that the learner was built for, or phi is not this learner's, or not of
+                the tasks of x.
         """
-        self.check_x(phi, x)
+        phi, x = self.check_query(phi, x)
         return within(self.answer(phi, x), phi.get("classes"))
 
     def stream(self, examples: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
@@ -94,7 +98,7 @@ class Learner(nn.Module, Configured, ABC):
         Raises:
             ValueError: as for `adapt`.
         """
-        examples = self.check(examples, descriptor, classes)
+        examples, descriptor, classes = self.check(examples, descriptor, classes)
         if classes is None and self.spec.target.n_classes is not None:
             classes = examples.mask.new_ones(len(examples), self.spec.target.n_classes)
         classes = self.label_set(examples, classes)
@@ -174,22 +178,54 @@ class Learner(nn.Module, Configured, ABC):
         classes = episodes.label_set(self.spec)
         return self.predict(self.adapt(episodes.support, episodes.descriptor, classes), episodes.query.x)
 
-    def check(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Examples:
-        """The support with its padding blanked, or a ValueError if it is not of the learner's kind."""
+    def check(
+        self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Examples, Tensor | None, Tensor | None]:
+        """The arguments of `adapt` as tensors in the type of the weights, the padding of the support blanked.
+
+        Raises:
+            ValueError: if they are not of the learner's kind.
+        """
+        if not isinstance(support, Examples):
+            raise ValueError(f"expected a support as Examples(x=..., y=...), got {shown(support)}")
+        descriptor = None if descriptor is None else tensor_of("descriptor", descriptor, "[T, dz]")
+        classes = None if classes is None else tensor_of("classes", classes, "[T, C]")
+        x, y = self._as_weights("x", support.x), self._as_weights("y", support.y)
+        if x is not support.x or y is not support.y:
+            support = replace(support, x=x, y=y)
+        if descriptor is not None:
+            descriptor = self._as_weights("descriptor", descriptor)
+        if classes is not None:
+            self._as_weights("classes", classes)
         spec = self.spec
         if self._reads_values() and self.most_classes is None and classes is not None and classes.ndim == 2:
             spec = replace(spec, target=Classes(max(1, classes.shape[1])))  # labels of any number of classes
         spec.check(support, descriptor, values=self._reads_values())
-        return support.blanked()
+        return support.blanked(), descriptor, classes
 
-    def check_x(self, phi: Phi, x: Tensor) -> None:
+    def check_query(self, phi: Phi, x: Tensor) -> tuple[Phi, Tensor]:
+        """The arguments of `predict`, likewise.
+
+        Raises:
+            ValueError: if they are not of the learner's kind.
+        """
+        x = self._as_weights("x", tensor_of("x", x, "[T, M, *x_shape]"))
         self.spec.check_x(x, values=self._reads_values())
-        tasks = next(iter(phi.values())).shape[0]
-        if tasks != x.shape[0]:
+        like = next(self.parameters(), None)
+        phi = check_phi(phi, x, None if like is None else like.dtype)
+        if self._reads_values():
+            check_form(self, phi)
+        return phi, x
+
+    def _as_weights(self, name: str, value: Tensor) -> Tensor:
+        """A tensor on the device of the weights, floats in their type."""
+        like = next(self.parameters(), None)
+        if like is not None and value.device != like.device:
             raise ValueError(
-                f"expected x for the {tasks} tasks that phi was made from, got {x.shape[0]}; "
-                "slice phi alike: {k: v[i:j] for k, v in phi.items()}"
+                f"expected {name} on {like.device}, where the learner's weights are, got {value.device}; "
+                f"use .to({str(like.device)!r})"
             )
+        return floats_of(name, value, like.dtype if like is not None else None) if value.is_floating_point() else value
 
     def _reads_values(self) -> bool:
         # Reading a number waits for the device: fine when serving, too dear in a training step.

@@ -13,6 +13,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, membership
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 
 
@@ -47,9 +48,9 @@ class CAML(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        depth: int = 3,
-        heads: int = 4,
+        width: Count = 128,
+        depth: Count = 3,
+        heads: Count = 4,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)

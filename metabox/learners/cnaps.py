@@ -13,6 +13,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
 from metabox.nn.norm import Context
 from metabox.nn.sets import class_mean, masked_mean, membership
+from metabox.ranges import Count, Shape
 from metabox.targets import Classes, TaskSpec
 
 
@@ -42,7 +43,7 @@ class CNAPs(Learner):
     targets = (Classes,)
     label_equivariant = True
 
-    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 64) -> None:
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: Count = 64) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)
         self.encoder: Backbone = SetConv(spec.x_shape, width) if len(spec.x_shape) == 3 else MLP(spec.x_shape, width)
@@ -131,7 +132,7 @@ class SetConv(Backbone):
 
     norm = "batch"
 
-    def __init__(self, x_shape: tuple[int, ...], width: int = 64) -> None:
+    def __init__(self, x_shape: Shape, width: Count = 64) -> None:
         super().__init__(x_shape)
         channels, *size = self.x_shape
         layers: list[nn.Module] = []

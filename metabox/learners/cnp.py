@@ -11,6 +11,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.pairing import pairing
 from metabox.nn.sets import class_mean
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -32,7 +33,7 @@ class CNP(Learner):
 
     label_equivariant = True
 
-    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 128) -> None:
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: Count = 128) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)
         self.pairing = pair = pairing(spec.target)

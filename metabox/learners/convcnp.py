@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.grid import Grid, GridUNet, SetConv
+from metabox.ranges import Between, Count, Positive, Real
 from metabox.targets import Reals, TaskSpec
 
 
@@ -45,11 +46,11 @@ class ConvCNP(Learner):
         self,
         spec: TaskSpec,
         *,
-        domain: tuple[float, float] = (-2.0, 2.0),
-        points_per_unit: float | None = None,
-        width: int = 64,
-        depth: int | None = None,
-        kernel: int = 5,
+        domain: Between[Real] = (-2.0, 2.0),
+        points_per_unit: Positive | None = None,
+        width: Count = 64,
+        depth: Count | None = None,
+        kernel: Count = 5,
     ) -> None:
         super().__init__(spec)
         if spec.x_shape not in ((1,), (2,)):
@@ -57,11 +58,8 @@ class ConvCNP(Learner):
         (dim,), (low, high) = spec.x_shape, domain
         density = (64.0 if dim == 1 else 4.0) if points_per_unit is None else points_per_unit
         depth = (6 if dim == 1 else 3) if depth is None else depth
-        if not low < high or density <= 0 or min(width, depth) < 1 or kernel % 2 == 0:
-            raise ValueError(
-                "expected domain as [low, high] with low < high, points_per_unit > 0, width and depth of at least 1 "
-                f"and an odd kernel, got {domain}, {density}, {width}, {depth} and {kernel}"
-            )
+        if low == high or kernel % 2 == 0:
+            raise ValueError(f"expected domain with low < high and an odd kernel, got {domain} and {kernel}")
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)
         self.cnn = GridUNet(dim, 1 + spec.target.label_size + spec.descriptor_size, width, depth, kernel)

@@ -13,6 +13,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -44,9 +45,9 @@ class GPICL(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        depth: int = 3,
-        heads: int = 4,
+        width: Count = 128,
+        depth: Count = 3,
+        heads: Count = 4,
     ) -> None:
         super().__init__(spec)
         if width % 2:

@@ -16,6 +16,7 @@ from metabox.nn.generated import StaticHyper, task_conv2d, task_linear
 from metabox.nn.mlp import Perceptron
 from metabox.nn.pairing import pairing
 from metabox.nn.sets import class_mean, masked_mean
+from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 
 
@@ -61,10 +62,10 @@ class HyperNetwork(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        layers: int = 1,
-        channels: int = 16,
-        embedding: int = 64,
+        width: Count = 128,
+        layers: Natural = 1,
+        channels: Count = 16,
+        embedding: Count = 64,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)

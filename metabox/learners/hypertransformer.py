@@ -16,6 +16,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_conv2d, task_linear
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.nn.sets import membership
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 
 
@@ -72,13 +73,13 @@ class HyperTransformer(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        layers: int = 4,
-        channels: int = 8,
-        embedding: int = 32,
-        local_features: int = 8,
-        global_features: int = 32,
-        depth: int = 3,
-        heads: int = 2,
+        layers: Count = 4,
+        channels: Count = 8,
+        embedding: Count = 32,
+        local_features: Count = 8,
+        global_features: Count = 32,
+        depth: Count = 3,
+        heads: Count = 2,
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(spec)

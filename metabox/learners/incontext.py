@@ -11,6 +11,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.label_tokens import label_tokens
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -42,9 +43,9 @@ class InContext(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        depth: int = 2,
-        heads: int = 4,
+        width: Count = 128,
+        depth: Count = 2,
+        heads: Count = 4,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)

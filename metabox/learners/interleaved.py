@@ -14,6 +14,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -48,14 +49,12 @@ class Interleaved(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        depth: int = 3,
-        heads: int = 2,
-        points: int = 101,
+        width: Count = 64,
+        depth: Count = 3,
+        heads: Count = 2,
+        points: Count = 101,
     ) -> None:
         super().__init__(spec)
-        if points < 1:
-            raise ValueError(f"expected points of at least 1, the query, got {points}")
         self.embed = Embedding(spec, backbone, causal=True)
         self.read_in = nn.Linear(max(self.embed.out_features, spec.target.label_size), width)
         self.positions = nn.Parameter(torch.empty(2 * points, width).normal_(std=0.02))

@@ -13,6 +13,7 @@ from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.label_code import LabelCode, LabelKind
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -101,7 +102,7 @@ class LSTM(Recurrent):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 200,
+        width: Count = 200,
         labels: LabelKind = "one-hot",
     ) -> None:
         super().__init__(spec, backbone, labels)

@@ -17,6 +17,7 @@ from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
+from metabox.ranges import Count, Positive
 from metabox.targets import TaskSpec
 from metabox.targets.base import task_mean
 
@@ -58,18 +59,14 @@ class MAML(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        lr: float = 0.4,
-        steps: int = 1,
-        evaluation_steps: int | None = None,
+        lr: Positive = 0.4,
+        steps: Count = 1,
+        evaluation_steps: Count | None = None,
         first_order: bool = False,
     ) -> None:
         super().__init__(spec)
         learn2learn()
         evaluation_steps = steps if evaluation_steps is None else evaluation_steps
-        if lr <= 0 or steps < 1 or evaluation_steps < 1:
-            raise ValueError(
-                f"expected lr above 0, steps and evaluation_steps of at least 1, got {lr}, {steps}, {evaluation_steps}"
-            )
         self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
         self.network = Network(spec, backbone)
 

@@ -10,6 +10,7 @@ from metabox.learners.lstm import Recurrent, lstm_advance, lstm_step
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.memory import Access, GateKind, LRUMemory
+from metabox.ranges import Count, Share
 from metabox.targets import TaskSpec
 
 
@@ -51,11 +52,11 @@ class MANN(Recurrent):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 200,
-        rows: int = 128,
-        size: int = 40,
-        heads: int = 4,
-        decay: float = 0.95,
+        width: Count = 200,
+        rows: Count = 128,
+        size: Count = 40,
+        heads: Count = 4,
+        decay: Share = 0.95,
         gate: GateKind = "learned",
         read_first: bool = False,
         labels: LabelKind = "one-hot",

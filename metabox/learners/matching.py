@@ -14,6 +14,7 @@ from metabox.nn.conditioning import Gate
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact
 from metabox.nn.sets import membership
+from metabox.ranges import Count, Positive
 from metabox.targets import Classes, TaskSpec
 
 
@@ -42,11 +43,9 @@ class MatchingNet(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        sharpness: float | None = None,
+        sharpness: Positive | None = None,
     ) -> None:
         super().__init__(spec)
-        if sharpness is not None and sharpness <= 0:
-            raise ValueError(f"expected a sharpness above 0, got {sharpness}; None learns it")
         self.embed = Embedding(spec, backbone, condition=Gate)
         self.sharpness = sharpness
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0))) if sharpness is None else None
@@ -107,12 +106,10 @@ class FullContextMatchingNet(MatchingNet):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        sharpness: float | None = None,
-        n_steps: int = 5,
+        sharpness: Positive | None = None,
+        n_steps: Count = 5,
     ) -> None:
         super().__init__(spec, backbone=backbone, sharpness=sharpness)
-        if n_steps < 1:
-            raise ValueError(f"expected n_steps of at least 1, got {n_steps}; MatchingNet has none")
         width, self.n_steps = self.embed.out_features, n_steps
         self.forwards = nn.LSTM(width, width, batch_first=True)
         self.backwards = nn.LSTM(width, width, batch_first=True)

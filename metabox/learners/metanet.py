@@ -15,6 +15,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_linear
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import membership
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 
 
@@ -64,9 +65,9 @@ class MetaNet(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 32,
-        hidden: int = 20,
-        parts: int = 5,
+        width: Count = 32,
+        hidden: Count = 20,
+        parts: Count = 5,
     ) -> None:
         super().__init__(spec)
         self.parts = parts

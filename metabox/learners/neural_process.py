@@ -16,6 +16,7 @@ from metabox.nn.latent import LatentEncoder, PairEncoder
 from metabox.nn.mlp import Perceptron
 from metabox.nn.pairing import pairing
 from metabox.nn.sets import class_mean
+from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 
 
@@ -33,15 +34,13 @@ class NeuralProcess(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None,
-        width: int,
-        latent: int,
-        n_samples: int,
-        self_attention: int = 0,
-        heads: int = 8,
+        width: Count,
+        latent: Count,
+        n_samples: Count,
+        self_attention: Natural = 0,
+        heads: Count = 8,
     ) -> None:
         super().__init__(spec)
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         self.pairing = pair = pairing(spec.target)
@@ -79,7 +78,7 @@ class NeuralProcess(Learner):
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
-        examples = self.check(examples, descriptor)
+        examples, descriptor, _ = self.check(examples, descriptor)
         h, _ = self.embed.adapt(examples, descriptor)
         moments: tuple[Tensor, Tensor] = self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
         return moments
@@ -119,9 +118,9 @@ class NP(NeuralProcess):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 128,
-        latent: int = 128,
-        n_samples: int = 16,
+        width: Count = 128,
+        latent: Count = 128,
+        n_samples: Count = 16,
     ) -> None:
         super().__init__(spec, backbone=backbone, width=width, latent=latent, n_samples=n_samples)
 

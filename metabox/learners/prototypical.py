@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -48,8 +48,6 @@ class ProtoNet(Learner):
         distance: Distance = "euclidean",
     ) -> None:
         super().__init__(spec)
-        if distance not in get_args(Distance):
-            raise ValueError(f"expected a distance among {get_args(Distance)}, got {distance!r}")
         self.embed = Embedding(spec, backbone, condition=Gate)
         self.distance = distance
 

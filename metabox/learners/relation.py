@@ -16,6 +16,7 @@ from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.nn.sets import membership
+from metabox.ranges import Count, Shape
 from metabox.targets import Classes, TaskSpec
 
 
@@ -49,8 +50,8 @@ class RelationNet(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        hidden: int = 8,
+        width: Count = 64,
+        hidden: Count = 8,
     ) -> None:
         super().__init__(spec)
         if backbone is None and len(spec.x_shape) == 3:
@@ -131,7 +132,7 @@ class RelationConv(Backbone):
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
     """
 
-    def __init__(self, x_shape: tuple[int, ...], width: int = 64, norm: NormKind = "batch") -> None:
+    def __init__(self, x_shape: Shape, width: Count = 64, norm: NormKind = "batch") -> None:
         super().__init__(x_shape)
         self.norm = norm
         channels, height, width_px = image_shape(self)

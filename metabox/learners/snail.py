@@ -13,6 +13,7 @@ from metabox.learners.base import Learner, Phi
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
 from metabox.nn.embedding import Embedding
+from metabox.ranges import Count, TwoOrMore
 from metabox.targets import TaskSpec
 
 
@@ -48,17 +49,14 @@ class SNAIL(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        horizon: int = 26,
-        filters: int = 128,
-        attention: tuple[tuple[int, int], ...] = ((64, 32), (256, 128), (512, 256)),
+        width: Count = 64,
+        horizon: TwoOrMore = 26,
+        filters: Count = 128,
+        attention: tuple[tuple[Count, Count], ...] = ((64, 32), (256, 128), (512, 256)),
     ) -> None:
         super().__init__(spec)
-        if horizon < 2 or not attention:
-            raise ValueError(
-                f"expected a horizon of at least 2 (one example and a query) and an attention block, "
-                f"got horizon {horizon}, attention {attention}"
-            )
+        if not attention:
+            raise ValueError("expected attention with a block at least, got none; a block is its key and value size")
         self.embed = Embedding(spec, backbone, causal=True)
         self.project = nn.Linear(self.embed.out_features, width)
         self.blocks = nn.ModuleList()

@@ -11,6 +11,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count
 from metabox.targets import TaskSpec
 
 
@@ -42,11 +43,11 @@ class TNPD(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 64,
-        depth: int = 6,
-        heads: int = 4,
-        feed_forward: int = 128,
-        embed_depth: int = 2,
+        width: Count = 64,
+        depth: Count = 6,
+        heads: Count = 4,
+        feed_forward: Count = 128,
+        embed_depth: Count = 2,
     ) -> None:
         super().__init__(spec)
         self.embed = Embedding(spec, backbone)
@@ -92,7 +93,7 @@ class TNPA(TNPD):
         Raises:
             ValueError: where the examples are not of the kind that the learner was built for.
         """
-        examples = self.check(examples, phi.get("descriptor"))
+        examples, _, _ = self.check(examples, phi.get("descriptor"))
         return self._extend(phi, self.embed(examples.x, phi), examples)
 
     def joint(self, phi: Phi, query: Examples) -> Tensor:
@@ -101,7 +102,7 @@ class TNPA(TNPD):
         Raises:
             ValueError: where the query is not of the kind that the learner was built for.
         """
-        query = self.check(query, phi.get("descriptor"))
+        query, _, _ = self.check(query, phi.get("descriptor"))
         h = self.embed(query.x, phi)
         params = self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
         return within(params, phi.get("classes"))

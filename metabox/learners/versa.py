@@ -11,6 +11,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
 from metabox.nn.sets import class_mean, membership
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 
 
@@ -44,12 +45,10 @@ class VERSA(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: int = 256,
-        n_samples: int = 10,
+        width: Count = 256,
+        n_samples: Count = 10,
     ) -> None:
         super().__init__(spec)
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
         self.embed = Embedding(spec, backbone)
         features = self.embed.out_features
         self.mean = inference_network(features, width, features + 1, bias=False)

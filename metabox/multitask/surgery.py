@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from metabox.multitask.weights import check_shared
+from metabox.ranges import Count, NotNegative, TwoOrMore
 from metabox.training.weighting import Backward, Weighting
 
 Level = Literal["parameters", "representation"]
@@ -52,15 +53,14 @@ class Surgery(Weighting):
     """
 
     def __init__(
-        self, n_losses: int, method: Method = "pcgrad", c: float = 0.5, level: Level = "parameters", every: int = 1
+        self,
+        n_losses: TwoOrMore,
+        method: Method = "pcgrad",
+        c: NotNegative = 0.5,
+        level: Level = "parameters",
+        every: Count = 1,
     ) -> None:
         super().__init__(n_losses)
-        if method not in METHODS or level not in get_args(Level):
-            raise ValueError(
-                f"expected method among {METHODS} and level among {get_args(Level)}, got {method!r}, {level!r}"
-            )
-        if every < 1 or c < 0:
-            raise ValueError(f"expected every of at least 1 and c of at least 0, got {every} and {c}")
         self.method, self.c, self.level, self.every = method, c, level, every
         self._solvers = {n_losses: self._solver(n_losses)}  # here, so that what is missing is known at once
         self.register_buffer("relative", torch.ones(n_losses))  # weights of the rows, times their number

@@ -24,6 +24,7 @@ from metabox.files import read_json, write_text
 from metabox.multitask.weights import check_shared
 from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective
+from metabox.ranges import Count
 from metabox.training.hook import Hook
 from metabox.training.weighting import losses_by_task, task_names
 
@@ -128,9 +129,7 @@ class GradientCosines(Hook):
             or the file is another run's.
     """
 
-    def __init__(self, every: int = 100) -> None:
-        if every < 1:
-            raise ValueError(f"expected every of at least 1, got {every}")
+    def __init__(self, every: Count = 100) -> None:
         self.every = every
 
     def check(self, objective: Objective) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metabox.nn.sets import one_hot
+from metabox.ranges import Count, NotNegative, Positive, TwoOrMore, Within
 from metabox.training.weighting import Backward, Weighting
 
 SMALLEST = 1e-3
@@ -39,13 +40,11 @@ class Fixed(Weights):
         weights: w, K numbers of at least 0; all 1 where none are given.
     """
 
-    def __init__(self, n_losses: int, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, n_losses: TwoOrMore, weights: Sequence[NotNegative] | None = None) -> None:
         super().__init__(n_losses)
         chosen = [1.0] * n_losses if weights is None else [float(weight) for weight in weights]
-        if len(chosen) != n_losses or not all(0 <= weight < math.inf for weight in chosen):
-            raise ValueError(
-                f"expected {n_losses} finite weights of at least 0, got {chosen}; one for each task or part"
-            )
+        if len(chosen) != n_losses:
+            raise ValueError(f"expected {n_losses} weights, got {len(chosen)}; one for each task or part")
         self.register_buffer("chosen", torch.tensor(chosen))
 
     def weights(self, losses: Tensor, share: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ class Uncertainty(Weights):
 
     LIMIT = 5.0
 
-    def __init__(self, n_losses: int) -> None:
+    def __init__(self, n_losses: TwoOrMore) -> None:
         super().__init__(n_losses)
         self.log_variance = nn.Parameter(torch.zeros(n_losses))
 
@@ -98,11 +97,13 @@ class GradNorm(Weights):
     """
 
     def __init__(
-        self, n_losses: int, alpha: float = 1.5, step: float = 0.025, layer: Literal["last", "all"] = "last"
+        self,
+        n_losses: TwoOrMore,
+        alpha: NotNegative = 1.5,
+        step: Positive = 0.025,
+        layer: Literal["last", "all"] = "last",
     ) -> None:
         super().__init__(n_losses)
-        if alpha < 0 or step <= 0 or layer not in ("last", "all"):
-            raise ValueError(f'expected alpha >= 0, step > 0, layer "last" or "all", got {alpha}, {step}, {layer!r}')
         self.alpha, self.step, self.layer = alpha, step, layer
         self.register_buffer("w", torch.ones(n_losses))
         self.register_buffer("first", torch.full([n_losses], math.nan))
@@ -150,10 +151,8 @@ class DWA(Weights):
         period: batches.
     """
 
-    def __init__(self, n_losses: int, temperature: float = 2.0, period: int = 100) -> None:
+    def __init__(self, n_losses: TwoOrMore, temperature: Positive = 2.0, period: Count = 100) -> None:
         super().__init__(n_losses)
-        if temperature <= 0 or period < 1:
-            raise ValueError(f"expected temperature > 0 and a period of at least 1, got {temperature} and {period}")
         self.temperature, self.period = temperature, period
         self.register_buffer("means", torch.full([2, n_losses], math.nan))  # of the last period, of the one before
         self.register_buffer("sums", torch.zeros(2, n_losses))  # of this period: losses, batches with the task
@@ -196,10 +195,8 @@ class WorstCase(Weights):
         step: of q; `inf` puts all weight on the largest loss of the batch.
     """
 
-    def __init__(self, n_losses: int, step: float = 0.01) -> None:
+    def __init__(self, n_losses: TwoOrMore, step: Annotated[float, Within(above=0, infinite=True)] = 0.01) -> None:
         super().__init__(n_losses)
-        if not step > 0:
-            raise ValueError(f"expected a step above 0, got {step}; use Fixed for weights that stay")
         self.step = step
         self.register_buffer("log_q", torch.full([n_losses], -math.log(n_losses)))
 

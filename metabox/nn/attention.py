@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.nn.mlp import Perceptron
 from metabox.nn.sets import class_mean
+from metabox.ranges import Count
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -49,10 +51,9 @@ class CrossAttention(nn.Module):
         heads: attention heads, a divisor of `width`; for "multihead" alone.
     """
 
-    def __init__(self, kind: AttentionKind, features: int, width: int, heads: int = 8) -> None:
+    @checked
+    def __init__(self, kind: AttentionKind, features: Count, width: Count, heads: Count = 8) -> None:
         super().__init__()
-        if kind not in get_args(AttentionKind):
-            raise ValueError(f"expected attention among {get_args(AttentionKind)}, got {kind!r}")
         self.kind = kind
         self.heads = check_heads(heads, width) if kind == "multihead" else 1
         if kind != "uniform":

@@ -11,8 +11,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import shown
 from metabox.config import Configured
 from metabox.nn.norm import Context, Norm, NormKind
+from metabox.ranges import Count, Natural, Shape
 
 
 class Backbone(nn.Module, Configured, ABC):
@@ -29,7 +31,7 @@ class Backbone(nn.Module, Configured, ABC):
     norm: str = "none"
     origin: str | None = None
 
-    def __init__(self, x_shape: tuple[int, ...]) -> None:
+    def __init__(self, x_shape: Shape) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
 
@@ -85,16 +87,14 @@ class Conv4(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        width: int = 64,
+        x_shape: Shape,
+        width: Count = 64,
         downsample: Literal["pool", "stride", "stem"] = "pool",
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)
         self.norm = norm
         channels, height, width_px = image_shape(self)
-        if downsample not in ("pool", "stride", "stem"):
-            raise ValueError(f'expected downsample "pool", "stride" or "stem", got {downsample!r}')
         self.blocks = nn.ModuleList()
         for i in range(4):
             strided = downsample == "stride" or (downsample == "stem" and i == 0)
@@ -115,7 +115,7 @@ class Conv4(Backbone):
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             conv, norm, pool = cast(nn.ModuleList, block)
-            x = pool(torch.relu(norm(conv(x), context)))
+            x = torch.relu(pool(norm(conv(x), context)))  # pooling first: the same, on a quarter of the pixels
         return x.flatten(1)
 
 
@@ -128,7 +128,7 @@ class MLP(Backbone):
         depth: number of layers, each followed by GELU.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], width: int = 128, depth: int = 2) -> None:
+    def __init__(self, x_shape: Shape, width: Count = 128, depth: Natural = 2) -> None:
         super().__init__(x_shape)
         sizes = [math.prod(self.x_shape)] + [width] * depth
         layers = [[nn.Linear(a, b), nn.GELU()] for a, b in itertools.pairwise(sizes)]
@@ -148,7 +148,7 @@ class Flatten(Backbone):
         x_shape: the shape of one input.
     """
 
-    def __init__(self, x_shape: tuple[int, ...]) -> None:
+    def __init__(self, x_shape: Shape) -> None:
         super().__init__(x_shape)
         self.out_features = math.prod(self.x_shape)
 
@@ -172,7 +172,14 @@ def image_shape(backbone: Backbone) -> tuple[int, int, int]:
 
 
 def make_backbone(make: MakeBackbone | None, x_shape: tuple[int, ...]) -> Backbone:
-    """What `make` builds, or where it is None: `Conv4` for images, `MLP` for anything else."""
+    """What `make` builds, or if it is None: `Conv4` for images, `MLP` for anything else.
+
+    Raises:
+        ValueError: if `make` builds something else than a backbone.
+    """
     if make is None:
         return Conv4(x_shape) if len(x_shape) == 3 else MLP(x_shape)
-    return make(x_shape)
+    made: object = make(x_shape)
+    if not isinstance(made, Backbone):
+        raise ValueError(f"expected a class or function that makes a backbone, got {shown(made)} from {shown(make)}")
+    return made

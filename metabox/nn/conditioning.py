@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metabox.config import Configured
 from metabox.nn.towers import Stack
+from metabox.ranges import Count
 
 
 class Conditioner(nn.Module, Configured, ABC):
@@ -19,7 +20,7 @@ class Conditioner(nn.Module, Configured, ABC):
         code: width of the task code.
     """
 
-    def __init__(self, features: int, code: int) -> None:
+    def __init__(self, features: Count, code: Count) -> None:
         super().__init__()
         self.out_features = features
 
@@ -30,7 +31,7 @@ class Conditioner(nn.Module, Configured, ABC):
 class Concat(Conditioner):
     """The code beside the features."""
 
-    def __init__(self, features: int, code: int) -> None:
+    def __init__(self, features: Count, code: Count) -> None:
         super().__init__(features, code)
         self.out_features = features + code
 
@@ -44,7 +45,7 @@ class Add(Conditioner):
     Where that layer has no more outputs than h is wide: to a wider one, `Concat` can add a vector that no h gives.
     """
 
-    def __init__(self, features: int, code: int) -> None:
+    def __init__(self, features: Count, code: Count) -> None:
         super().__init__(features, code)
         self.shift = nn.Linear(code, features)
 
@@ -60,7 +61,7 @@ class Gate(Conditioner):
     copies of shared features, K independent heads: with a one-hot code it switches off all but one block of h.
     """
 
-    def __init__(self, features: int, code: int) -> None:
+    def __init__(self, features: Count, code: Count) -> None:
         super().__init__(features, code)
         self.scale = nn.Linear(code, features)
 
@@ -72,7 +73,7 @@ class Gate(Conditioner):
 class FiLM(Conditioner):
     """Feature-wise linear modulation (Perez et al. 2018): h * (1 + scale(code)) + shift(code)."""
 
-    def __init__(self, features: int, code: int) -> None:
+    def __init__(self, features: Count, code: Count) -> None:
         super().__init__(features, code)
         self.scale_shift = nn.Linear(code, 2 * features)
 
@@ -91,7 +92,7 @@ class Heads(Conditioner):
         out_features: of each layer; as many as features where it is not given.
     """
 
-    def __init__(self, features: int, code: int, out_features: int | None = None) -> None:
+    def __init__(self, features: Count, code: Count, out_features: Count | None = None) -> None:
         super().__init__(features, code)
         self.out_features = out_features or features
         self.layers = Stack(code, features, self.out_features, of_tasks=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.episodes import Examples
 from metabox.nn.sets import one_hot
 from metabox.targets import Classes, TaskSpec
@@ -46,10 +47,9 @@ class LabelCode(nn.Module):
 
     table: Tensor  # [C, 25], which string is which
 
+    @checked
     def __init__(self, spec: TaskSpec, kind: LabelKind = "one-hot") -> None:
         super().__init__()
-        if kind not in get_args(LabelKind):
-            raise ValueError(f"expected labels among {get_args(LabelKind)}, got {kind!r}")
         if kind == "strings" and (not isinstance(spec.target, Classes) or spec.target.size > CHARACTERS**LENGTH):
             raise ValueError(
                 f'expected at most {CHARACTERS**LENGTH} classes for labels "strings", got {spec}; use "one-hot"'

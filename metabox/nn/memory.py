@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+
+from metabox.checks import checked
+from metabox.ranges import Count, Share
 
 GateKind = Literal["learned", "emitted"]
 
@@ -51,21 +54,20 @@ class LRUMemory(nn.Module):
         ValueError: where there are fewer rows than heads.
     """
 
+    @checked
     def __init__(
         self,
-        controller: int,
-        rows: int = 128,
-        size: int = 40,
-        heads: int = 4,
-        decay: float = 0.95,
+        controller: Count,
+        rows: Count = 128,
+        size: Count = 40,
+        heads: Count = 4,
+        decay: Share = 0.95,
         gate: GateKind = "learned",
         read_first: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= heads <= rows:
-            raise ValueError(f"expected from 1 head to as many as there are rows, got {heads} heads for {rows} rows")
-        if gate not in get_args(GateKind):
-            raise ValueError(f"expected a gate among {get_args(GateKind)}, got {gate!r}")
+        if heads > rows:
+            raise ValueError(f"expected at most as many heads as rows, got {heads} heads for {rows} rows")
         self.rows, self.size, self.heads = rows, size, heads
         self.decay, self.read_first = decay, read_first
         self.out_features = heads * size

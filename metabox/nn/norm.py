@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+
+from metabox.checks import checked
+from metabox.ranges import Count
 
 NormKind = Literal["batch", "support", "task", "transductive", "group"]
 
@@ -62,10 +65,9 @@ class Norm(nn.Module):
         name: the key of this layer in a `Context`.
     """
 
-    def __init__(self, channels: int, kind: NormKind, name: str) -> None:
+    @checked
+    def __init__(self, channels: Count, kind: NormKind, name: str) -> None:
         super().__init__()
-        if kind not in get_args(NormKind):
-            raise ValueError(f"expected a normalisation among {get_args(NormKind)}, got {kind!r}")
         self.kind, self.name, self.channels = kind, name, channels
         self.norm: nn.GroupNorm | nn.BatchNorm2d
         if kind == "group":

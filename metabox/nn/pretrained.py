@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context
+from metabox.ranges import Count, Shape
 
 
 class TorchVision(Backbone):
@@ -40,11 +41,11 @@ class TorchVision(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
+        x_shape: Shape,
         name: str = "resnet18",
         weights: str | None = None,
         freeze: bool = False,
-        size: int | None = None,
+        size: Count | None = None,
     ) -> None:
         super().__init__(x_shape)
         channels, _, _ = image_shape(self)

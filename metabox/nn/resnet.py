@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context, Norm, NormKind
+from metabox.ranges import BelowOne, Count, Natural, Shape
 
 LEAK = 0.1
 
@@ -32,10 +34,9 @@ class DropBlock(nn.Module):
 
     calls: Tensor
 
-    def __init__(self, rate: float = 0.1, size: int = 5, ramp: int = 0) -> None:
+    @checked
+    def __init__(self, rate: BelowOne = 0.1, size: Count = 5, ramp: Natural = 0) -> None:
         super().__init__()
-        if not 0 <= rate < 1 or size < 1 or ramp < 0:
-            raise ValueError(f"expected 0 <= rate < 1, size >= 1 and ramp >= 0, got {rate}, {size} and {ramp}")
         self.rate, self.size, self.ramp = rate, size, ramp
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
@@ -84,12 +85,12 @@ class ResNet12(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        widths: tuple[int, int, int, int] = (64, 160, 320, 640),
+        x_shape: Shape,
+        widths: tuple[Count, Count, Count, Count] = (64, 160, 320, 640),
         average: bool = True,
-        drop_rate: float = 0.1,
-        drop_size: int = 5,
-        drop_ramp: int = 40_000,
+        drop_rate: BelowOne = 0.1,
+        drop_size: Count = 5,
+        drop_ramp: Natural = 40_000,
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)
@@ -161,9 +162,9 @@ class SNAILEmbedding(Backbone):
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        widths: tuple[int, int, int, int] = (64, 96, 128, 256),
-        drop_rate: float = 0.1,
+        x_shape: Shape,
+        widths: tuple[Count, Count, Count, Count] = (64, 96, 128, 256),
+        drop_rate: BelowOne = 0.1,
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)

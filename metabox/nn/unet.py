@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import Context, Norm, NormKind
+from metabox.ranges import Count, Natural, Shape
 
 
 class UNet(Backbone):
@@ -31,11 +32,11 @@ class UNet(Backbone):
         ValueError: where the inputs are no images, or too small for as many levels.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], width: int = 16, depth: int = 3, norm: NormKind = "batch") -> None:
+    def __init__(self, x_shape: Shape, width: Count = 16, depth: Natural = 3, norm: NormKind = "batch") -> None:
         super().__init__(x_shape)
         self.norm = norm
         channels, height, width_px = image_shape(self)
-        if depth < 0 or min(height, width_px) < 2**depth:
+        if min(height, width_px) < 2**depth:
             raise ValueError(f"expected a depth from 0 to {int(math.log2(min(height, width_px)))}, got {depth}")
         sizes = [width * 2**level for level in range(depth + 1)]
         down = list(itertools.pairwise([channels, *sizes]))

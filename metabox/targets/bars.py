@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from metabox.ranges import Count, Within
 from metabox.targets.vector import Vector
 
 MEDIAN = 0.6744897501960817
@@ -32,10 +34,8 @@ class Bars(Vector):
     word = "reals"
     statistics: Statistics
 
-    def __init__(self, size: int = 1, n_bars: int = 100) -> None:
+    def __init__(self, size: Count = 1, n_bars: Annotated[int, Within(least=3)] = 100) -> None:
         super().__init__(size)
-        if isinstance(n_bars, bool) or not isinstance(n_bars, int) or n_bars < 3:
-            raise ValueError(f"expected n_bars of at least 3, two of them tails, got {n_bars!r}")
         self.n_bars = n_bars
         self.statistics = Statistics(size, n_bars)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.config import Configured
+from metabox.ranges import Count
 
 if TYPE_CHECKING:
     from metabox.targets.parts import Part
@@ -52,9 +53,7 @@ class Target(Configured, ABC):
     statistics: nn.Module | None = None
     """What a kind keeps of the training tasks, as buffers, which a learner saves with its weights; see `fit`."""
 
-    def __init__(self, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"expected {self.word} in a number of at least 1, got {size!r}")
+    def __init__(self, size: Count) -> None:
         self.size = size
 
     @property

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metabox.checks import check_fields
+from metabox.ranges import Count, NotNegative
 from metabox.targets.base import Target, task_mean
 
 
@@ -32,15 +34,15 @@ class Part:
 
     name: str
     target: Target
-    spatial: tuple[int, ...] = ()
-    weight: float = 1.0
+    spatial: tuple[Count, ...] = ()
+    weight: NotNegative = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spatial", tuple(self.spatial))
-        if not isinstance(self.target, Target) or self.target.parts:
+        check_fields(self)
+        if self.target.parts:
             raise ValueError(f"expected a kind of target for part {self.name!r}, as Classes(3), got {self.target!r}")
-        if not self.name or any(side < 1 for side in self.spatial) or not 0 <= self.weight < math.inf:
-            raise ValueError(f"expected a part with a name, sizes of at least 1 and a weight of at least 0, got {self}")
+        if not self.name:
+            raise ValueError("expected a name for a part, got an empty one; scores and tables are called by it")
 
     @property
     def size(self) -> int:

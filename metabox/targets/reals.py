@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.ranges import Count, Positive
 from metabox.targets.vector import Vector
 
 
@@ -25,10 +26,8 @@ class Reals(Vector):
 
     word = "reals"
 
-    def __init__(self, size: int, noise: float | None = None, min_scale: float = 1e-2) -> None:
+    def __init__(self, size: Count, noise: Positive | None = None, min_scale: Positive = 1e-2) -> None:
         super().__init__(size)
-        if (noise is not None and not 0 < noise < math.inf) or not 0 < min_scale < math.inf:
-            raise ValueError(f"expected positive standard deviations, got noise {noise}, min_scale {min_scale}")
         self.noise = noise
         self.min_scale = min_scale
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metabox.checks import check_fields
+from metabox.ranges import Natural, Shape
 from metabox.targets.base import Target
 from metabox.targets.vector import check_finite
 
@@ -28,21 +30,13 @@ class TaskSpec:
         ValueError: for sizes out of range, or a target that is none.
     """
 
-    x_shape: tuple[int, ...]
+    x_shape: Shape
     target: Target
-    descriptor_size: int = 0
+    descriptor_size: Natural = 0
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("x_shape", "tasks"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.target, Target):
-            raise ValueError(f"expected a target of metabox.targets, as Classes(5) or Reals(1), got {self.target!r}")
-        if self.descriptor_size < 0 or any(size < 1 for size in self.x_shape):
-            raise ValueError(
-                "expected sizes of at least 1 (descriptor_size: at least 0), got "
-                f"x_shape {self.x_shape}, descriptor_size {self.descriptor_size}"
-            )
+        check_fields(self)
 
     def __repr__(self) -> str:
         """Without what is not there, and the number of tasks instead of all their names."""
@@ -82,12 +76,15 @@ class TaskSpec:
         if tuple(x.shape[2:]) != self.x_shape or x.ndim != 2 + len(self.x_shape):
             wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
             raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
-        if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise ValueError(
-                f"expected x as uint8 (images) or floats, got {_shape(x)}; use .to(torch.uint8) or .float()"
-            )
+        is_image = len(self.x_shape) == 3
+        if not x.is_floating_point() and (x.dtype != torch.uint8 or not is_image):
+            wanted = "uint8, or floats from 0 to 1" if is_image else "floats"
+            mend = "turn numbers from 0 to 255 into bytes by .to(torch.uint8)" if is_image else "use .float()"
+            raise ValueError(f"expected x as {wanted}, got {_shape(x)}; {mend}")
         if values and x.is_floating_point():
             check_finite("x", x, mask)
+            if is_image and x.numel():
+                check_brightness(x, mask)
 
     def check(self, examples: Examples, descriptor: Tensor | None = None, *, values: bool = True) -> None:
         """Raise a ValueError unless the examples are of this kind.
@@ -129,6 +126,17 @@ class TaskSpec:
                     raise ValueError(
                         f"expected every {name} label in its task's label set, got {int(missing.sum())} outside"
                     )
+
+
+def check_brightness(x: Tensor, mask: Tensor | None) -> None:
+    """Raise a ValueError unless images `[T, N, ...]` in floats are from 0 to 1 where the mask is True."""
+    real = x if mask is None else x[mask]
+    low, high = (float(end) for end in real.aminmax()) if real.numel() else (0.0, 1.0)
+    if low < 0 or high > 1:
+        mend = "divide bytes by 255" if low >= 0 else "undo the standardisation, for backbones have their own"
+        raise ValueError(
+            f"expected images as uint8, or as floats from 0 to 1, got floats from {low:g} to {high:g}; {mend}"
+        )
 
 
 def _shape(t: Tensor) -> str:

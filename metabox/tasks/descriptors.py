@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import check_fields
 from metabox.config import Configured
+from metabox.ranges import Count
 
 Value = bool | float | str
 Encoder = Callable[[str], Sequence[float]]
@@ -33,9 +36,12 @@ class About:
     """
 
     name: str
-    features: Sequence[float] = ()
+    features: Sequence[Any] = ()
     text: str = ""
     specification: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Descriptor(Configured, ABC):
@@ -158,9 +164,9 @@ class NGrams(Configured):
         lengths: n, each of them.
     """
 
-    def __init__(self, size: int = 256, lengths: tuple[int, ...] = (3, 4, 5)) -> None:
-        if size < 1 or not lengths or min(lengths) < 1:
-            raise ValueError(f"expected size and lengths of at least 1, got {size} and {lengths}")
+    def __init__(self, size: Count = 256, lengths: tuple[Count, ...] = (3, 4, 5)) -> None:
+        if not lengths:
+            raise ValueError("expected lengths of one number at least, got none; (3, 4, 5) is usual")
         self.size, self.lengths = size, lengths
 
     def __call__(self, text: str) -> Sequence[float]:

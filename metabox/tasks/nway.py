@@ -16,16 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.arrays import Integers
 from metabox.data.augment import Augmentation, augmented
-from metabox.data.class_images import ClassImages, Ints
+from metabox.data.class_images import ClassImages
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split, moved
+from metabox.ranges import Count, CountOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-
-Bools = NDArray[np.bool_]
-Range = int | tuple[int, int]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
@@ -66,13 +65,6 @@ class _Pool:
         self.poorest = int(self.classes[sizes.argmin()])
 
 
-def _bounds(name: str, value: Range) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, int) else value
-    if not 1 <= low <= high:
-        raise ValueError(f"expected {name} as a whole number of at least 1 or a range [low, high] of them, got {value}")
-    return low, high
-
-
 class NWayOptions(TypedDict, total=False):
     """The options of `NWayKShot`, for the signatures of its subclasses."""
 
@@ -109,17 +101,17 @@ class NWayKShot(EpisodeSampler):
 
     def __init__(
         self,
-        n_way: Range = 5,
-        n_shot: Range = 1,
-        n_query: Range = 15,
+        n_way: CountOrRange = 5,
+        n_shot: CountOrRange = 1,
+        n_query: CountOrRange = 15,
         imbalanced: bool = False,
         within_groups: bool = False,
         augment: Augmentation | None = None,
-        names: int | None = None,
+        names: Count | None = None,
     ) -> None:
-        self.n_way = _bounds("n_way", n_way)
-        self.n_shot = _bounds("n_shot", n_shot)
-        self.n_query = _bounds("n_query", n_query)
+        self.n_way = ends(n_way)
+        self.n_shot = ends(n_shot)
+        self.n_query = ends(n_query)
         self.imbalanced = imbalanced
         self.within_groups = within_groups
         self.augment = augment
@@ -238,7 +230,7 @@ class NWayKShot(EpisodeSampler):
         parts = (torch.from_numpy(part).split(place.n_tasks) for part in (drawn, origin, label, mask, has_class))
         return tuple(map(_Plan, *parts))
 
-    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
+    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Integers, Integers]:
         """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""
         low, high = self.n_way
         group = draws.integers("group", 0, len(pool.start) - 1)
@@ -253,18 +245,18 @@ class NWayKShot(EpisodeSampler):
             place = _real_first(place, length)
         return pool.classes[pool.start[group, None] + np.minimum(place, length[:, None] - 1)], way
 
-    def _draw_counts(self, draws: Draws) -> tuple[Ints, Ints]:
+    def _draw_counts(self, draws: Draws) -> tuple[Integers, Integers]:
         """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
         columns = self.n_way[1] if self.imbalanced else 1
         return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
 
 
-def _pick(values: NDArray[Any], columns: Ints) -> NDArray[Any]:
+def _pick(values: NDArray[Any], columns: Integers) -> NDArray[Any]:
     """`values[t, columns[t]]`: `[T, ...], [T, K] -> [T, K]` (`np.take_along_axis` costs three times as much)."""
     t = len(values)
     return values.ravel().take(columns + np.arange(0, values.size, values.size // t)[:, None])
 
 
-def _real_first(place: Ints, length: Ints) -> Ints:
+def _real_first(place: Integers, length: Integers) -> Integers:
     """Each row with the places below its length before the others, both in their random order."""
     return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)

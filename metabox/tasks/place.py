@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 
-from metabox.episodes import SPLITS, Split
+from metabox.checks import check_fields
+from metabox.episodes import Split
+from metabox.ranges import Count, Natural, Whole
 from metabox.seeding import WORD, Draws
-
-LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,14 @@ class Place:
             of at least 0 for index and first.
     """
 
-    n_tasks: int
+    n_tasks: Count
     split: Split = "train"
-    index: int = field(default=0, kw_only=True)
-    first: int = field(default=0, kw_only=True)
-    seed: int = field(default=0, kw_only=True)
+    index: Natural = field(default=0, kw_only=True)
+    first: Natural = field(default=0, kw_only=True)
+    seed: Whole = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name, smallest in (("n_tasks", 1), ("index", 0), ("first", 0), ("seed", -LARGEST)):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), smallest))
-        if not isinstance(self.split, str) or self.split not in SPLITS:
-            raise ValueError(f"expected split as one of {', '.join(map(repr, SPLITS))}, got {self.split!r}")
+        check_fields(self)
         if (last := self.first + self.n_tasks - 1) > WORD:
             raise ValueError(f"expected task numbers of at most {WORD}, got {last}; use a new `index`")
 
@@ -53,19 +49,3 @@ class Place:
         """
         indices = range(self.index, self.index + n_indices)
         return Draws.block(*address, self.seed, self.split, indices=indices, n_tasks=self.n_tasks, first=self.first)
-
-
-def whole_number(name: str, value: object, smallest: int) -> int:
-    """The value as an int.
-
-    Raises:
-        ValueError: if it is no whole number, or too small.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # or NumPy's
-    except TypeError:
-        number = None
-    if number is None or not smallest <= number <= LARGEST:
-        limit = f"of at least {smallest}" if smallest >= 0 else "of 64 bits"
-        raise ValueError(f"expected {name} as a whole number {limit}, got {value!r}")
-    return number

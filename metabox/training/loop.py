@@ -7,17 +7,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from metabox.checks import checked
 from metabox.files import write_json
 from metabox.learners.base import Learner
+from metabox.ranges import Whole
 from metabox.targets import Target
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
-from metabox.training.engine import Stop, engine_of, stop_signals, together
+from metabox.training.description import Description, write_description
 from metabox.training.environment import facts
 from metabox.training.hook import Hook
 from metabox.training.log import Metrics
 from metabox.training.preflight import MakeLearner, MakeObjective, MakeWeighting, check, prepare
+from metabox.training.processes import Stop, stop_signals, together
 from metabox.training.progress import Meter, Progress, Window
 from metabox.training.run_folder import owned
 from metabox.training.settings import OuterLoop
@@ -29,6 +32,7 @@ __all__ = ["MakeLearner", "MakeObjective", "MakeWeighting", "check", "run"]
 LOG_EVERY = 50
 
 
+@checked
 def run(
     tasks: EpisodeSampler,
     learner: MakeLearner,
@@ -39,7 +43,7 @@ def run(
     weighting: MakeWeighting | None = None,
     target: Target | None = None,
     hooks: list[Hook] | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     out: str | Path,
 ) -> Learner:
     """Meta-train a learner and return it in evaluation mode, with the weights that were best in validation.
@@ -59,7 +63,8 @@ def run(
             `Reals` with another noise. Of the same kind and size.
         hooks: what looks at the run while it trains, and writes into its folder `hooks`.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
-        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
+        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and
+            model.json with all that the model needs beside its weights.
 
     Raises:
         ValueError: if the arguments do not fit together or to this machine, before anything is written; or `out` holds
@@ -69,6 +74,8 @@ def run(
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
+    from metabox.training.engine import engine_of  # takes as long as torch, and help does without
+
     out = Path(out)
     fabric = engine_of(outer)
     fabric.launch()
@@ -90,6 +97,7 @@ def run(
         if metrics.enabled:
             about = facts() | {"device": str(fabric.device), "precision": fabric.strategy.precision.precision}
             write_json(out / "environment.json", about, hashed=True)
+            write_description(out, Description.of(prepared.spec, prepared.tasks, prepared.evaluation))
         watching = prepared.hooks if metrics.enabled else []
         for hook in watching:
             hook.begin(step.model, out / "hooks", progress.step)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 
 from metabox.config import check_described, identity, plain
 from metabox.episodes import Episodes, Split
@@ -20,10 +19,13 @@ from metabox.seeding import step_seed
 from metabox.targets import Target, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-from metabox.training.engine import engine_of, world_size
 from metabox.training.hook import Hook
+from metabox.training.processes import world_size
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting, task_names
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MakeLearner = Callable[[TaskSpec], Learner]
 MakeObjective = Callable[[Learner], Objective]
@@ -77,6 +79,8 @@ def check(
         ValueError: if the machine has no such devices, the arguments do not fit together, or a split cannot give such
             tasks.
     """
+    from metabox.training.engine import engine_of  # takes as long as torch, and help does without
+
     fabric = engine_of(outer)
     prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, hooks, seed, splits)
     return fabric.is_global_zero

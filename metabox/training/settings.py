@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+from metabox.checks import check_fields
+from metabox.ranges import BelowOne, Count, Natural, NotNegative, Positive, Within
+
 BELONGS = {
     "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
     "momentum": ("optimizer", ("rmsprop", "sgd")),
@@ -42,7 +44,8 @@ class OuterLoop:
             memory where supports are long.
         average: decay of an exponential moving average of the weights (0.999, say), which is then what is
             validated and kept; 0 for none.
-        precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
+        precision: of training and of validation. "auto" is bf16 autocast if the device computes faster in it, else
+            float32. A final evaluation is always in float32.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
             step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
             step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on
@@ -60,61 +63,40 @@ class OuterLoop:
         timeout: seconds that the other devices are waited for, before a run on several gives up.
     """
 
-    steps: int = 2000
-    n_tasks: int = 16
-    lr: float = 2e-3
+    steps: Count = 2000
+    n_tasks: Count = 16
+    lr: Positive = 2e-3
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
-    weight_decay: float = 1e-4
-    epsilon: float = 1e-8
-    momentum: float = 0.0
-    smoothing: float = 0.99
-    warmup: int = 100
+    weight_decay: NotNegative = 1e-4
+    epsilon: Positive = 1e-8
+    momentum: BelowOne = 0.0
+    smoothing: BelowOne = 0.99
+    warmup: Natural = 100
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    decay_every: int = 0
-    decay: float = 0.5
-    clip: float = 5.0
-    accumulate: int = 1
+    decay_every: Natural = 0
+    decay: Annotated[float, Within(above=0, below=1)] = 0.5
+    clip: Positive = 5.0
+    accumulate: Count = 1
     recompute: bool = False
-    average: float = 0.0
+    average: BelowOne = 0.0
     precision: Literal["auto", "bf16", "32"] = "auto"
     compile: Literal["auto", "on", "graphs", "off"] = "auto"
-    validate_every: int = 500
-    n_validation: int = 200
-    patience: int = 0
-    max_skipped: int = 20
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
+    validate_every: Count = 500
+    n_validation: Count = 200
+    patience: Natural = 0
+    max_skipped: Count = 20
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    devices: Count | Literal["auto"] = 1
+    num_nodes: Count = 1
     strategy: str = "auto"
-    timeout: float = 1800.0
+    timeout: Positive = 1800.0
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        check_fields(self)
         self._check_choices()
         self._check_engine()
 
-    def _check_numbers(self) -> None:
-        at_least_one = ("steps", "n_tasks", "accumulate", "validate_every", "n_validation", "max_skipped", "num_nodes")
-        for name in (*at_least_one, *(zero := ("warmup", "decay_every", "patience"))):
-            if type(value := getattr(self, name)) is not int:
-                raise ValueError(f"expected {name} as a whole number, got {value!r}")
-            if value < (low := int(name not in zero)):
-                raise ValueError(f"expected {name} of at least {low}, got {value}")
-        above_zero = ("lr", "epsilon", "decay", "clip", "timeout")
-        below_one = ("momentum", "smoothing", "decay", "average")
-        for name in (*above_zero, *below_one, "weight_decay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"expected {name} as a finite number, got {value!r}")
-            least = "above 0" if name in above_zero else "of at least 0"
-            below = " and below 1" if name in below_one else ""
-            if value < 0 or (value == 0 and name in above_zero) or (value >= 1 and name in below_one):
-                raise ValueError(f"expected {name} {least}{below}, got {value}")
-
     def _check_choices(self) -> None:
-        for name in ("optimizer", "schedule", "precision", "compile"):
-            if getattr(self, name) not in (known := get_args(get_type_hints(OuterLoop)[name])):
-                raise ValueError(f"expected {name} among {known}, got {getattr(self, name)!r}")
         for name, (choice, having) in BELONGS.items():
             value, default, chosen = getattr(self, name), getattr(OuterLoop, name), getattr(self, choice)
             if chosen not in having and value != default:
@@ -129,11 +111,7 @@ class OuterLoop:
             )
 
     def _check_engine(self) -> None:
-        if self.devices != "auto" and (type(self.devices) is not int or self.devices < 1):
-            raise ValueError(f'expected devices as a number of at least 1, or "auto" for all, got {self.devices!r}')
-        if self.accelerator not in ACCELERATORS:
-            raise ValueError(f"expected accelerator among {ACCELERATORS}, got {self.accelerator!r}")
-        if not isinstance(self.strategy, str) or self.strategy.endswith(("spawn", "fork", "notebook")):
+        if self.strategy.endswith(("spawn", "fork", "notebook")):
             raise ValueError(
                 f'expected a strategy that starts processes by running the command again ("ddp", "fsdp", "auto"), '
                 f"got {self.strategy!r}"

@@ -7,21 +7,26 @@ so inside `unsharded`. All functions here do nothing to what is not in shards; o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from metabox.training.optimizers import moments
+
+if TYPE_CHECKING:  # at run time it is imported only if there are shards, for that takes a while
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """What Fabric's `ModelParallelStrategy` asks for: the model with its parameters in shards."""
+    from torch.distributed.fsdp import fully_shard
+
     fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=True)
     return model
 
@@ -29,7 +34,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
     """Inside, the model has its whole weights on every device, to read."""
-    if not isinstance(model, FSDPModule):
+    if not _is_sharded_module(model):
         yield
         return
     model.unshard()
@@ -45,18 +50,20 @@ def whole(value: Any) -> Any:
         return {name: whole(part) for name, part in value.items()}
     if isinstance(value, list):
         return [whole(part) for part in value]
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if _is_sharded(value) else value
 
 
 def local(value: Tensor) -> Tensor:
     """This device's shard of a tensor, or the tensor if it is whole; to be written to without gradients."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    return value.to_local() if _is_sharded(value) else value
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor in shards like those of another; each device cuts out its own."""
-    if not isinstance(like, DTensor) or value.shape != like.shape:
+    if not _is_sharded(like) or value.shape != like.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -106,9 +113,7 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Te
                 f"got {value.dtype} {list(value.shape)}"
             )
         if name != "step":
-            value = (
-                sharded_like(value, parameter) if isinstance(parameter, DTensor) else _laid_out_like(value, parameter)
-            )
+            value = sharded_like(value, parameter) if _is_sharded(parameter) else _laid_out_like(value, parameter)
         state.setdefault(int(number), {})[name] = value
     if partial := [number for number, found in state.items() if len(found) < len(kept)]:
         raise ValueError(f"expected {kept} of each parameter, got a part of them for {partial}")
@@ -118,3 +123,13 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Te
 
 def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _is_sharded(value: Any) -> TypeGuard[DTensor]:
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(value, tensor.DTensor)
+
+
+def _is_sharded_module(model: nn.Module) -> TypeGuard[FSDPModule]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule)

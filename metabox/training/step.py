@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metabox.episodes import Episodes
@@ -15,12 +14,15 @@ from metabox.objectives import Objective
 from metabox.seeding import step_seed
 from metabox.tasks.place import Place
 from metabox.training.average import Average
-from metabox.training.engine import compiled, compiles, seed_generators
+from metabox.training.compiling import compiled, compiles
 from metabox.training.hook import Hook
 from metabox.training.optimizers import make_optimizer
 from metabox.training.preflight import Prepared
 from metabox.training.sharding import local, whole
 from metabox.training.weighting import losses_by_task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Step:
@@ -156,3 +158,10 @@ class Undo:
         weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         moments = [m for p in weights for m in self.optimizer.state[p].values() if isinstance(m, Tensor)]
         return [local(tensor) for tensor in [*weights, *moments]]
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of a device; `torch.manual_seed` takes the time to seed every device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from metabox.evaluation import evaluate
 from metabox.training.checkpoints import save_tensors
@@ -15,6 +15,9 @@ from metabox.training.progress import Best, Progress
 from metabox.training.sharding import unsharded, whole
 from metabox.training.step import Step
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 BEST = "best.safetensors"
 
 
@@ -23,7 +26,7 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
     learner, several = step.kept.learner, fabric.world_size > 1
     for buffer in step.kept.buffers() if several else ():
         torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
-    with unsharded(step.model):
+    with unsharded(step.model), fabric.autocast():  # in the precision of training
         scores = evaluate(
             learner,
             prepared.evaluation,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metabox.config import Configured
 from metabox.nn.sets import one_hot
+from metabox.ranges import TwoOrMore
 from metabox.targets import TaskSpec
 
 Backward = Callable[[Tensor], None]
@@ -31,10 +32,8 @@ class Weighting(nn.Module, Configured, ABC):
         ValueError: for fewer than two losses.
     """
 
-    def __init__(self, n_losses: int) -> None:
+    def __init__(self, n_losses: TwoOrMore) -> None:
         super().__init__()
-        if n_losses < 2:
-            raise ValueError(f"expected n_losses of at least 2, got {n_losses}; a single loss needs no weighting")
         self.n_losses = n_losses
 
     @abstractmethod

@@ -101,8 +101,6 @@ def test_the_table_of_positions_ends_with_the_query() -> None:
         learner(eight)
     with pytest.raises(ValueError, match="got 9"):
         learner.stream(make_episodes(REALS, n_support=9).support)
-    with pytest.raises(ValueError, match="points of at least 1"):
-        Interleaved(REALS, points=0)
 
 
 @torch.no_grad()

@@ -447,12 +447,6 @@ def test_the_bounds_predictions_are_those_of_the_learner_and_its_losses_float32(
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a learner with a latent path, such as NP or ANP, got CNP"):
         LatentLoss(build(CNP, REALS))
-    with pytest.raises(ValueError, match="expected n_samples of at least 1, got 0"):
-        LatentLoss(build(NP, REALS), n_samples=0)
-    with pytest.raises(ValueError, match="expected n_samples of at least 1, got 0"):
-        NP(REALS, n_samples=0)
-    with pytest.raises(ValueError, match=r"expected attention among .*, got 'cosine'"):
-        ANP(REALS, attention="cosine")
     with pytest.raises(ValueError, match="expected heads to divide the width, got 5 heads for width 128"):
         ANP(REALS, heads=5)
 

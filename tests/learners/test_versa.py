@@ -164,8 +164,3 @@ def test_no_support_makes_a_variance_that_is_not_finite() -> None:
     far = Examples(x=episodes.support.x * 1e4, y=episodes.support.y)
     assert learner.adapt(far)["log_variance"].abs().max() <= LARGEST
     assert outputs(learner, episodes, far).isfinite().all()
-
-
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="expected n_samples of at least 1, got 0"):
-        VERSA(CLASSES, n_samples=0)

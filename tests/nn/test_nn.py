@@ -102,16 +102,15 @@ def test_mlp_is_layers_of_matrices_and_gelus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "downsample", "message"),
+    ("shape", "message"),
     [
-        ((4,), "pool", r"expected images \[channels, height, width\] for Conv4, got x_shape \(4,\); use MLP"),
-        ((1, 15, 15), "pool", r"expected images of at least 16x16 for four poolings, got \(1, 15, 15\)"),
-        ((1, 28, 28), "crop", 'expected downsample "pool", "stride" or "stem", got \'crop\''),
+        ((4,), r"expected images \[channels, height, width\] for Conv4, got x_shape \(4,\); use MLP"),
+        ((1, 15, 15), r"expected images of at least 16x16 for four poolings, got \(1, 15, 15\)"),
     ],
 )
-def test_a_conv4_that_cannot_be_is_refused(shape: tuple[int, ...], downsample: str, message: str) -> None:
+def test_a_conv4_that_cannot_be_is_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Conv4(shape, downsample=downsample)
+        Conv4(shape)
 
 
 def test_images_get_a_conv4_and_vectors_an_mlp_unless_told_otherwise() -> None:

@@ -214,7 +214,7 @@ def test_weights_of_batch_norm_fit_the_kinds_by_task(kind: NormKind) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a normalisation among"):
+    with pytest.raises(ValueError, match=r"expected kind as one of 'batch', .*, got 'layer'"):
         Norm(C, "layer", "")  # type: ignore[arg-type]
     assert set(NORMS) == {"none", *KINDS}
 

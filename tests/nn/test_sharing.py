@@ -416,13 +416,10 @@ def test_one_model_may_be_told_the_task_or_see_it() -> None:
 @pytest.mark.parametrize(
     ("make", "spec", "message"),
     [
-        (partial(Independent, code="told"), TASKS, "expected a code among"),
         (partial(Independent, code="inferred"), SPECS["reals"], "expected at least 2 named tasks to infer one of them"),
         (partial(Independent, code="both"), PARTS, "expected at least 2 named tasks to infer one of them"),
         (Independent, replace(TASKS, descriptor_size=2), "expected a descriptor that begins with the task, one-hot"),
         (partial(HardSharing, condition=Concat), PARTS, "expected heads for targets with parts"),
-        (partial(MMoE, expert_dropout=1.0), TASKS, r"expected expert_dropout in \[0, 1\), got 1.0"),
-        (partial(PLE, shared_experts=0), TASKS, "expected at least 1 level, expert of a task and shared expert"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(make: Callable[..., Learner], spec: TaskSpec, message: str) -> None:

@@ -86,12 +86,6 @@ def test_a_fixed_noise_is_the_standard_deviation() -> None:
     assert likelihood.n_params == 4
 
 
-@pytest.mark.parametrize("kwargs", [{"noise": 0.0}, {"noise": -1.0}, {"min_scale": 0.0}])
-def test_standard_deviations_that_are_not_positive_are_refused(kwargs: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected positive standard deviations, got noise"):
-        Reals(REALS.target.size, **kwargs)
-
-
 def test_bernoulli_is_that_of_torch_summed_over_the_labels() -> None:
     logits, y = params(4), torch.randint(2, (T, M, 4)).float()
     likelihood = BINARY.target

@@ -138,11 +138,9 @@ def test_labels_are_written_with_zeros_where_they_are_missing_and_what_is_there(
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Part("a", "words"), "a kind of target for part"),  # type: ignore[arg-type]
-        (lambda: Part("", Reals(1)), "with a name"),
-        (lambda: Part("a", Reals(0)), "a number of at least 1"),
-        (lambda: Part("a", Reals(1), (0, 2)), "sizes of at least 1"),
-        (lambda: Part("a", Reals(1), weight=math.nan), "weight of at least 0"),
+        (lambda: Part("a", "words"), "target as a Target, got 'words'"),  # type: ignore[arg-type]
+        (lambda: Part("", Reals(1)), "a name for a part"),
+        (lambda: Part("a", Reals(1), (0, 2)), "spatial as a list of whole numbers of at least 1"),
         (lambda: TaskSpec((1,), Parts((Part("a", Reals(1)), Part("a", Reals(2))))), "different names"),
         (lambda: TaskSpec((1,), Parts(())), "one at least"),
         (lambda: split_parts(PARTS, torch.zeros(1, 1, 3)), r"expected y \[T, N, 13\]"),

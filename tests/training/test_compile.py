@@ -18,7 +18,7 @@ from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.targets import TaskSpec
 from metabox.testing import SPECS, make_episodes
-from metabox.training.engine import compiled
+from metabox.training.compiling import compiled
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 

@@ -22,11 +22,11 @@ from metabox.learners import CNP, LSTM, HardSharing, InContext, ProtoNet
 from metabox.objectives import QueryLoss, StreamLoss
 from metabox.tasks import GaussianProcess, Glyphs, InMemory
 from metabox.training.average import Average
-from metabox.training.engine import engine_of, seed_generators
+from metabox.training.engine import engine_of
 from metabox.training.loop import run
 from metabox.training.preflight import prepare
 from metabox.training.settings import OuterLoop
-from metabox.training.step import Step
+from metabox.training.step import Step, seed_generators
 
 QUICK = OuterLoop(steps=9, n_tasks=4, precision="32", accelerator="cpu", compile="off", warmup=0, average=0.9)
 SMALL = partial(Glyphs, n_way=5, n_shot=1, n_query=2)

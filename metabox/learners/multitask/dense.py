@@ -16,6 +16,7 @@ from metabox.nn.backbones import MLP, MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import masked_mean
 from metabox.nn.unet import UNet
+from metabox.ranges import Count
 from metabox.targets import Part, Parts, TaskSpec
 
 
@@ -43,7 +44,7 @@ class DenseMultiTask(Learner):
 
     targets = (Parts,)
 
-    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: int = 32) -> None:
+    def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: Count = 32) -> None:
         super().__init__(spec)
         self.target = cast(Parts, spec.target)
         wrong = [part.name for part in spec.target.parts if len(part.spatial) not in (0, 2)]

@@ -13,6 +13,7 @@ from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeKind
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.towers import Stack
+from metabox.ranges import BelowOne, Count
 from metabox.targets import TaskSpec
 
 
@@ -43,15 +44,13 @@ class MMoE(MultiTask):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        n_experts: int = 8,
-        expert_size: int = 16,
-        tower_size: int = 8,
-        expert_dropout: float = 0.0,
+        n_experts: Count = 8,
+        expert_size: Count = 16,
+        tower_size: Count = 8,
+        expert_dropout: BelowOne = 0.0,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)
-        if not 0 <= expert_dropout < 1:
-            raise ValueError(f"expected expert_dropout in [0, 1), got {expert_dropout}; 0.1 in Zhao et al. 2019")
         features = self.embed.out_features
         self.n_experts, self.expert_dropout = n_experts, expert_dropout
         self.experts = nn.Linear(features, n_experts * expert_size)
@@ -116,19 +115,14 @@ class PLE(MultiTask):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        levels: int = 2,
-        task_experts: int = 2,
-        shared_experts: int = 2,
-        expert_size: int = 32,
-        tower_size: int = 16,
+        levels: Count = 2,
+        task_experts: Count = 2,
+        shared_experts: Count = 2,
+        expert_size: Count = 32,
+        tower_size: Count = 16,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, backbone or default_backbone(spec), code)
-        if min(levels, task_experts, shared_experts) < 1:
-            raise ValueError(
-                "expected at least 1 level, expert of a task and shared expert, got "
-                f"{levels}, {task_experts} and {shared_experts}"
-            )
         sizes = [self.embed.out_features] + [expert_size] * levels
         self.levels = nn.ModuleList(
             Extraction(self.copies, sizes[j], expert_size, task_experts, shared_experts, above=levels - 1 - j)

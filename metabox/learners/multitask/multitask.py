@@ -16,6 +16,7 @@ from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Hea
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.towers import PartHeads, Towers
+from metabox.ranges import Count, NotNegative, Share
 from metabox.targets import Classes, Parts, TaskSpec, Vector
 
 
@@ -161,7 +162,9 @@ class Independent(MultiTask):
         code: where the code of a named task comes from.
     """
 
-    def __init__(self, spec: TaskSpec, *, width: int = 32, depth: int | None = None, code: CodeKind = "given") -> None:
+    def __init__(
+        self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, code: CodeKind = "given"
+    ) -> None:
         super().__init__(spec, Flatten, code)
         self.towers = make_towers(self, width, depth)
         self.head = self.heads(self.towers.out_features)
@@ -191,9 +194,9 @@ class SoftSharing(Independent):
         self,
         spec: TaskSpec,
         *,
-        strength: float = 1e-2,
-        width: int = 32,
-        depth: int | None = None,
+        strength: NotNegative = 1e-2,
+        width: Count = 32,
+        depth: Count | None = None,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, width=width, depth=depth, code=code)
@@ -226,9 +229,9 @@ class CrossStitch(MultiTask):
         self,
         spec: TaskSpec,
         *,
-        width: int = 32,
-        depth: int | None = None,
-        same: float = 0.9,
+        width: Count = 32,
+        depth: Count | None = None,
+        same: Share = 0.9,
         code: CodeKind = "given",
     ) -> None:
         super().__init__(spec, Flatten, code)

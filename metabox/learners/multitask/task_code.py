@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import checked
 from metabox.episodes import Examples
 from metabox.nn.backbones import Conv4, make_backbone
 from metabox.nn.mlp import Perceptron
@@ -40,10 +41,9 @@ class TaskCode(nn.Module):
         ValueError: where there is nothing to infer, or the code is to be told and the descriptor is too small for that.
     """
 
+    @checked
     def __init__(self, spec: TaskSpec, kind: CodeKind = "given", width: int = 32) -> None:
         super().__init__()
-        if kind not in get_args(CodeKind):
-            raise ValueError(f"expected a code among {get_args(CodeKind)}, got {kind!r}")
         k = len(spec.tasks)
         if kind != "given" and k < 2:
             raise ValueError(f'expected at least 2 named tasks to infer one of them, got {spec}; use code "given"')

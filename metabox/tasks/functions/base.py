@@ -7,52 +7,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Booleans, Floats, Integers
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, ends
 from metabox.seeding import Draws
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Range = int | tuple[int, int]
-Interval = float | tuple[float, float]
 
-
-def whole(name: str, value: Range, smallest: int = 0) -> tuple[int, int]:
-    """A whole number or a range [low, high] of them as its two ends.
-
-    Raises:
-        ValueError: where it is neither, or begins below `smallest`.
-    """
-    low, high = (value, value) if isinstance(value, int) else value
-    if not smallest <= low <= high:
-        raise ValueError(
-            f"expected {name} as a whole number of at least {smallest} or a range [low, high] of them, got {value}"
-        )
-    return low, high
-
-
-def real(name: str, value: Interval, sign: Literal["any", "non-negative", "positive"] = "any") -> tuple[float, float]:
-    """A number or a range [low, high] as its two ends.
-
-    Raises:
-        ValueError: where it is neither, or has the wrong sign.
-    """
-    low, high = (value, value) if isinstance(value, (int, float)) else value
-    if not -np.inf < low <= high < np.inf or (sign == "positive" and low <= 0) or (sign == "non-negative" and low < 0):
-        kind = "number" if sign == "any" else f"{sign} number"
-        raise ValueError(f"expected {name} as a {kind} or a range [low, high] of such, got {value}")
-    return low, high
-
-
-def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[Any], Bools]:
+def padded(values: NDArray[Any], start: Integers | int, count: Integers) -> tuple[NDArray[Any], Booleans]:
     """`count[t]` points of each task from `start[t]` on, padded with zeros: `[T, K, d] -> [T, W, d]`, mask `[T, W]`."""
     place = np.arange(count.max())
     mask = place < count[:, None]
@@ -64,9 +33,11 @@ def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[
 class Sized:
     """Draws how many points a task has: a part of `FunctionTasks`, with its options and errors."""
 
-    def __init__(self, n_support: Range, n_query: Range, max_points: int | None = None, share_sizes: int = 1) -> None:
-        self.n_support = whole("n_support", n_support)
-        self.n_query = whole("n_query", n_query, 1)
+    def __init__(
+        self, n_support: NaturalOrRange, n_query: CountOrRange, max_points: Count | None = None, share_sizes: Count = 1
+    ) -> None:
+        self.n_support = ends(n_support)
+        self.n_query = ends(n_query)
         self.max_points = max_points
         self.share_sizes = share_sizes
         if max_points is not None and max_points < self.n_support[1] + self.n_query[0]:
@@ -74,8 +45,6 @@ class Sized:
                 f"expected max_points of at least {self.n_support[1]} + {self.n_query[0]}, the most support and the "
                 f"fewest query points, got {max_points}"
             )
-        if share_sizes < 1:
-            raise ValueError(f"expected share_sizes of at least 1, got {share_sizes}; 1 lets every task draw its own")
 
     @property
     def n_points(self) -> int:
@@ -83,7 +52,7 @@ class Sized:
         most = self.n_support[1] + self.n_query[1]
         return most if self.max_points is None else min(most, self.max_points)
 
-    def sizes(self, place: Place, *address: object) -> tuple[Ints, Ints]:
+    def sizes(self, place: Place, *address: object) -> tuple[Integers, Integers]:
         """Support and query points of each task, two of `[T]`."""
         group = np.arange(place.first, place.first + place.n_tasks) // self.share_sizes
         of_groups = replace(place, n_tasks=int(group[-1] - group[0]) + 1, first=int(group[0]))
@@ -120,7 +89,7 @@ class FunctionTasks(Sized, EpisodeSampler):
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Any]:
         """The targets at x `[T, n, dy]`, and what `score` must know of the tasks."""
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         """Best possible mean log likelihood of each task's query points `[T]`, in nats; None where it is not known.
 
         Args:
@@ -143,7 +112,7 @@ class FunctionTasks(Sized, EpisodeSampler):
         best = self.score(x.astype(np.float64), y.astype(np.float64), known, n_support, n_query)
         parts = []
         for start, count in ((0, n_support), (n_support, n_query)):
-            (px, mask), (py, _) = take(x, start, count), take(y, start, count)
+            (px, mask), (py, _) = padded(x, start, count), padded(y, start, count)
             parts.append(Examples(x=torch.from_numpy(px), y=torch.from_numpy(py), mask=torch.from_numpy(mask)))
         oracle = None if best is None else torch.from_numpy(best.astype(np.float32))
         return Episodes(support=parts[0], query=parts[1], oracle=oracle).to(device)

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.config import Configured
+from metabox.ranges import PositiveOrRange, ends
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats, Interval, real
 
 
 class Kernel(Configured, ABC):
@@ -23,8 +24,8 @@ class Kernel(Configured, ABC):
         ValueError: where one of them is not.
     """
 
-    def __init__(self, **hyper: Interval) -> None:
-        self.hyper = {name: real(name, value, "positive") for name, value in hyper.items()}
+    def __init__(self, **hyper: PositiveOrRange) -> None:
+        self.hyper = {name: ends(value) for name, value in hyper.items()}
 
     @abstractmethod
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -59,7 +60,7 @@ class RBF(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -75,7 +76,7 @@ class Matern12(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -90,7 +91,7 @@ class Matern32(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -107,7 +108,7 @@ class Matern52(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -125,7 +126,9 @@ class Periodic(Kernel):
         scale: standard deviation of the function, or a range.
     """
 
-    def __init__(self, length_scale: Interval = 1.0, period: Interval = 0.25, scale: Interval = 1.0) -> None:
+    def __init__(
+        self, length_scale: PositiveOrRange = 1.0, period: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0
+    ) -> None:
         super().__init__(length_scale=length_scale, period=period, scale=scale)
 
     def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
@@ -148,10 +151,10 @@ class WeaklyPeriodic(Periodic):
 
     def __init__(
         self,
-        length_scale: Interval = 1.0,
-        period: Interval = 0.25,
-        decay: Interval = 0.5,
-        scale: Interval = 1.0,
+        length_scale: PositiveOrRange = 1.0,
+        period: PositiveOrRange = 0.25,
+        decay: PositiveOrRange = 0.5,
+        scale: PositiveOrRange = 1.0,
     ) -> None:
         Kernel.__init__(self, length_scale=length_scale, period=period, decay=decay, scale=scale)
 

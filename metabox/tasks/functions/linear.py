@@ -6,14 +6,16 @@ import math
 from abc import abstractmethod
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from metabox.arrays import Floats, Integers
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, Range, real, take
+from metabox.tasks.functions.base import FunctionTasks, padded
 from metabox.tasks.functions.gaussian_process import log_sum_exp
 
 MOST_SUBSETS = 5000  # of coordinates, for the oracle of sparse functions
@@ -23,10 +25,8 @@ CHUNK = 1 << 22  # numbers in memory at once, for the oracle of a pool
 class NormalInputs(FunctionTasks):
     """Functions of standard normal inputs."""
 
-    def __init__(self, dim: int, **kwargs: Any) -> None:
+    def __init__(self, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1:
-            raise ValueError(f"expected dim of at least 1, got {dim}")
         self.dim = dim
         self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
@@ -70,23 +70,21 @@ class LinearFunctions(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        sparsity: int | None = None,
-        noise: float = 0.0,
-        pool: int | None = None,
-        pool_seed: int = 0,
+        dim: Count = 20,
+        sparsity: Count | None = None,
+        noise: NotNegative = 0.0,
+        pool: Count | None = None,
+        pool_seed: Whole = 0,
         oracle: bool = True,
-        n_support: Range = 40,
-        n_query: Range = 1,
+        n_support: NaturalOrRange = 40,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if sparsity is not None and not 1 <= sparsity <= dim:
+        if sparsity is not None and sparsity > dim:
             raise ValueError(f"expected sparsity from 1 to dim = {dim}, got {sparsity}; None for dense functions")
-        if pool is not None and pool < 1:
-            raise ValueError(f"expected a pool of at least 1 task, got {pool}; None for endless tasks")
         self.sparsity, self.pool, self.pool_seed, self.oracle = sparsity, pool, pool_seed, oracle
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.noise = noise
 
     def _weights(self, draws: Draws) -> Floats:
         """w of each task, `[T, dim]`."""
@@ -119,7 +117,7 @@ class LinearFunctions(NormalInputs):
             y += self.noise * draws.normal("noise", x.shape[1])
         return y[..., None], from_pool
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         if not (self.oracle and self.noise):
             return None
         if known:
@@ -131,7 +129,9 @@ class LinearFunctions(NormalInputs):
         return ridge_score(x, y[..., 0], n_support, n_query, self.noise, subsets)
 
 
-def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: float, subsets: Ints) -> Floats:
+def ridge_score(
+    x: Floats, y: Floats, n_support: Integers, n_query: Integers, noise: float, subsets: Integers
+) -> Floats:
     """The oracle of y = w·x + noise, w standard normal on one of the sets of coordinates, all equally likely: `[T]`.
 
     x and y are support, query and further points, `[T, n, d]` and `[T, n]`; a row of `subsets [S, s]` is a set.
@@ -143,8 +143,8 @@ def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: flo
     gram, b = seen.swapaxes(1, 2) @ seen, (seen * y[..., None]).sum(1)
     a = gram[:, subsets[:, :, None], subsets[:, None, :]] + noise**2 * np.eye(subsets.shape[1])  # [T, S, s, s]
     factor = np.linalg.cholesky(a)
-    query, asked = take(x, n_support, n_query)
-    value, _ = take(y[..., None], n_support, n_query)
+    query, asked = padded(x, n_support, n_query)
+    value, _ = padded(y[..., None], n_support, n_query)
     right = np.concatenate([b[:, None], query], 1)[:, :, subsets].transpose(0, 2, 3, 1)  # [T, S, s, 1 + M]
     solved = np.linalg.solve(factor, right)
     u, v = solved[..., :1], solved[..., 1:]
@@ -156,14 +156,14 @@ def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: flo
     return oracle
 
 
-def pool_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: float, pool: Floats) -> Floats:
+def pool_score(x: Floats, y: Floats, n_support: Integers, n_query: Integers, noise: float, pool: Floats) -> Floats:
     """The oracle of y = w·x + noise, w one of `pool [P, d]`, all equally likely: `[T]`.
 
     x and y are support, query and further points, `[T, n, d]` and `[T, n]`.
     """
     seen = (np.arange(x.shape[1]) < n_support[:, None])[..., None]
     support_x, support_y = x * seen, y[..., None] * seen  # what is not seen fits any w
-    (query, asked), (value, _) = take(x, n_support, n_query), take(y[..., None], n_support, n_query)
+    (query, asked), (value, _) = padded(x, n_support, n_query), padded(y[..., None], n_support, n_query)
     evidence, together = np.full(len(x), -np.inf), np.full(asked.shape, -np.inf)
     size = max(1, CHUNK // y.size)
     for start in range(0, len(pool), size):
@@ -195,15 +195,13 @@ class TwoLayerNetworks(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        hidden: int = 100,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        hidden: Count = 100,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if hidden < 1:
-            raise ValueError(f"expected at least 1 hidden unit, got {hidden}")
         self.hidden = hidden
 
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, None]:
@@ -230,15 +228,13 @@ class DecisionTrees(NormalInputs):
 
     def __init__(
         self,
-        dim: int = 20,
-        depth: int = 4,
-        n_support: Range = 100,
-        n_query: Range = 1,
+        dim: Count = 20,
+        depth: Annotated[int, Within(least=1, most=16)] = 4,
+        n_support: NaturalOrRange = 100,
+        n_query: CountOrRange = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(dim, n_support=n_support, n_query=n_query, **kwargs)
-        if not 1 <= depth <= 16:
-            raise ValueError(f"expected depth from 1 to 16, got {depth}")
         self.depth = depth
 
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, None]:

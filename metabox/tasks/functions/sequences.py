@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from metabox.arrays import Integers
 from metabox.episodes import Device, Episodes, Examples
+from metabox.ranges import Count, CountOrRange, Within, ends
 from metabox.seeding import Draws
 from metabox.targets import Binary, TaskSpec
-from metabox.tasks.functions.base import Ints, Range, take, whole
+from metabox.tasks.functions.base import padded
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -18,7 +21,9 @@ from metabox.tasks.sampler import EpisodeSampler
 class Recall(EpisodeSampler):
     """Pairs of a key and random bits; queries are keys of the support. All can be known, so the oracle is 0 nats."""
 
-    def __init__(self, length: Range, test_length: Range | None, value_bits: int, key_size: int) -> None:
+    def __init__(
+        self, length: CountOrRange, test_length: CountOrRange | None, value_bits: Count, key_size: Count
+    ) -> None:
         self.value_bits = value_bits
         self.spec = TaskSpec(x_shape=(key_size,), target=Binary(value_bits))
 
@@ -26,11 +31,11 @@ class Recall(EpisodeSampler):
     test_length: tuple[int, int]
 
     @abstractmethod
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         """Codes of n keys for each task, all different: `[T, n]`."""
 
     @abstractmethod
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         """Which of the `stored [T]` pairs are asked for, `[T, up to n]`, and how many of these count `[T]`."""
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
@@ -44,7 +49,7 @@ class Recall(EpisodeSampler):
         which, count = self.asked(draws, stored, high)
         parts = []
         for rows, counts in ((pairs, stored), (np.take_along_axis(pairs, which[..., None], axis=1), count)):
-            row, mask = take(rows, 0, counts)
+            row, mask = padded(rows, 0, counts)
             x, y = np.split(row, [key.shape[2]], axis=-1)
             parts.append(Examples(x=torch.from_numpy(x), y=torch.from_numpy(y), mask=torch.from_numpy(mask)))
         return Episodes(support=parts[0], query=parts[1], oracle=torch.zeros(place.n_tasks)).to(device)
@@ -73,31 +78,27 @@ class AssociativeRecall(Recall):
 
     def __init__(
         self,
-        length: Range = (2, 6),
-        test_length: Range | None = None,
-        n_query: int = 1,
-        key_bits: int = 18,
-        value_bits: int = 18,
+        length: CountOrRange = (2, 6),
+        test_length: CountOrRange | None = None,
+        n_query: Count = 1,
+        key_bits: Annotated[int, Within(least=1, most=30)] = 18,
+        value_bits: Count = 18,
     ) -> None:
-        self.length = whole("length", length, 1)
-        self.test_length = whole("test_length", length if test_length is None else test_length, 1)
+        self.length = ends(length)
+        self.test_length = ends(length if test_length is None else test_length)
         shortest, longest = min(self.length[0], self.test_length[0]), max(self.length[1], self.test_length[1])
-        if not 1 <= key_bits <= 30 or value_bits < 1:
-            raise ValueError(
-                f"expected key_bits from 1 to 30 and value_bits of at least 1, got {key_bits}, {value_bits}"
-            )
         if longest > 2**key_bits:
             raise ValueError(f"expected at most 2**key_bits = {2**key_bits} pairs, got {longest}; raise key_bits")
-        if not 1 <= n_query <= shortest:
+        if n_query > shortest:
             raise ValueError(f"expected n_query from 1 to {shortest}, the fewest pairs of a task, got {n_query}")
         super().__init__(length, test_length, value_bits, key_bits)
         self.n_query = n_query
 
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         every = 2 ** self.spec.x_shape[0]
         return draws.distinct("key", n, np.full(len(draws.tasks), every), smallest=every, largest=every)
 
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         order = draws.shuffled("asked", np.arange(n) >= stored[:, None])
         return order[:, : self.n_query], np.full(len(stored), self.n_query)
 
@@ -121,16 +122,16 @@ class Copy(Recall):
         ValueError: for sizes out of range.
     """
 
-    def __init__(self, length: Range = (1, 20), test_length: Range | None = None, value_bits: int = 8) -> None:
-        self.length = whole("length", length, 1)
-        self.test_length = whole("test_length", length if test_length is None else test_length, 1)
-        if value_bits < 1:
-            raise ValueError(f"expected value_bits of at least 1, got {value_bits}")
+    def __init__(
+        self, length: CountOrRange = (1, 20), test_length: CountOrRange | None = None, value_bits: Count = 8
+    ) -> None:
+        self.length = ends(length)
+        self.test_length = ends(length if test_length is None else test_length)
         longest = max(self.length[1], self.test_length[1])
         super().__init__(length, test_length, value_bits, max(1, (longest - 1).bit_length()))
 
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         return np.broadcast_to(np.arange(n), (len(draws.tasks), n))
 
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         return np.broadcast_to(np.arange(n), (len(stored), n)), stored

@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
+from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, PositiveOrRange, Real, RealOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Interval, Range, real, whole
+from metabox.tasks.functions.base import FunctionTasks
 
 
 class NoisyFunctions(FunctionTasks):
     """Functions of inputs that are uniform in [low, high]^dim, with normal noise on y."""
 
-    def __init__(self, low: float, high: float, noise: float, dim: int, **kwargs: Any) -> None:
+    def __init__(self, low: Real, high: Real, noise: NotNegative, dim: Count, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1 or not low < high:
-            raise ValueError(f"expected dim of at least 1 and low < high, got dim {dim}, low {low}, high {high}")
+        if not low < high:
+            raise ValueError(f"expected low < high, got low {low} and high {high}")
         self.low, self.high = low, high
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.noise = noise
         self.spec = TaskSpec(x_shape=(dim,), target=Reals(1))
 
     @abstractmethod
@@ -61,18 +63,18 @@ class Sinusoids(NoisyFunctions):
 
     def __init__(
         self,
-        amplitude: Interval = (0.1, 5.0),
-        phase: Interval = (0.0, math.pi),
-        low: float = -5.0,
-        high: float = 5.0,
-        noise: float = 0.0,
-        n_support: Range = 10,
-        n_query: Range = 10,
+        amplitude: RealOrRange = (0.1, 5.0),
+        phase: RealOrRange = (0.0, math.pi),
+        low: Real = -5.0,
+        high: Real = 5.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = 10,
+        n_query: CountOrRange = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)
-        self.amplitude = real("amplitude", amplitude)
-        self.phase = real("phase", phase)
+        self.amplitude = ends(amplitude)
+        self.phase = ends(phase)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         amplitude, phase = draws.uniform("amplitude", *self.amplitude, 1), draws.uniform("phase", *self.phase, 1)
@@ -99,17 +101,17 @@ class Harmonics(FunctionTasks):
 
     def __init__(
         self,
-        frequency: Interval = (5.0, 7.0),
-        centre: Interval = (-4.0, 4.0),
-        noise: float = 0.0,
-        n_support: Range = 10,
-        n_query: Range = 10,
+        frequency: RealOrRange = (5.0, 7.0),
+        centre: RealOrRange = (-4.0, 4.0),
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = 10,
+        n_query: CountOrRange = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(n_support, n_query, **kwargs)
-        self.frequency = real("frequency", frequency)
-        self.centre = real("centre", centre)
-        self.noise, _ = real("noise", noise, "non-negative")
+        self.frequency = ends(frequency)
+        self.centre = ends(centre)
+        self.noise = noise
         self.spec = TaskSpec(x_shape=(1,), target=Reals(1))
 
     def inputs(self, draws: Draws, n: int) -> Floats:
@@ -145,17 +147,17 @@ class Sawtooth(NoisyFunctions):
 
     def __init__(
         self,
-        frequency: Interval = (3.0, 5.0),
-        dim: int = 1,
-        low: float = -2.0,
-        high: float = 2.0,
-        noise: float = 0.0,
-        n_support: Range = (0, 30),
-        n_query: Range = 100,
+        frequency: PositiveOrRange = (3.0, 5.0),
+        dim: Count = 1,
+        low: Real = -2.0,
+        high: Real = 2.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = (0, 30),
+        n_query: CountOrRange = 100,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, dim, n_support=n_support, n_query=n_query, **kwargs)
-        self.frequency = real("frequency", frequency, "positive")
+        self.frequency = ends(frequency)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         direction = draws.normal("direction", 1, x.shape[2])
@@ -185,16 +187,16 @@ class Steps(NoisyFunctions):
 
     def __init__(
         self,
-        n_steps: Range = (1, 5),
-        low: float = -2.0,
-        high: float = 2.0,
-        noise: float = 0.0,
-        n_support: Range = (3, 30),
-        n_query: Range = 50,
+        n_steps: NaturalOrRange = (1, 5),
+        low: Real = -2.0,
+        high: Real = 2.0,
+        noise: NotNegative = 0.0,
+        n_support: NaturalOrRange = (3, 30),
+        n_query: CountOrRange = 50,
         **kwargs: Any,
     ) -> None:
         super().__init__(low, high, noise, 1, n_support=n_support, n_query=n_query, **kwargs)
-        self.n_steps = whole("n_steps", n_steps)
+        self.n_steps = ends(n_steps)
 
     def values(self, draws: Draws, x: Floats) -> Floats:
         most = self.n_steps[1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 
 from metabox.data.augment import augmented
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count, Within
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
@@ -34,9 +37,9 @@ class AllClasses(EpisodeSampler):
         ValueError: for options out of range; at the first use, where the set is not there, or a class is too small.
     """
 
-    def __init__(self, images: NWayKShot, n_query: int = 64, held_out: float = 0.05) -> None:
-        if n_query < 1 or not 0 < held_out < 0.5:
-            raise ValueError(f"expected n_query of at least 1 and held_out in (0, 0.5), got {n_query} and {held_out}")
+    def __init__(
+        self, images: NWayKShot, n_query: Count = 64, held_out: Annotated[float, Within(above=0, below=0.5)] = 0.05
+    ) -> None:
         self.images, self.n_query, self.held_out = images, n_query, held_out
 
     @property

@@ -17,6 +17,7 @@ from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
+from metabox.ranges import Count, Share
 from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
@@ -45,21 +46,15 @@ class ClassFolder(NWayKShot):
     def __init__(
         self,
         path: str,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         channels: Literal[1, 3] = 3,
-        splits: str | tuple[float, float, float] = (0.64, 0.16, 0.2),
+        splits: str | tuple[Share, Share, Share] = (0.64, 0.16, 0.2),
         rotations: bool = False,
         on_device: bool | None = None,
         **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if channels not in (1, 3):
-            raise ValueError(f"expected channels 1 (grey) or 3 (RGB), got {channels}")
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, or null to keep the images' own, got {image_size}")
-        if not isinstance(splits, str) and (
-            len(splits) != len(SPLITS) or min(splits) < 0 or not math.isclose(sum(splits), 1, abs_tol=1e-6)
-        ):
+        if not isinstance(splits, str) and (not math.isclose(sum(splits), 1, abs_tol=1e-6)):
             raise ValueError(f"expected a JSON file or three fractions that sum to 1 as splits, got {splits}")
         self.path = path
         self.image_size = image_size

@@ -27,16 +27,23 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.arrays import Integers
+from metabox.checks import checked
 from metabox.config import Unpack
-from metabox.data.class_images import ClassImages, Ints
+from metabox.data.class_images import ClassImages
 from metabox.episodes import SPLITS, Device, moved
+from metabox.ranges import Within
 from metabox.seeding import hash_words, make_key, mix
 from metabox.tasks.nway import NWayKShot, NWayOptions
+
+Side = Annotated[int, Within(least=8, most=1024)]
+Wobble = Annotated[float, Within(least=0, most=2)]
 
 CLASSES_PER_SPLIT = 1 << 20
 DRAWINGS = 1 << 20
@@ -229,11 +236,8 @@ class GlyphImages(ClassImages):
 
     groups = None
 
-    def __init__(self, image_size: int = 28, wobble: float = 1.0) -> None:
-        if not 8 <= image_size <= 1024:
-            raise ValueError(f"expected image_size from 8 to 1024 pixels, got {image_size}; 28 is usual")
-        if not 0 <= wobble <= 2:
-            raise ValueError(f"expected wobble from 0 (alike) to 2 (wild), got {wobble}; 1 is usual")
+    @checked
+    def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0) -> None:
         self.image_size, self.wobble = image_size, wobble
         self.image_shape = (1, image_size, image_size)
         n = CLASSES_PER_SPLIT
@@ -241,7 +245,7 @@ class GlyphImages(ClassImages):
         self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, seen many times
         self.fingerprint = f"Glyphs 1 (generated), image_size {image_size}, wobble {wobble}"
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """See `ClassImages.ids`.
 
         Raises:
@@ -288,7 +292,7 @@ class Glyphs(NWayKShot):
         ValueError: image_size outside [8, 1024] or wobble outside [0, 2].
     """
 
-    def __init__(self, image_size: int = 28, wobble: float = 1.0, **kwargs: Unpack[NWayOptions]) -> None:
+    def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0, **kwargs: Unpack[NWayOptions]) -> None:
         super().__init__(**kwargs)
         self._images = GlyphImages(image_size, wobble)
 

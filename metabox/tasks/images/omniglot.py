@@ -12,6 +12,7 @@ from metabox.data.readers import name_some
 from metabox.data.root import CLASS_LISTS, Files, FolderFiles, ZipFiles, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.files import read_json
+from metabox.ranges import Count
 from metabox.tasks.nway import NWayKShot, NWayOptions
 
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
@@ -50,15 +51,11 @@ class Omniglot(NWayKShot):
         self,
         split: Literal["vinyals", "lake"] = "vinyals",
         rotations: bool = True,
-        image_size: int = 28,
+        image_size: Count = 28,
         data_root: str | None = None,
         **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if split not in ("vinyals", "lake"):
-            raise ValueError(f'expected split "vinyals" or "lake", got {split!r}')
-        if image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; 28 is usual")
         self.split = split
         self.rotations = rotations
         self.image_size = image_size

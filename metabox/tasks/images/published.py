@@ -20,6 +20,7 @@ from metabox.data.root import CLASS_LISTS, data_root, how_to_name_a_root
 from metabox.data.stored import StoredImages
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json
+from metabox.ranges import Count
 from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
@@ -56,15 +57,13 @@ class PublishedImages(NWayKShot):
 
     def __init__(
         self,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         rotations: bool = False,
         on_device: bool | None = None,
         data_root: str | None = None,
         **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; {self.size} is usual")
         self.image_size = image_size or self.size
         self.rotations = rotations
         self.data_root = data_root

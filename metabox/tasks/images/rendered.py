@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
+from metabox.ranges import Count, Within
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
+Side = Annotated[int, Within(least=16)]
 Bytes = NDArray[np.uint8]
 
 
@@ -26,10 +29,8 @@ class RenderedImages(EndlessTask):
         ValueError: for sizes that are too small.
     """
 
-    def __init__(self, n_query: int, image_size: int) -> None:
+    def __init__(self, n_query: Count, image_size: Side) -> None:
         super().__init__(n_query)
-        if image_size < 16:
-            raise ValueError(f"expected image_size of at least 16, got {image_size}")
         self.image_size = image_size
 
     @abstractmethod

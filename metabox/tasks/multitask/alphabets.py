@@ -9,6 +9,7 @@ from metabox.config import Unpack
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.episodes import SPLITS
+from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
@@ -40,15 +41,15 @@ class Alphabets(FiniteTasks):
 
     def __init__(
         self,
-        alphabets: int | list[str] | None = None,
-        drawers: tuple[int, int, int] = (12, 4, 4),
-        image_size: int = 28,
+        alphabets: Count | list[str] | None = None,
+        drawers: tuple[Count, Count, Count] = (12, 4, 4),
+        image_size: Count = 28,
         descriptor: Descriptor | None = None,
         data_root: str | None = None,
         **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if sum(drawers) != DRAWINGS or min(drawers) < 1:
+        if sum(drawers) != DRAWINGS:
             raise ValueError(f"expected {DRAWINGS} drawers in three parts of at least 1, got {drawers}; try (12, 4, 4)")
         self.alphabets = alphabets
         self.drawers = drawers

@@ -14,6 +14,7 @@ from metabox.data.pack import ClassFiles, Pack, open_pack
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.readers import name_some
 from metabox.episodes import Split
+from metabox.ranges import Count
 from metabox.targets import Binary, Part, Parts, TaskSpec
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
@@ -40,15 +41,13 @@ class CelebA(FiniteTasks):
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: Count = 64,
         attributes: list[str] | None = None,
         parts: bool = False,
         data_root: str | None = None,
         **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if image_size < 1:
-            raise ValueError(f"expected image_size of at least 1, got {image_size}; 64 is usual")
         self.image_size = image_size
         self.attributes = attributes
         self.parts = parts

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -30,9 +31,7 @@ class EndlessTask(EpisodeSampler):
         ValueError: for fewer than one.
     """
 
-    def __init__(self, n_query: int) -> None:
-        if n_query < 1:
-            raise ValueError(f"expected n_query of at least 1, got {n_query}")
+    def __init__(self, n_query: Count) -> None:
         self.n_query = n_query
 
     @abstractmethod

@@ -22,16 +22,17 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from metabox.arrays import Integers
 from metabox.config import Unpack
 from metabox.data.page import page_text
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import FolderFiles, in_home
 from metabox.episodes import SPLITS
+from metabox.ranges import Positive, TwoOrMore
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
-Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]
 
 MOST_BYTES = 25 << 20  # of a mail: what most servers let through
@@ -100,17 +101,14 @@ class MailFolder(FiniteTasks):
     def __init__(
         self,
         path: str,
-        features: int = 4096,
+        features: TwoOrMore = 4096,
         split_by: Literal["time", "content"] = "time",
-        fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        fractions: tuple[Positive, Positive, Positive] = (0.6, 0.2, 0.2),
         descriptor: Descriptor | None = None,
         **kwargs: Unpack[FiniteOptions],
     ) -> None:
-        if features < 2 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ValueError(
-                f"expected features of at least 2 and three fractions above 0 that sum to 1, got {features} and "
-                f"{fractions}"
-            )
+        if abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(f"expected fractions that sum to 1, got {fractions}")
         super().__init__(**kwargs)
         self.path = path
         self.features = features
@@ -144,9 +142,9 @@ class Mailboxes:
     """
 
     counts: Floats32
-    y: Ints
-    user: Ints
-    split: Ints
+    y: Integers
+    user: Integers
+    split: Integers
     names: tuple[str, ...]
 
 
@@ -192,7 +190,7 @@ def read_mailboxes(
     return Mailboxes(counts, y, user, split, names)
 
 
-def _rank_within(user: Ints, date: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rank_within(user: Integers, date: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far along a user's mails each is, from 0 to below 1."""
     order = np.lexsort((date, user))
     size = np.bincount(user)

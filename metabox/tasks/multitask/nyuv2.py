@@ -16,6 +16,7 @@ from metabox.config import Unpack
 from metabox.data import root
 from metabox.data.decode import MOST_PIXELS
 from metabox.data.readers import load_array, name_some
+from metabox.ranges import Count, NotNegative
 from metabox.targets import Parts, TaskSpec
 from metabox.tasks.multitask.scenes import scene_parts
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
@@ -48,14 +49,12 @@ class NYUv2(FiniteTasks):
 
     def __init__(
         self,
-        shrink: int = 1,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        shrink: Count = 1,
+        weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 1.0, 1.0),
         data_root: str | None = None,
         **kwargs: Unpack[FiniteOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if shrink < 1:
-            raise ValueError(f"expected shrink of at least 1, got {shrink}")
         self.shrink = shrink
         self.weights = weights
         self.data_root = data_root

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
+from metabox.ranges import Count, Natural, Positive, TwoOrMore, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, Reals, TaskSpec
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
+
+Correlation = Annotated[float, Within(least=-1, most=1)]
 
 
 class ManyTargets(EndlessTask):
@@ -26,10 +30,8 @@ class ManyTargets(EndlessTask):
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_query: int, correlation: float, data_seed: int) -> None:
+    def __init__(self, n_query: Count, correlation: Correlation, data_seed: Whole) -> None:
         super().__init__(n_query)
-        if not -1 <= correlation <= 1:
-            raise ValueError(f"expected correlation from -1 to 1, got {correlation}")
         self.correlation, self.data_seed = correlation, data_seed
 
     @abstractmethod
@@ -76,20 +78,15 @@ class CorrelatedRegressions(ManyTargets):
 
     def __init__(
         self,
-        correlation: float = 0.5,
-        dim: int = 100,
-        sines: int = 4,
-        scale: float = 1.0,
-        noise: float = 0.1,
-        n_query: int = 64,
-        data_seed: int = 0,
+        correlation: Correlation = 0.5,
+        dim: TwoOrMore = 100,
+        sines: Natural = 4,
+        scale: Positive = 1.0,
+        noise: Positive = 0.1,
+        n_query: Count = 64,
+        data_seed: Whole = 0,
     ) -> None:
         super().__init__(n_query, correlation, data_seed)
-        if dim < 2 or sines < 0 or scale <= 0 or noise <= 0:
-            raise ValueError(
-                f"expected dim of at least 2, sines of at least 0, scale and noise above 0, got {dim}, {sines}, "
-                f"{scale}, {noise}"
-            )
         self.dim, self.sines, self.scale, self.noise = dim, sines, scale, noise
         parts = tuple(Part(f"target_{k}", Reals(1)) for k in (1, 2))
         self.spec = TaskSpec(x_shape=(dim,), target=Parts(parts))
@@ -137,19 +134,14 @@ class Viewers(ManyTargets):
 
     def __init__(
         self,
-        correlation: float = 0.5,
-        traits: int = 8,
-        rated: float = 0.2,
-        noise: float = 0.5,
-        n_query: int = 64,
-        data_seed: int = 0,
+        correlation: Correlation = 0.5,
+        traits: TwoOrMore = 8,
+        rated: Annotated[float, Within(above=0, most=1)] = 0.2,
+        noise: Positive = 0.5,
+        n_query: Count = 64,
+        data_seed: Whole = 0,
     ) -> None:
         super().__init__(n_query, correlation, data_seed)
-        if traits < 2 or not 0 < rated <= 1 or noise <= 0:
-            raise ValueError(
-                f"expected traits of at least 2, rated above 0 and at most 1, noise above 0, got {traits}, {rated}, "
-                f"{noise}"
-            )
         self.traits, self.rated, self.noise = traits, rated, noise
         engagement = Part("clicked", Binary(1)), Part("watched", Reals(1))
         satisfaction = Part("liked", Binary(1)), Part("rating", Reals(1))

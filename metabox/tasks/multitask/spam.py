@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from metabox.arrays import Booleans, Floats, Integers
+from metabox.checks import checked
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes
+from metabox.ranges import Between, Count, CountOrRange, Share, TwoOrMore, Whole, Within, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.tasks.functions.base import Bools, Floats, Ints, Range, whole
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 from metabox.tasks.place import Place
+
+Sure = Annotated[float, Within(least=0.5, most=1)]
 
 TOPICS = (
     "sport", "music", "travel", "cooking", "games", "gardens", "fashion", "cars", "health", "loans", "jobs", "films",
@@ -44,12 +49,8 @@ class Users:
         ValueError: for options out of range.
     """
 
-    def __init__(self, n_users: int, dissent: float = 0.3, sure: float = 0.95, seed: int = 0) -> None:
-        if n_users < 1 or not 0 <= dissent <= 1 or not 0.5 <= sure <= 1:
-            raise ValueError(
-                f"expected n_users of at least 1, dissent from 0 to 1 and sure from 0.5 to 1, got {n_users}, "
-                f"{dissent}, {sure}"
-            )
+    @checked
+    def __init__(self, n_users: Count, dissent: Share = 0.3, sure: Sure = 0.95, seed: Whole = 0) -> None:
         self.names = tuple(f"user-{i}" for i in range(n_users))
         crowd = Draws("crowd", seed, n_tasks=1)
         own = Draws("users", seed, n_tasks=n_users)
@@ -61,7 +62,7 @@ class Users:
         self.against = against ^ (own.uniform("dissent", 0, 1, n) < dissent)
         self.opinions = np.where(self.against, sure, 1 - sure)  # p_i(y = 1|r), [K, R]
 
-    def mail(self, n_mails: int, length: tuple[int, int], seed: int) -> tuple[Ints, Bools, Ints]:
+    def mail(self, n_mails: int, length: tuple[int, int], seed: int) -> tuple[Integers, Booleans, Integers]:
         """`n_mails` of each user: words `[K, n, W]`, which of them are there, and labels (1 is spam) `[K, n]`."""
         draws = Draws("mail", seed, n_tasks=len(self.names))
         user = np.arange(len(self.names))[:, None]
@@ -71,7 +72,7 @@ class Users:
         present = np.arange(length[1]) < draws.integers("length", *length, n_mails)[..., None]
         return words, present, spam.astype(np.int64)
 
-    def spam_probability(self, counts: Floats, places: Ints, user: Ints) -> Floats:
+    def spam_probability(self, counts: Floats, places: Integers, user: Integers) -> Floats:
         """p_i(y = 1|x), the best filter: counts of hashed words `[n, F]`, the place of each word `[W]`, users `[n]`.
 
         The topic given the words is p_i(r|x) ∝ p_i(r) Π p(place|r)^count, which hashing leaves exact: the probability
@@ -123,23 +124,18 @@ class MadeMail(FiniteTasks):
 
     def __init__(
         self,
-        n_users: int = 40,
-        n_train: Range = (10, 200),
-        n_eval: int = 100,
-        dissent: float = 0.3,
-        sure: float = 0.95,
-        length: tuple[int, int] = (10, 40),
-        features: int = 256,
+        n_users: Count = 40,
+        n_train: CountOrRange = (10, 200),
+        n_eval: Count = 100,
+        dissent: Share = 0.3,
+        sure: Sure = 0.95,
+        length: Between[Count] = (10, 40),
+        features: TwoOrMore = 256,
         descriptor: Descriptor | None = None,
-        data_seed: int = 0,
+        data_seed: Whole = 0,
         **kwargs: Unpack[FiniteOptions],
     ) -> None:
-        least, most = whole("n_train", n_train, 1)
-        if n_eval < 1 or not 1 <= length[0] <= length[1] or features < 2:
-            raise ValueError(
-                f"expected n_eval of at least 1, a length of 1 or more words and 2 or more features, got {n_eval}, "
-                f"{length} and {features}"
-            )
+        least, most = ends(n_train)
         super().__init__(**kwargs)
         self._users = Users(n_users, dissent, sure, data_seed)
         self.n_users, self.dissent, self.sure = n_users, dissent, sure
@@ -178,20 +174,20 @@ class MadeMail(FiniteTasks):
         return replace(episodes, oracle=task_mean(best, episodes.query.mask)).to(device)
 
 
-def choose(p: Floats, row: Ints, u: Floats) -> Ints:
+def choose(p: Floats, row: Integers, u: Floats) -> Integers:
     """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
-    chosen: Ints = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    chosen: Integers = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
     return chosen
 
 
-def word_places(features: int) -> Ints:
+def word_places(features: int) -> Integers:
     """Where each of the made words is counted, `[W]`."""
     return np.array([hash_token(f"word-{i}", features)[0] for i in range(N_WORDS)])
 
 
-def count_words(words: Ints, present: Bools, places: Ints, features: int) -> Floats:
+def count_words(words: Integers, present: Booleans, places: Integers, features: int) -> Floats:
     """Hashed counts of the words of each mail: `[n, W]` -> `[n, features]`."""
     at = places[words] + features * np.arange(len(words))[:, None]
     return np.bincount(at[present], minlength=features * len(words)).reshape(len(words), features).astype(np.float64)

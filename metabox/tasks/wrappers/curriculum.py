@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 
+from metabox.checks import check_fields
 from metabox.episodes import Device, Episodes, Examples
+from metabox.ranges import Count
 from metabox.tasks.functions.linear import LinearFunctions, NormalInputs
 from metabox.tasks.place import Place
 from metabox.tasks.wrappers.base import Wrapper
@@ -26,13 +28,12 @@ class Growth:
         ValueError: for numbers below 1.
     """
 
-    start: int
-    by: int
-    every: int
+    start: Count
+    by: Count
+    every: Count
 
     def __post_init__(self) -> None:
-        if min(self.start, self.by, self.every) < 1:
-            raise ValueError(f"expected start, by and every of at least 1, got {self}")
+        check_fields(self)
 
     def at(self, step: int, end: int) -> int:
         return min(self.start + self.by * (step // self.every), end)

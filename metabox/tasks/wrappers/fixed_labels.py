@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Episodes
+from metabox.ranges import Share
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -32,9 +33,7 @@ class FixedLabels(Wrapper):
             the origin of their examples.
     """
 
-    def __init__(self, tasks: EpisodeSampler, share: float = 0.5) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"expected share from 0 to 1, got {share}")
+    def __init__(self, tasks: EpisodeSampler, share: Share = 0.5) -> None:
         super().__init__(tasks)
         self.share = share
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.checks import checked
 from metabox.episodes import Device, Episodes, Examples, Split
+from metabox.ranges import Count
 from metabox.seeding import make_key
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
@@ -49,7 +51,7 @@ class FromLearn2Learn(EpisodeSampler):
 
     data_arguments = ("train", "val", "test")
 
-    def __init__(self, train: Any = None, val: Any = None, test: Any = None, *, n_way: int, n_shot: int) -> None:
+    def __init__(self, train: Any = None, val: Any = None, test: Any = None, *, n_way: Count, n_shot: Count) -> None:
         self.n_way, self.n_shot = n_way, n_shot
         tasksets: dict[Split, Any] = {"train": train, "val": val, "test": test}
         self._tasksets = {split: taskset for split, taskset in tasksets.items() if taskset is not None}
@@ -141,6 +143,7 @@ class Taskset:
     `data[np.arange(shots * ways) * 2]`, which is how learn2learn's examples find it, is the support.
     """
 
+    @checked
     def __init__(self, sampler: EpisodeSampler, split: Split, n_tasks: int, seed: int, device: Device) -> None:
         if sampler.spec.target.n_classes is None:
             raise ValueError(f"expected tasks of classes, got {sampler.spec.target!r}")

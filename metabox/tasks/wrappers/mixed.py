@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Episodes, Examples
+from metabox.ranges import Share
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -34,11 +35,7 @@ class MixedClasses(Wrapper):
         p: the share of training tasks that are mixed.
     """
 
-    def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: float = 0.5) -> None:
-        if how not in ("cutmix", "mixup"):
-            raise ValueError(f'expected how as "cutmix" or "mixup", got {how!r}')
-        if not 0 <= p <= 1:
-            raise ValueError(f"expected p as a share between 0 and 1, got {p}")
+    def __init__(self, tasks: EpisodeSampler, how: Literal["cutmix", "mixup"] = "cutmix", p: Share = 0.5) -> None:
         super().__init__(tasks)
         self.how, self.p = how, p
 

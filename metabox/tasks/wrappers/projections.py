@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Episodes, Examples
+from metabox.ranges import Count
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
@@ -32,9 +33,7 @@ class RandomProjections(Wrapper):
         ValueError: where `size` or `n_maps` is below 1.
     """
 
-    def __init__(self, tasks: EpisodeSampler, size: int | None = None, n_maps: int | None = None) -> None:
-        if (size is not None and size < 1) or (n_maps is not None and n_maps < 1):
-            raise ValueError(f"expected size and n_maps of at least 1, or none, got {size} and {n_maps}")
+    def __init__(self, tasks: EpisodeSampler, size: Count | None = None, n_maps: Count | None = None) -> None:
         super().__init__(tasks)
         self.size, self.n_maps = size, n_maps
 

@@ -155,8 +155,6 @@ def test_an_empty_request_gives_no_images():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Glyphs(image_size=7), "image_size from 8 to 1024 pixels, got 7"),
-        (lambda: Glyphs(wobble=-0.1), "wobble from 0 .* got -0.1"),
         (lambda: draw(3 << 20, [0]), "classes from 0 to 3145727, got 3145728"),
         (lambda: draw(0, [-1]), "items from 0 to 1048575, got -1"),
         (lambda: GLYPHS.gather(np.arange(3), np.arange(2), "cpu"), r"\[K\] and \[K\], got \[3\] and \[2\]"),

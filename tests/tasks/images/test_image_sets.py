@@ -432,12 +432,6 @@ def test_the_split_of_cub_goes_by_the_numbers_of_the_species():
         assert {int(name[:3]) % 4 for name in splits[split]} == rest
 
 
-@pytest.mark.parametrize("cls", SETS)
-def test_a_size_below_1_is_refused(cls):
-    with pytest.raises(ValueError, match="image_size of at least 1"):
-        cls(image_size=0)
-
-
 # The real ones
 
 

@@ -391,10 +391,6 @@ def test_a_mail_folder_is_tasks(tmp_path: Path) -> None:
 
 def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
     for make, message in (
-        (lambda: MadeMail(n_train=0), "expected n_train"),
-        (lambda: MadeMail(n_eval=0), "n_eval of at least 1"),
-        (lambda: MadeMail(length=(5, 4)), "a length of 1 or more words"),
-        (lambda: Users(3, dissent=2), "dissent from 0 to 1"),
         (lambda: MailFolder(str(tmp_path), fractions=(1.0, 0.5, 0.5)), "sum to 1"),
         (lambda: MailFolder(str(tmp_path / "none")).spec, "which is not one"),
     ):

@@ -112,14 +112,12 @@ def test_the_record_tells_curricula_and_tasks_apart() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Growth(0, 1, 1), "start, by and every of at least 1"),
         (lambda: Curriculum(SMALL, dims=Growth(7, 1, 1)), "dims to start from 1 to 6"),
         (lambda: Curriculum(SMALL, dims=None, points=Growth(14, 1, 1)), "points to start from 1 to 13"),
         (lambda: Curriculum(LinearFunctions(sparsity=3), dims=Growth(2, 1, 1)), "dims to start from 3 to 20"),
         (lambda: Curriculum(LinearFunctions(n_support=(0, 9))), "one number of support points"),
         (lambda: Curriculum(LinearFunctions(n_query=2)), "n_query 1"),
         (lambda: Curriculum(LinearFunctions(pool=4)), "without a pool"),
-        (lambda: FixedLabels(Glyphs(), share=1.5), "share from 0 to 1, got 1.5"),
         (lambda: FixedLabels(Sinusoids()).sample(Place(2, "train")), "tasks of classes .* targets Reals"),
     ],
 )

@@ -58,9 +58,3 @@ def test_images_become_vectors_and_everything_else_stays() -> None:
     )
     torch.testing.assert_close(part.support.x, whole.support.x[2:], rtol=0, atol=1e-6)
     assert tasks.config["size"] == 20
-
-
-def test_sizes_below_one_are_refused() -> None:
-    for options in ({"size": 0}, {"n_maps": 0}):
-        with pytest.raises(ValueError, match="expected size and n_maps of at least 1"):
-            RandomProjections(Units(), **options)

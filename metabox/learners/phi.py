@@ -1,0 +1,100 @@
+"""The form of a learner's phi, by which that of another learner is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metabox.checks import shown
+from metabox.episodes import Examples
+from metabox.inputs import kind_of
+
+if TYPE_CHECKING:
+    from metabox.learners.base import Learner, Phi
+
+Form = dict[str, tuple[int | None, ...]]
+"""Name to the axes after T, None for one whose length depends on the task."""
+
+
+def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
+    """phi with its floats in the type of the weights, or a ValueError if it is not of the tasks of x at all."""
+    if not isinstance(phi, Mapping) or not phi or not all(isinstance(part, Tensor) for part in phi.values()):
+        got = f"{len(phi)} entries, not all of them tensors" if isinstance(phi, Mapping) and phi else shown(phi)
+        raise ValueError(f"expected phi as `adapt` returned it, tensors by name, got {got}; call adapt(support) first")
+    for name, part in phi.items():
+        if part.ndim < 1 or len(part) != len(x):
+            raise ValueError(
+                f"expected x for the tasks that phi was made from, got {len(x)} tasks in x and phi[{name!r}] "
+                f"{kind_of(part)}; slice phi alike: {{k: v[i:j] for k, v in phi.items()}}"
+            )
+        if part.device != x.device:
+            raise ValueError(
+                f"expected phi and x on one device, got phi[{name!r}] on {part.device} and x on {x.device}; use .to()"
+            )
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if dtype == torch.float32 and any(_is_odd(part, autocast) for part in phi.values()):
+        return {name: part.float() if _is_odd(part, autocast) else part for name, part in phi.items()}
+    return dict(phi)
+
+
+def _is_odd(part: Tensor, autocast: bool) -> bool:
+    return part.is_floating_point() and part.dtype != torch.float32 and (part.dtype == torch.float64 or not autocast)
+
+
+def check_form(learner: Learner, phi: Phi) -> None:
+    """Raise a ValueError unless phi has the names and axes that this learner gives it."""
+    form = _form(learner)
+    got = {name: tuple(part.shape[1:]) for name, part in phi.items()}
+    if form is None or (set(form) == set(got) and all(_fits(got[name], form[name]) for name in form)):
+        return
+    differ = [
+        name for name in {**form, **got} if name not in form or name not in got or not _fits(got[name], form[name])
+    ]
+    raise ValueError(
+        f"expected the phi of this {type(learner).__name__}, with {_listed(form, differ)}, got {_listed(got, differ)}; "
+        "phi of another learner, or of other options, does not fit"
+    )
+
+
+def _fits(shape: tuple[int | None, ...], form: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(form) and all(n is None or size == n for size, n in zip(shape, form, strict=True))
+
+
+def _listed(form: Mapping[str, tuple[int | None, ...]], names: list[str]) -> str:
+    """The first few of some names with their axes."""
+    axes = {name: ["T", *("any" if n is None else str(n) for n in form[name])] for name in names if name in form}
+    first = [f"{name} [{', '.join(axes[name])}]" for name in list(axes)[:3]]
+    return ", ".join([*first, "..."] if len(axes) > 3 else first) or "none of these"
+
+
+@torch.no_grad()
+def _form(learner: Learner) -> Form | None:
+    """The form of its phi, found by adapting to two supports of zeros; None if it cannot be found so."""
+    if "_form_of_phi" not in vars(learner):
+        random = torch.random.get_rng_state()
+        try:
+            one, other = (_shapes(learner, n) for n in (1, 3))
+            form = {
+                name: tuple(a if a == b else None for a, b in zip(one[name], other[name], strict=True)) for name in one
+            }
+        except Exception:  # a learner that refuses such a support is not held to a form
+            form = None
+        torch.random.set_rng_state(random)
+        object.__setattr__(learner, "_form_of_phi", form)
+    found: Form | None = vars(learner)["_form_of_phi"]
+    return found
+
+
+def _shapes(learner: Learner, n: int) -> dict[str, tuple[int, ...]]:
+    spec, like = learner.spec, next(learner.parameters(), torch.empty(0))
+    x = torch.zeros(1, n, *spec.x_shape, dtype=like.dtype, device=like.device)
+    y = torch.zeros(1, n, *spec.target.shape, dtype=like.dtype, device=like.device)
+    support = Examples(x=x, y=y.long() if spec.target.n_classes is not None else y)
+    z = x.new_zeros(1, spec.descriptor_size) if spec.descriptor_size else None
+    c = None if spec.target.n_classes is None else (learner.most_classes or n)
+    classes = None if c is None else torch.ones(1, c, dtype=torch.bool, device=like.device)
+    phi = learner.adapt(support, z, classes)
+    return {name: tuple(part.shape[1:]) for name, part in phi.items()}

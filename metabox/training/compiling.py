@@ -1,0 +1,50 @@
+"""torch.compile for the objective: whether, and how without harm if it fails."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from metabox.episodes import Episodes
+from metabox.objectives import Objective
+from metabox.training.settings import OuterLoop
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.precision import Precision
+
+log = logging.getLogger(__name__)
+
+
+def compiles(outer: OuterLoop, device: torch.device) -> bool:
+    """Whether the objective is to be compiled."""
+    return outer.compile in ("on", "graphs") or (
+        outer.compile == "auto" and device.type == "cuda" and not outer.sharded
+    )
+
+
+def compiled(
+    model: Objective, episodes: Episodes, precision: Precision, graphs: bool = False, backend: str = "inductor"
+) -> nn.Module:
+    """The model compiled, after a trial step that changes nothing; or as it is, with a line in the log, if that fails.
+
+    Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more. With `graphs`
+    the kernels of each size are recorded as one CUDA graph, which takes their launches away.
+    """
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    mode = "reduce-overhead" if graphs else None
+    module = cast(nn.Module, torch.compile(model.train(), backend=backend, mode=mode))
+    try:
+        with precision.forward_context():
+            loss = module(episodes)["loss"].mean()
+        loss.backward()
+    except Exception as error:  # a compiler is missing, or meets what it cannot do: of many kinds
+        log.warning("torch.compile fails here, training goes on without: %s", str(error).strip().partition("\n")[0])
+        return model
+    finally:
+        model.zero_grad()
+        for buffer, value in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+    return module

@@ -1,0 +1,71 @@
+"""The processes of a run: what they agree on, and an end in good order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def world_size(fabric: Fabric) -> int:
+    """Processes of a run, known before it is launched."""
+    return len(getattr(fabric.strategy, "parallel_devices", None) or [0]) * getattr(fabric.strategy, "num_nodes", 1)
+
+
+@contextmanager
+def together(world_size: int) -> Iterator[None]:
+    """Says so where a step fails because another process of the run did."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise ConnectionError(
+                "another process of this run ended, or was waited for in vain; what it printed says why. "
+                f"The same command goes on from the last checkpoint ({error})"
+            ) from error
+        raise
+
+
+class Stop:
+    """Whether a run is to stop, about which all its processes agree.
+
+    Several hear of a signal a step later: they wait for the step before, not for that which is just being computed.
+
+    Args:
+        fabric: launched.
+        signals: that this process has received.
+    """
+
+    def __init__(self, fabric: Fabric, signals: list[int]) -> None:
+        self.fabric, self.signals, self.asked = fabric, signals, torch.zeros(())
+
+    def __call__(self) -> bool:
+        """To be asked once in each step."""
+        if self.fabric.world_size == 1:
+            return bool(self.signals)
+        mine = torch.full((), float(bool(self.signals)), device=self.fabric.device)
+        before, self.asked = self.asked, cast(torch.Tensor, self.fabric.all_reduce(mine))
+        return bool(before)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM while a step runs, so that the loop can end at a whole step."""
+    received: list[int] = []
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            before[number] = signal.signal(number, lambda n, _frame: received.append(n))
+        except ValueError:  # not the main thread: its owner handles signals
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
