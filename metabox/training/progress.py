@@ -38,6 +38,8 @@ class Window:
 
 
 class Best(TypedDict):
+    """The best validation and its step."""
+
     step: int
     value: float
 
