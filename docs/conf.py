@@ -30,10 +30,10 @@ release = version = metabox.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
-nitpick_ignore_regex = [  # names without an entry here: of other projects, and private ones
-    ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),
+nitpick_ignore_regex = [  # names without an entry here
+    ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),  # of other projects, and private ones
+    ("py:.*", r"metabox\.(seeding\.Words|checks\.Function|ranges\.T)"),  # type variables
 ]
-nitpick_ignore_regex += [("py:.*", r"metabox\.(seeding\.Words|checks\.Function|ranges\.T)")]  # type variables
 default_role = "code"
 myst_heading_anchors = 3
 
