@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 from metabox import Learner, OuterLoop, evaluate, run
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_json, write_whole
+from metabox.files import read_json, write_json, write_atomically
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.multitask import DWA, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import figure, hint, read_cosines, table
 from metabox.nn.backbones import Conv4
 from metabox.nn.conditioning import Add, Concat, FiLM, Gate
 from metabox.tasks.multitask.alphabets import Alphabets
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.hook import Hook
 
 SMALL = partial(Conv4, width=32, downsample="stride")
@@ -171,7 +171,7 @@ def draw(recorded: Path) -> list[dict[str, Any]]:
     names, steps, cosines = read_cosines(recorded)
     drawing = figure(names, steps, cosines)
     out = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
-    write_whole(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
+    write_atomically(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
     found = hint(cosines, names)
     print(found.share_less[:3], found.share_more[:3])
     return [
@@ -182,7 +182,7 @@ def draw(recorded: Path) -> list[dict[str, Any]]:
 
 
 def write(out: Path, content: dict[str, Any]) -> None:
-    content["environment"] = facts()
+    content["environment"] = collect_environment()
     content["settings"] = {"images_of_an_alphabet": 32 * OUTER.steps * OUTER.n_tasks // 50, "support": SUPPORT}
     content["summary"] = summary(content["scores"], content["parameters"])
     if "heads" in content["scores"]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 
 def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def main() -> None:
     more = ["--data-root", args.data_root] if args.data_root else []
     rows = [row(args.recipe, steps, seed, args.runs, more) for steps in args.steps for seed in args.seeds]
     out = Path(__file__).parent / "results" / f"{args.recipe}.json"
-    write_json(out, {"recipe": args.recipe, "environment": facts(), "rows": rows})
+    write_json(out, {"recipe": args.recipe, "environment": collect_environment(), "rows": rows})
     for r in rows:
         print(
             f"{r['steps']:6} steps, {r['training_seconds']:6.0f} s: "

@@ -18,7 +18,7 @@ from metabox.cli.main import main as metabox
 from metabox.discover import recipes
 from metabox.files import read_json, write_json
 from metabox.multitask.pixel_scores import pixel_scores
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 OUT = Path(__file__).parent / "results" / "cases.json"
 CASES = ("spam-", "shapes-", "scenes-", "recommendation-")
@@ -54,7 +54,7 @@ def main() -> None:
         for seed in args.seeds:
             rows[seed] = row(recipe, seed, args.runs)
             print(json.dumps(rows[seed]), flush=True)
-        kept = kept | {"environment": facts(), recipe: [rows[seed] for seed in sorted(rows)]}
+        kept = kept | {"environment": collect_environment(), recipe: [rows[seed] for seed in sorted(rows)]}
         write_json(OUT, kept)
 
 

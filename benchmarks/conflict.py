@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from metabox.files import read_json, write_json
 from metabox.multitask.surgery import METHODS, Surgery
 from metabox.multitask.weights import Fixed
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.weighting import Weighting
 
 STARTS = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
@@ -72,7 +72,7 @@ def main() -> None:
             }
             print(row, flush=True)
             rows.append(row)
-        write_json(RESULT, {"environment": facts(), "rows": rows})
+        write_json(RESULT, {"environment": collect_environment(), "rows": rows})
 
 
 if __name__ == "__main__":

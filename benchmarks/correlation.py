@@ -29,7 +29,7 @@ from metabox.learners.multitask.experts import MMoE
 from metabox.targets import TaskSpec
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions
 from metabox.tasks.place import Place
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 EXPERTS, EXPERT, TOWER = 8, 16, 8  # units of the networks
 
@@ -108,7 +108,12 @@ def main() -> None:
         for correlation in args.correlations:
             rows += [row(correlation, name, seed, args) for name in ("mmoe", "shared_bottom")]
         settings = {"steps": args.steps, "examples_of_a_step": args.batch, "lr": args.lr, "split": args.split}
-        table = {"settings": settings, "environment": facts(), "gain_of_mmoe": summary(rows), "rows": rows}
+        table = {
+            "settings": settings,
+            "environment": collect_environment(),
+            "gain_of_mmoe": summary(rows),
+            "rows": rows,
+        }
         write_json(args.out, table)
     for line in summary(rows):
         print(json.dumps(line))

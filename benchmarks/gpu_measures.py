@@ -20,7 +20,7 @@ from metabox.episodes import Device, Episodes
 from metabox.tasks import GaussianProcess, Omniglot
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.loop import run
 
 WARM_UP = 10  # steps
@@ -34,7 +34,7 @@ def limits(tell: Tell, device: str, quick: bool, data_root: str | None) -> None:
     import stopwatch  # not above: it asks whether there is CUDA
 
     stopwatch.DEVICE = torch.device(device)
-    tell({"environment": facts(), "threads": torch.get_num_threads()})
+    tell({"environment": collect_environment(), "threads": torch.get_num_threads()})
     n, size = (8192, 2**28) if device == "cuda" else (256, 2**18) if quick else (1024, 2**25)
     a, b = torch.empty(size, device=device), torch.zeros(size, device=device)
     m = torch.randn(n, n, device=device)

@@ -37,7 +37,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.curriculum import Curriculum, Growth
 from metabox.tasks.wrappers.fixed_labels import FixedLabels
 from metabox.tasks.wrappers.projections import RandomProjections
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 Row = dict[str, Any]
 Point = tuple[int, float, float]
@@ -187,7 +187,10 @@ def measure(title: str, commands: Commands, parser: argparse.ArgumentParser) -> 
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
     result = commands[args.command](args)
-    write_json(Path(__file__).parent / "results" / f"{title}-{args.command}.json", {"environment": facts(), **result})
+    write_json(
+        Path(__file__).parent / "results" / f"{title}-{args.command}.json",
+        {"environment": collect_environment(), **result},
+    )
     print(json.dumps(result))
 
 

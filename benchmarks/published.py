@@ -13,7 +13,7 @@ from budget import row
 from metabox.cli.main import main as metabox
 from metabox.discover import recipes
 from metabox.files import read_json, write_json
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 
 def seconds_per_step(recipe: str, more: list[str]) -> float:
@@ -63,5 +63,5 @@ def table(title: str, usual: str, about: str) -> None:
             got = row(name, steps, seed, args.runs, [*more, "--outer.warmup", str(min(500, steps // 10))])
             rows = [r for r in rows if (r["recipe"], r["seed"]) != (name, seed)] + [got]
             rows.sort(key=lambda r: (-r["accuracy_percent"], r["recipe"]))
-            write_json(out, {"minutes_of_training": args.minutes, "environment": facts(), "rows": rows})
+            write_json(out, {"minutes_of_training": args.minutes, "environment": collect_environment(), "rows": rows})
             print(json.dumps(got))

@@ -36,7 +36,7 @@ import metabox.training.loop  # noqa: F401
 from metabox.data.root import CACHE_VARIABLE
 from metabox.files import read_json, write_json
 from metabox.tasks.images.folder import ClassFolder
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results" / "robustness.json"
 TRIES = {"training": 40, "checkpointing": 40, "packing": 30, "evaluation": 30, "report": 30, "sweep": 30}
@@ -450,7 +450,7 @@ def _facts() -> dict[str, Any]:
     """In a child, for they start threads."""
     read, write = os.pipe()
     if os.fork() == 0:
-        os.write(write, json.dumps(facts()).encode())
+        os.write(write, json.dumps(collect_environment()).encode())
         os._exit(0)
     os.wait()
     known: dict[str, Any] = json.loads(os.read(read, 1 << 16))

@@ -29,7 +29,7 @@ from metabox.files import write_json
 from metabox.tasks.images.omniglot import Omniglot
 from metabox.tasks.place import Place
 from metabox.training.allocator import keep_freed_memory
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 TASKS = 32  # a call
 SHAPES = ((5, 1), (20, 5))  # way, shot
@@ -120,7 +120,9 @@ def main() -> None:
     packed = packing(options.data_root)
     print(f"packing {packed['packing_s']:.1f} s, opening {packed['opening_s']:.3f} s")
     protocol = {"tasks_per_call": TASKS, "n_query": QUERIES, "rounds": options.rounds, "calls": options.calls}
-    write_json(options.out, {"environment": facts(), "protocol": protocol, "packing": packed, "results": results})
+    write_json(
+        options.out, {"environment": collect_environment(), "protocol": protocol, "packing": packed, "results": results}
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ from metabox.tasks.place import Place
 from metabox.testing import make_episodes
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.engine import precision_of
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting
 
@@ -358,7 +358,7 @@ def main() -> None:
         began = time.perf_counter()
         rows = measure()
         # What the machine can do stands with every part: parts may be measured at different times.
-        with_it = {"seconds": round(time.perf_counter() - began), **about, **limits(), **facts()}
+        with_it = {"seconds": round(time.perf_counter() - began), **about, **limits(), **collect_environment()}
         result |= {f"{name}_measured_with": with_it, name: rows}
         write_json(out, result)
         print(f"{name}: {with_it['seconds']} s", flush=True)

@@ -26,7 +26,7 @@ DISK_ERRORS = ("os error", "I/O error", "inline_container.cc")
 """What libraries that write by themselves say of a disk that takes no more, instead of raising an OSError."""
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let `write` make a file under a temporary name, then give it its own: no reader ever sees half of it.
 
     The temporary file lies in a folder of its own, which is locked while it is there, so that `remove_orphans` can tell
@@ -63,7 +63,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
 
 
 def remove_orphans(folder: str | os.PathLike[str]) -> list[Path]:
-    """Delete the temporary folders of `write_whole` in a folder that no living process is writing; returns them.
+    """Delete the temporary folders of `write_atomically` in a folder that no living process is writing; returns them.
 
     What can be locked has no writer, for the kernel takes the locks of a process back however it ends. Without
     `fcntl` (Windows) nothing can be told apart, and nothing is deleted.
@@ -136,7 +136,7 @@ def append(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, hashed: bool = False) -> None:

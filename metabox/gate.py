@@ -30,10 +30,10 @@ MAX_NODES = 10_000
 MAX_DEPTH = 40
 MAX_SCALAR = 4_000
 MAX_INTEGER = 2**63
-ON_THE_COMMAND_LINE = ("config", "data_root", "out", "plugins")
+COMMAND_LINE_ONLY = ("config", "data_root", "out", "plugins")
 """What a recipe must not say: where things are read from and written to, and whose code is trusted."""
 
-NOT_THE_RECIPES = ("config", "__default_config__")
+PARSER_KEYS = ("config", "__default_config__")
 """Where the parser has read from."""
 
 NAME = re.compile(r"\$?[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*\+?|\d+")
@@ -89,7 +89,7 @@ def _check_named(config: Any, where: str, known: Mapping[str, str]) -> None:
         if "class_path" in content and content["class_path"] not in known:
             raise ValueError(unknown_class(content["class_path"], f" for {where}"))
         for name, value in content.items():
-            if name not in NOT_THE_RECIPES:
+            if name not in PARSER_KEYS:
                 _check_named(value, f"{where}.{name}".removeprefix(".").replace(".init_args", ""), known)
     elif isinstance(config, (list, tuple, set)):
         for value in config:
@@ -161,7 +161,7 @@ def read(path: str) -> dict[str, Any]:
         raise ValueError(f"expected a recipe in {path}, options and values as YAML, got {type(content).__name__}")
     for key in content:
         name = re.split(r"[.+]", str(key))[0].replace("-", "_")
-        if name in ON_THE_COMMAND_LINE:
+        if name in COMMAND_LINE_ONLY:
             raise ValueError(
                 f"expected {name} on the command line only, as --{name.replace('_', '-')}, got it in {path}; remove it"
             )

@@ -58,7 +58,7 @@ def loaded() -> tuple[Plugin, ...]:
     return _loaded.get()
 
 
-def take(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     """Words of a command line: the plugins that they name, and the words without them.
 
     `--plugins` may come anywhere and more than once, with names that commas part.

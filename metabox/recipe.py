@@ -33,10 +33,10 @@ from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.checkpoints import load_weights
 from metabox.training.description import read_description
-from metabox.training.environment import facts, read_facts
+from metabox.training.environment import collect_environment, read_environment
 from metabox.training.loop import MakeObjective, run
 
-NOT_OF_THE_RUN = ("config", "data_root", "out")
+PATH_OPTIONS = ("config", "data_root", "out")
 """Where things lie on this machine is no part of what a run is."""
 
 
@@ -147,7 +147,7 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 def dump(parser: ArgumentParser, config: Namespace) -> str:
     """The resolved recipe as YAML, without what belongs to this machine."""
     kept = config.clone()
-    for name in NOT_OF_THE_RUN:
+    for name in PATH_OPTIONS:
         kept.pop(name, None)
     # null may be another value than the default
     text: str = parser.dump(kept, skip_unset=False, skip_validation=True)
@@ -265,8 +265,8 @@ def evaluate_run(
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": of_weights,
-        "trained_on": read_facts(folder),
-        "evaluated_on": facts(),
+        "trained_on": read_environment(folder),
+        "evaluated_on": collect_environment(),
         "tasks": scores.tasks,
         "per_task": {
             name: [None if math.isnan(value) else value for value in values] for name, values in scores.per_task.items()

@@ -78,7 +78,7 @@ def _reason(code: int, path: Path, begin: int) -> str:
     return f"ended by {name}" + (f" after: {reason}" if reason else "")
 
 
-def _end_with_the_starter() -> None:
+def _end_with_parent() -> None:
     def wait() -> None:
         while os.read(0, 1):
             pass
@@ -97,7 +97,7 @@ def _load_metabox() -> None:
 
 
 if __name__ == "__main__":
-    _end_with_the_starter()
+    _end_with_parent()
     _load_metabox()
     from metabox.cli.main import main
 

@@ -201,7 +201,7 @@ def _run(arguments: list[str]) -> None:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function in COMMANDS.items():
         commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
-    named, rest = plugins.take(arguments)
+    named, rest = plugins.split_arguments(arguments)
     if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
         near = difflib.get_close_matches(rest[0], COMMANDS, n=1)
         mend = f"; did you mean {near[0]}?" if near else ""

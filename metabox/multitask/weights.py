@@ -14,7 +14,7 @@ from metabox.nn.sets import one_hot
 from metabox.ranges import Count, NotNegative, Positive, TwoOrMore, Within
 from metabox.training.weighting import Backward, Weighting
 
-SMALLEST = 1e-3
+FLOOR = 1e-3
 
 
 class Weights(Weighting):
@@ -86,8 +86,8 @@ class GradNorm(Weights):
 
     Deviations:
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
-        of the losses, where the paper has Adam ("insensitive to the optimizer chosen"). A weight stays above SMALLEST
-        (before scaling), and losses below it count as SMALLEST: the paper's losses are never negative.
+        of the losses, where the paper has Adam ("insensitive to the optimizer chosen"). A weight stays above FLOOR
+        (before scaling), and losses below it count as FLOOR: the paper's losses are never negative.
 
     Args:
         n_losses: K.
@@ -125,14 +125,14 @@ class GradNorm(Weights):
     def update(self, losses: Tensor, present: Tensor, norms: Tensor) -> None:
         """The step of w, from `norms [K]`, those of the gradients of L_k."""
         w, first = self.get_buffer("w"), self.get_buffer("first")
-        losses = losses.clamp(min=SMALLEST)
+        losses = losses.clamp(min=FLOOR)
         first.copy_(torch.where(present & first.isnan(), losses, first))
         ratio = losses / first
         rate = ratio / ratio[present].mean()  # r_k
         scale = (w * norms)[present].mean()
         above = (w * norms - scale * rate**self.alpha).sign()
         slope = torch.where(present & (scale > 0), above * norms / scale, 0)
-        w.copy_((w - self.step * slope).clamp(min=SMALLEST))
+        w.copy_((w - self.step * slope).clamp(min=FLOOR))
         w.mul_(self.n_losses / w.sum())
 
 

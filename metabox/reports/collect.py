@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from metabox.evaluation import Scores
 from metabox.files import read_json
-from metabox.recipe import NOT_OF_THE_RUN, build, dump, find, find_run, make_parser, parse, protocol
+from metabox.recipe import PATH_OPTIONS, build, dump, find, find_run, make_parser, parse, protocol
 from metabox.reports import manifest
 
 NEEDED = {
@@ -162,7 +162,7 @@ def _check_one_protocol(one: dict[str, Any], other: dict[str, Any], where: str) 
 
 def settings(config: Namespace) -> dict[str, Any]:
     """A resolved recipe as plain values, without what belongs to a machine."""
-    plain = {name: value for name, value in config.as_dict().items() if name not in NOT_OF_THE_RUN and name[0] != "_"}
+    plain = {name: value for name, value in config.as_dict().items() if name not in PATH_OPTIONS and name[0] != "_"}
     read: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return read
 

@@ -10,7 +10,7 @@ from typing import Any
 from metabox.evaluation import interval_of, mean_of
 from metabox.reports.collect import Run
 
-NOT_OF_THE_TASKS = ("batch_norm", "transductive", "pretrained")  # the learner's, not the sampler's
+LEARNER_KEYS = ("batch_norm", "transductive", "pretrained")  # the learner's, not the sampler's
 
 
 def comparisons(runs: list[Run]) -> list[dict[str, Any]]:
@@ -56,4 +56,4 @@ def headline(run: Run) -> str:
 
 
 def tasks_of(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.protocol.items() if name not in NOT_OF_THE_TASKS}
+    return {name: value for name, value in run.protocol.items() if name not in LEARNER_KEYS}

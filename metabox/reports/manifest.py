@@ -116,7 +116,7 @@ def check_run(folder: Path) -> dict[str, str]:
     """
     from metabox.training.checkpoints import load_tensors
     from metabox.training.description import read_description
-    from metabox.training.environment import read_facts
+    from metabox.training.environment import read_environment
 
     known = _read(folder)
     found = dict.fromkeys([*known.get("files", {}), *_hashes(folder)], "")
@@ -125,7 +125,7 @@ def check_run(folder: Path) -> dict[str, str]:
         found |= {change.partition(" ")[0]: change.partition(" ")[2].strip("()") for change in changes(folder) or []}
         found |= {name: "missing" for name in NEEDED if not (folder / name).is_file()}
     readers: dict[str, Callable[[], object]] = {"best.safetensors": lambda: load_tensors(folder / "best.safetensors")}
-    readers |= {"environment.json": lambda: read_facts(folder), "model.json": lambda: read_description(folder)}
+    readers |= {"environment.json": lambda: read_environment(folder), "model.json": lambda: read_description(folder)}
     for name, read in readers.items():
         if found.get(name) == "":
             try:
