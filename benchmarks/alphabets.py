@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from metabox import Learner, OuterLoop, evaluate, run
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_json, write_atomically
+from metabox.files import read_json, write_atomically, write_json
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.multitask import DWA, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import figure, hint, read_cosines, table

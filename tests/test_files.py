@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metabox.files import append, remove_orphans, write_text, write_atomically
+from metabox.files import append, remove_orphans, write_atomically, write_text
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of folders need fcntl")
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metabox.config import differences
-from metabox.files import HASH, read_json, write_json, write_atomically
+from metabox.files import HASH, read_json, write_atomically, write_json
 from metabox.training.run_folder import UNFINISHED
-from metabox.training.sharding import load_full_weights, load_full_optimizer_state, full_tensors
+from metabox.training.sharding import full_tensors, load_full_optimizer_state, load_full_weights
 
 log = logging.getLogger(__name__)
 

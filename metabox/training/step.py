@@ -18,7 +18,7 @@ from metabox.training.compiling import compiled, compiles
 from metabox.training.hook import Hook
 from metabox.training.optimizers import make_optimizer
 from metabox.training.preflight import Prepared
-from metabox.training.sharding import local, full_tensors
+from metabox.training.sharding import full_tensors, local
 from metabox.training.weighting import losses_by_task
 
 if TYPE_CHECKING:

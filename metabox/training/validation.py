@@ -12,7 +12,7 @@ from metabox.training.checkpoints import save_tensors
 from metabox.training.log import Metrics
 from metabox.training.preflight import Prepared
 from metabox.training.progress import Best, Progress
-from metabox.training.sharding import unsharded, full_tensors
+from metabox.training.sharding import full_tensors, unsharded
 from metabox.training.step import Step
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metabox.files import read_json, write_json, write_text, write_atomically
+from metabox.files import read_json, write_atomically, write_json, write_text
 from metabox.learners.lstm import LSTM
 from metabox.testing import SPECS, build, make_episodes
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
