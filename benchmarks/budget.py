@@ -1,10 +1,10 @@
-"""A recipe's accuracy on meta-test tasks against its budget of training.
+"""A recipe's accuracy on meta-test tasks against its training budget.
 
     python benchmarks/budget.py glyphs-5w1s-incontext
     python benchmarks/budget.py omniglot-5w1s-incontext --steps 900 2600 5600 14000 --data-root DIR
 
-Each budget is a whole training run of its own, whose learning rate falls to its end. A run that was
-stopped goes on when the script is called again. Writes results/RECIPE.json beside this file.
+Each budget is a separate training run with its own schedule of the learning rate. A stopped run resumes
+when the script is called again. Writes results/RECIPE.json beside this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metabox.training.environment import collect_environment
 
 
 def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
-    """Train and evaluate once; what the table says of it."""
+    """Train and evaluate once; returns a row of the table."""
     out = runs / f"{recipe}-{steps or 'all'}-seed{seed}"
     budget = ["--outer.steps", str(steps), "--outer.validate_every", str(min(1000, steps // 2))] if steps else []
     if metabox(["train", recipe, *budget, "--seed", str(seed), "--out", str(out), *more]):

@@ -3,8 +3,8 @@
     python benchmarks/conflict.py                      # every method from three start points; writes a JSON file
     python benchmarks/conflict.py --methods pcgrad     # one, the others in the file stay
 
-Losses, start points and optimizer (Adam) are those of the authors' program; they take 100000 steps of 0.001, here it
-is fewer and longer ones. The Pareto set is -7 <= x1 <= 7 at x2 = -8.36, and the minimum of the mean loss its middle.
+Losses, start points and optimizer (Adam) are those of the authors' code; it takes 100000 steps of 0.001, this script
+fewer and longer ones. The Pareto set is -7 <= x1 <= 7 at x2 = -8.36, and the minimum of the mean loss is its middle.
 """
 
 from __future__ import annotations
