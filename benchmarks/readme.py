@@ -115,7 +115,7 @@ def functions() -> list[str]:
 
 
 def one_minute() -> list[str]:
-    """Black boxes and the gradient baseline after one minute."""
+    """Black-box learners and the gradient baseline after one minute."""
     rows = read_json(RESULTS / "omniglot-1min.json")["rows"]
     shown = [
         f"`{row['recipe']}` {row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} % ({row['steps']:,} steps)"
@@ -163,7 +163,7 @@ def sampling() -> list[str]:
 
 
 def speed() -> list[str]:
-    """Times as fast as others, in one run."""
+    """Speed relative to other packages, in one run."""
     result = read_json(RESULTS / "speed.json")
     about = result["steps_measured_with"]
     steps = [row for row in result["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
@@ -198,7 +198,7 @@ def speed() -> list[str]:
 
 
 def filled() -> str:
-    """The README as the committed results would have it."""
+    """The README with the numbers of the committed results."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     tables = [

@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from metabox.checks import checked
 from metabox.episodes import Episodes, Examples
-from metabox.files import write_whole
+from metabox.files import write_atomically
 from metabox.learners.base import Learner, Phi
 
 ADAPT, PREDICT = "adapt.pt2", "predict.pt2"
@@ -132,4 +132,4 @@ def _save(path: Path, program: ExportedProgram) -> None:
             warnings.simplefilter("ignore")  # torch has some for its own format
             torch.export.save(program, stream)
 
-    write_whole(path, write)
+    write_atomically(path, write)

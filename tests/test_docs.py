@@ -98,7 +98,7 @@ def check_command(arguments: list[str]) -> None:
 
 def leave_untrained_run(arguments: list[str]) -> None:
     """Leave what `metabox train` would, with untrained weights."""
-    names, (recipe, *options) = plugins.take(a for a in arguments if a != "--print_config")
+    names, (recipe, *options) = plugins.split_arguments(a for a in arguments if a != "--print_config")
     with plugins.allowed(names):
         parser = make_parser(find(recipe))
         config = parse(parser, options)

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import Files, cache_folder
-from metabox.files import remove_orphans, write_whole
+from metabox.files import remove_orphans, write_atomically
 
 FORMAT = 3
 BEGIN = b'{"__metadata__": {"hash": "'
@@ -126,7 +126,7 @@ def open_pack(
         found = _listed(name, classes)
         images = _read_images(name, found, decode, check(found))
         remove_orphans(path.parent)
-        write_whole(path, lambda temporary: _write(temporary, found, images))
+        write_atomically(path, lambda temporary: _write(temporary, found, images))
         try:
             pack = _read(path, every_pixel=True)
         except ValueError as error:

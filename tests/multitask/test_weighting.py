@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metabox.multitask import DWA, Fixed, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.surgery import METHODS
-from metabox.multitask.weights import SMALLEST
+from metabox.multitask.weights import FLOOR
 from metabox.training.weighting import Weighting
 
 pytest.importorskip("torchjd")
@@ -480,4 +480,4 @@ def test_surgery_without_torchjd_says_what_to_install(monkeypatch: pytest.Monkey
 def test_gradnorm_weights_stay_positive() -> None:
     weighting = GradNorm(2, alpha=0.0, step=50.0)
     weighting.update(torch.ones(2), torch.tensor([True, True]), torch.tensor([5.0, 0.1]))
-    assert float(weighting.w.min()) >= SMALLEST / 100
+    assert float(weighting.w.min()) >= FLOOR / 100
