@@ -52,7 +52,7 @@ class Descriptor(Configured, ABC):
         """z_i of each task, `[K, dz]` float32.
 
         Raises:
-            ValueError: where something that is to be told is not known of every task, naming those.
+            ValueError: if something that is to be told is not known of every task, naming those.
         """
 
 
@@ -138,7 +138,7 @@ class Beside(Descriptor):
         parts: `OneHot` among them is the first, which is where a learner with heads looks for the task's index.
 
     Raises:
-        ValueError: where there are none, or `OneHot` is not the first.
+        ValueError: if there are none, or `OneHot` is not the first.
     """
 
     def __init__(self, parts: list[Descriptor]) -> None:

@@ -40,7 +40,7 @@ class Rows:
     ways: how many classes each task has, `[K]`; all of them, where it is None
 
     Raises:
-        ValueError: where the parts do not fit together, or a task lacks rows to train on.
+        ValueError: if the parts do not fit together, or a task lacks rows to train on.
     """
 
     x: Tensor
@@ -109,7 +109,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         descriptor_dropout: the share of tasks in a batch whose descriptor is not told, but zeros.
 
     Raises:
-        ValueError: for options out of range; at the first use, where the data are not there or do not fit.
+        ValueError: if an option is out of range; at the first use, if the data are not there or do not fit.
     """
 
     def __init__(

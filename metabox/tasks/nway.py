@@ -95,7 +95,7 @@ class NWayKShot(EpisodeSampler):
             scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
 
     Raises:
-        ValueError: where there are fewer names than classes in a task; at the first episode of a split, where it
+        ValueError: if there are fewer names than classes in a task; at the first episode of a split, if it
             has too few classes, groups or images.
     """
 

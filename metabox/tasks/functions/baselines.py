@@ -49,7 +49,7 @@ def ridge(support: Examples, x: Tensor, *, penalty: float) -> Tensor:
     """Linear, least squares plus `penalty` times Σ w_i²: the posterior mean for w ~ N(0, I) where penalty is noise².
 
     Raises:
-        ValueError: where the penalty is not positive.
+        ValueError: if the penalty is not positive.
     """
     if penalty <= 0:
         raise ValueError(f"expected a positive penalty, got {penalty}; least_squares has none")
@@ -80,7 +80,7 @@ def dmmse(support: Examples, x: Tensor, *, pool: Tensor, noise: float) -> Tensor
     """w·x for the posterior mean of w among the finite pool `[P, d]` (Raventós et al. 2023).
 
     Raises:
-        ValueError: where the noise is not positive, or the pool is not `[P, d]`.
+        ValueError: if the noise is not positive, or the pool is not `[P, d]`.
     """
     sx, sy = _checked(support, x)
     if noise <= 0 or pool.ndim != 2 or pool.shape[1] != sx.shape[2] or sy.shape[2] != 1:

@@ -21,7 +21,7 @@ class Kernel(Configured, ABC):
         **hyper: the hyper-parameters, all positive.
 
     Raises:
-        ValueError: where one of them is not.
+        ValueError: if one of them is not.
     """
 
     def __init__(self, **hyper: PositiveOrRange) -> None:

@@ -65,7 +65,7 @@ class LinearFunctions(NormalInputs):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LinearFunctions(NormalInputs):
         """w of every training task, `[pool, dim]`.
 
         Raises:
-            ValueError: where there is no pool.
+            ValueError: if there is no pool.
         """
         if self.pool is None:
             raise ValueError("expected a sampler with a pool, got one of endless tasks; give `pool` a number")
@@ -190,7 +190,7 @@ class TwoLayerNetworks(NormalInputs):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class DecisionTrees(NormalInputs):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

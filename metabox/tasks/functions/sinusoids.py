@@ -58,7 +58,7 @@ class Sinusoids(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Harmonics(FunctionTasks):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Sawtooth(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Steps(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class AllClasses(EpisodeSampler):
         held_out: the share of each class's images for validation, and for test.
 
     Raises:
-        ValueError: for options out of range; at the first use, where the set is not there, or a class is too small.
+        ValueError: if an option is out of range; at the first use, if the set is not there, or a class is too small.
     """
 
     def __init__(

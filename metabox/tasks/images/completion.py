@@ -37,7 +37,7 @@ class ImageCompletion(Sized, EpisodeSampler):
         share_sizes: this many tasks in a row have the same sizes.
 
     Raises:
-        ValueError: for options out of range; at the first use, where there are not as many pixels.
+        ValueError: if an option is out of range; at the first use, if there are not as many pixels.
     """
 
     def __init__(

@@ -249,7 +249,7 @@ class GlyphImages(ClassImages):
         """See `ClassImages.ids`.
 
         Raises:
-            ValueError: where a class or a drawing is out of range.
+            ValueError: if a class or a drawing is out of range.
         """
         for name, ids, end in (("classes", classes, len(self.sizes)), ("items", items, DRAWINGS)):
             if ids.size and not 0 <= ids.min() <= ids.max() < end:

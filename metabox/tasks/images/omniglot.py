@@ -44,7 +44,7 @@ class Omniglot(NWayKShot):
         data_root: folder that holds `omniglot/` or `omniglot-py/`; by default METABOX_DATA.
 
     Raises:
-        ValueError: at the first use, where the data are neither found nor downloaded, or are not whole.
+        ValueError: at the first use, if the data are neither found nor downloaded, or are not whole.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class PublishedImages(NWayKShot):
         data_root: folder that holds the set's own; by default METABOX_DATA.
 
     Raises:
-        ValueError: at the first use, where the set is not found or not whole, naming all that is wrong at once.
+        ValueError: at the first use, if the set is not found or not whole, naming all that is wrong at once.
     """
 
     name: ClassVar[str]

@@ -35,7 +35,7 @@ class Alphabets(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: for drawers that are not 20 together; at the first use, where an alphabet is not there, or the data
+        ValueError: for drawers that are not 20 together; at the first use, if an alphabet is not there, or the data
             are not found or not whole.
     """
 

@@ -36,7 +36,7 @@ class CelebA(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where files are missing or damaged, or an attribute is not there.
+        ValueError: at the first use, if files are missing or damaged, or an attribute is not there.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ def read(folder: Path, preprocessing: Preprocessing) -> tuple[Pack, Tensor, list
     """The pack, whose classes are torchvision's splits; labels 0 and 1 `[n, 40]` in its order; and their names.
 
     Raises:
-        ValueError: where files are missing or damaged.
+        ValueError: if files are missing or damaged.
     """
     from torchvision.datasets import CelebA as Reader  # slow to import
 

@@ -66,7 +66,7 @@ class CensusIncome(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where the files are not there, or have another layout.
+        ValueError: at the first use, if the files are not there, or have another layout.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ def read_columns(path: Path) -> Columns:
     """The columns of census-income.data or census-income.test, each `[n]` as text.
 
     Raises:
-        ValueError: where the file has other columns or other values, naming the lines.
+        ValueError: if the file has other columns or other values, naming the lines.
     """
     rows, odd = [], []
     for number, row in enumerate(read_rows(path, errors="replace", skipinitialspace=True), 1):
@@ -168,7 +168,7 @@ def find_census(folder: Path) -> Path:
     """The folder with census-income.data and census-income.test.
 
     Raises:
-        ValueError: where it is not there.
+        ValueError: if it is not there.
     """
     for name in FOLDERS:
         if all((folder / name / f"census-income.{part}").is_file() for part in ("data", "test")):

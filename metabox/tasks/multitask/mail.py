@@ -64,7 +64,7 @@ def read_mail(content: bytes) -> Mail:
     """The words and the date of a mail, whatever its encodings; text parts count, attachments do not.
 
     Raises:
-        ValueError: where it is no mail, or larger or more nested than mail is.
+        ValueError: if it is no mail, or larger or more nested than mail is.
     """
     if len(content) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
@@ -94,7 +94,7 @@ class MailFolder(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where the folder has another layout, or files are no mail, naming all of them
+        ValueError: at the first use, if the folder has another layout, or files are no mail, naming all of them
             at once.
     """
 
@@ -154,7 +154,7 @@ def read_mailboxes(
     """Read `<user>/spam/*.eml` and `<user>/ham/*.eml`, the users in the order of their names.
 
     Raises:
-        ValueError: where the folder has another layout, or files are no mail, naming all of them at once.
+        ValueError: if the folder has another layout, or files are no mail, naming all of them at once.
     """
     if not folder.is_dir():
         raise ValueError(f"expected a folder of users' mail, got {str(folder)!r}, which is not one")

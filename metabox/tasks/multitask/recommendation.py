@@ -27,7 +27,7 @@ class ManyTargets(EndlessTask):
         data_seed: another seed is another p(x, y). It is no seed of training, so that all runs share the data.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(self, n_query: Count, correlation: Correlation, data_seed: Whole) -> None:
@@ -73,7 +73,7 @@ class CorrelatedRegressions(ManyTargets):
         data_seed: of u₁, u₂, αᵢ and βᵢ.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Viewers(ManyTargets):
         data_seed: of what engages and what satisfies.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

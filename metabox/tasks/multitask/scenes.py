@@ -55,7 +55,7 @@ class Scenes(RenderedImages):
         weights: of the losses of segmentation, depth and normals in their sum.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

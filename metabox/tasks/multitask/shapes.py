@@ -33,7 +33,7 @@ class Shapes(RenderedImages):
             Validation and test know all.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

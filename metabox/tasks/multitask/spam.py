@@ -46,7 +46,7 @@ class Users:
         seed: of everything about them.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     @checked
@@ -119,7 +119,7 @@ class MadeMail(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

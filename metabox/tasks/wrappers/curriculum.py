@@ -57,7 +57,7 @@ class Curriculum(Wrapper):
         points: the number of points; all from the start, where it is None.
 
     Raises:
-        ValueError: where n_support has a range or n_query is not 1, where there is a pool, or a growth starts above
+        ValueError: if n_support has a range or n_query is not 1, where there is a pool, or a growth starts above
             what the tasks have, or at fewer inputs than `sparsity`.
     """
 

@@ -49,7 +49,7 @@ def in_order(episodes: Episodes, spec: TaskSpec, chosen: Tensor) -> Episodes:
     """The classes of the tasks `chosen [T, 1]` numbered in the order of their examples' ids.
 
     Raises:
-        ValueError: where there are no classes, or no ids.
+        ValueError: if there are no classes, or no ids.
     """
     if spec.target.n_classes is None or episodes.origin is None:
         has = f"targets {spec.target!r}" if spec.target.n_classes is None else "no origin"

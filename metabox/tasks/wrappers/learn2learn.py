@@ -46,7 +46,7 @@ class FromLearn2Learn(EpisodeSampler):
         n_shot: support examples of each class.
 
     Raises:
-        ValueError: where there is no task set, or the task drawn has other classes or too few examples of one.
+        ValueError: if there is no task set, or the task drawn has other classes or too few examples of one.
     """
 
     data_arguments = ("train", "val", "test")
@@ -130,7 +130,7 @@ def as_taskset(
         device: where the tasks are put.
 
     Raises:
-        ValueError: where the targets are not classes, or n_tasks is neither -1 nor positive.
+        ValueError: if the targets are not classes, or n_tasks is neither -1 nor positive.
     """
     return Taskset(sampler, split, n_tasks, seed, device)
 
@@ -181,7 +181,7 @@ class Taskset:
         """The task (data, labels).
 
         Raises:
-            ValueError: where a class has more shots than queries, or a part is padded.
+            ValueError: if a class has more shots than queries, or a part is padded.
         """
         index, task = task_description
         episodes = self.sampler.sample(Place(1, self.split, index=index, first=task, seed=self.seed), self.device)

@@ -30,7 +30,7 @@ class RandomProjections(Wrapper):
             a new one each time. Validation and test tasks always have new ones.
 
     Raises:
-        ValueError: where `size` or `n_maps` is below 1.
+        ValueError: if `size` or `n_maps` is below 1.
     """
 
     def __init__(self, tasks: EpisodeSampler, size: Count | None = None, n_maps: Count | None = None) -> None:
