@@ -21,10 +21,10 @@ from metabox.tasks.sampler import EpisodeSampler
 class ImageCompletion(Sized, EpisodeSampler):
     """Image completion: x is a pixel's place, y its colour (Garnelo et al. 2018, "Conditional neural processes").
 
-    A task is an image, drawn from a class drawn uniformly from the split. x = (row, column), evenly spaced in [low, high]²,
-    y = grey value or colours in [0, 1]. Garnelo et al. have x in [0, 1]² and ask for all pixels; Nguyen & Grover 2022
-    ("Transformer neural processes") have x in [-1, 1]², n_support [3, 196], n_query [3, 196], max_points 199, and y
-    shifted to [-0.5, 0.5].
+    A task is an image, drawn from a class drawn uniformly from the split. x = (row, column), evenly spaced in
+    [low, high]², y = grey value or colours in [0, 1]. Garnelo et al. have x in [0, 1]² and ask for all pixels; Nguyen
+    & Grover 2022 ("Transformer neural processes") have x in [-1, 1]², n_support [3, 196], n_query [3, 196], max_points
+    199, and y shifted to [-0.5, 0.5].
 
     Args:
         images: any N-way K-shot sampler of images, whose way, shot and augmentation are not used; by default `Glyphs`.

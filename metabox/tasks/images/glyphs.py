@@ -182,7 +182,7 @@ def _fit(pieces: list[list[Tensor]], warp: Tensor, size: int, wobble: float) -> 
 
 @lru_cache(maxsize=16)
 def _basis(samples: int, device: torch.device) -> Tensor:
-    """The four Bernstein polynomials at evenly spaced parameters, `[4, samples]`; computed on the host for all devices."""
+    """The four Bernstein polynomials at evenly spaced parameters, `[4, samples]`; computed on the host."""
     t = np.linspace(0.0, 1.0, samples)
     rows = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
     return torch.from_numpy(np.stack(rows).astype(np.float32)).to(device)
