@@ -213,7 +213,7 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
     among = f"the {place.split} tasks {place.first} ... {last}"
     episodes = tasks.sample(place, device).blanked()
     if not bool(episodes.query.mask.any(1).all()):
-        raise ValueError(f"expected a query in every task, got a task without among {among}")
+        raise ValueError(f"expected a query in every task, got a task without one among {among}")
     try:
         scored = _scored(predictor, episodes)
     except ValueError as error:

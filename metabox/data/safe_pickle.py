@@ -108,13 +108,13 @@ class _Reader(_Unpickler):  # type: ignore[misc]
             or type(arguments) is not tuple
             or (call.function in (bytes, OrderedDict) and arguments)
         ):
-            raise pickle.UnpicklingError("it calls what is no function")
+            raise pickle.UnpicklingError("it calls something that is not a function")
         self.append(call.function(*arguments))
 
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         if type(made) not in (_Array, _DType) or type(state) is not tuple:
-            raise pickle.UnpicklingError("it changes what is no array")
+            raise pickle.UnpicklingError("it changes something that is not an array")
         if type(made) is _Array and len(state) == 5:
             self._spend(len(state[4]))
         made.receive(*state)
@@ -154,7 +154,7 @@ class _Reader(_Unpickler):  # type: ignore[misc]
 
     def _to(self, kind: type, place: int = -1) -> Any:
         if not isinstance(self.stack[place], kind):
-            raise pickle.UnpicklingError(f"it adds to what is no {kind.__name__}")
+            raise pickle.UnpicklingError(f"it adds to something that is not a {kind.__name__}")
         return self.stack[place]
 
     OWN = {  # noqa: RUF012

@@ -75,7 +75,7 @@ def read_mail(content: bytes) -> Mail:
             raise ValueError("no mail: it does not begin with headers")
         texts = [_header(message, "subject"), *_texts(message)]
     except RecursionError as error:
-        raise ValueError("parts within parts, too many deep") from error
+        raise ValueError("parts nested too deeply") from error
     return Mail([word for text in texts for word in WORD.findall(text.lower())], _date(message))
 
 
@@ -180,7 +180,7 @@ def read_mailboxes(
         dates.append(mail.date.timestamp() if mail.date else -np.inf)
     if bad:
         raise ValueError(
-            f"expected mail in {folder}, got {len(bad)} files that are none: {name_some(bad)}; remove them"
+            f"expected mail in {folder}, got {len(bad)} files that are not: {name_some(bad)}; remove them"
         )
     user = np.array([names.index(user) for _, user, *_ in found])
     y = np.array([LABELS.index(label) for _, _, label, _ in found])
@@ -236,7 +236,7 @@ def _parts(message: Message) -> Iterator[Message]:
     while left:
         part, depth = left.pop()
         if depth > MOST_DEPTH:
-            raise ValueError("parts within parts, too many deep")
+            raise ValueError("parts nested too deeply")
         yield part
         if part.is_multipart():
             left += [(inner, depth + 1) for inner in reversed(part.get_payload())]  # type: ignore[arg-type]
