@@ -179,9 +179,7 @@ def read_mailboxes(
         counts[i] = hashed_counts(mail.words, features)
         dates.append(mail.date.timestamp() if mail.date else -np.inf)
     if bad:
-        raise ValueError(
-            f"expected mail in {folder}, got {len(bad)} files that are not: {name_some(bad)}; remove them"
-        )
+        raise ValueError(f"expected mail in {folder}, got {len(bad)} files that are not: {name_some(bad)}; remove them")
     user = np.array([names.index(user) for _, user, *_ in found])
     y = np.array([LABELS.index(label) for _, _, label, _ in found])
     place = _rank_within(user, np.array(dates)) if split_by == "time" else np.array(digests)
