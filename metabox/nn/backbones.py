@@ -159,7 +159,7 @@ def image_shape(backbone: Backbone) -> tuple[int, int, int]:
     """(channels, height, width) of a backbone that takes images.
 
     Raises:
-        ValueError: where its inputs are none.
+        ValueError: if its inputs are none.
     """
     if len(backbone.x_shape) != 3:
         raise ValueError(

@@ -112,7 +112,7 @@ class BackboneFiLM(nn.Module):
         code: width of the task code.
 
     Raises:
-        ValueError: where there is no such layer.
+        ValueError: if there is no such layer.
     """
 
     def __init__(self, sizes: dict[str, int], code: int) -> None:

@@ -22,7 +22,7 @@ class Embedding(nn.Module):
         causal: for a learner that reads the support as a sequence; then no statistics of the whole support may be used.
 
     Raises:
-        ValueError: where `causal` meets a backbone that normalises by the support.
+        ValueError: if `causal` meets a backbone that normalises by the support.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ def task_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """`F.linear` with the weights of each task: x `[T, M, D]`, weight `[T, K, D]`, bias `[T, K]` -> `[T, M, K]`.
 
     Raises:
-        ValueError: where x and the weights are not of the same tasks.
+        ValueError: if x and the weights are not of the same tasks.
     """
     _check(x, weight)
     y = x @ weight.transpose(1, 2)
@@ -28,7 +28,7 @@ def task_conv2d(
     x `[T, M, C, H, W]`, weight `[T, C', C, k, k]`, bias `[T, C']` -> `[T, M, C', H', W']`.
 
     Raises:
-        ValueError: where x and the weights are not of the same tasks.
+        ValueError: if x and the weights are not of the same tasks.
     """
     _check(x, weight)
     channels, bias = weight.shape[1], None if bias is None else bias.flatten()

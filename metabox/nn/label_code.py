@@ -42,7 +42,7 @@ class LabelCode(nn.Module):
         kind: which of the two.
 
     Raises:
-        ValueError: where strings are asked of targets that are not classes, or of more than 3,125 of them.
+        ValueError: if strings are asked of targets that are not classes, or of more than 3,125 of them.
     """
 
     table: Tensor  # [C, 25], which string is which

@@ -51,7 +51,7 @@ class LRUMemory(nn.Module):
         read_first: read from M_{t-1}, before the write.
 
     Raises:
-        ValueError: where there are fewer rows than heads.
+        ValueError: if there are fewer rows than heads.
     """
 
     @checked

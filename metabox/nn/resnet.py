@@ -157,7 +157,7 @@ class SNAILEmbedding(Backbone):
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
 
     Raises:
-        ValueError: where the inputs are no images.
+        ValueError: if the inputs are no images.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def task_parameters(module: nn.Module, i: int) -> dict[str, Tensor]:
     So it is while a task's code is one-hot. A soft code lets the loss of a task reach those of all tasks.
 
     Raises:
-        IndexError: where the module has fewer tasks than that.
+        IndexError: if the module has fewer tasks than that.
     """
     parameters = dict(module.named_parameters())
     return {name: parameters[name].split(shares)[i] for name, shares in _shares(module).items()}

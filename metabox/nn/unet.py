@@ -29,7 +29,7 @@ class UNet(Backbone):
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
 
     Raises:
-        ValueError: where the inputs are no images, or too small for as many levels.
+        ValueError: if the inputs are no images, or too small for as many levels.
     """
 
     def __init__(self, x_shape: Shape, width: Count = 16, depth: Natural = 3, norm: NormKind = "batch") -> None:

@@ -39,7 +39,7 @@ class DenseMultiTask(Learner):
         width: units of the heads and of r.
 
     Raises:
-        ValueError: where a part has other than no or two spatial axes,
+        ValueError: if a part has other than no or two spatial axes,
     """
 
     targets = (Parts,)

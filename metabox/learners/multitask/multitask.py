@@ -114,7 +114,7 @@ class HardSharing(MultiTask):
         code: where the code of a named task comes from.
 
     Raises:
-        ValueError: where parts, which have a head each, are to be conditioned otherwise, or the backbone has nothing to
+        ValueError: if parts, which have a head each, are to be conditioned otherwise, or the backbone has nothing to
             modulate.
     """
 

@@ -38,7 +38,7 @@ class TaskCode(nn.Module):
         width: hidden units of e, and channels or units of the backbone below.
 
     Raises:
-        ValueError: where there is nothing to infer, or the code is to be told and the descriptor is too small for that.
+        ValueError: if there is nothing to infer, or the code is to be told and the descriptor is too small for that.
     """
 
     @checked
