@@ -72,8 +72,8 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
         folder: where the two files go.
 
     Raises:
-        ValueError: if the learner is in training mode, or does what a graph cannot express: take gradients in
-            `adapt`, or branch on a number in a tensor.
+        ValueError: if the learner is in training mode, or does what a graph cannot express: take gradients in `adapt`,
+            or branch on a number in a tensor.
     """
     if learner.training:
         raise ValueError("expected a learner in evaluation mode, got one in training; call learner.eval() first")

@@ -15,8 +15,8 @@ from metabox.ranges import Shape
 class FromRun(Backbone):
     """The backbone of a finished run, with its best weights, to continue from.
 
-    Its architecture is that of the run's recipe, so no other option is needed. The weights are read as safetensors
-    and cannot run code; `origin` gives the run and a hash of its weights, and every result contains it.
+    Its architecture is that of the run's recipe, so no other option is needed. The weights are read as safetensors and
+    cannot run code; `origin` gives the run and a hash of its weights, and every result contains it.
 
     Args:
         x_shape: shape of one input.

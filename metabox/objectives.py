@@ -91,7 +91,7 @@ class JointLoss(Objective):
         if not isinstance(learner, JointLearner):
             raise ValueError(
                 f"expected a learner with a method joint(phi, query), such as TNPA, got {type(learner).__name__}, "
-                "which predicts every query by itself; use QueryLoss"
+                "which predicts every query independently; use QueryLoss"
             )
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:

@@ -287,7 +287,7 @@ def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> 
     which = torch.randint(2, (32, 8), generator=random)
     which[:, 1] = 1 - which[:, 0]  # so both points are in the support, the first four
     task = torch.randint(2, (32, 1), generator=random)
-    z = _told(spec, task[:, 0], reads_support(learner), random)
+    z = _descriptors(spec, task[:, 0], reads_support(learner), random)
     if z is None and not reads_support(learner):
         task = torch.zeros_like(task)
     y = task.expand(-1, 8) if learner.ordered else which ^ task
@@ -310,7 +310,7 @@ def reads_support(learner: Learner) -> bool:
     return not (isinstance(learner, MultiTask) and learner.code.kind == "given")
 
 
-def _told(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
+def _descriptors(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
     """Descriptors for two tasks `[T, dz]`, one-hot if tasks have names; zeros if the task is not given.
 
     For a learner that reads the support, half of the descriptors are given if tasks have names, else none.
@@ -318,8 +318,8 @@ def _told(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) ->
     if not spec.descriptor_size:
         return None
     z = F.one_hot(task, len(spec.tasks)).float() if spec.tasks else (2.0 * task[:, None] - 1)
-    told = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
-    return F.pad(z * told, (0, spec.descriptor_size - z.shape[1]))
+    given = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
+    return F.pad(z * given, (0, spec.descriptor_size - z.shape[1]))
 
 
 def check_only_a_learner_that_reads_the_support_depends_on_it(make: MakeLearner, spec: TaskSpec) -> None:

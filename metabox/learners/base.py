@@ -64,8 +64,8 @@ class Learner(nn.Module, Configured, ABC):
         Args:
             support: D_tr `[T, N, ...]`; N = 0 is legal.
             descriptor: z `[T, dz]`, if the spec has one.
-            classes: if targets are classes, the label set of each task: bool `[T, up to C]`. By default the classes
-                in the support, and all C for a task with an empty support.
+            classes: if targets are classes, the label set of each task: bool `[T, up to C]`. By default the classes in
+                the support, and all C for a task with an empty support.
 
         Raises:
             ValueError: if the support is not of the kind that the learner was built for, or has a label outside the

@@ -23,16 +23,16 @@ class CNAPs(Learner):
     The paper is "Fast and Flexible Multi-Task Classification Using Conditional Neural Adaptive Processes"; the
     following is in its section 2.2. A set encoder gives the task code z_G, the mean over the support of a small
     network. From it, an adaptation network for each normalisation layer generates scale and shift of every channel
-    (FiLM). From the modulated features, another network generates each class's linear weights and bias, from the
-    mean feature of its support: any way and shot. Sizes and architectures are those of the authors' published code
+    (FiLM). From the modulated features, another network generates each class's linear weights and bias, from the mean
+    feature of its support: any way and shot. Sizes and architectures are those of the authors' published code
     (github.com/cambridge-mlg/cnaps), in its variant "film", without the auto-regressive part.
 
     Deviations: the auto-regressive local codes z_AR are left out (the paper has results for both). The feature
-    extractor is trained with the rest, where the paper has a ResNet-18, pre-trained on ImageNet and frozen.
-    There is no penalty on the amounts of modulation; the outer loop's weight decay takes its place. The set encoder
-    pools an image only while it can be halved, and is an MLP for vectors. A backbone without
-    normalisation layers has its output modulated. A bias that all classes would share would have no effect and is left
-    out. A class without support has the weights generated from a mean feature of zero.
+    extractor is trained with the rest, where the paper has a ResNet-18, pre-trained on ImageNet and frozen. There is no
+    penalty on the amounts of modulation; the outer loop's weight decay takes its place. The set encoder pools an image
+    only while it can be halved, and is an MLP for vectors. A backbone without normalisation layers has its output
+    modulated. A bias that all classes would share would have no effect and is left out. A class without support has the
+    weights generated from a mean feature of zero.
 
     Args:
         spec: the tasks.

@@ -21,9 +21,9 @@ class CNP(Learner):
     r_i = h(x_i, y_i); r = mean_i r_i; predictions = g(x, r) (equations 1 to 3). For classes, as in section 4.3,
     the code is pooled within each class.
 
-    Deviations: for classes the paper concatenates the class codes, which fixes the way. Here one
-    decoder scores each class from its code and the mean of all codes, so any way works and renaming
-    the classes renames the predictions. The image encoder is batch-normalised and not pre-trained.
+    Deviations: for classes the paper concatenates the class codes, which fixes the way. Here one decoder scores each
+    class from its code and the mean of all codes, so any way works and renaming the classes renames the predictions.
+    The image encoder is batch-normalised and not pre-trained.
 
     Args:
         spec: the tasks.

@@ -29,8 +29,8 @@ class ConvCNP(Learner):
 
     Args:
         spec: the tasks, with one or two inputs.
-        domain: range of the inputs in each dimension. The grid ends a margin of 0.1 beyond it, and predictions
-            soon become constant there.
+        domain: range of the inputs in each dimension. The grid ends a margin of 0.1 beyond it, and predictions soon
+            become constant there.
         points_per_unit: grid points per unit of x; by default 64 for one input, as in the paper, and 4 for two.
         width: channels of the CNN, a U-Net.
         depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.

@@ -23,8 +23,8 @@ from metabox.targets import TaskSpec
 class HyperNetwork(Learner):
     """A static hypernetwork (Ha et al. 2017, "HyperNetworks", section 3.1) whose embeddings come from the support.
 
-    The support, and the descriptor if there is one, become a task code: c = [mean_i e(x_i, y_i), z]. A target
-    network with weights generated from c answers the queries. With `layers` of 1 or more it is
+    The support, and the descriptor if there is one, become a task code: c = [mean_i e(x_i, y_i), z]. A target network
+    with weights generated from c answers the queries. With `layers` of 1 or more it is
 
         first layer (shared, not generated) -> `layers` generated layers -> generated head
 
@@ -33,14 +33,14 @@ class HyperNetwork(Learner):
     are 3x3 convolutions, each followed by ReLU and 2x2 max-pooling; on vectors they are linear, followed by ReLU.
     With `layers=0` the target network is the generated head alone, on the features of the backbone.
 
-    A perceptron of two layers generates the head from c. For classes it does so row by row: the row of a class from
-    the mean of e(x_i) over that class and the task code (the aggregation of conditional neural processes), so that
-    any way works and renaming the classes renames the predictions.
+    A perceptron of two layers generates the head from c. For classes it does so row by row: the row of a class from the
+    mean of e(x_i) over that class and the task code (the aggregation of conditional neural processes), so that any way
+    works and renaming the classes renames the predictions.
 
-    Deviations: in the paper z^j is a learned constant, since one network serves one task; here it is inferred.
-    The paper tiles large kernels from basic ones (equation 3); here all generated layers have one size. It uses
-    batch norm in its deep networks; here the activations of each input are normalised separately before ReLU, since
-    statistics over tasks mean little when every task has its own weights.
+    Deviations: in the paper z^j is a learned constant, since one network serves one task; here it is inferred. The
+    paper tiles large kernels from basic ones (equation 3); here all generated layers have one size. It uses batch norm
+    in its deep networks; here the activations of each input are normalised separately before ReLU, since statistics
+    over tasks mean little when every task has its own weights.
 
     Args:
         spec: the tasks.

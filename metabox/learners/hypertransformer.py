@@ -31,9 +31,9 @@ class HyperTransformer(Learner):
     The layers are generated from the first to the last. For layer l the transformer reads, as one set without
     positions, the support's tokens and the placeholders of layer l's weights:
 
-    * token of a support example: [label embedding; local features; global features], where the local features are
-      a 3x3 convolution, averaged over the map, of layer l's input from the layers generated so far, and the global
-      features are the same for every layer;
+    * token of a support example: [label embedding; local features; global features], where the local features are a 3x3
+      convolution, averaged over the map, of layer l's input from the layers generated so far, and the global features
+      are the same for every layer;
     * token of a slice of weights: [weight embedding; zeros].
 
     A slice is the weights of one output channel, for logits of one class: the "output" allocation, which the paper's
@@ -41,8 +41,8 @@ class HyperTransformer(Learner):
     placeholder, behind the embedding, is the slice. A generated convolution is followed by batch norm, ReLU and 2x2
     max-pooling.
 
-    A vector is an image of one pixel: kernels are 1x1, which makes linear layers, and there is no pooling. A
-    descriptor is added to the weight embeddings by a linear map.
+    A vector is an image of one pixel: kernels are 1x1, which makes linear layers, and there is no pooling. A descriptor
+    is added to the weight embeddings by a linear map.
 
     Deviations: supervised only, without tokens for unlabelled images. Batch norm has running statistics in evaluation,
     so that queries do not influence each other; the authors' code uses those of each batch. The transformers normalise

@@ -21,12 +21,12 @@ class InContext(Learner):
     The architecture is that of the in-context learners TNP-D (Nguyen & Grover 2022), GPICL (Kirsch et al. 2022) and
     CAML (Fifty et al. 2024): token_i = x_i + embed(y_i), and a learned null label in place of a query's y.
 
-    Classes have no table of label embeddings, which keeps such learners at chance for long and ties them to one
-    way. Instead the embedding of class c is inferred from the task: a linear map of the mean of its support
-    features. Renaming the classes permutes the embeddings with them. A query starts from a
-    first guess, attention by cosine over the support as in Matching networks (Vinyals et al. 2016,
-    equation 1); its token carries the guessed label's embedding, and the transformer's correction is read out
-    against the same class embeddings. Real and binary targets are embedded by a linear map and read out by another.
+    Classes have no table of label embeddings, which keeps such learners at chance for long and ties them to one way.
+    Instead the embedding of class c is inferred from the task: a linear map of the mean of its support features.
+    Renaming the classes permutes the embeddings with them. A query starts from a first guess, attention by cosine over
+    the support as in Matching networks (Vinyals et al. 2016, equation 1); its token carries the guessed label's
+    embedding, and the transformer's correction is read out against the same class embeddings. Real and binary targets
+    are embedded by a linear map and read out by another.
 
     Args:
         spec: the tasks.

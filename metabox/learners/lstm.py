@@ -20,9 +20,9 @@ from metabox.targets import TaskSpec
 class Recurrent(Learner):
     """A learner that reads the support as a sequence, one step per example, and a query as one further step.
 
-    The input at step t is (x_t, y_{t-1}): the label is delayed by one step and zero at the first, so the
-    network must hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2).
-    All queries of a task take their step from the same state, independently of each other.
+    The input at step t is (x_t, y_{t-1}): the label is delayed by one step and zero at the first, so the network must
+    hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2). All queries of a
+    task take their step from the same state, independently of each other.
 
     A subclass defines the state by `start`, `step` and `advance`, and creates `readout`, from a step's outputs to
     `self.labels.out_size` scores. `self.in_size` is the width of a step's input.
@@ -57,7 +57,7 @@ class Recurrent(Learner):
         return self._run(support, descriptor)[0]
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        outputs, _ = self.step(phi, _beside(self.embed(x, phi), phi["label"]))
+        outputs, _ = self.step(phi, _with_label(self.embed(x, phi), phi["label"]))
         return self.labels.decode(self.readout(outputs))
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ class Recurrent(Learner):
         state, label = self.start(features), features.new_zeros(len(features), self.labels.in_size)
         steps = []
         for i in range(features.shape[1]):
-            outputs, taken = self.step(state, _beside(features[:, i : i + 1], label))
+            outputs, taken = self.step(state, _with_label(features[:, i : i + 1], label))
             steps.append(outputs)
             # Padding, anywhere in the sequence, changes neither the state nor the unread label.
             real = sequence.mask[:, i]
@@ -84,8 +84,8 @@ class Recurrent(Learner):
 class LSTM(Recurrent):
     """LSTM that reads the support as a sequence (Hochreiter et al. 2001; the baseline of Santoro et al. 2016).
 
-    The input at step t is (x_t, y_{t-1}): the label is delayed by one step. A query is the step after the last
-    support example; all queries of a task take that step from the same state.
+    The input at step t is (x_t, y_{t-1}): the label is delayed by one step. A query is the step after the last support
+    example; all queries of a task take that step from the same state.
 
     Deviations: inputs pass through a backbone, where Hochreiter et al. used the raw vector and Santoro et
     al. the flattened image (the backbone `Flatten`).
@@ -136,6 +136,6 @@ def lstm_advance(state: Phi, hidden: Tensor, cell: Tensor, real: Tensor) -> Phi:
     return {name: torch.where(real[:, None], part, state[name]) for name, part in new.items()}
 
 
-def _beside(features: Tensor, label: Tensor) -> Tensor:
+def _with_label(features: Tensor, label: Tensor) -> Tensor:
     """`[T, M, F]` and `[T, L]` -> `[T, M, F + L]`."""
     return torch.cat([features, label[:, None].expand(-1, features.shape[1], -1)], dim=-1)

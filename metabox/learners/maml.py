@@ -29,9 +29,9 @@ class MAML(Learner):
     """Model-agnostic meta-learning (Finn et al. 2017), on learn2learn: the baseline that is not a black box.
 
     Equation (1) and algorithm 2: theta'_i = theta - lr * grad L_i(f_theta) on the support, once or several times, and
-    the outer loop minimises L_i(f_theta'_i) on the queries, through these steps. Here phi_i is theta'_i.
-    In the inner loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the
-    squared error of the means, for reals; it ignores predicted scales.
+    the outer loop minimises L_i(f_theta'_i) on the queries, through these steps. Here phi_i is theta'_i. In the inner
+    loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the squared error of
+    the means, for reals; it ignores predicted scales.
 
     Deviations: L_i is a mean over the support in the inner loop too. The released code sums the means over K shots over
     the N classes, so that its step size of 0.4 (5-way) or 0.1 (20-way) is 2.0 here. Its inner loop changes convolutions

@@ -17,20 +17,20 @@ from metabox.targets import TaskSpec
 class MANN(Recurrent):
     """Memory-augmented neural network (Santoro et al. 2016, "Meta-Learning with Memory-Augmented Neural Networks").
 
-    An LSTM controller reads (x_t, y_{t-1}) and r_{t-1}, which it read from memory one step before. Its state h_t
-    gives the keys of a memory with least recently used access (equations 2 to 8, in `LRUMemory`), and
-    (h_t, r_t) the prediction.
+    An LSTM controller reads (x_t, y_{t-1}) and r_{t-1}, which it read from memory one step before. Its state h_t gives
+    the keys of a memory with least recently used access (equations 2 to 8, in `LRUMemory`), and (h_t, r_t) the
+    prediction.
 
-    A query is the step after the last support example. Each writes before it reads; each query of a task writes to
-    its own copy of the memory, in one pass (see `LRUMemory`).
+    A query is the step after the last support example. Each writes before it reads; each query of a task writes as if
+    to its own copy of the memory, in one pass (see `LRUMemory`).
 
-    Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write
-    every head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). This
+    Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write every
+    head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). This
     implementation does the same; `read_first` and `gate: emitted` are the readings of some public code.
 
     Unspecified in the paper, and chosen here: keys are linear in h_t, then tanh; each head has its own key, read
-    weights and alpha (initially 0); the memory and all weights start at zero; among equally used rows the first
-    counts as the least used; an empty row has cosine 0 to every key.
+    weights and alpha (initially 0); the memory and all weights start at zero; among equally used rows the first counts
+    as the least used; an empty row has cosine 0 to every key.
 
     Deviations: inputs pass through a backbone, where the paper has the flattened image (the backbone `Flatten`).
 

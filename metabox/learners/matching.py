@@ -26,8 +26,8 @@ class MatchingNet(Learner):
 
     Deviations: the cosines are multiplied by `sharpness` before the softmax, by default a learned factor. With the
     paper's factor of 1 the probability of a class in a 5-way 1-shot task is at most e / (e + 4 / e) = 0.65, even for a
-    perfect match. A class without support, whose probability would be 0, counts as one example with a cosine of
-    -1. A descriptor gates the features (`Gate`), since a shift would partly cancel; the paper has none.
+    perfect match. A class without support, whose probability would be 0, counts as one example with a cosine of -1. A
+    descriptor gates the features (`Gate`), since a shift would partly cancel; the paper has none.
 
     Args:
         spec: the tasks.
@@ -89,8 +89,8 @@ class FullContextMatchingNet(MatchingNet):
     of two LSTMs that read the support forwards and backwards (A.2), so that its order matters. A query is embedded by
     `n_steps` steps of an LSTM, each of which attends to the support first: equations 3 to 6.
 
-    Deviations: those of `MatchingNet`. The paper gives neither the number of steps nor the initial h and c: here
-    they are zeros, so that the first read-out is the mean of the support.
+    Deviations: those of `MatchingNet`. The paper gives neither the number of steps nor the initial h and c: here they
+    are zeros, so that the first read-out is the mean of the support.
 
     Args:
         spec: the tasks.

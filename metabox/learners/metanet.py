@@ -26,26 +26,26 @@ class MetaNet(Learner):
 
     * u, the representation: u(x; Q, Q*) = Q h + Q* h. Without fast weights, a fixed readout V gives the logits
       V relu(Q h) of the embedding loss, which is the cross-entropy (the paper's choice for one-shot tasks).
-    * Q* = d(G, {grad_Q loss_emb}): the support is split into `parts` in order; d, an LSTM and a linear layer,
-      reads the gradients of the parts in sequence, and its last output is the task's fast weights.
+    * Q* = d(G, {grad_Q loss_emb}): the support is split into `parts` in order; d, an LSTM and a linear layer, reads the
+      gradients of the parts in sequence, and its last output is the task's fast weights.
     * b, the base learner: logits W2 relu(W1 h), with the cross-entropy loss_task.
     * W*_i = m(Z, grad_W loss_task of example i), a perceptron; M = {W*_i} is the memory and R = {r_i = u(x_i; Q, Q*)}
       are its keys.
     * A query's r = u(x; Q, Q*) reads W* = softmax(cosine(R, r))^T M, and the answer is b with layer augmentation
       (section 3.3): a = relu(W1 h) + relu(W1* h), logits = W2 a + W2* a.
 
-    d and m act on each coordinate separately. They read a gradient as two numbers, its log and its sign
-    (`preprocess`, after Andrychowicz et al. 2016, appendix A). As in the authors' code, no gradient of the outer loop
-    passes through these numbers, so that V, used by loss_emb only, is not trained there either.
+    d and m act on each coordinate separately. They read a gradient as two numbers, its log and its sign (`preprocess`,
+    after Andrychowicz et al. 2016, appendix A). As in the authors' code, no gradient of the outer loop passes through
+    these numbers, so that V, used by loss_emb only, is not trained there either.
 
     An empty support has no fast weights: b predicts with its slow weights only.
 
     Deviations: the paper generates fast weights for every layer, including convolutions, which are 150,000 numbers per
-    support example on Omniglot. Here only the fully connected layers have fast weights, on top of one backbone that
-    u and b share (the paper has one for each) and a linear layer, which makes their number independent of the
-    backbone. In the paper's text d reads the gradients of T examples drawn at random, and with several examples per
-    class the embedding loss is contrastive, on random pairs; here, as in the authors' code for Omniglot, d reads five
-    parts of the support in order, each by its mean cross-entropy. The defaults are small: the authors' `width` is 64.
+    support example on Omniglot. Here only the fully connected layers have fast weights, on top of one backbone that u
+    and b share (the paper has one for each) and a linear layer, which makes their number independent of the backbone.
+    In the paper's text d reads the gradients of T examples drawn at random, and with several examples per class the
+    embedding loss is contrastive, on random pairs; here, as in the authors' code for Omniglot, d reads five parts of
+    the support in order, each by its mean cross-entropy. The defaults are small: the authors' `width` is 64.
 
     Args:
         spec: the tasks; classes.
@@ -150,10 +150,9 @@ def _errors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per-example gradients of the cross-entropy of `second relu(first h)`, constants for the outer loop.
 
-    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding), label sets `[T, C]` that
-    the cross-entropy covers -> gradients at the two layers' outputs `[T, N, K]` and `[T, N, C]`, and the second
-    layer's inputs `[T, N, K]`. The gradient of a layer's weights is the outer product of its output's gradient and
-    its input.
+    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding), label sets `[T, C]` that the
+    cross-entropy covers -> gradients at the two layers' outputs `[T, N, K]` and `[T, N, C]`, and the second layer's
+    inputs `[T, N, K]`. The gradient of a layer's weights is the outer product of its output's gradient and its input.
     """
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):  # bf16 would blur small gradients
         precise = torch.promote_types(h.dtype, torch.float32)

@@ -95,15 +95,15 @@ class NP(NeuralProcess):
     """Neural process with a deterministic and a latent path (Garnelo et al. 2018b, "Neural Processes").
 
     r = mean_i h(x_i, y_i); s = mean_i h'(x_i, y_i); q(z | s) = N(mu(s), sigma(s)), sigma = 0.1 + 0.9 sigmoid(.);
-    predictions = g(x, r, z). Train it with `LatentLoss`, the bound of equation 9. The deterministic path, the sizes
-    and the form of sigma are those of Kim et al. 2019 ("Attentive Neural Processes", section 2) and of its authors'
+    predictions = g(x, r, z). Train it with `LatentLoss`, the bound of equation 9. The deterministic path, the sizes and
+    the form of sigma are those of Kim et al. 2019 ("Attentive Neural Processes", section 2) and of its authors'
     published notebook (github.com/google-deepmind/neural-processes); the first paper has only z.
 
-    Deviations: predictions are one distribution, not one for each sample of z. In evaluation z takes `n_samples`
-    fixed quasi-random values, so that a prediction is a function of phi; their predictions are mixed, and for real
-    targets the mixture is replaced by the normal with its mean and variance. In training `predict` draws new z.
-    For classes, which neither paper has, r is pooled within each class and over all, and one decoder scores each class
-    as in `CNP`; for z, s is pooled within each class and then over the classes, so renaming them does not change z.
+    Deviations: predictions are one distribution, not one for each sample of z. In evaluation z takes `n_samples` fixed
+    quasi-random values, so that a prediction is a function of phi; their predictions are mixed, and for real targets
+    the mixture is replaced by the normal with its mean and variance. In training `predict` draws new z. For classes,
+    which neither paper has, r is pooled within each class and over all, and one decoder scores each class as in `CNP`;
+    for z, s is pooled within each class and then over the classes, so renaming them does not change z.
 
     Args:
         spec: the tasks.

@@ -27,9 +27,9 @@ class ProtoNet(Learner):
     -d(f(x), c_k) (equation 2). With the squared Euclidean distance this is a linear classifier with weights 2 c_k
     and biases `-|c_k|^2` (equation 8).
 
-    Deviations: none if every class of a task has support. A class without any is as far away as the farthest
-    prototype, and without support all classes are equal. A descriptor gates the features (`Gate`), since a shift
-    would cancel in the distances; the paper has none in its few-shot part.
+    Deviations: none if every class of a task has support. A class without any is as far away as the farthest prototype,
+    and without support all classes are equal. A descriptor gates the features (`Gate`), since a shift would cancel in
+    the distances; the paper has none in its few-shot part.
 
     Args:
         spec: the tasks.

@@ -24,16 +24,16 @@ class RelationNet(Learner):
     """Relation network (Sung et al. 2018, "Learning to Compare: Relation Network for Few-Shot Learning").
 
     The score of class k for a query is g(C(f_k, f(x))) (equation 1): g is the relation module, C concatenates feature
-    maps in depth, and f_k is the element-wise sum of the maps of the class's support (section 3.2).
-    The module has two blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1
-    (section 3.4 and figure 2).
+    maps in depth, and f_k is the element-wise sum of the maps of the class's support (section 3.2). The module has two
+    blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1 (section 3.4 and figure
+    2).
 
-    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by
-    the log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
+    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by the
+    log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
     class. Both agree on the class of the highest score. The last layer has no bias, which all classes would share and
     would have no effect. A map that is too small is not halved. For features that are not maps (a backbone without
-    `map_shape`), the module is a perceptron. A class without support is a map of zeros. A descriptor
-    gates the features (`Gate`); the paper has none in its few-shot part.
+    `map_shape`), the module is a perceptron. A class without support is a map of zeros. A descriptor gates the features
+    (`Gate`); the paper has none in its few-shot part.
 
     Args:
         spec: the tasks.

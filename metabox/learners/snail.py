@@ -21,13 +21,13 @@ class SNAIL(Learner):
     """Simple neural attentive learner (Mishra et al. 2018, "A Simple Neural Attentive Meta-Learner").
 
     The sequence is (x_1, y_1), ..., (x_N, y_N), (x, 0): the support, then one query. It passes through
-    AttentionBlock(64, 32), TCBlock(T, 128), AttentionBlock(256, 128), TCBlock(T, 128), AttentionBlock(512, 256)
-    and a linear layer at each position. TCBlock(T, D) is DenseBlock(2^i, D) for i = 1 ... ceil(log2 T), as printed
-    in section 3.1, so that the convolutions reach even distances (2, 4, 8, ...); attention reaches all.
+    AttentionBlock(64, 32), TCBlock(T, 128), AttentionBlock(256, 128), TCBlock(T, 128), AttentionBlock(512, 256) and a
+    linear layer at each position. TCBlock(T, D) is DenseBlock(2^i, D) for i = 1 ... ceil(log2 T), as printed in section
+    3.1, so that the convolutions reach even distances (2, 4, 8, ...); attention reaches all.
 
-    No support example sees the query, so the support is read once. A query needs from each dense block the input
-    one dilation earlier, and from each attention block the keys and values; all queries of a task are answered from
-    these in one pass, each as if it alone followed the support.
+    No support example sees the query, so the support is read once. A query needs from each dense block the input one
+    dilation earlier, and from each attention block the keys and values; all queries of a task are answered from these
+    in one pass, each as if it alone followed the support.
 
     Deviations: the paper builds the network for one number T = NK + 1 of examples; here `horizon` sets only the number
     of dense blocks, and any number of examples can be read. A padded example takes no position. Keys have no bias,

@@ -18,15 +18,15 @@ from metabox.targets import TaskSpec
 class TNPD(Learner):
     """TNP-D, which predicts each query independently (Nguyen & Grover 2022, "Transformer Neural Processes", section 4).
 
-    The tokens of a transformer without positions are the pairs (x_i, y_i) of the support and (x, 0) of the queries.
-    All attend to the support only: a query sees neither other queries nor itself (as in the authors' code,
+    The tokens of a transformer without positions are the pairs (x_i, y_i) of the support and (x, 0) of the queries. All
+    attend to the support only: a query sees neither other queries nor itself (as in the authors' code,
     github.com/tung-nd/TNP-pytorch, which the layers and their sizes follow too).
 
     Deviations: inputs pass through a backbone, which for vectors has two of the four layers that the paper has between
     a pair and its token. Layers normalise first, and once more before the readout: normalising last, as in the paper,
     took several times the steps in our tests, or a smaller learning rate. The standard deviation is that of the
-    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which does not occur
-    in the paper, gives zero. Classes, which the paper does not treat, are one-hot vectors: renaming them changes
+    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which does not occur in
+    the paper, gives zero. Classes, which the paper does not treat, are one-hot vectors: renaming them changes
     predictions.
 
     Args:

@@ -20,10 +20,9 @@ class VERSA(Learner):
 
     Features h(x) are shared by all tasks. Weights and bias of class c are independent normals whose means and log
     variances are networks of the mean feature of the class's support alone: context independent, so any way and shot
-    (section 3). p(y | x, D) is the mean of softmax(W_l h(x) + b_l) over L samples; the training objective is the log
-    of that mean (section 2.2). As in the authors' published code (github.com/Gordonjo/versa), the logits are
-    sampled, which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and a
-    linear one.
+    (section 3). p(y | x, D) is the mean of softmax(W_l h(x) + b_l) over L samples; the training objective is the log of
+    that mean (section 2.2). As in the authors' published code (github.com/Gordonjo/versa), the logits are sampled,
+    which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and a linear one.
 
     Deviations: in evaluation the L samples are fixed, so that a prediction is a function of phi: the same L quantiles
     of the normal for every class, each class in a different order; renaming a class changes only which order it gets.

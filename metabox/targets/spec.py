@@ -89,8 +89,8 @@ class TaskSpec:
     def check(self, examples: Examples, descriptor: Tensor | None = None, *, values: bool = True) -> None:
         """Raise a ValueError unless the examples are of this kind.
 
-        With `values`, also check the numbers for NaN, infinity and labels out of range. This waits
-        for the device, so training skips it after the first batch.
+        With `values`, also check the numbers for NaN, infinity and labels out of range. This waits for the device, so
+        training skips it after the first batch.
         """
         self.check_x(examples.x, examples.mask, values=values)
         self.target.check(examples.y, examples.mask, values=values)
@@ -100,7 +100,7 @@ class TaskSpec:
         ):
             expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
             got = "none" if descriptor is None else _shape(descriptor)
-            raise ValueError(f"expected {expected}, got {got}; the learner's spec says descriptor_size")
+            raise ValueError(f"expected {expected}, got {got}; the learner's spec has descriptor_size {wanted[1]}")
         if values and descriptor is not None:
             check_finite("descriptor", descriptor, None)
 
