@@ -67,7 +67,7 @@ class Checkout:
             process.kill()
             process.wait()
         warm = (second["seconds"] - first["seconds"]) / (second["step"] - first["step"])
-        return arrived - (first["step"] - 1) * warm
+        return float(arrived - (first["step"] - 1) * warm)
 
     def _line(self, process: subprocess.Popen[bytes], out: Path, number: int) -> dict[str, Any]:
         path, end = out / "metrics.jsonl", time.perf_counter() + PATIENCE

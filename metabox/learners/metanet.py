@@ -34,9 +34,9 @@ class MetaNet(Learner):
     * A query's r = u(x; Q, Q*) reads W* = softmax(cosine(R, r))^T M, and the answer is b with layer augmentation
       (section 3.3): a = relu(W1 h) + relu(W1* h), logits = W2 a + W2* a.
 
-    d and m act on each coordinate separately. They read a gradient as two numbers, its log and its sign (`preprocess`,
-    after Andrychowicz et al. 2016, appendix A). As in the authors' code, no gradient of the outer loop passes through
-    these numbers, so that V, used by loss_emb only, is not trained there either.
+    d and m treat each coordinate alike. They read a gradient as two numbers, its log and its sign (`preprocess`, after
+    Andrychowicz et al. 2016, appendix A). As in the authors' code, no gradient of the outer loop passes through these
+    numbers, so that V, used by loss_emb only, is not trained there either.
 
     An empty support has no fast weights: b predicts with its slow weights only.
 

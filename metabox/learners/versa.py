@@ -25,10 +25,10 @@ class VERSA(Learner):
     which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and a linear one.
 
     Deviations: in evaluation the L samples are fixed, so that a prediction is a function of phi: the same L quantiles
-    of the normal for every class, each class in a different order; renaming a class changes only which order it gets.
-    One network infers a class's weights and bias together, where the code has one for each. Log variances are squashed
-    to stay below 10. The last bias of the means, common to all classes, would have no effect and is left out. A class
-    without support has the weights inferred from a mean feature of zero. There is no dropout in the backbone.
+    of the normal for every class, in an order per class; renaming a class changes only which order it gets. One network
+    infers a class's weights and bias together, where the code has one for each. Log variances are squashed to stay
+    below 10. The last bias of the means, common to all classes, would have no effect and is left out. A class without
+    support has the weights inferred from a mean feature of zero. There is no dropout in the backbone.
 
     Args:
         spec: the tasks.
@@ -94,7 +94,7 @@ def inference_network(inputs: int, width: int, outputs: int, bias: bool = True) 
 
 
 def normal_quantiles(n_samples: int, n_classes: int) -> Tensor:
-    """Fixed standard normal draws `[L, C]`: the same L quantiles for each class, in different random orders.
+    """Fixed standard normal draws `[L, C]`: the same L quantiles for each class, each in its own random order.
 
     Scaled to variance 1; a single draw is the mean.
     """

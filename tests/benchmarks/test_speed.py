@@ -67,7 +67,7 @@ def call_main(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: o
 def test_the_quick_form_measures_every_part_that_needs_no_data(
     module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, parts = tmp_path / "speed.json", ["weighting", "memory", "growth"]
+    out, parts = tmp_path / "speed.json", ["steps", "weighting", "memory", "growth"]
     call_main(module, monkeypatch, "--quick", "--out", out, "--parts", *parts)
     result = json.loads(out.read_text())
     assert result.keys() == {*parts, *(f"{part}_measured_with" for part in parts)}
