@@ -1,4 +1,4 @@
-"""The form of a learner's phi, by which that of another learner is told apart."""
+"""Checks of phi: whether its names and shapes are those that the learner produces."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from metabox.learners.base import Learner, Phi
 
 Form = dict[str, tuple[int | None, ...]]
-"""Name to the axes after T, None for one whose length depends on the task."""
+"""Name to the lengths of the axes after T, None for a length that depends on the task."""
 
 
 def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
-    """phi with its floats in the type of the weights, or a ValueError if it is not of the tasks of x at all."""
+    """phi with its floats in the type of the weights; a ValueError if it is no phi for the tasks of x."""
     if not isinstance(phi, Mapping) or not phi or not all(isinstance(part, Tensor) for part in phi.values()):
         got = f"{len(phi)} entries, not all of them tensors" if isinstance(phi, Mapping) and phi else shown(phi)
         raise ValueError(f"expected phi as `adapt` returned it, tensors by name, got {got}; call adapt(support) first")
@@ -45,7 +45,7 @@ def _is_odd(part: Tensor, autocast: bool) -> bool:
 
 
 def check_form(learner: Learner, phi: Phi) -> None:
-    """Raise a ValueError unless phi has the names and axes that this learner gives it."""
+    """Raise a ValueError unless phi has the names and axes that this learner produces."""
     form = _form(learner)
     got = {name: tuple(part.shape[1:]) for name, part in phi.items()}
     if form is None or (set(form) == set(got) and all(_fits(got[name], form[name]) for name in form)):
@@ -72,7 +72,7 @@ def _listed(form: Mapping[str, tuple[int | None, ...]], names: list[str]) -> str
 
 @torch.no_grad()
 def _form(learner: Learner) -> Form | None:
-    """The form of its phi, found by adapting to two supports of zeros; None if it cannot be found so."""
+    """The form of its phi, found by adapting to two supports of zeros; None if that fails."""
     if "_form_of_phi" not in vars(learner):
         random = torch.random.get_rng_state()
         try:
@@ -80,7 +80,7 @@ def _form(learner: Learner) -> Form | None:
             form = {
                 name: tuple(a if a == b else None for a, b in zip(one[name], other[name], strict=True)) for name in one
             }
-        except Exception:  # a learner that refuses such a support is not held to a form
+        except Exception:  # phi of a learner that refuses such a support is not checked
             form = None
         torch.random.set_rng_state(random)
         object.__setattr__(learner, "_form_of_phi", form)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
-from metabox.learners.multitask.experts import PLE, MMoE, without_some
+from metabox.learners.multitask.experts import PLE, MMoE, dropped
 from metabox.learners.multitask.multitask import CrossStitch, HardSharing, Independent, MultiTask, SoftSharing
 from metabox.learners.multitask.task_code import TaskCode
 from metabox.nn.conditioning import Concat
@@ -218,11 +218,11 @@ def test_soft_sharings_penalty_is_the_distance_of_every_pair_of_networks() -> No
 
 def test_a_rare_expert_is_dropped_with_the_given_probability_and_the_rest_share_its_weight() -> None:
     scores = torch.randn(20000, 4)
-    gates = without_some(scores, 0.1).softmax(-1)
+    gates = dropped(scores, 0.1).softmax(-1)
     assert (gates == 0).float().mean() == pytest.approx(0.1, abs=0.005)
     whole = scores.softmax(-1) * (gates > 0)
     torch.testing.assert_close(gates, whole / whole.sum(-1, keepdim=True))
-    assert torch.equal(without_some(scores[:100], 0.9999), scores[:100])  # who would lose all keeps all
+    assert torch.equal(dropped(scores[:100], 0.9999), scores[:100])  # who would lose all keeps all
 
 
 def test_experts_are_dropped_in_training_only() -> None:
