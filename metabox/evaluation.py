@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metabox.checks import checked
+from metabox.checks import check, checked
 from metabox.episodes import Episodes, Examples, Split
 from metabox.learners.base import Learner
 from metabox.nn.backbones import Backbone
@@ -161,7 +161,7 @@ def evaluate(
     place = Place(n_tasks, split, seed=seed)
     if device_of(learner).type == "cpu":
         keep_freed_memory()
-    predictor = objective(learner)
+    predictor = check("objective(learner)", objective(learner), Objective)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):

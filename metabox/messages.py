@@ -24,7 +24,9 @@ UNION = re.compile(
     r"(?P<rest>.*)\n\s*Given value type: .*?\n\s*Given value: (?P<got>.*)",
     re.DOTALL,
 )
-SIMPLE = re.compile(r"Expected an? (<class '(int|float|str|bool|NoneType|list|tuple)'|typing)|Not a valid subclass")
+SIMPLE = re.compile(
+    r"Expected (an? )?(<class '(int|float|str|bool|NoneType|list|tuple)'|typing|tuple with)|Not a valid subclass"
+)
 KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)', re.DOTALL)
 HELP = re.compile(r"(?P<option>--\S+\.help): (?P<rest>.*)", re.DOTALL)
 CLASS = re.compile(r"Problem with given class_path '(?P<name>[^']*)':\s*(?P<rest>.*)", re.DOTALL)
@@ -33,12 +35,14 @@ NO_PATH = re.compile(r"(?:Expected a dot import path string|Unexpected import pa
 NO_OPTION = re.compile(r"(?:Option|Key) '(?P<got>[^']+)' is not (?:accepted|expected)")
 OF_CLASS = re.compile(r"Got value: Namespace\(.*?class_path='([^']+)'", re.DOTALL)
 NO_SUBCLASS = re.compile(
-    r"(?:Expected '(?P<got>[^']+)' to be a (?:subclass of|function that returns)|Import path (?P<path>\S+) does not "
-    r"correspond to a subclass of|Expected an import path corresponding to a|Not a valid subclass of) "
+    r"(?:Expected '(?P<got>[^']+)' to be a (?:subclass of|function that returns)|Import path (?:(?P<path>\S+) )?does "
+    r"not correspond to a subclass of|Expected an import path corresponding to a|Not a valid subclass of) "
     r"(?P<kind><class '[^']+'>|\S+)",
 )
 NO_TYPE = re.compile(r"Expected an? (?P<kind>.+?)\.? Got value: (?P<got>.*?)(\. Got value: .*)?$", re.DOTALL)
 NO_NAME = re.compile(r"Not of type Name: (?P<got>.*?) does not match", re.DOTALL)
+NO_CONFIG = re.compile(r"Unable to load config '(?P<got>.*?)'\n", re.DOTALL)
+NO_VALUE = re.compile(r"argument (?P<option>\S+): expected (?P<what>.*)")
 UNKNOWN = re.compile(r"unrecognized arguments: (?P<got>.*)", re.DOTALL)
 OPTIONS_ALONE = re.compile(r"Dict must include a class_path|is abstract|Importing 'metabox\.EpisodeSampler'")
 
@@ -49,6 +53,9 @@ def explain(parser: ArgumentParser, text: str) -> str:
         word = found["got"].split()[0]
         known = [option for action in parser._actions for option in action.option_strings]
         return f"expected an option that there is, got {shortened(found['got'])}{near(word.partition('=')[0], known)}"
+    if found := NO_VALUE.match(text):
+        what = found["what"].replace("one argument", "a value").replace("argument", "value")
+        return f"expected {what} after {found['option']}, got none"
     kind = ""
     if found := KEY.match(text):
         hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
@@ -92,7 +99,8 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
         errors = [error for error in found["rest"].split(found["start"]) if not SIMPLE.match(error)]
         errors.sort(key=lambda error: not DENIED.search(error))
         if errors:
-            return _cause(errors[0], keys, _base(found["kinds"]), owner)
+            told = f"{errors[0]}. Got value: {found['got']}" if errors[0].startswith("Import path does") else errors[0]
+            return _cause(told, keys, _base(found["kinds"]), owner)
         return f"expected {where} as {_plain(found['kinds'])}, got {shortened(found['got'])}"
     if OPTIONS_ALONE.search(text):
         return f"expected {where} as a class and its options, got options alone; name the class first: --{where} CLASS"
@@ -113,6 +121,8 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
         return f"expected {where} as {_one(_base(found['kind']) or kind)}, got {shortened(got)}, which is none"
     if found := NO_NAME.match(text):
         return f"expected {where} as the name of one folder, got {shortened(found['got'])!r}"
+    if found := NO_CONFIG.match(text):
+        return f"expected {where} as options and their values, got {shortened(found['got'])!r}"
     if found := NO_TYPE.match(text):
         return f"expected {where} as {_plain(found['kind'])}, got {shortened(found['got'])}"
     return f"{where}: {text}" if keys else text

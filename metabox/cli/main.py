@@ -27,7 +27,7 @@ def train(arguments: list[str]) -> None:
         from metabox.training.run_folder import owned
 
         if not arguments:
-            raise ValueError("expected a recipe: metabox train RECIPE; `metabox list` names those that are here")
+            raise ValueError("expected a recipe, got none: metabox train RECIPE; `metabox list` names the recipes")
         path, arguments = _positional(arguments, recipes.find)
         parser = recipes.make_parser(path, prog="metabox train [RECIPE]", description=train.__doc__)
         config = recipes.parse(parser, arguments)
@@ -58,7 +58,7 @@ def evaluate(arguments: list[str]) -> None:
 
         folder, arguments = _positional(arguments, Path)
         if folder is None and not {"-h", "--help"} & set(arguments):
-            raise ValueError("expected the folder of a run: metabox evaluate RUN")
+            raise ValueError("expected the folder of a run, got none: metabox evaluate RUN")
         parser = recipes.make_parser(
             recipes.find_run(folder) if folder else None, prog="metabox evaluate RUN", description=evaluate.__doc__
         )
@@ -221,6 +221,9 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
+MISSING = "the following arguments are required: "
+
+
 class _Parser(argparse.ArgumentParser):
     """Options that are no abbreviations, and errors of one line."""
 
@@ -228,6 +231,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(MISSING):
+            message = f"expected {message.removeprefix(MISSING)}, got nothing"
         raise ValueError(f"{message}; {self.prog} --help says more")
 
 

@@ -188,21 +188,19 @@ class Learner(nn.Module, Configured, ABC):
         """
         if not isinstance(support, Examples):
             raise ValueError(f"expected a support as Examples(x=..., y=...), got {shown(support)}")
-        like = next(self.parameters(), None)
-        dtype = None if like is None else like.dtype
-        spec = self.spec
+        descriptor = None if descriptor is None else tensor_of("descriptor", descriptor, "[T, dz]")
+        classes = None if classes is None else tensor_of("classes", classes, "[T, C]")
+        x, y = self._as_weights("x", support.x), self._as_weights("y", support.y)
+        if x is not support.x or y is not support.y:
+            support = replace(support, x=x, y=y)
         if descriptor is not None:
-            descriptor = floats_of("descriptor", tensor_of("descriptor", descriptor, "[T, dz]"), dtype)
+            descriptor = self._as_weights("descriptor", descriptor)
         if classes is not None:
-            classes = tensor_of("classes", classes, "[T, C]")
+            self._as_weights("classes", classes)
+        spec = self.spec
         if self._reads_values() and self.most_classes is None and classes is not None and classes.ndim == 2:
             spec = replace(spec, target=Classes(max(1, classes.shape[1])))  # labels of any number of classes
         spec.check(support, descriptor, values=self._reads_values())
-        for name, part in (("support", support.x), ("descriptor", descriptor), ("classes", classes)):
-            self._check_device(name, part)
-        x, y = (floats_of(name, t, dtype) if t.is_floating_point() else t for name, t in _named(support))
-        if x is not support.x or y is not support.y:
-            support = replace(support, x=x, y=y)
         return support.blanked(), descriptor, classes
 
     def check_query(self, phi: Phi, x: Tensor) -> tuple[Phi, Tensor]:
@@ -211,31 +209,27 @@ class Learner(nn.Module, Configured, ABC):
         Raises:
             ValueError: if they are not of the learner's kind.
         """
-        x = tensor_of("x", x, "[T, M, *x_shape]")
+        x = self._as_weights("x", tensor_of("x", x, "[T, M, *x_shape]"))
         self.spec.check_x(x, values=self._reads_values())
-        self._check_device("x", x)
         like = next(self.parameters(), None)
-        dtype = None if like is None else like.dtype
-        phi = check_phi(phi, x, dtype)
+        phi = check_phi(phi, x, None if like is None else like.dtype)
         if self._reads_values():
             check_form(self, phi)
-        return phi, floats_of("x", x, dtype) if x.is_floating_point() else x
+        return phi, x
 
-    def _check_device(self, name: str, value: Tensor | None) -> None:
+    def _as_weights(self, name: str, value: Tensor) -> Tensor:
+        """A tensor on the device of the weights, floats in their type."""
         like = next(self.parameters(), None)
-        if value is not None and like is not None and value.device != like.device:
+        if like is not None and value.device != like.device:
             raise ValueError(
                 f"expected {name} on {like.device}, where the learner's weights are, got {value.device}; "
                 f"use .to({str(like.device)!r})"
             )
+        return floats_of(name, value, like.dtype if like is not None else None) if value.is_floating_point() else value
 
     def _reads_values(self) -> bool:
         # Reading a number waits for the device: fine when serving, too dear in a training step.
         return not self.training and not torch.compiler.is_compiling()
-
-
-def _named(examples: Examples) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-    return ("x", examples.x), ("y", examples.y)
 
 
 def within(logits: Tensor, classes: Tensor | None) -> Tensor:

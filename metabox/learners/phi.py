@@ -64,11 +64,10 @@ def _fits(shape: tuple[int | None, ...], form: tuple[int | None, ...]) -> bool:
 
 
 def _listed(form: Mapping[str, tuple[int | None, ...]], names: list[str]) -> str:
-    axes = {
-        name: ", ".join(["T", *("any" if n is None else str(n) for n in form[name])]) for name in names if name in form
-    }
-    shown_names = [f"{name} [{axes[name]}]" for name in list(axes)[:3]]
-    return ", ".join(shown_names) + ", ..." * (len(axes) > 3) or "none of these"
+    """The first few of some names with their axes."""
+    axes = {name: ["T", *("any" if n is None else str(n) for n in form[name])] for name in names if name in form}
+    first = [f"{name} [{', '.join(axes[name])}]" for name in list(axes)[:3]]
+    return ", ".join([*first, "..."] if len(axes) > 3 else first) or "none of these"
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from metabox.checks import shown
 from metabox.config import Configured
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.ranges import Count, Natural, Shape
@@ -171,7 +172,14 @@ def image_shape(backbone: Backbone) -> tuple[int, int, int]:
 
 
 def make_backbone(make: MakeBackbone | None, x_shape: tuple[int, ...]) -> Backbone:
-    """What `make` builds, or where it is None: `Conv4` for images, `MLP` for anything else."""
+    """What `make` builds, or if it is None: `Conv4` for images, `MLP` for anything else.
+
+    Raises:
+        ValueError: if `make` builds something else than a backbone.
+    """
     if make is None:
         return Conv4(x_shape) if len(x_shape) == 3 else MLP(x_shape)
-    return make(x_shape)
+    made: object = make(x_shape)
+    if not isinstance(made, Backbone):
+        raise ValueError(f"expected a class or function that makes a backbone, got {shown(made)} from {shown(make)}")
+    return made

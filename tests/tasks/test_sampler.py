@@ -63,6 +63,7 @@ OPTIONS = {
         "max_points": 10,
         "share_sizes": 1,
         "oracle_kind": "joint",
+        "train_oracle": True,
     },
     "Harmonics": {"frequency": 3.0, "centre": (0.0, 1.0), "noise": 0.2, "n_support": (0, 9), "n_query": (2, 4)},
     "ImageCompletion": {
