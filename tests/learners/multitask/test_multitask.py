@@ -1,4 +1,4 @@
-"""Networks of several tasks against loops over the papers' equations, and what of them the tasks share."""
+"""Networks of several tasks against loops over the papers' equations."""
 
 from __future__ import annotations
 
@@ -10,33 +10,22 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn.functional as F
+from multitask_cases import IMAGES, PARTS, SIZES, TASKS, one_hot
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.learners.multitask.experts import PLE, MMoE, dropped
 from metabox.learners.multitask.multitask import CrossStitch, HardSharing, Independent, MultiTask, SoftSharing
-from metabox.learners.multitask.task_code import TaskCode
 from metabox.nn.conditioning import Concat
-from metabox.nn.towers import PartHeads, Split, Stack, Stitch, shared_parameters, task_parameters
+from metabox.nn.towers import PartHeads, Stack
 from metabox.targets import Classes, TaskSpec
-from metabox.testing import CHECKS, SPECS, build, make_episodes, outputs
-
-NETWORKS = [HardSharing, Independent, SoftSharing, CrossStitch, MMoE, PLE]
-TASKS = SPECS["named tasks"]
-PARTS = SPECS["named parts"]
-IMAGES = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"))
-SIZES = (3, 4, 2)  # natural parameters of the named parts: 3 classes, 2 reals, 2 binary labels
+from metabox.testing import SPECS, build, make_episodes, outputs
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def one_hot(tasks: list[int], k: int = 3) -> Tensor:
-    return F.one_hot(torch.tensor(tasks), k).float()
 
 
 def layer(stack: Stack, k: int, x: Tensor) -> Tensor:
@@ -62,53 +51,6 @@ def assert_is_the_loop(learner: MultiTask, loop: Callable[[Tensor, int], Tensor]
             parts = learner.spec.target.parts
             wanted = torch.cat([loop(x, k) for k in range(len(parts))]) if parts else loop(x, int(episodes.task[t]))
             torch.testing.assert_close(got[t, m], wanted, rtol=1e-4, atol=1e-4)
-
-
-# --- the parts ---
-
-
-def test_a_stack_with_a_one_hot_code_is_the_layer_that_the_code_names() -> None:
-    linear, conv = Stack(3, 4, 5), Stack(3, 2, 5, kernel=3, stride=2)
-    x, images, task = torch.randn(4, 6, 4), torch.randn(4, 6, 2, 8, 9), [2, 0, 2, 1]
-    for t, k in enumerate(task):
-        torch.testing.assert_close(linear(x, one_hot(task))[t], F.linear(x[t], linear.weight[k], linear.bias[k]))
-        wanted = F.conv2d(images[t], conv.weight[k], conv.bias[k], stride=2, padding=1)
-        torch.testing.assert_close(conv(images, one_hot(task))[t], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_stack_with_a_soft_code_gives_the_mixture_of_its_layers_outputs() -> None:
-    stack, x, code = Stack(3, 4, 5), torch.randn(4, 6, 4), torch.rand(4, 3)
-    every = stack(x.flatten(0, 1).expand(3, -1, -1)).unflatten(1, (4, 6))
-    torch.testing.assert_close(stack(x, code), torch.einsum("tk,ktmd->tmd", code, every))
-
-
-def test_a_stack_begins_as_torchs_layers_do() -> None:
-    for ours, theirs in ((Stack(50, 40, 30), nn.Linear(40, 30)), (Stack(50, 20, 30, kernel=3), nn.Conv2d(20, 30, 3))):
-        assert float(ours.weight.detach().abs().max()) == pytest.approx(float(theirs.weight.detach().abs().max()), 0.02)
-
-
-def test_heads_of_parts_are_linear_layers_of_unequal_sizes() -> None:
-    heads, h = PartHeads(5, SIZES), torch.randn(3, 7, 5)
-    weights, biases = heads.weight.split(SIZES), heads.bias.split(SIZES)
-    wanted = [F.linear(h[k], weights[k], biases[k]) for k in range(3)]
-    torch.testing.assert_close(heads(h), torch.cat(wanted, dim=-1))
-
-
-def test_the_cross_stitch_unit_is_equation_1_in_every_channel() -> None:
-    unit, x = Stitch(2, 3), torch.randn(2, 4, 3, 5, 5)
-    torch.testing.assert_close(unit(x)[0], 0.9 * x[0] + 0.1 * x[1])
-    torch.testing.assert_close(unit(x)[1], 0.1 * x[0] + 0.9 * x[1])
-    with torch.no_grad():
-        unit.alpha.normal_()
-    for c in range(3):
-        for i in range(2):
-            wanted = unit.alpha[i, 0, c] * x[0, :, c] + unit.alpha[i, 1, c] * x[1, :, c]
-            torch.testing.assert_close(unit(x)[i, :, c], wanted)
-    torch.testing.assert_close(Stitch(5, 3).alpha.sum(1), torch.ones(5, 3))
-    assert Stitch(1, 3).alpha.tolist() == [[[1.0, 1.0, 1.0]]]
-
-
-# --- the networks ---
 
 
 def tower(learner: Independent, k: int, x: Tensor) -> Tensor:
@@ -268,149 +210,6 @@ def test_a_row_costs_one_network_whatever_the_number_of_tasks() -> None:
     for make in (HardSharing, Independent, SoftSharing, MMoE, partial(PLE, levels=1)):
         assert flops(make, 50) < 1.2 * flops(make, 2)
     assert flops(CrossStitch, 10) > 4 * flops(CrossStitch, 2)  # the method has it so
-
-
-# --- what is shared ---
-
-
-@pytest.mark.parametrize("spec", [TASKS, PARTS])
-@pytest.mark.parametrize("make", [*NETWORKS, partial(PLE, levels=1), partial(PLE, levels=3)])
-def test_the_loss_of_a_task_reaches_its_own_and_the_shared_parameters_and_no_others(
-    make: Callable[..., MultiTask], spec: TaskSpec
-) -> None:
-    learner, episodes = build(make, spec), make_episodes(spec, n_query=50)
-    params = outputs(learner, episodes)
-    losses = [part.square().sum() for part in (params.split(SIZES, dim=-1) if spec.target.parts else params)]
-    shared = shared_parameters(learner)
-    theirs = [{name: view.shape for name, view in task_parameters(learner, i).items()} for i in range(3)]
-    assert all(set(own) | set(shared) == {name for name, _ in learner.named_parameters()} for own in theirs)
-    assert not set(theirs[0]) & set(shared)
-    for i in range(3):
-        reached = reach(learner, losses[i])
-        assert all(reached[name].abs().max() > 0 for name in shared)
-        for name in theirs[i]:
-            rows = reached[name].split(shares(learner, name))
-            assert [bool(row.any()) for row in rows] == [j == i for j in range(3)], name
-
-
-def reach(learner: Learner, loss: Tensor) -> dict[str, Tensor]:
-    names, parameters = zip(*learner.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True))
-
-
-def shares(learner: Learner, name: str) -> tuple[int, ...]:
-    owner = learner.get_submodule(name.rpartition(".")[0])
-    assert isinstance(owner, Split)
-    return owner.shares
-
-
-@pytest.mark.parametrize("make", NETWORKS)
-def test_shared_and_own_parameters_together_are_all_parameters(make: type[MultiTask]) -> None:
-    learner = make(PARTS)
-    own = [value.numel() for i in range(3) for value in task_parameters(learner, i).values()]
-    total = sum(value.numel() for value in learner.parameters())
-    assert sum(own) + sum(value.numel() for value in shared_parameters(learner).values()) == total
-
-
-def test_a_tasks_parameters_are_views_that_can_be_changed_in_place() -> None:
-    learner = build(Independent, TASKS)
-    episodes = make_episodes(TASKS)
-    before = outputs(learner, episodes)
-    with torch.no_grad():
-        for value in task_parameters(learner, 1).values():
-            value.zero_()
-    after = outputs(learner, episodes)
-    assert torch.equal(after[[0, 2]], before[[0, 2]])
-    assert after[1].count_nonzero() == 0
-    with pytest.raises(IndexError):
-        task_parameters(learner, 3)
-
-
-# --- the task's code ---
-
-
-def test_the_code_is_bayes_rule_over_the_known_tasks() -> None:
-    learner = build(partial(Independent, code="both"), TASKS)
-    with torch.no_grad():
-        learner.code.evidence[-1].weight.mul_(100)
-    code, episodes = learner.code, make_episodes(TASKS)
-    support, z = episodes.support, episodes.descriptor * torch.tensor([[1.0], [0.0], [1.0]])  # the second is not told
-    support = replace(support, mask=torch.rand(3, 6) < 0.6)
-    got = code(support, z)
-    for t in range(3):
-        score = code.prior + code.trust * z[t]
-        for n in range(6):
-            if support.mask[t, n]:
-                label = F.one_hot(support.y[t, n], 3).float()
-                score = score + code.evidence(torch.cat([code.backbone(support.x[t, n]), label])) / code.width
-        torch.testing.assert_close(got[t], score.exp() / score.exp().sum())
-
-
-def test_a_given_code_is_the_descriptors_first_columns_and_the_rest_joins_the_features() -> None:
-    spec = replace(TASKS, descriptor_size=5)
-    learner, episodes = build(Independent, spec), make_episodes(spec)
-    phi = learner.adapt(episodes.support, episodes.descriptor)
-    assert torch.equal(phi["code"], episodes.descriptor[:, :3])
-    assert torch.equal(phi["descriptor"], episodes.descriptor[:, 3:])
-    assert learner.towers.layers[0].weight.shape[-1] == 4 + 2
-    with_rest = build(Independent, replace(IMAGES, descriptor_size=5))
-    assert with_rest.towers.layers[0].weight.shape[2:] == (1 + 2, 3, 3)  # constant channels
-    images = make_episodes(with_rest.spec)
-    changed = replace(images, descriptor=images.descriptor + torch.tensor([0.0, 0, 0, 1, 0]))
-    assert not torch.allclose(outputs(with_rest, changed), outputs(with_rest, images), atol=1e-3)
-
-
-def test_without_support_and_untold_the_code_is_the_prior() -> None:
-    for kind in ("inferred", "both"):
-        learner = build(partial(MMoE, code=kind), TASKS)
-        nothing = make_episodes(TASKS, n_support=0).support
-        code = learner.adapt(nothing, torch.zeros(3, 3))["code"]
-        torch.testing.assert_close(code, learner.code.prior.softmax(0).expand(3, -1))
-
-
-def test_what_is_told_is_believed_at_first() -> None:
-    code, nothing = TaskCode(TASKS, "both"), make_episodes(TASKS, n_support=0).support
-    assert code(nothing, one_hot([1, 0, 2])).amax(1).tolist() == pytest.approx([0.9677] * 3, abs=1e-3)
-
-
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("make", [HardSharing, Independent, partial(MMoE, expert_size=32, tower_size=32)])
-def test_a_network_conforms_when_its_code_is_told_and_inferred_in_one(
-    make: Callable[..., MultiTask], check: str
-) -> None:
-    CHECKS[check](partial(make, code="both"), TASKS)
-
-
-@pytest.mark.parametrize("check", [name for name in CHECKS if "descriptor" not in name])
-def test_a_network_conforms_when_its_code_is_inferred(check: str) -> None:
-    CHECKS[check](partial(HardSharing, code="inferred"), TASKS)
-
-
-def test_one_model_may_be_told_the_task_or_see_it() -> None:
-    """Three tasks on the same points, each with its own constant label: the code is all there is to learn."""
-    learner = Independent(TASKS, code="both", depth=1)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
-
-    def batch(told: Tensor, n_support: int) -> tuple[Episodes, Tensor]:
-        task = torch.randint(3, (64,))
-        y = task[:, None].expand(-1, n_support)
-        support = Examples(x=torch.randn(64, n_support, 4), y=y)
-        query = Examples(x=torch.randn(64, 4, 4), y=task[:, None].expand(-1, 4))
-        return Episodes(support=support, query=query, descriptor=F.one_hot(task, 3) * told[:, None]), task
-
-    for _ in range(150):
-        episodes, _ = batch((torch.rand(64) < 0.5).float(), 2)
-        loss = F.cross_entropy(learner(episodes).flatten(0, 1), episodes.query.y.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    learner.eval()
-    for told, n_support in ((1.0, 0), (0.0, 2), (1.0, 2)):
-        episodes, _ = batch(torch.full((64,), told), n_support)
-        assert (learner(episodes).argmax(-1) == episodes.query.y).float().mean() > 0.95
-
-
-# --- what is refused ---
 
 
 @pytest.mark.parametrize(
