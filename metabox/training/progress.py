@@ -38,7 +38,7 @@ class Window:
 
 
 class Best(TypedDict):
-    """The best validation and its step."""
+    """The best validation: its step, and its score, of which more is better."""
 
     step: int
     value: float
