@@ -410,9 +410,21 @@ def commands(work: Path) -> Iterator[Call]:
     words = [
         *(["fly"], ["train"], ["train", "no-such-recipe"], ["evaluate"], ["evaluate", str(work)], ["list", "planets"]),
         *(["report", str(work)], ["reproduce"], ["reproduce", recipe, "--seeds", "0"], ["sweep", "no-such-recipe"]),
+        *(["sweep", recipe, "--jobs", "a"], ["sweep", recipe, "--set", "x"], ["reproduce", recipe, "--seeds", "a"]),
         *(["evaluate", str(work / "nothing")], ["report"], ["sweep"], ["sweep", recipe, "--jobs", "0"]),
         *([*train, *more] for more in _options()),
     ]
+    if main(["train", recipe, "--out", str(work / "run"), *SHORT]):
+        raise RuntimeError("a short run did not end well")
+    for command, bad in (
+        (
+            "evaluate",
+            ["--split tst", "--split", "--test_seed a", "--test_seed 1.5", "--n_test 0", "--evaluation.n_way 0"],
+        ),
+        ("evaluate", ["--learner.width 0", "--evaluation.n_way a", "--evaluation.wobble 9", "--no_such_option 1"]),
+        ("report", ["--n_tasks a", "--n_tasks", "--n_task 3", "no-such-run", "--n_tasks -1"]),
+    ):
+        words += [[command, str(work / "run"), *line.split()] for line in bad]
     for line in words:
         yield Call(f"metabox {' '.join(line)}", partial(main, line))
 
