@@ -99,7 +99,7 @@ ByRow = dict[str, dict[str, ByAlphabet]]
 
 
 def tasks_of(row: Row, n_query: int, untold: float) -> Alphabets:
-    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, untold=untold)
+    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, descriptor_dropout=untold)
 
 
 def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> tuple[Learner, Path]:

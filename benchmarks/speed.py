@@ -1,10 +1,12 @@
 """How fast everything is: beside the limits of the machine, and beside peers in the same run.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, some twenty minutes
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, half an hour at most
     OMP_NUM_THREADS=1 python benchmarks/speed.py --parts sampling snail     # some; the others in the file stay
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --against CHECKOUT         # beside another version, ten minutes
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --start                    # start-up alone; also with --against
 
 Every time is a median with quartiles over rounds in which all that is compared takes turns (see stopwatch.py).
-Writes results/speed.json, a table for each part. A peer that is not installed is left out.
+Writes results/speed.json, or results/against.json, a table for each part. A peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -20,15 +22,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import against
 import peers
 import torch
+from against_recipes import RECIPES
+from growth import growth, two_processes
 from lightning_fabric.plugins.precision import Precision
+from readings import memory_mb
 from sampling import bare
 from stopwatch import (
     DEVICE,
     Call,
     cells,
-    exponent,
     flop_of,
     interleaved,
     kept_bytes,
@@ -56,7 +61,7 @@ from metabox.training.environment import facts
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting
 
-RESULTS = Path(__file__).parent / "results" / "speed.json"
+RESULTS = Path(__file__).parent / "results"
 Rows = list[dict[str, Any]]
 
 
@@ -117,7 +122,7 @@ def steps(quick: bool) -> Rows:
         episodes = make_episodes(spec, tasks, way * shot, way * 5).to(DEVICE)
         for name in names if (way, shot, tasks) == sizes[0] else names[:2]:
             made = getattr(learners, name)
-            if made.requires and not peers.has(made.requires):
+            if issubclass(made, learners.MAML) and not peers.has("learn2learn"):
                 continue
             rows.append(
                 {"learner": name, "way": way, "shot": shot, "tasks": tasks, **_step(made, spec, episodes, quick)}
@@ -159,35 +164,6 @@ def _step(make: Callable[..., Any], spec: TaskSpec, episodes: Episodes, quick: b
         "kept_mb": round(kept / 1e6, 2),
         **cells(times),
     }
-
-
-def growth(quick: bool) -> Rows:
-    """Time of adapt, predict and a training step, and its memory, against each of N, M, C and T; and the exponents."""
-    start = {"support": 128, "query": 128, "classes": 4, "tasks": 4}
-    most = {"support": 2048, "query": 2048, "classes": 64, "tasks": 64}
-    rows: Rows = []
-    for name in ("CNP", "InContext") if quick else ("CNP", "ACNP", "InContext", "TNPD", "SNAIL", "LSTM"):
-        for axis in ("support",) if quick else start:
-            sizes = [start[axis] * 2**i for i in range(10) if start[axis] * 2**i <= (most[axis] // (8 if quick else 1))]
-            points = [_growing(name, start | {axis: size}) for size in sizes]
-            fitted = {what: exponent(sizes, [point[what] for point in points]) for what in points[0]}
-            rows.append({"learner": name, "axis": axis, "sizes": sizes, "exponent": fitted, "points": points})
-    return rows
-
-
-def _growing(name: str, size: dict[str, int]) -> dict[str, float]:
-    spec = TaskSpec((4,), Classes(size["classes"]))
-    objective = objective_for(getattr(learners, name), spec)
-    episodes = make_episodes(spec, size["tasks"], size["support"], size["query"]).to(DEVICE)
-    learner, step = objective.learner, training_step(objective, partial(_loss, objective, episodes))
-    kept = kept_bytes(objective, episodes) / 1e6
-    training = milliseconds(step)
-    learner.eval()
-    with torch.no_grad():
-        adapt = min(milliseconds(lambda: learner.adapt(episodes.support)) for _ in range(2))
-        phi = learner.adapt(episodes.support)
-        predict = min(milliseconds(lambda: learner.predict(phi, episodes.query.x)) for _ in range(2))
-    return {"adapt_ms": adapt, "predict_ms": predict, "training_ms": training, "kept_mb": kept}
 
 
 class OneSequenceForEachQuery(QueryLoss):
@@ -351,17 +327,11 @@ def _alone(name: str, keep: bool, tasks: int) -> tuple[float, float]:
     objective, episodes = objective_for(getattr(learners, name), spec), make_episodes(spec, tasks, 5, 25)
     step = training_step(objective, partial(_loss, objective, episodes))
     times = [milliseconds(step) for _ in range(6)]
-    return statistics.median(times[2:]), _peak_mb()
-
-
-def _peak_mb() -> float:
-    """Of this process alone, where getrusage would count the one that started it too."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return statistics.median(times[2:]), memory_mb()
 
 
 PARTS: dict[str, Callable[[bool], Rows]] = {
-    f.__name__: f for f in (sampling, steps, snail, processes, weighting, memory, growth)
+    f.__name__: f for f in (sampling, steps, snail, processes, weighting, memory, growth, two_processes)
 }
 
 
@@ -370,19 +340,28 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--data-root", help="folder that holds omniglot/, for the part sampling")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another version: its folder")
+    parser.add_argument("--start", action="store_true", help="time commands until they do something")
+    parser.add_argument("--rounds", type=int, default=5, help="of --against and --start")
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="of --against")
+    parser.add_argument("--out", type=Path, help="instead of the file in results/")
     options = parser.parse_args()
     name_data_root(options.data_root)
     keep_freed_memory()  # as in `run`; ours and the peers' alike
-    result = read_json(options.out) if options.out.exists() else {}
-    for name in options.parts:
+    parts: dict[str, Callable[[], Rows]] = {name: partial(PARTS[name], options.quick) for name in options.parts}
+    about: dict[str, Any] = {}
+    if beside := bool(options.against or options.start):
+        parts, about = against.parts(options.against, options.start, options.rounds, options.recipes)
+    out = options.out or (RESULTS / ("against.json" if beside else "speed.json"))
+    result = read_json(out) if out.exists() else {}
+    for name, measure in parts.items():
         began = time.perf_counter()
-        rows = PARTS[name](options.quick)
+        rows = measure()
         # What the machine can do stands with every part: parts may be measured at different times.
-        about = {"seconds": round(time.perf_counter() - began), **limits(), **facts()}
-        result |= {f"{name}_measured_with": about, name: rows}
-        write_json(options.out, result)
-        print(f"{name}: {about['seconds']} s", flush=True)
+        with_it = {"seconds": round(time.perf_counter() - began), **about, **limits(), **facts()}
+        result |= {f"{name}_measured_with": with_it, name: rows}
+        write_json(out, result)
+        print(f"{name}: {with_it['seconds']} s", flush=True)
         gc.collect()
 
 

@@ -139,6 +139,11 @@ def speed() -> str:
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "speed.json")
 
 
+def against() -> str:
+    """This checkout beside another, as `benchmarks/speed.py --against` has measured it."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "against.json")
+
+
 def scaling() -> str:
     """The model of benchmarks/scaling.py."""
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "scaling.json")
@@ -168,6 +173,7 @@ FILLS: dict[str, Callable[..., str]] = {
         checks,
         splits,
         speed,
+        against,
         scaling,
         robustness,
         measured,

@@ -7,7 +7,7 @@ mask), C classes, P natural parameters per query point, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -166,7 +166,17 @@ class Episodes:
         return replace(self, support=self.support.blanked(), query=self.query.blanked())
 
 
+def moved(tensor: Tensor, device: Device) -> Tensor:
+    """A tensor on a device. The host does not wait for copies to a GPU, which come before what the GPU does next."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def _to(batch: Batch, device: Device) -> Batch:
     device = device_of(device)
     parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: part.to(device) for name, part in parts.items() if part is not None})
+    there: dict[str, Any] = {
+        name: moved(part, device) if isinstance(part, Tensor) else part.to(device)
+        for name, part in parts.items()
+        if part is not None
+    }
+    return replace(batch, **there)

@@ -28,9 +28,11 @@ from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
 from metabox.ranges import NotNegative, Real
 from metabox.reports import manifest
+from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.checkpoints import load_weights
+from metabox.training.description import read_description
 from metabox.training.environment import facts, read_facts
 from metabox.training.loop import MakeObjective, run
 
@@ -161,26 +163,38 @@ class Rebuilt(NamedTuple):
     weights: dict[str, str]
 
 
-def rebuild(parser: ArgumentParser, config: Namespace, weights: Path) -> Rebuilt:
+def rebuild(parser: ArgumentParser, config: Namespace, folder: Path, *, evaluated: bool = True) -> Rebuilt:
     """What a recipe and the weights of its run give.
 
+    Args:
+        parser: of the recipe.
+        config: the resolved recipe.
+        folder: of the run.
+        evaluated: whether the learner must also serve the evaluation's tasks, which may be wider than those that it
+            was trained on: that asks for their data.
+
     Raises:
-        ValueError: where the weights are damaged, or not those of the recipe's learner.
+        ValueError: if a file is damaged, the weights are not those of the recipe's learner, or data are not there.
     """
-    learner, evaluation, objective, _ = build(parser, config)
-    facts_of_weights = load_weights(learner, weights)
-    return Rebuilt(learner.eval(), evaluation, objective, facts_of_weights)
+    made = parser.instantiate(config)
+    evaluation, spec = made.evaluation or made.tasks, read_description(folder).spec
+    learner = _learner(made, spec.union(evaluation.spec) if evaluated else spec)
+    of_weights = load_weights(learner, folder / "best.safetensors")
+    return Rebuilt(learner.eval(), evaluation, made.objective or QueryLoss, of_weights)
 
 
 def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
-    """The same before its training, with the first weights."""
+    """The same before its training, with the first weights: the kind of task is that of the data."""
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
-    spec = made.tasks.spec.union(evaluation.spec)
-    spec = spec if made.target is None else spec.scored_by(made.target)
-    with gate.building("the learner"):
-        learner = made.learner(spec)
+    learner = _learner(made, made.tasks.spec.union(evaluation.spec))
     return Rebuilt(learner, evaluation, made.objective or QueryLoss, {})
+
+
+def _learner(made: Namespace, spec: TaskSpec) -> Learner:
+    with gate.building("the learner"):
+        learner: Learner = made.learner(spec if made.target is None else spec.scored_by(made.target))
+    return learner
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
@@ -193,6 +207,8 @@ def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
 def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:
     """The learner of a finished run with its best weights, in evaluation mode, and its evaluation sampler.
 
+    No data are needed: what the learner was built for is kept with the run. The sampler opens its own when it is used.
+
     Args:
         folder: of the run. It may come from a stranger: nothing in it can run code.
         plugins: modules or Python files of your own, which are imported, whose classes the run's recipe names.
@@ -204,7 +220,7 @@ def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, 
     with allowed(plugins):
         parser = make_parser(find_run(folder))
         manifest.check(folder)
-        rebuilt = rebuild(parser, parse(parser, []), Path(folder) / "best.safetensors")
+        rebuilt = rebuild(parser, parse(parser, []), Path(folder), evaluated=False)
     return rebuilt.learner, rebuilt.tasks
 
 
@@ -233,7 +249,7 @@ def evaluate_run(
     parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
-    learner, tasks, objective, facts_of_weights = rebuild(parser, config, folder / "best.safetensors")
+    learner, tasks, objective, of_weights = rebuild(parser, config, folder)
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     renamed = None
     if tasks.spec.target.n_classes is not None and not tasks.spec.tasks:  # named tasks have classes of their own
@@ -248,7 +264,7 @@ def evaluate_run(
         "learner": learner.describe(tasks.sample(Place(min(n_tasks, 50), split, seed=seed))),
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
-        "weights": facts_of_weights,
+        "weights": of_weights,
         "trained_on": read_facts(folder),
         "evaluated_on": facts(),
         "tasks": scores.tasks,

@@ -15,6 +15,8 @@ import metabox
 from metabox import discover, gate
 from metabox.cli.main import main
 from metabox.from_run import FromRun
+from metabox.targets import Classes, TaskSpec
+from metabox.training.description import Description, write_description
 
 TASKS = "tasks: {class_path: Glyphs, init_args: {n_way: 5, n_shot: 1, n_query: 3}}\n"
 LEARNER = "learner: {class_path: CNP, init_args: {width: 8}}\n"
@@ -204,6 +206,7 @@ def test_a_value_that_a_constructor_stumbles_over_is_named(
     recipe: str, words: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("run/recipe.yaml").write_text(recipe)
+    write_description(Path("run"), Description(TaskSpec((1, 28, 28), Classes(5)), None, {}))
     assert words in refused(["evaluate", "run"], here, capsys)
 
 

@@ -143,18 +143,25 @@ def list_(arguments: list[str]) -> None:
 
 
 def check(arguments: list[str]) -> None:
-    """Read all packs of images from end to end, and say which are damaged. Those are made again at their next use."""
+    """Read the files of a run, or all packs of images, and say which are damaged. Packs are made again when needed."""
     parser = argparse.ArgumentParser(prog="metabox check", description=check.__doc__, allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", help="Folder of the packs; by default the cache.")
+    parser.add_argument("folder", nargs="?", help="Folder of a run, or of packs; by default the cache of packs.")
     folder = parser.parse_args(arguments).folder
-    from metabox.data.pack import check_packs
+    found: dict[str, str | None]
+    if folder and (Path(folder) / "recipe.yaml").is_file():
+        from metabox.reports.manifest import check_run
 
-    found = check_packs(folder)
-    for path, complaint in found.items():
-        print(f"{path}: {complaint or 'whole'}")
-    if damaged := [path.name for path, complaint in found.items() if complaint]:
-        raise ValueError(f"expected whole packs, got {len(damaged)} of {len(found)} damaged; delete them")
-    print(f"{len(found)} packs, all whole")
+        found, kind, mend = dict(check_run(Path(folder))), "files", "restore them, or train anew"
+    else:
+        from metabox.data.pack import check_packs
+
+        found, kind, mend = {str(path): wrong for path, wrong in check_packs(folder).items()}, "packs", "delete them"
+    for name, complaint in found.items():
+        print(f"{name}: {complaint or 'whole'}")
+    if damaged := [Path(name).name for name, complaint in found.items() if complaint]:
+        shown = f"{len(damaged)} of {len(found)} damaged ({', '.join(damaged[:5])})"
+        raise ValueError(f"expected whole {kind}, got {shown}; {mend}")
+    print(f"{len(found)} {kind}, all whole")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.config import Configured
+from metabox.episodes import moved
 from metabox.ranges import Between, Natural, NotNegative, Positive, Share, Within
 from metabox.seeding import Draws
 
@@ -33,7 +34,8 @@ class Augmentation(Configured, ABC):
 def augmented(augment: Augmentation, images: Tensor, draws: Draws) -> Tensor:
     """Images `[T * K, ...]` of the tasks of the draws, each changed by its own."""
     words = draws.words("uniform", len(images) // len(draws.tasks), augment.n_draws)
-    return augment(images, torch.from_numpy((words >> 8).astype(np.float32) / 2**24).to(images.device).flatten(0, 1))
+    uniform = torch.from_numpy((words >> 8).astype(np.float32) / 2**24).flatten(0, 1)
+    return augment(images, moved(uniform, images.device))
 
 
 class RandomAffine(Augmentation):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.arrays import Integers
 from metabox.episodes import Device, Split
-
-Ints = NDArray[np.int64]
 
 
 class ClassImages(ABC):
@@ -26,14 +23,14 @@ class ClassImages(ABC):
     named: whether `class_name` says more than the number
     """
 
-    sizes: Ints
-    groups: Ints | None
+    sizes: Integers
+    groups: Integers | None
     image_shape: tuple[int, int, int]
-    splits: Mapping[Split, Ints]
+    splits: Mapping[Split, Integers]
     fingerprint: str
     named: bool = False
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
 
         The arguments are broadcast.
@@ -44,7 +41,7 @@ class ClassImages(ABC):
     def pictures(self, ids: Tensor, device: Device) -> Tensor:
         """The drawings of the ids `[K]` (on the host) as uint8 `[K, channels, height, width]` on the device."""
 
-    def gather(self, classes: Ints, items: Ints, device: Device) -> Tensor:
+    def gather(self, classes: Integers, items: Integers, device: Device) -> Tensor:
         """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
 
         Raises:

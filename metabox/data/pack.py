@@ -74,7 +74,7 @@ class Pack:
     fingerprint: str
     copies: dict[tuple[torch.device, bool], Tensor] = field(default_factory=dict, repr=False)
 
-    def pixels(self, device: torch.device, turned: bool = False) -> Tensor:
+    def rows(self, device: torch.device, turned: bool = False) -> Tensor:
         """The images as rows `[n, pixels]` on the device, copied there once for all who ask.
 
         With `turned`, n more rows follow: the images turned by 90 degrees counter-clockwise.

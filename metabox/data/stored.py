@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.data.class_images import ClassImages, Ints
+from metabox.arrays import Integers
+from metabox.data.class_images import ClassImages
 from metabox.data.pack import Pack
 from metabox.data.readers import name_some
-from metabox.episodes import Device, Split
+from metabox.episodes import Device, Split, moved
 
 QUARTERS = 4
 ROOM = 8 << 30  # bytes for images where a device does not say how many it has
@@ -66,7 +67,7 @@ class StoredImages(ClassImages):
         # Byte order is reversed word by word: as many bytes to the word as divide an image.
         self._word = f"u{math.gcd(h * w, 8)}"
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """The row of each drawing among the images; with rotations four times that, plus the quarters."""
         if not self.rotations:
             return self.pack.start.take(classes) + items
@@ -83,18 +84,18 @@ class StoredImages(ClassImages):
             rows += (quarters & 1) * len(self.pack.images)
         pixels = self._rows(rows, device, on_device).view(len(rows), *self.image_shape)
         if not on_device:
-            pixels = torch.where(turned.to(device)[:, None, None, None], pixels.rot90(1, (2, 3)), pixels)
+            pixels = torch.where(moved(turned, device)[:, None, None, None], pixels.rot90(1, (2, 3)), pixels)
         return self._reverse(pixels.flatten(2), quarters > 1).view(-1, *self.image_shape)
 
     def _rows(self, rows: Tensor, device: torch.device, on_device: bool) -> Tensor:
         """Rows `[K, pixels]` of the images, on the device."""
         if on_device:
-            return self.pack.pixels(device, self.rotations).index_select(0, rows.to(device))
+            return self.pack.rows(device, self.rotations).index_select(0, moved(rows, device))
         images = self.pack.images.flatten(1)
         # Pinned memory is copied while the device computes.
         picked = torch.empty(len(rows), images.shape[1], dtype=torch.uint8, pin_memory=device.type == "cuda")
         torch.index_select(images, 0, rows, out=picked)
-        return picked.to(device, non_blocking=True)
+        return moved(picked, device)
 
     def _on_device(self, device: torch.device) -> bool:
         if self._wanted is not None:
@@ -108,7 +109,7 @@ class StoredImages(ClassImages):
     def _reverse(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """The images `[K, channels, pixels]` with some of them turned by 180 degrees."""
         if pixels.device.type != "cpu":
-            return torch.where(rows.to(pixels.device)[:, None, None], pixels.flip(-1), pixels)
+            return torch.where(moved(rows, pixels.device)[:, None, None], pixels.flip(-1), pixels)
         # torch and NumPy reverse bytes one at a time; whole words in reverse, each swapped, go eight times as fast.
         words = pixels.numpy().view(self._word)
         (which,) = rows.numpy().nonzero()
@@ -121,11 +122,11 @@ class StoredImages(ClassImages):
         return f"{self.pack.class_names[c // QUARTERS]} at {c % QUARTERS * 90} degrees"
 
 
-def _turned(numbers: Ints, turns: int) -> Ints:
+def _turned(numbers: Integers, turns: int) -> Integers:
     return (numbers[:, None] * turns + np.arange(turns)).ravel()
 
 
-def _class_ids(class_names: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> dict[Split, Ints]:
+def _class_ids(class_names: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> dict[Split, Integers]:
     """Each split's classes as sorted numbers; every name that does not fit is reported at once."""
     number = {name: i for i, name in enumerate(class_names)}
     home: dict[str, str] = {}

@@ -115,7 +115,7 @@ class Conv4(Backbone):
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             conv, norm, pool = cast(nn.ModuleList, block)
-            x = pool(torch.relu(norm(conv(x), context)))
+            x = torch.relu(pool(norm(conv(x), context)))  # pooling first: the same, on a quarter of the pixels
         return x.flatten(1)
 
 

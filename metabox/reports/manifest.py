@@ -5,6 +5,7 @@ They guard against accidents and against numbers mended by hand. Who changes a f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from metabox.files import read_json, write_json, write_text
 
 NAME = "manifest.json"
 RECIPE = "recipe.yaml"
-NEEDED = (RECIPE, "best.safetensors", "environment.json")
+NEEDED = (RECIPE, "best.safetensors", "environment.json", "model.json")
 FILES = (*NEEDED, "metrics.jsonl")
 
 
@@ -105,6 +106,33 @@ def changes(folder: Path) -> list[str] | None:
     added = dict.fromkeys(now.keys() - then.keys(), "added")
     missing = dict.fromkeys(then.keys() - now.keys(), "missing")
     return [f"{name} ({what})" for name, what in sorted((changed | added | missing).items())]
+
+
+def check_run(folder: Path) -> dict[str, str]:
+    """Read the files of a run, whether it has ended or not: name to what is wrong, nothing if it is whole.
+
+    Raises:
+        ValueError: if the manifest is not one.
+    """
+    from metabox.training.checkpoints import load_tensors
+    from metabox.training.description import read_description
+    from metabox.training.environment import read_facts
+
+    known = _read(folder)
+    found = dict.fromkeys([*known.get("files", {}), *_hashes(folder)], "")
+    if known.get("finished"):
+        found |= dict.fromkeys(NEEDED, "")
+        found |= {change.partition(" ")[0]: change.partition(" ")[2].strip("()") for change in changes(folder) or []}
+        found |= {name: "missing" for name in NEEDED if not (folder / name).is_file()}
+    readers: dict[str, Callable[[], object]] = {"best.safetensors": lambda: load_tensors(folder / "best.safetensors")}
+    readers |= {"environment.json": lambda: read_facts(folder), "model.json": lambda: read_description(folder)}
+    for name, read in readers.items():
+        if found.get(name) == "":
+            try:
+                read()
+            except ValueError as error:
+                found[name] = str(error)
+    return found
 
 
 def _read(folder: Path) -> dict[str, Any]:

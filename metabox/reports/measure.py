@@ -52,7 +52,7 @@ def measure(run: Run, n_tasks: int) -> dict[str, Any]:
     """
     parser = make_parser(find_run(run.folder))
     config = parse(parser, [])
-    rebuilt = rebuild(parser, config, run.folder / "best.safetensors")
+    rebuilt = rebuild(parser, config, run.folder)
     found: dict[str, Any] = {"tasks": n_tasks, "phi": phi_map(rebuilt, n_tasks)}
     if rebuilt.tasks.spec.target.n_classes is None:
         return found

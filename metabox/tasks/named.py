@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.arrays import Booleans, Integers
 from metabox.checks import check_fields, shown
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
@@ -21,7 +22,7 @@ from metabox.inputs import tensor_of
 from metabox.ranges import CountOrRange, NaturalOrRange, Positive, Share
 from metabox.seeding import Draws
 from metabox.targets import TaskSpec
-from metabox.tasks.functions.base import Bools, Ints, Sized
+from metabox.tasks.functions.base import Sized
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -46,9 +47,9 @@ class Rows:
     y: Tensor
     split: Sequence[str] | NDArray[np.str_]
     spec: TaskSpec
-    task: Ints | None = None
+    task: Integers | None = None
     descriptors: Tensor | None = None
-    ways: Ints | None = None
+    ways: Integers | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -87,7 +88,7 @@ class FiniteOptions(TypedDict, total=False):
     n_support: int | tuple[int, int]
     n_query: int | tuple[int, int]
     temperature: float | None
-    untold: float
+    descriptor_dropout: float
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -105,7 +106,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_query: query examples, or a range; fewer where a task has no more.
         temperature: tasks are drawn in training with probability as their number of training rows to the power
             1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
-        untold: the share of tasks in a batch whose descriptor is not told, but zeros.
+        descriptor_dropout: the share of tasks in a batch whose descriptor is not told, but zeros.
 
     Raises:
         ValueError: for options out of range; at the first use, where the data are not there or do not fit.
@@ -116,11 +117,11 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_support: NaturalOrRange = 0,
         n_query: CountOrRange = 16,
         temperature: Positive | None = None,
-        untold: Share = 0.0,
+        descriptor_dropout: Share = 0.0,
     ) -> None:
         super().__init__(n_support, n_query)
         self.temperature = temperature
-        self.untold = untold
+        self.descriptor_dropout = descriptor_dropout
 
     @abstractmethod
     def load(self) -> Rows:
@@ -142,7 +143,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         return f"{type(self).__name__} ({len(rows.x)} rows, {content:08x})"
 
     @cached_property
-    def _places(self) -> dict[Split, tuple[Ints, Ints, Ints]]:
+    def _places(self) -> dict[Split, tuple[Integers, Integers, Integers]]:
         """Of each split: its rows task by task, and where each task's begin and how many they are, two of `[K]`."""
         rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
         task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
@@ -177,7 +178,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
         return self._episodes(draws, task, support, query).to(device)
 
-    def _tasks(self, draws: Draws, split: Split) -> Ints:
+    def _tasks(self, draws: Draws, split: Split) -> Integers:
         """Which task each row of the batch is of, `[T]`."""
         (there,) = np.nonzero(self._places[split][2])
         if not len(there):
@@ -190,7 +191,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
 
-    def _choose(self, draws: Draws, name: str, split: Split, task: Ints, most: int) -> Ints:
+    def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
         """`most` rows of each task without replacement, in random order, or all where it has fewer: `[T, W]`.
 
         Rows beyond a task's own are any. How they are drawn does not depend on which tasks stand side by side.
@@ -206,7 +207,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         found: NDArray[np.int64] = rows[np.minimum(start[task][:, None] + chosen, len(rows) - 1)]
         return found
 
-    def _episodes(self, draws: Draws, task: Ints, support: Ints, query: Ints) -> Episodes:
+    def _episodes(self, draws: Draws, task: Integers, support: Integers, query: Integers) -> Episodes:
         rows = self._rows
         examples = []
         for chosen in (support, query):
@@ -214,7 +215,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
-            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
+            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.descriptor_dropout)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
         classes = None
         if self.spec.target.n_classes is not None:
@@ -232,10 +233,10 @@ class FiniteTasks(Sized, EpisodeSampler):
         )
 
 
-def _first(chosen: Ints, count: Ints) -> Ints:
+def _first(chosen: Integers, count: Integers) -> Integers:
     """The first `count[t]` of each row, then -1: `[T, W] -> [T, max(count)]`."""
     width = int(count.max())
-    there: Bools = np.arange(width) < count[:, None]
+    there: Booleans = np.arange(width) < count[:, None]
     return np.where(there, chosen[:, :width], -1)
 
 

@@ -16,16 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metabox.arrays import Integers
 from metabox.data.augment import Augmentation, augmented
-from metabox.data.class_images import ClassImages, Ints
-from metabox.episodes import SPLITS, Device, Episodes, Examples, Split
+from metabox.data.class_images import ClassImages
+from metabox.episodes import SPLITS, Device, Episodes, Examples, Split, moved
 from metabox.ranges import Count, CountOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-
-Bools = NDArray[np.bool_]
 
 AHEAD = 64  # indices drawn at once, where calls follow each other
 EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
@@ -177,7 +176,7 @@ class NWayKShot(EpisodeSampler):
         if self.augment is not None and place.split == "train":
             x = augmented(self.augment, x, place.draws("augmentation"))
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
-        origin, label, mask, classes = (part.to(device) for part in plan[1:])
+        origin, label, mask, classes = (moved(part, device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
@@ -231,7 +230,7 @@ class NWayKShot(EpisodeSampler):
         parts = (torch.from_numpy(part).split(place.n_tasks) for part in (drawn, origin, label, mask, has_class))
         return tuple(map(_Plan, *parts))
 
-    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Ints, Ints]:
+    def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Integers, Integers]:
         """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""
         low, high = self.n_way
         group = draws.integers("group", 0, len(pool.start) - 1)
@@ -246,18 +245,18 @@ class NWayKShot(EpisodeSampler):
             place = _real_first(place, length)
         return pool.classes[pool.start[group, None] + np.minimum(place, length[:, None] - 1)], way
 
-    def _draw_counts(self, draws: Draws) -> tuple[Ints, Ints]:
+    def _draw_counts(self, draws: Draws) -> tuple[Integers, Integers]:
         """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
         columns = self.n_way[1] if self.imbalanced else 1
         return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
 
 
-def _pick(values: NDArray[Any], columns: Ints) -> NDArray[Any]:
+def _pick(values: NDArray[Any], columns: Integers) -> NDArray[Any]:
     """`values[t, columns[t]]`: `[T, ...], [T, K] -> [T, K]` (`np.take_along_axis` costs three times as much)."""
     t = len(values)
     return values.ravel().take(columns + np.arange(0, values.size, values.size // t)[:, None])
 
 
-def _real_first(place: Ints, length: Ints) -> Ints:
+def _real_first(place: Integers, length: Integers) -> Integers:
     """Each row with the places below its length before the others, both in their random order."""
     return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)

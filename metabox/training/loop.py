@@ -15,6 +15,7 @@ from metabox.targets import Target
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
+from metabox.training.description import Description, write_description
 from metabox.training.environment import facts
 from metabox.training.hook import Hook
 from metabox.training.log import Metrics
@@ -62,7 +63,8 @@ def run(
             `Reals` with another noise. Of the same kind and size.
         hooks: what looks at the run while it trains, and writes into its folder `hooks`.
         seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
-        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json.
+        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and
+            model.json with all that the model needs beside its weights.
 
     Raises:
         ValueError: if the arguments do not fit together or to this machine, before anything is written; or `out` holds
@@ -95,6 +97,7 @@ def run(
         if metrics.enabled:
             about = facts() | {"device": str(fabric.device), "precision": fabric.strategy.precision.precision}
             write_json(out / "environment.json", about, hashed=True)
+            write_description(out, Description.of(prepared.spec, prepared.tasks, prepared.evaluation))
         watching = prepared.hooks if metrics.enabled else []
         for hook in watching:
             hook.begin(step.model, out / "hooks", progress.step)

@@ -17,7 +17,7 @@ from metabox.files import read_json, remove_orphans, write_json
 LOCK, OWNER = ".lock", ".owner.json"
 FILES = (
     *(LOCK, OWNER, "recipe.yaml", "best.safetensors", "metrics.jsonl"),
-    *("environment.json", "manifest.json"),
+    *("environment.json", "model.json", "manifest.json"),
 )
 FOLDERS = ("checkpoints", "hooks", "results", "tensorboard")
 """What a run writes; whatever else lies in its folder is not touched."""

@@ -44,7 +44,8 @@ class OuterLoop:
             memory where supports are long.
         average: decay of an exponential moving average of the weights (0.999, say), which is then what is
             validated and kept; 0 for none.
-        precision: "auto" is bf16 autocast where the device computes faster in it, float32 elsewhere.
+        precision: of training and of validation. "auto" is bf16 autocast if the device computes faster in it, else
+            float32. A final evaluation is always in float32.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
             step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
             step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on

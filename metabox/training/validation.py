@@ -26,7 +26,7 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
     learner, several = step.kept.learner, fabric.world_size > 1
     for buffer in step.kept.buffers() if several else ():
         torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
-    with unsharded(step.model):
+    with unsharded(step.model), fabric.autocast():  # in the precision of training
         scores = evaluate(
             learner,
             prepared.evaluation,

@@ -202,6 +202,7 @@ def test_an_option_of_evaluation_changes_the_tasks_of_a_run_without_one(
 
 def test_damaged_weights_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text((trained / "recipe.yaml").read_text())
+    (tmp_path / "model.json").write_bytes((trained / "model.json").read_bytes())
     (tmp_path / "best.safetensors").write_bytes((trained / "best.safetensors").read_bytes()[:500])
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "best.safetensors" in one_line(capsys)

@@ -198,7 +198,7 @@ def test_a_title_says_what_was_measured_and_what_sets_it_apart(runs: list[Path],
 def rebuilt(reproduced: Path) -> recipe.Rebuilt:
     folder = reproduced / "runs" / f"{RECIPE}-seed0"
     parser = recipe.make_parser(folder / "recipe.yaml")
-    return recipe.rebuild(parser, recipe.parse(parser, []), folder / "best.safetensors")
+    return recipe.rebuild(parser, recipe.parse(parser, []), folder)
 
 
 def test_the_reliability_diagram_adds_up_to_the_calibration_error() -> None:

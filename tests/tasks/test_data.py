@@ -66,7 +66,7 @@ def test_samplers_of_one_set_share_its_images(images):
     a, b = opened(images), opened(images, n_way=3, rotations=True)
     assert a.images.pack is b.images.pack
     device = torch.device("cpu")
-    assert a.images.pack.pixels(device, True) is b.images.pack.pixels(device, True)
+    assert a.images.pack.rows(device, True) is b.images.pack.rows(device, True)
 
 
 def test_four_rotations_take_twice_the_memory_and_no_more_on_disk(images, cache):

@@ -23,6 +23,7 @@ import harm
 from metabox.files import read_json, write_json
 from metabox.reports import manifest
 from metabox.training.checkpoints import Checkpoints, load_tensors, save_tensors
+from metabox.training.description import read_description
 from metabox.training.environment import read_facts
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
@@ -77,6 +78,7 @@ def read_all(folder: Path, path: Path) -> Any:
         "recipe.yaml": lambda: path.read_text(),
         "best.safetensors": lambda: load_tensors(path),
         "environment.json": lambda: read_facts(folder),
+        "model.json": lambda: read_description(folder),
     }.get(path.name, lambda: path.name)()
 
 
@@ -94,7 +96,7 @@ def test_a_single_bit_that_turns_round_is_noticed_or_changes_nothing(folder: Pat
     for name in ("tensorboard", ".lock"):  # curves for people, and an empty file
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
     places = list(harm.flips(folder, 120))
-    assert len({path for path, _ in places}) == 12
+    assert len({path for path, _ in places}) == 13
     noticed: list[bool] = []
     for path, bit in places:
         good = read_all(folder, path)
@@ -229,19 +231,21 @@ def test_a_line_of_metrics_that_is_none_is_named_and_left_out(
 @pytest.mark.parametrize(
     "content", ["", "[1]", "5", "null", "{}", '{"files": 3}', '{"finished": 1, "files": {}}', "[" * 100_000, "\xff"]
 )
-@pytest.mark.parametrize("name", ["manifest.json", "environment.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "environment.json", "model.json"])
 def test_a_manifest_or_facts_that_are_none_are_named(folder: Path, name: str, content: str) -> None:
     (folder / name).write_bytes(content.encode("latin-1"))
+    read = {"manifest.json": manifest.changes, "environment.json": read_facts, "model.json": read_description}[name]
     with pytest.raises(ValueError, match=f"expected (JSON in )?.*{name}"):
-        (manifest.changes if name == "manifest.json" else read_facts)(folder)
+        read(folder)
     with pytest.raises(ValueError, match=name):
         manifest.check(folder)
 
 
-def test_facts_that_are_missing_are_named(folder: Path) -> None:
-    (folder / "environment.json").unlink()
-    with pytest.raises(ValueError, match=r"expected .*environment\.json of a run, found no such file"):
-        read_facts(folder)
+@pytest.mark.parametrize(("name", "read"), [("environment.json", read_facts), ("model.json", read_description)])
+def test_facts_that_are_missing_are_named(folder: Path, name: str, read: Callable[[Path], object]) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"expected .*{name} of a run, found no such file"):
+        read(folder)
 
 
 def test_a_recipe_that_was_changed_is_refused_and_another_one_too(folder: Path) -> None:

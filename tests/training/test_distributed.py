@@ -74,12 +74,24 @@ def main(out: Path, devices: int, steps: int, timeout: float, strategy: str = "d
         timeout=timeout,
     )
     best = run(Slow(out), CNP, outer, out=out)
+    if strategy == "fsdp":  # once more, as if it had been killed after step 25: to start again would take longer
+        if torch.distributed.get_rank() == 0:
+            shutil.copytree(out, uninterrupted(out))
+            shutil.rmtree(out / "checkpoints" / f"step-{STEPS:08d}")
+            first, _, _ = (out / "metrics.jsonl").read_text().partition("\n")
+            (out / "metrics.jsonl").write_text(f"{first}\n")
+        torch.distributed.barrier()
+        best = run(Slow(out), CNP, outer, out=out)
     weights = load_file(out / "best.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in best.state_dict().items())
     torch.manual_seed(0)  # a learner that is the same everywhere, to the bit
     learner = CNP(Signs.spec)
     scores = evaluate(learner, Signs(), n_tasks=40, batch=7, distributed=devices > 1)
     write_json(scores_of(out, int(os.environ.get("LOCAL_RANK", 0))), asdict(scores))
+
+
+def uninterrupted(out: Path) -> Path:
+    return out.parent / "uninterrupted"
 
 
 def scores_of(out: Path, rank: int) -> Path:
@@ -148,7 +160,7 @@ def started(out: Path, steps: int, limit: float) -> Iterator[tuple[subprocess.Po
             os.kill(int((out.parent / "pid-1").read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 600.0), (signal.SIGSTOP, 20.0)])
+@pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 600.0), (signal.SIGSTOP, 10.0)])
 def test_a_process_that_ends_or_hangs_ends_the_run_which_can_go_on(
     tmp_path: Path, alone: Path, number: signal.Signals, limit: float
 ) -> None:
@@ -176,11 +188,9 @@ def test_ctrl_c_stops_both_processes_after_the_same_step(tmp_path: Path) -> None
 
 def test_weights_in_shards_end_as_whole_ones_do_and_a_run_that_was_killed_goes_on(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "run"
-    subprocess.run([sys.executable, *command(out, 2), "fsdp"], check=True, capture_output=True)
-    check_same_run(out, alone)
-    shutil.rmtree(out / "checkpoints" / f"step-{STEPS:08d}")  # as if it had been killed after step 25
-    (out / "metrics.jsonl").write_text((out / "metrics.jsonl").read_text().partition("\n")[0] + "\n")
-    subprocess.run([sys.executable, *command(out, 2), "fsdp"], check=True, capture_output=True)
+    done = subprocess.run([*TOGETHER, *command(out, 2), "fsdp"], check=False, **QUIET)
+    assert done.returncode == 0, done.stderr
+    check_same_run(uninterrupted(out), alone)
     check_same_run(out, alone)
 
 

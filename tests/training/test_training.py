@@ -51,7 +51,15 @@ def test_training_learns_and_leaves_everything_that_a_run_has(tmp_path: Path) ->
     assert evaluate(learner, Signs(), n_tasks=200).mean("accuracy") > 0.75
     assert not learner.training
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {".lock", "best.safetensors", "checkpoints", "environment.json", "metrics.jsonl", "tensorboard"}
+    assert names == {
+        ".lock",
+        "best.safetensors",
+        "checkpoints",
+        "environment.json",
+        "metrics.jsonl",
+        "model.json",
+        "tensorboard",
+    }
     assert [line["step"] for line in lines(tmp_path) if "val" in line] == [200, 400, 600, 800]
     assert {"loss", "accuracy", "gradient_norm", "tasks_per_s"} <= lines(tmp_path)[0]["train"].keys()
     assert list((tmp_path / "tensorboard").glob("events*"))

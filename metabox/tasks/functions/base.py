@@ -13,18 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Booleans, Floats, Integers
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, ends
 from metabox.seeding import Draws
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
-
-def take(values: NDArray[Any], start: Ints | int, count: Ints) -> tuple[NDArray[Any], Bools]:
+def padded(values: NDArray[Any], start: Integers | int, count: Integers) -> tuple[NDArray[Any], Booleans]:
     """`count[t]` points of each task from `start[t]` on, padded with zeros: `[T, K, d] -> [T, W, d]`, mask `[T, W]`."""
     place = np.arange(count.max())
     mask = place < count[:, None]
@@ -55,7 +52,7 @@ class Sized:
         most = self.n_support[1] + self.n_query[1]
         return most if self.max_points is None else min(most, self.max_points)
 
-    def sizes(self, place: Place, *address: object) -> tuple[Ints, Ints]:
+    def sizes(self, place: Place, *address: object) -> tuple[Integers, Integers]:
         """Support and query points of each task, two of `[T]`."""
         group = np.arange(place.first, place.first + place.n_tasks) // self.share_sizes
         of_groups = replace(place, n_tasks=int(group[-1] - group[0]) + 1, first=int(group[0]))
@@ -92,7 +89,7 @@ class FunctionTasks(Sized, EpisodeSampler):
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Any]:
         """The targets at x `[T, n, dy]`, and what `score` must know of the tasks."""
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         """Best possible mean log likelihood of each task's query points `[T]`, in nats; None where it is not known.
 
         Args:
@@ -115,7 +112,7 @@ class FunctionTasks(Sized, EpisodeSampler):
         best = self.score(x.astype(np.float64), y.astype(np.float64), known, n_support, n_query)
         parts = []
         for start, count in ((0, n_support), (n_support, n_query)):
-            (px, mask), (py, _) = take(x, start, count), take(y, start, count)
+            (px, mask), (py, _) = padded(x, start, count), padded(y, start, count)
             parts.append(Examples(x=torch.from_numpy(px), y=torch.from_numpy(py), mask=torch.from_numpy(mask)))
         oracle = None if best is None else torch.from_numpy(best.astype(np.float32))
         return Episodes(support=parts[0], query=parts[1], oracle=oracle).to(device)

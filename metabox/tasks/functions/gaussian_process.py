@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats, Integers
 from metabox.episodes import Split
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegativeOrRange, Real, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints
+from metabox.tasks.functions.base import FunctionTasks
 from metabox.tasks.functions.kernels import RBF, Kernel
 
 JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the Cholesky factor real in float64
@@ -27,7 +28,7 @@ class Conditioned(NamedTuple):
     joint: Floats  # log p(y of the query | support) [T]
 
 
-def condition(factor: Floats, y: Floats, n_support: Ints, n_query: Ints) -> Conditioned:
+def condition(factor: Floats, y: Floats, n_support: Integers, n_query: Integers) -> Conditioned:
     """What a Cholesky factor `[T, n, n]` of the covariance of y `[T, n]` (support, query, others) says of y.
 
     With y = L w, w holds the innovations: y_i is normal given the points before it, with standard deviation L_ii.
@@ -87,6 +88,7 @@ class GaussianProcess(FunctionTasks):
         oracle: "known", "mixture" or "none".
         oracle_kind: "diagonal", the mean over queries of log p(y_m | support), for a learner that predicts each query
             by itself; or "joint", log p(all of y | support) divided by the number of queries.
+        train_oracle: whether training tasks have it too; training does not read it, and it takes time.
 
     Raises:
         ValueError: for options out of range, or a mixture without its finite list of kernels.
@@ -105,6 +107,7 @@ class GaussianProcess(FunctionTasks):
         share_sizes: Count = 16,
         oracle: Literal["known", "mixture", "none"] = "known",
         oracle_kind: Literal["diagonal", "joint"] = "diagonal",
+        train_oracle: bool = False,
     ) -> None:
         super().__init__(n_support, n_query, max_points, share_sizes)
         kernel = RBF(length_scale=(0.1, 0.6), scale=(0.1, 1.0)) if kernel is None else kernel
@@ -112,7 +115,7 @@ class GaussianProcess(FunctionTasks):
         self.kernel = [repr(k) for k in self._kernels]
         self.noise = ends(noise)
         self.low, self.high = low, high
-        self.oracle, self.oracle_kind = oracle, oracle_kind
+        self.oracle, self.oracle_kind, self.train_oracle = oracle, oracle_kind, train_oracle
         if not self._kernels:
             raise ValueError("expected a kernel or a list of them, got an empty list")
         if not low < high:
@@ -127,7 +130,7 @@ class GaussianProcess(FunctionTasks):
     def inputs(self, draws: Draws, n: int) -> Floats:
         return draws.uniform("x", self.low, self.high, n, *self.spec.x_shape)
 
-    def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Floats]:
+    def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Floats | None]:
         which = draws.integers("kernel", 0, len(self._kernels) - 1)
         noise = draws.uniform("noise", *self.noise)
         covariance = np.empty((*x.shape[:2], x.shape[1]))
@@ -138,10 +141,10 @@ class GaussianProcess(FunctionTasks):
         factor = _factor(covariance, noise)
         # Not a matrix product: its rounding may depend on the tasks beside it.
         y = (factor * draws.normal("y", x.shape[1])[:, None]).sum(-1)
-        return y[..., None], factor
+        return y[..., None], factor if split != "train" or self.train_oracle else None
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
-        if self.oracle == "none":
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
+        if self.oracle == "none" or known is None:
             return None
         factors = [known] if self.oracle == "known" else [self._factor_of(kernel, x) for kernel in self._kernels]
         parts = [condition(factor, y[..., 0], n_support, n_query) for factor in factors]

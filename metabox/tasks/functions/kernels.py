@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.config import Configured
 from metabox.ranges import PositiveOrRange, ends
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 
 
 class Kernel(Configured, ABC):

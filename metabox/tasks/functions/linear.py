@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from metabox.arrays import Floats, Integers
 from metabox.episodes import Split
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks, Ints, take
+from metabox.tasks.functions.base import FunctionTasks, padded
 from metabox.tasks.functions.gaussian_process import log_sum_exp
 
 MOST_SUBSETS = 5000  # of coordinates, for the oracle of sparse functions
@@ -116,7 +117,7 @@ class LinearFunctions(NormalInputs):
             y += self.noise * draws.normal("noise", x.shape[1])
         return y[..., None], from_pool
 
-    def score(self, x: Floats, y: Floats, known: Any, n_support: Ints, n_query: Ints) -> Floats | None:
+    def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         if not (self.oracle and self.noise):
             return None
         if known:
@@ -128,7 +129,9 @@ class LinearFunctions(NormalInputs):
         return ridge_score(x, y[..., 0], n_support, n_query, self.noise, subsets)
 
 
-def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: float, subsets: Ints) -> Floats:
+def ridge_score(
+    x: Floats, y: Floats, n_support: Integers, n_query: Integers, noise: float, subsets: Integers
+) -> Floats:
     """The oracle of y = w·x + noise, w standard normal on one of the sets of coordinates, all equally likely: `[T]`.
 
     x and y are support, query and further points, `[T, n, d]` and `[T, n]`; a row of `subsets [S, s]` is a set.
@@ -140,8 +143,8 @@ def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: flo
     gram, b = seen.swapaxes(1, 2) @ seen, (seen * y[..., None]).sum(1)
     a = gram[:, subsets[:, :, None], subsets[:, None, :]] + noise**2 * np.eye(subsets.shape[1])  # [T, S, s, s]
     factor = np.linalg.cholesky(a)
-    query, asked = take(x, n_support, n_query)
-    value, _ = take(y[..., None], n_support, n_query)
+    query, asked = padded(x, n_support, n_query)
+    value, _ = padded(y[..., None], n_support, n_query)
     right = np.concatenate([b[:, None], query], 1)[:, :, subsets].transpose(0, 2, 3, 1)  # [T, S, s, 1 + M]
     solved = np.linalg.solve(factor, right)
     u, v = solved[..., :1], solved[..., 1:]
@@ -153,14 +156,14 @@ def ridge_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: flo
     return oracle
 
 
-def pool_score(x: Floats, y: Floats, n_support: Ints, n_query: Ints, noise: float, pool: Floats) -> Floats:
+def pool_score(x: Floats, y: Floats, n_support: Integers, n_query: Integers, noise: float, pool: Floats) -> Floats:
     """The oracle of y = w·x + noise, w one of `pool [P, d]`, all equally likely: `[T]`.
 
     x and y are support, query and further points, `[T, n, d]` and `[T, n]`.
     """
     seen = (np.arange(x.shape[1]) < n_support[:, None])[..., None]
     support_x, support_y = x * seen, y[..., None] * seen  # what is not seen fits any w
-    (query, asked), (value, _) = take(x, n_support, n_query), take(y[..., None], n_support, n_query)
+    (query, asked), (value, _) = padded(x, n_support, n_query), padded(y[..., None], n_support, n_query)
     evidence, together = np.full(len(x), -np.inf), np.full(asked.shape, -np.inf)
     size = max(1, CHUNK // y.size)
     for start in range(0, len(pool), size):

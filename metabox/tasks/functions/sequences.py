@@ -8,11 +8,12 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from metabox.arrays import Integers
 from metabox.episodes import Device, Episodes, Examples
 from metabox.ranges import Count, CountOrRange, Within, ends
 from metabox.seeding import Draws
 from metabox.targets import Binary, TaskSpec
-from metabox.tasks.functions.base import Ints, take
+from metabox.tasks.functions.base import padded
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
@@ -30,11 +31,11 @@ class Recall(EpisodeSampler):
     test_length: tuple[int, int]
 
     @abstractmethod
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         """Codes of n keys for each task, all different: `[T, n]`."""
 
     @abstractmethod
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         """Which of the `stored [T]` pairs are asked for, `[T, up to n]`, and how many of these count `[T]`."""
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
@@ -48,7 +49,7 @@ class Recall(EpisodeSampler):
         which, count = self.asked(draws, stored, high)
         parts = []
         for rows, counts in ((pairs, stored), (np.take_along_axis(pairs, which[..., None], axis=1), count)):
-            row, mask = take(rows, 0, counts)
+            row, mask = padded(rows, 0, counts)
             x, y = np.split(row, [key.shape[2]], axis=-1)
             parts.append(Examples(x=torch.from_numpy(x), y=torch.from_numpy(y), mask=torch.from_numpy(mask)))
         return Episodes(support=parts[0], query=parts[1], oracle=torch.zeros(place.n_tasks)).to(device)
@@ -93,11 +94,11 @@ class AssociativeRecall(Recall):
         super().__init__(length, test_length, value_bits, key_bits)
         self.n_query = n_query
 
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         every = 2 ** self.spec.x_shape[0]
         return draws.distinct("key", n, np.full(len(draws.tasks), every), smallest=every, largest=every)
 
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         order = draws.shuffled("asked", np.arange(n) >= stored[:, None])
         return order[:, : self.n_query], np.full(len(stored), self.n_query)
 
@@ -129,8 +130,8 @@ class Copy(Recall):
         longest = max(self.length[1], self.test_length[1])
         super().__init__(length, test_length, value_bits, max(1, (longest - 1).bit_length()))
 
-    def keys(self, draws: Draws, n: int) -> Ints:
+    def keys(self, draws: Draws, n: int) -> Integers:
         return np.broadcast_to(np.arange(n), (len(draws.tasks), n))
 
-    def asked(self, draws: Draws, stored: Ints, n: int) -> tuple[Ints, Ints]:
+    def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         return np.broadcast_to(np.arange(n), (len(stored), n)), stored

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegative, PositiveOrRange, Real, RealOrRange, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, FunctionTasks
+from metabox.tasks.functions.base import FunctionTasks
 
 
 class NoisyFunctions(FunctionTasks):

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.arrays import Booleans
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Examples
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, Real
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.functions.base import Bools, Sized, take
+from metabox.tasks.functions.base import Sized, padded
 from metabox.tasks.images.glyphs import Glyphs
 from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
@@ -87,12 +88,12 @@ class ImageCompletion(Sized, EpisodeSampler):
         ids = images.ids(classes, items)
         colours = images.pictures(torch.from_numpy(ids), device).view(place.n_tasks, channels, n_pixels).mT
         order = draws.shuffled("pixels", np.zeros((1, n_pixels), dtype=np.bool_))[..., None]
-        shown = take(order, 0, n_support)
+        shown = padded(order, 0, n_support)
         if self.all_pixels:
             every = np.broadcast_to(np.arange(n_pixels)[:, None], order.shape)
-            asked = take(every, 0, np.full(place.n_tasks, n_pixels))
+            asked = padded(every, 0, np.full(place.n_tasks, n_pixels))
         else:
-            asked = take(order, n_support, n_query)
+            asked = padded(order, n_support, n_query)
         origin = np.where(np.concatenate([shown[1], asked[1]], axis=1), ids[:, None], -1)
         return Episodes(
             support=self._examples(colours, *shown),
@@ -100,7 +101,7 @@ class ImageCompletion(Sized, EpisodeSampler):
             origin=torch.from_numpy(origin).to(device),
         )
 
-    def _examples(self, colours: Tensor, pixel: np.ndarray, mask: Bools) -> Examples:
+    def _examples(self, colours: Tensor, pixel: np.ndarray, mask: Booleans) -> Examples:
         """The pixels `[T, W, 1]` of the images `[T, H W, channels]` that the mask counts."""
         _, height, width = self._sampler.images.image_shape
         row, column = np.divmod(pixel[..., 0], width)

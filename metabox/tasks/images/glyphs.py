@@ -33,10 +33,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metabox.arrays import Integers
 from metabox.checks import checked
 from metabox.config import Unpack
-from metabox.data.class_images import ClassImages, Ints
-from metabox.episodes import SPLITS, Device
+from metabox.data.class_images import ClassImages
+from metabox.episodes import SPLITS, Device, moved
 from metabox.ranges import Within
 from metabox.seeding import hash_words, make_key, mix
 from metabox.tasks.nway import NWayKShot, NWayOptions
@@ -105,7 +106,7 @@ def _trace(traits: Tensor, tremor: Tensor) -> list[list[Tensor]]:
 
     traits: uniform `[K, PIECES, TRAITS]`; tremor: motor noise `[K, PIECES, TREMORS]`
     """
-    kinds = torch.tensor(KINDS, dtype=torch.float32, device=traits.device)
+    kinds = moved(torch.tensor(KINDS, dtype=torch.float32), traits.device)
     kind = kinds.index_select(0, (traits[..., 0] * len(KINDS)).long().view(-1)).view(-1, PIECES, kinds.shape[1])
     low, high, leaves, arrives, chord, handle = kind.unbind(-1)
     side = (traits[..., 1] < 0.5).float() * 2.0 - 1.0
@@ -244,7 +245,7 @@ class GlyphImages(ClassImages):
         self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, seen many times
         self.fingerprint = f"Glyphs 1 (generated), image_size {image_size}, wobble {wobble}"
 
-    def ids(self, classes: Ints, items: Ints) -> Ints:
+    def ids(self, classes: Integers, items: Integers) -> Integers:
         """See `ClassImages.ids`.
 
         Raises:
@@ -266,7 +267,7 @@ class GlyphImages(ClassImages):
         images = torch.empty(len(ids), *self.image_shape, dtype=torch.uint8, device=device)
         for start in range(0, len(ids), shapes):
             part = slice(start, start + shapes)
-            few_ids = ids[part].to(device)
+            few_ids = moved(ids[part], device)
             traits, tremors, warps = _words(few_ids >> 32, few_ids & 0xFFFFFFFF)
             pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
             control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)

@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.ranges import Count, Within
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
 Side = Annotated[int, Within(least=16)]

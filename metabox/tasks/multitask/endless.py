@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metabox.arrays import Floats
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.ranges import Count
 from metabox.seeding import Draws
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 

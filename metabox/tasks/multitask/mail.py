@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from metabox.arrays import Integers
 from metabox.config import Unpack
 from metabox.data.page import page_text
 from metabox.data.readers import name_some, open_file
@@ -32,7 +33,6 @@ from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
-Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]
 
 MOST_BYTES = 25 << 20  # of a mail: what most servers let through
@@ -142,9 +142,9 @@ class Mailboxes:
     """
 
     counts: Floats32
-    y: Ints
-    user: Ints
-    split: Ints
+    y: Integers
+    user: Integers
+    split: Integers
     names: tuple[str, ...]
 
 
@@ -190,7 +190,7 @@ def read_mailboxes(
     return Mailboxes(counts, y, user, split, names)
 
 
-def _rank_within(user: Ints, date: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rank_within(user: Integers, date: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far along a user's mails each is, from 0 to below 1."""
     order = np.lexsort((date, user))
     size = np.bincount(user)

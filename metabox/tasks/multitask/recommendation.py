@@ -8,11 +8,11 @@ from typing import Annotated
 
 import numpy as np
 
+from metabox.arrays import Floats
 from metabox.episodes import Split
 from metabox.ranges import Count, Natural, Positive, TwoOrMore, Whole, Within
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, Reals, TaskSpec
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.endless import EndlessTask
 
 Correlation = Annotated[float, Within(least=-1, most=1)]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metabox.arrays import Floats, Integers
 from metabox.episodes import Split
 from metabox.ranges import Count, NotNegative
 from metabox.seeding import Draws
 from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
-from metabox.tasks.functions.base import Floats, Ints
 from metabox.tasks.images.rendered import Bytes, RenderedImages, Side
 
 CLASSES = ("floor", "wall", "ball", "box")
@@ -37,7 +37,7 @@ class Room:
     eye: Floats
     pitch: Floats
     wall: Floats
-    kind: Ints
+    kind: Integers
     place: Floats
     half: Floats
     yaw: Floats
@@ -105,7 +105,7 @@ def draw_room(draws: Draws, m: int) -> Room:
     )
 
 
-def trace(room: Room, size: int) -> tuple[Floats, Floats, Ints]:
+def trace(room: Room, size: int) -> tuple[Floats, Floats, Integers]:
     """What the camera sees: depth `[..., pixels]`, normals `[..., pixels, 3]` and the nearest surface.
 
     Surfaces are numbers `[..., pixels]`: 0 the floor, 1 the wall, then the slots. Pixels go row by row from the top.
@@ -181,7 +181,7 @@ def _box(eye: Floats, rays: Floats, half: Floats) -> tuple[Floats, Floats]:
     return np.where((t < leaves.min(-1)) & (t > 0), t, np.inf), np.where(face, -np.sign(rays), 0.0)
 
 
-def shade(draws: Draws, room: Room, depth: Floats, normals: Floats, surface: Ints) -> Bytes:
+def shade(draws: Draws, room: Room, depth: Floats, normals: Floats, surface: Integers) -> Bytes:
     """Images `[T, M, 3, H, W]`: each surface of one colour, lit from a far lamp behind and above the camera.
 
     The floor has tiles of a metre, without which a picture would not tell how large and how steep all is.

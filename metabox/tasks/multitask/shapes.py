@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from metabox.arrays import Booleans, Floats
 from metabox.episodes import Split
 from metabox.ranges import BelowOne, Count
 from metabox.seeding import Draws
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.functions.base import Bools, Floats
 from metabox.tasks.images.rendered import Bytes, RenderedImages, Side
 
 ATTRIBUTES = ("ellipse", "rectangle", "warm", "large", "filled", "tilted", "several", "light")
@@ -67,7 +67,7 @@ class Shapes(RenderedImages):
         return images, labels
 
 
-def paint(draws: Draws, labels: Bools, size: int) -> Bytes:
+def paint(draws: Draws, labels: Booleans, size: int) -> Bytes:
     """Images with the attributes `[T, M, 8]`, as uint8 `[T, M, 3, size, size]`; all else is drawn."""
     m = labels.shape[1]
     ellipse, rectangle, warm, large, filled, tilted, several, light = (column[..., None] for column in _last(labels))
@@ -96,11 +96,11 @@ def paint(draws: Draws, labels: Bools, size: int) -> Bytes:
 INK = {"red": (185, 250), "green": (40, 150), "blue": (10, 60)}
 
 
-def _last(values: Bools) -> Bools:
+def _last(values: Booleans) -> Booleans:
     return np.moveaxis(values, -1, 0)
 
 
-def _centres(draws: Draws, several: Bools, unit: float) -> Floats:
+def _centres(draws: Draws, several: Booleans, unit: float) -> Floats:
     """Places (row, column) of three shapes, `[3, 2, T, M, 1]`: each in a quarter of its own where there are several."""
     t, m = several.shape[:2]
     quarter = draws.distinct("quarters", 3, np.full((t, m), 4), 4, 4)
@@ -117,7 +117,7 @@ def _turned(centre: Floats, angle: Floats, size: int) -> tuple[Floats, Floats]:
     return right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
 
 
-def _distance(u: Floats, v: Floats, ellipse: Bools, rectangle: Bools, height: Floats) -> Floats:
+def _distance(u: Floats, v: Floats, ellipse: Booleans, rectangle: Booleans, height: Floats) -> Floats:
     """How far (u, v) lies outside the shape, negative inside, in pixels; `height` and width are halves."""
     width = ASPECT * height
     box = np.maximum(np.abs(u) - width, np.abs(v) - height)

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from metabox.arrays import Booleans, Floats, Integers
 from metabox.checks import checked
 from metabox.config import Unpack
 from metabox.episodes import SPLITS, Device, Episodes
@@ -16,7 +17,6 @@ from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.tasks.functions.base import Bools, Floats, Ints
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 from metabox.tasks.place import Place
 
@@ -62,7 +62,7 @@ class Users:
         self.against = against ^ (own.uniform("dissent", 0, 1, n) < dissent)
         self.opinions = np.where(self.against, sure, 1 - sure)  # p_i(y = 1|r), [K, R]
 
-    def mail(self, n_mails: int, length: tuple[int, int], seed: int) -> tuple[Ints, Bools, Ints]:
+    def mail(self, n_mails: int, length: tuple[int, int], seed: int) -> tuple[Integers, Booleans, Integers]:
         """`n_mails` of each user: words `[K, n, W]`, which of them are there, and labels (1 is spam) `[K, n]`."""
         draws = Draws("mail", seed, n_tasks=len(self.names))
         user = np.arange(len(self.names))[:, None]
@@ -72,7 +72,7 @@ class Users:
         present = np.arange(length[1]) < draws.integers("length", *length, n_mails)[..., None]
         return words, present, spam.astype(np.int64)
 
-    def spam_probability(self, counts: Floats, places: Ints, user: Ints) -> Floats:
+    def spam_probability(self, counts: Floats, places: Integers, user: Integers) -> Floats:
         """p_i(y = 1|x), the best filter: counts of hashed words `[n, F]`, the place of each word `[W]`, users `[n]`.
 
         The topic given the words is p_i(r|x) ∝ p_i(r) Π p(place|r)^count, which hashing leaves exact: the probability
@@ -174,20 +174,20 @@ class MadeMail(FiniteTasks):
         return replace(episodes, oracle=task_mean(best, episodes.query.mask)).to(device)
 
 
-def choose(p: Floats, row: Ints, u: Floats) -> Ints:
+def choose(p: Floats, row: Integers, u: Floats) -> Integers:
     """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
-    chosen: Ints = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
+    chosen: Integers = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
     return chosen
 
 
-def word_places(features: int) -> Ints:
+def word_places(features: int) -> Integers:
     """Where each of the made words is counted, `[W]`."""
     return np.array([hash_token(f"word-{i}", features)[0] for i in range(N_WORDS)])
 
 
-def count_words(words: Ints, present: Bools, places: Ints, features: int) -> Floats:
+def count_words(words: Integers, present: Booleans, places: Integers, features: int) -> Floats:
     """Hashed counts of the words of each mail: `[n, W]` -> `[n, features]`."""
     at = places[words] + features * np.arange(len(words))[:, None]
     return np.bincount(at[present], minlength=features * len(words)).reshape(len(words), features).astype(np.float64)

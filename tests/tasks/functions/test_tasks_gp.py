@@ -45,7 +45,14 @@ def parts(episodes, t):
 
 def sampled(kernel, dim=1, **kwargs):
     """Some tasks: ragged sizes, a support of any size from none."""
-    usual = {"noise": NOISE, "n_support": (0, 12), "n_query": (1, 6), "max_points": None, "share_sizes": 1}
+    usual = {
+        "noise": NOISE,
+        "n_support": (0, 12),
+        "n_query": (1, 6),
+        "max_points": None,
+        "share_sizes": 1,
+        "train_oracle": True,
+    }
     return GaussianProcess(kernel, dim=dim, **usual | kwargs).sample(Place(12, "train"))
 
 
@@ -156,11 +163,12 @@ def test_on_average_the_known_kernel_beats_the_mixture_and_the_mixture_a_wrong_k
     grid, tasks = [RBF(0.15), RBF(1.0)], 3000
     usual = {"noise": 0.1, "n_support": 3, "n_query": 10, "max_points": None}
     known, mixture = (
-        GaussianProcess(grid, **usual, oracle=oracle).sample(Place(tasks, "train")) for oracle in ("known", "mixture")
+        GaussianProcess(grid, **usual, oracle=oracle, train_oracle=True).sample(Place(tasks, "train"))
+        for oracle in ("known", "mixture")
     )
     x, y = (torch.cat([getattr(known.support, k), getattr(known.query, k)], 1).double().numpy() for k in "xy")
     wrong = GaussianProcess(grid[:1], **usual, oracle="mixture").score(
-        x, y, None, np.full(tasks, 3), np.full(tasks, 10)
+        x, y, np.empty(0), np.full(tasks, 3), np.full(tasks, 10)
     )
     scores = [known.oracle.double().numpy(), mixture.oracle.double().numpy(), wrong]
     for better, worse in pairwise(scores):
@@ -171,7 +179,15 @@ def test_on_average_the_known_kernel_beats_the_mixture_and_the_mixture_a_wrong_k
 def test_the_mean_oracle_is_minus_the_entropy():
     """Four inputs as good as equal, no support: covariance 1 + noise² on the diagonal, 1 beside it."""
     sampler = GaussianProcess(
-        RBF(0.3), noise=0.3, n_support=0, n_query=4, max_points=None, oracle_kind="joint", low=0.0, high=1e-6
+        RBF(0.3),
+        noise=0.3,
+        n_support=0,
+        n_query=4,
+        max_points=None,
+        oracle_kind="joint",
+        low=0.0,
+        high=1e-6,
+        train_oracle=True,
     )
     scores = sampler.sample(Place(4000, "train")).oracle.double()
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * (np.ones((4, 4)) + 0.09 * np.eye(4)))[1]
@@ -235,7 +251,8 @@ def test_the_defaults_are_the_tasks_of_transformer_neural_processes():
 
 
 def test_without_noise_the_jitter_is_drawn_as_noise_and_the_oracle_stays_exact():
-    sampler = GaussianProcess(RBF(0.5, 2.0), 0.0, n_support=90, n_query=10, max_points=None, oracle_kind="joint")
+    options = {"n_support": 90, "n_query": 10, "max_points": None, "oracle_kind": "joint", "train_oracle": True}
+    sampler = GaussianProcess(RBF(0.5, 2.0), 0.0, **options)
     episodes = sampler.sample(Place(4, "train"))
     for t in range(4):
         xs, ys, xq, yq = parts(episodes, t)
@@ -259,3 +276,12 @@ def test_points_beyond_a_task_change_nothing():
         assert alone.evidence[0] == pytest.approx(whole.evidence[t], rel=1e-12)
         np.testing.assert_allclose(alone.each[0], whole.each[t, :k], rtol=1e-12)
         assert not whole.each[t, k:].any()
+
+
+def test_training_tasks_have_no_oracle_unless_it_is_asked_for_and_are_the_same_tasks():
+    usual, asked = (GaussianProcess(train_oracle=wanted) for wanted in (False, True))
+    for split in ("train", "val", "test"):
+        without, with_it = (sampler.sample(Place(4, split)) for sampler in (usual, asked))
+        assert (without.oracle is None) == (split == "train")
+        assert with_it.oracle is not None
+        assert torch.equal(without.query.y, with_it.query.y)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from made_up import SHORT
 
+from metabox.arrays import Floats
 from metabox.cli.main import main
 from metabox.episodes import Episodes
 from metabox.targets import Binary, Reals
 from metabox.targets.parts import Part
-from metabox.tasks.functions.base import Floats
 from metabox.tasks.multitask.census import COLUMNS, CensusIncome, Inputs, read_columns, read_labels
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions, ManyTargets, Viewers, related_weights
 from metabox.tasks.place import Place

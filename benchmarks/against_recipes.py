@@ -1,0 +1,53 @@
+"""Recipes of all kinds that need no files, for against.py: kind, recipe, options that make a step small."""
+
+from __future__ import annotations
+
+GLYPHS = ["--tasks", "Glyphs", "--evaluation", "Glyphs"]
+WIDE = "omniglot-5w1s-protonet-cpu"  # one task of 60 ways
+FIVE = "omniglot-5w1s-snail-cpu"  # eight tasks of five ways
+
+
+def _glyphs(recipe: str, learner: str = "", *more: str) -> tuple[str, str, list[str]]:
+    return "images", recipe, [*GLYPHS, *(["--learner", learner] if learner else []), *more]
+
+
+RECIPES: dict[str, tuple[str, str, list[str]]] = {
+    "ProtoNet": _glyphs(WIDE),
+    "MatchingNet": _glyphs("omniglot-5w1s-matching-cpu"),
+    "RelationNet": _glyphs(FIVE, "RelationNet"),
+    "CNP": _glyphs("omniglot-5w1s-cnp-cpu"),
+    "VERSA": _glyphs("omniglot-5w1s-versa-cpu"),
+    "InContext": ("images", "glyphs-5w1s-incontext", []),
+    "SNAIL": _glyphs(FIVE),
+    "HyperNetwork": _glyphs(FIVE, "HyperNetwork"),
+    "CAML": _glyphs(FIVE, "CAML"),
+    "TNPD": _glyphs(FIVE, "TNPD"),
+    "GPICL": _glyphs(FIVE, "GPICL"),
+    "CNAPs": _glyphs(FIVE, "CNAPs"),
+    "MAML": _glyphs("omniglot-5w1s-maml-cpu", "", "--outer.n_tasks", "2"),
+    "linear InContext": ("vectors and functions", "linear-5d-incontext", []),
+    "linear Interleaved": (
+        "vectors and functions",
+        "linear-20d-interleaved",
+        ["--learner.width", "64", "--learner.depth", "3"],
+    ),
+    "GP CNP": ("vectors and functions", "gp-rbf-cnp", []),
+    "GP ANP": ("vectors and functions", "gp-rbf-anp", []),
+    "GP TNPD": ("vectors and functions", "gp-rbf-tnpd", []),
+    "GP ConvCNP": ("vectors and functions", "gp-rbf-convcnp-cpu", []),
+    "sinusoid CNP": ("vectors and functions", "sinusoid-cnp", []),
+    "recall LSTM": ("recurrent", "recall-lstm", []),
+    "recall MANN": ("recurrent", "recall-mann", ["--outer.n_tasks", "16"]),
+    "stream LSTM": ("recurrent", "omniglot-stream5-lstm-cpu", [*GLYPHS, "--outer.n_tasks", "4"]),
+    "stream MANN": ("recurrent", "omniglot-stream5-mann-cpu", [*GLYPHS, "--outer.n_tasks", "4"]),
+    "viewers MMoE": ("multi-task", "recommendation-mmoe", []),
+    "shapes parts": ("multi-task", "shapes-missing-dense", []),
+    "scenes": ("multi-task", "scenes-dense", ["--outer.n_tasks", "2"]),
+}
+
+VALIDATED = ("ProtoNet", "VERSA", "InContext", "SNAIL")  # image learners whose validation is timed too
+STARTED = (
+    "glyphs-5w1s-incontext",
+    ["--tasks.n_way", "5", "--outer.n_tasks", "1", "--learner.backbone.width", "8"],
+)
+"""What the start of `train` is timed on: steps of a few milliseconds."""

@@ -1,0 +1,37 @@
+"""What a run and its process say of their speed. Standard library alone: a worker of another checkout imports this."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def blocks(out: str | Path) -> list[tuple[int, float]]:
+    """Steps of a run from one validation to the next, and the seconds that they took, validation left out."""
+    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines if "val" in line)]
+    return [(step - s, seconds - t) for (s, t), (step, seconds) in pairwise(ends)]
+
+
+def memory_mb(field: str = "VmHWM") -> float:
+    """Of this process alone, where getrusage would count the one that started it too; NaN where there is no /proc."""
+    if not STATUS.exists():
+        return float("nan")
+    lines = STATUS.read_text(encoding="utf-8").splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def forget_peak() -> float:
+    """From here on `memory_mb` is the largest memory since; returns what the process holds at this moment, in MB."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        REFERENCES.write_text("5", encoding="ascii")
+    return memory_mb("VmRSS")
