@@ -1,3 +1,4 @@
+# mypy: ignore-errors  # which are what these calls are about
 """The malformed calls of `benchmarks/malformed.py`, one function for each kind of entry point."""
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from metabox.episodes import Episodes, Examples
 from metabox.evaluation import evaluate, memorisation
 from metabox.export import export, load_exported
 from metabox.learners.base import Learner
+from metabox.multitask import DWA
 from metabox.multitask.transfer import delta_percent, table
+from metabox.nn.backbones import Conv4
 from metabox.options import bad_values, options_of
 from metabox.targets import Bars, Binary, Classes, Part, Parts, Reals, TaskSpec
 from metabox.targets.parts import join_parts, split_parts
@@ -85,7 +88,7 @@ TOGETHER: dict[str, Callable[[], object]] = {
     "HyperNetwork, too many poolings": lambda: methods.HyperNetwork(IMAGES, layers=9),
     "HyperTransformer, too many poolings": lambda: methods.HyperTransformer(IMAGES, layers=9),
     "MMoE without a descriptor": lambda: methods.MMoE(replace(SPECS["named tasks"], descriptor_size=0)),
-    "LSTM, a backbone of images": lambda: methods.LSTM(REALS, backbone=metabox.nn.backbones.Conv4),
+    "LSTM, a backbone of images": lambda: methods.LSTM(REALS, backbone=Conv4),
     "CNP, a backbone that makes none": lambda: methods.CNP(REALS, backbone=lambda shape: 3),
     "Parts of one name": lambda: Parts((Part("a", Reals(1)), Part("a", Reals(1)))),
     "Part of parts": lambda: Part("a", Parts((Part("b", Reals(1)),))),
@@ -352,9 +355,7 @@ def functions(work: Path) -> Iterator[Call]:
             tasks, methods.CNP, evaluation=Sinusoids(), out=work / "run"
         ),
         "run, another target": lambda: metabox.run(tasks, methods.CNP, target=Reals(1), out=work / "run"),
-        "run, a weighting of one loss": lambda: metabox.run(
-            tasks, methods.CNP, weighting=metabox.multitask.DWA, out=work / "run"
-        ),
+        "run, a weighting of one loss": lambda: metabox.run(tasks, methods.CNP, weighting=DWA, out=work / "run"),
         "load_run of nothing": lambda: metabox.load_run(work / "nothing"),
         "load_run of a file": lambda: metabox.load_run(__file__),
         "load_run, a plugin that is not there": lambda: metabox.load_run(work, plugins=["no_such_plugin"]),

@@ -91,7 +91,7 @@ def check_fields(made: Any) -> None:
 
 
 @functools.cache
-def _fields(cls: type) -> list[tuple[str, Any, Any]]:
+def _fields(cls: Any) -> list[tuple[str, Any, Any]]:
     known = hints(cls)
     return [(name, field.default, known[name]) for name, field in cls.__dataclass_fields__.items() if name in known]
 
@@ -268,7 +268,7 @@ def _literal(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _whole(bounds: Within, value: Any) -> int:
-    number = value
+    number: int = value
     if type(value) is not int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise _Refused(_mend_of_number(value))
