@@ -1,4 +1,5 @@
-# mypy: ignore-errors  # which are what these calls are about
+# mypy: ignore-errors
+# Wrong types are what these calls are about.
 """The malformed calls of `benchmarks/malformed.py`, one function for each kind of entry point."""
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def constructors(work: Path) -> Iterator[Call]:
                 yield Call(told, partial(cls, **made.required | {option.name: value}))
         if _knows_its_arguments(cls):
             yield Call(f"{name}(no_such_option=1)", partial(cls, **made.required, no_such_option=1), arguments=True)
-        if any(option.default is inspect.Parameter.empty for option in options_of(cls)):
+        own = inspect.signature(cls).parameters.values()
+        if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own):
             yield Call(f"{name}()", cls, arguments=True)
     yield from (Call(f"{words}", make) for words, make in TOGETHER.items())
 

@@ -84,7 +84,8 @@ def check_fields(made: Any) -> None:
     Raises:
         ValueError: if one does not meet its type hint.
     """
-    for name, default, hint in _fields(type(made)):
+    cls: Any = type(made)
+    for name, default, hint in _fields(cls):
         value = getattr(made, name)
         if value is not default and (taken := check(name, value, hint)) is not value:
             object.__setattr__(made, name, taken)
