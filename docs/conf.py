@@ -148,6 +148,11 @@ def scaling() -> str:
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "scaling.json")
 
 
+def malformed() -> str:
+    """The calls of benchmarks/malformed.py."""
+    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "malformed.json")
+
+
 def robustness() -> str:
     """The campaign of benchmarks/robustness.py."""
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "robustness.json")

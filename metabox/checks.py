@@ -84,14 +84,15 @@ def check_fields(made: Any) -> None:
     Raises:
         ValueError: if a field does not match its type hint.
     """
-    for name, default, hint in _fields(type(made)):
+    cls: Any = type(made)
+    for name, default, hint in _fields(cls):
         value = getattr(made, name)
         if value is not default and (taken := check(name, value, hint)) is not value:
             object.__setattr__(made, name, taken)
 
 
 @functools.cache
-def _fields(cls: type) -> list[tuple[str, Any, Any]]:
+def _fields(cls: Any) -> list[tuple[str, Any, Any]]:
     known = hints(cls)
     return [(name, field.default, known[name]) for name, field in cls.__dataclass_fields__.items() if name in known]
 
@@ -268,7 +269,7 @@ def _literal(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _whole(bounds: Within, value: Any) -> int:
-    number = value
+    number: int = value
     if type(value) is not int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise _Refused(_mend_of_number(value))

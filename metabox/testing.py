@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox import options
 from metabox.checks import checked
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
@@ -356,6 +358,10 @@ def check_bad_input_raises_a_value_error(make: MakeLearner, spec: TaskSpec) -> N
     phi = learner.adapt(s, episodes.descriptor)
     _raises(lambda: learner.predict(phi, episodes.query.x[..., :-1]))
     _raises(lambda: learner.predict(phi, episodes.query.x[:1]))
+    for x in (episodes.query.x.tolist(), episodes.query.x.half(), episodes.query.x.long()):
+        _raises(lambda x=x: learner.predict(phi, x))  # type: ignore[misc]
+    for foreign in ({}, phi | {"of another": next(iter(phi.values()))}):
+        _raises(lambda foreign=foreign: learner.predict(foreign, episodes.query.x))  # type: ignore[misc]
 
 
 def _raises(call: Callable[[], object]) -> None:
@@ -366,6 +372,30 @@ def _raises(call: Callable[[], object]) -> None:
             raise AssertionError(f"expected an error that says what was expected, got {error}") from error
         return
     raise AssertionError("expected a ValueError for bad input, got an answer")
+
+
+def check_arrays_of_float64_are_taken(make: MakeLearner, spec: TaskSpec) -> None:
+    learner, episodes = build(make, spec), make_episodes(spec)
+    z, s = episodes.descriptor, episodes.support
+    support = Examples(x=_array(s.x), y=_array(s.y), mask=s.mask.numpy())  # type: ignore[arg-type]  # arrays
+    phi = learner.adapt(support, None if z is None else _array(z), episodes.label_set(spec))
+    got, wanted = learner.predict(phi, _array(episodes.query.x)), outputs(learner, episodes)
+    assert got.dtype == wanted.dtype, f"predictions in {got.dtype} for inputs in float64"
+    _close(got, wanted)
+
+
+def _array(t: Tensor) -> Any:
+    return (t.double() if t.is_floating_point() else t).numpy()
+
+
+def check_senseless_options_are_named(make: MakeLearner, spec: TaskSpec) -> None:
+    options.check_senseless_options_are_refused(make, spec)
+
+
+def check_every_option_changes_the_record(make: MakeLearner, spec: TaskSpec) -> None:
+    fits = (kind for kind in SPECS.values() if isinstance(kind.target, getattr(make, "targets", Target)))
+    if spec == next(fits, None):  # once is enough: the record is none of the tasks
+        options.check_every_option_is_in_the_record(make, spec)
 
 
 CHECKS: dict[str, Callable[[MakeLearner, TaskSpec], None]] = {

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,7 +222,14 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
-MISSING = "the following arguments are required: "
+SAID = {
+    r"^the following arguments are required: (.*)": r"expected \1, got nothing",
+    r"^argument (\S+): invalid int value: (.*)": r"expected \1 as a whole number, got \2",
+    r"^argument (\S+): invalid float value: (.*)": r"expected \1 as a number, got \2",
+    r"^argument (\S+): expected one argument": r"expected a value after \1, got none",
+    r"^unrecognized arguments: (.*)": r"expected options that there are, got \1",
+}
+"""What argparse says, and how it is said here."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,8 +239,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith(MISSING):
-            message = f"expected {message.removeprefix(MISSING)}, got nothing"
+        for words, said in SAID.items():
+            message = re.sub(words, said, message)
         raise ValueError(f"{message}; see {self.prog} --help")
 
 

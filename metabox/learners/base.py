@@ -16,7 +16,7 @@ from metabox.checks import shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
-from metabox.learners.phi import check_form, check_phi
+from metabox.learners.phi import check_axes, check_names, check_phi, remember
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
 
@@ -72,7 +72,10 @@ class Learner(nn.Module, Configured, ABC):
                 label set.
         """
         support, descriptor, classes = self.check(support, descriptor, classes)
-        return self._phi(support, descriptor, self.label_set(support, classes))
+        phi = self._phi(support, descriptor, self.label_set(support, classes))
+        if self._reads_values():
+            remember(self, phi)
+        return phi
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
         """Map phi and query inputs `[T, M, *x_shape]` to natural parameters `[T, M, P]`, all queries in one pass.
@@ -85,7 +88,13 @@ class Learner(nn.Module, Configured, ABC):
                 for the tasks of x.
         """
         phi, x = self.check_query(phi, x)
-        return within(self.answer(phi, x), phi.get("classes"))
+        if not self._reads_values():
+            return within(self.answer(phi, x), phi.get("classes"))
+        try:
+            return within(self.answer(phi, x), phi.get("classes"))
+        except (RuntimeError, LookupError, TypeError, AttributeError):
+            check_axes(self, phi)
+            raise
 
     def stream(self, examples: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
         """Predictions `[T, N, P]` along a sequence: step t sees examples[:t] and x[t].
@@ -214,7 +223,7 @@ class Learner(nn.Module, Configured, ABC):
         like = next(self.parameters(), None)
         phi = check_phi(phi, x, None if like is None else like.dtype)
         if self._reads_values():
-            check_form(self, phi)
+            check_names(self, phi)
         return phi, x
 
     def _as_weights(self, name: str, value: Tensor) -> Tensor:
