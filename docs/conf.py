@@ -34,7 +34,12 @@ nitpicky = True
 nitpick_ignore_regex = [  # pages that are not read here: other projects', and private names
     ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),
 ]
-nitpick_ignore = [("py:class", "metabox.seeding.Words")]  # a type variable has no entry
+nitpick_ignore = [  # type variables have no entry
+    ("py:class", "metabox.seeding.Words"),
+    ("py:class", "metabox.checks.Function"),
+    ("py:class", "metabox.ranges.T"),
+    ("py:obj", "metabox.ranges.T"),
+]
 default_role = "code"
 myst_heading_anchors = 3
 

@@ -38,6 +38,8 @@ class Window:
 
 
 class Best(TypedDict):
+    """The validation that was best so far: its step and its score."""
+
     step: int
     value: float
 
