@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Wrong types are what these calls are about.
 """The malformed calls of `benchmarks/malformed.py`, one function for each kind of entry point."""
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from metabox.episodes import Episodes, Examples
 from metabox.evaluation import evaluate, memorisation
 from metabox.export import export, load_exported
 from metabox.learners.base import Learner
+from metabox.multitask import DWA
 from metabox.multitask.transfer import delta_percent, table
+from metabox.nn.backbones import Conv4
 from metabox.options import bad_values, options_of
 from metabox.targets import Bars, Binary, Classes, Part, Parts, Reals, TaskSpec
 from metabox.targets.parts import join_parts, split_parts
@@ -52,7 +56,8 @@ def constructors(work: Path) -> Iterator[Call]:
                 yield Call(told, partial(cls, **made.required | {option.name: value}))
         if _knows_its_arguments(cls):
             yield Call(f"{name}(no_such_option=1)", partial(cls, **made.required, no_such_option=1), arguments=True)
-        if any(option.default is inspect.Parameter.empty for option in options_of(cls)):
+        own = inspect.signature(cls).parameters.values()
+        if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own):
             yield Call(f"{name}()", cls, arguments=True)
     yield from (Call(f"{words}", make) for words, make in TOGETHER.items())
 
@@ -85,7 +90,7 @@ TOGETHER: dict[str, Callable[[], object]] = {
     "HyperNetwork, too many poolings": lambda: methods.HyperNetwork(IMAGES, layers=9),
     "HyperTransformer, too many poolings": lambda: methods.HyperTransformer(IMAGES, layers=9),
     "MMoE without a descriptor": lambda: methods.MMoE(replace(SPECS["named tasks"], descriptor_size=0)),
-    "LSTM, a backbone of images": lambda: methods.LSTM(REALS, backbone=metabox.nn.backbones.Conv4),
+    "LSTM, a backbone of images": lambda: methods.LSTM(REALS, backbone=Conv4),
     "CNP, a backbone that makes none": lambda: methods.CNP(REALS, backbone=lambda shape: 3),
     "Parts of one name": lambda: Parts((Part("a", Reals(1)), Part("a", Reals(1)))),
     "Part of parts": lambda: Part("a", Parts((Part("b", Reals(1)),))),
@@ -352,9 +357,7 @@ def functions(work: Path) -> Iterator[Call]:
             tasks, methods.CNP, evaluation=Sinusoids(), out=work / "run"
         ),
         "run, another target": lambda: metabox.run(tasks, methods.CNP, target=Reals(1), out=work / "run"),
-        "run, a weighting of one loss": lambda: metabox.run(
-            tasks, methods.CNP, weighting=metabox.multitask.DWA, out=work / "run"
-        ),
+        "run, a weighting of one loss": lambda: metabox.run(tasks, methods.CNP, weighting=DWA, out=work / "run"),
         "load_run of nothing": lambda: metabox.load_run(work / "nothing"),
         "load_run of a file": lambda: metabox.load_run(__file__),
         "load_run, a plugin that is not there": lambda: metabox.load_run(work, plugins=["no_such_plugin"]),
@@ -410,9 +413,21 @@ def commands(work: Path) -> Iterator[Call]:
     words = [
         *(["fly"], ["train"], ["train", "no-such-recipe"], ["evaluate"], ["evaluate", str(work)], ["list", "planets"]),
         *(["report", str(work)], ["reproduce"], ["reproduce", recipe, "--seeds", "0"], ["sweep", "no-such-recipe"]),
+        *(["sweep", recipe, "--jobs", "a"], ["sweep", recipe, "--set", "x"], ["reproduce", recipe, "--seeds", "a"]),
         *(["evaluate", str(work / "nothing")], ["report"], ["sweep"], ["sweep", recipe, "--jobs", "0"]),
         *([*train, *more] for more in _options()),
     ]
+    if main(["train", recipe, "--out", str(work / "run"), *SHORT]):
+        raise RuntimeError("a short run did not end well")
+    for command, bad in (
+        (
+            "evaluate",
+            ["--split tst", "--split", "--test_seed a", "--test_seed 1.5", "--n_test 0", "--evaluation.n_way 0"],
+        ),
+        ("evaluate", ["--learner.width 0", "--evaluation.n_way a", "--evaluation.wobble 9", "--no_such_option 1"]),
+        ("report", ["--n_tasks a", "--n_tasks", "--n_task 3", "no-such-run", "--n_tasks -1"]),
+    ):
+        words += [[command, str(work / "run"), *line.split()] for line in bad]
     for line in words:
         yield Call(f"metabox {' '.join(line)}", partial(main, line))
 

@@ -89,7 +89,7 @@ def test_parts_that_do_not_fit_are_refused_and_both_sides_named(
     [
         (CLASSES, examples(x=torch.zeros(2, 5, 4)), r"x of shape \[T, N, 3\]", r"float32 \[2, 5, 4\]"),
         (CLASSES, examples(x=torch.zeros(2, 5, 3, 1)), r"x of shape \[T, N, 3\]", r"\[2, 5, 3, 1\]"),
-        (CLASSES, examples(x=X.int()), "x as uint8", "int32"),
+        (CLASSES, examples(x=X.int()), "x as floats", "int32"),
         (CLASSES, examples(x=with_value(X, (1, 4, 0), math.nan)), "finite x", r"in 1 places, first .* \[1, 4\]"),
         (CLASSES, examples(x=with_value(X, (0, 2), -math.inf)), "finite x", r"in 1 places, first .* \[0, 2\]"),
         (CLASSES, examples(y=with_value(Y, (1, 1), 4)), "class ids from 0 to 3", "0 to 4"),

@@ -15,9 +15,9 @@ learner: {class_path: CNP, init_args: {width: 8}}
 
 MISTAKES = {
     # Words of the command line.
-    "--outer.step 3": "expected an option that there is, got --outer.step 3; did you mean --outer.steps?",
-    "--seeds 3": "expected an option that there is, got --seeds 3; did you mean --seed?",
-    "more.yaml": "expected an option that there is, got more.yaml",
+    "--outer.step 3": "expected a known option, got --outer.step 3; did you mean --outer.steps?",
+    "--seeds 3": "expected a known option, got --seeds 3; did you mean --seed?",
+    "more.yaml": "expected a known option, got more.yaml",
     "--seed": "expected a value after --seed, got none",
     "--config none.yaml": "expected a recipe's name or a YAML file, got 'none.yaml'; `metabox list` names the recipes",
     "--config -": "expected a recipe's name or a YAML file, got '-'; `metabox list` names the recipes",
@@ -84,9 +84,9 @@ def test_a_mistake_is_answered_by_the_option_and_what_was_expected(
         (["trian"], "did you mean train?"),
         (["report"], "metabox report --help"),
         (["report", "run", "--n_task", "3"], "--n_task"),
-        (["report", "run", "--n_tasks", "x"], "invalid int value: 'x'"),
+        (["report", "run", "--n_tasks", "x"], "as a whole number, got 'x'"),
         (["sweep"], "metabox sweep --help"),
-        (["sweep", "glyphs-5w1s-incontext", "--jobs", "x"], "invalid int value: 'x'"),
+        (["sweep", "glyphs-5w1s-incontext", "--jobs", "x"], "as a whole number, got 'x'"),
         (["reproduce"], "expected RECIPE..."),
         (["list", "--foo"], "--foo"),
     ],

@@ -1,8 +1,8 @@
-"""The form of a learner's phi, by which that of another learner is told apart."""
+"""Checks of phi: whether its names and shapes are those that the learner produces."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,12 +15,15 @@ from metabox.inputs import kind_of
 if TYPE_CHECKING:
     from metabox.learners.base import Learner, Phi
 
-Form = dict[str, tuple[int | None, ...]]
-"""Name to the axes after T, None for one whose length depends on the task."""
+Form = Mapping[str, tuple[int | None, ...]]
+"""Name to the axes after T, None for a length that depends on the task."""
+
+KNOWN = "_names_of_phi"
+"""The attribute of a learner that holds which names with how many axes its phi has had."""
 
 
 def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
-    """phi with its floats in the type of the weights, or a ValueError if it is not of the tasks of x at all."""
+    """phi with its floats in the type of the weights; a ValueError if it is no phi for the tasks of x."""
     if not isinstance(phi, Mapping) or not phi or not all(isinstance(part, Tensor) for part in phi.values()):
         got = f"{len(phi)} entries, not all of them tensors" if isinstance(phi, Mapping) and phi else shown(phi)
         raise ValueError(f"expected phi as `adapt` returned it, tensors by name, got {got}; call adapt(support) first")
@@ -44,26 +47,46 @@ def _is_odd(part: Tensor, autocast: bool) -> bool:
     return part.is_floating_point() and part.dtype != torch.float32 and (part.dtype == torch.float64 or not autocast)
 
 
-def check_form(learner: Learner, phi: Phi) -> None:
-    """Raise a ValueError unless phi has the names and axes that this learner gives it."""
-    form = _form(learner)
-    got = {name: tuple(part.shape[1:]) for name, part in phi.items()}
-    if form is None or (set(form) == set(got) and all(_fits(got[name], form[name]) for name in form)):
+def remember(learner: Learner, phi: Phi) -> None:
+    """Note the names in a phi that the learner has made, by which that of another one is told apart."""
+    known, names = vars(learner).setdefault(KNOWN, []), {name: part.ndim for name, part in phi.items()}
+    if names not in known:
+        known.append(names)
+
+
+def check_names(learner: Learner, phi: Phi) -> None:
+    """Raise a ValueError unless phi has the names, and as many axes, as this learner gives it."""
+    names = {name: part.ndim for name, part in phi.items()}
+    if names in vars(learner).get(KNOWN, []):
         return
+    form = _form(learner)  # the first phi of a learner that has made none: one that was saved, say
+    if form is not None and names not in vars(learner)[KNOWN]:
+        raise ValueError(_foreign(learner, phi, form))
+
+
+def check_axes(learner: Learner, phi: Phi) -> None:
+    """Raise a ValueError if an error of the learner was due to axes of phi that are not those it gives it."""
+    form = _form(learner)
+    if form is not None and not all(name in form and _fits(part.shape[1:], form[name]) for name, part in phi.items()):
+        raise ValueError(_foreign(learner, phi, form))
+
+
+def _foreign(learner: Learner, phi: Phi, form: Form) -> str:
+    got = {name: tuple(part.shape[1:]) for name, part in phi.items()}
     differ = [
         name for name in {**form, **got} if name not in form or name not in got or not _fits(got[name], form[name])
     ]
-    raise ValueError(
+    return (
         f"expected the phi of this {type(learner).__name__}, with {_listed(form, differ)}, got {_listed(got, differ)}; "
         "phi of another learner, or of other options, does not fit"
     )
 
 
-def _fits(shape: tuple[int | None, ...], form: tuple[int | None, ...]) -> bool:
+def _fits(shape: Sequence[int | None], form: tuple[int | None, ...]) -> bool:
     return len(shape) == len(form) and all(n is None or size == n for size, n in zip(shape, form, strict=True))
 
 
-def _listed(form: Mapping[str, tuple[int | None, ...]], names: list[str]) -> str:
+def _listed(form: Form, names: list[str]) -> str:
     """The first few of some names with their axes."""
     axes = {name: ["T", *("any" if n is None else str(n) for n in form[name])] for name in names if name in form}
     first = [f"{name} [{', '.join(axes[name])}]" for name in list(axes)[:3]]
@@ -72,20 +95,15 @@ def _listed(form: Mapping[str, tuple[int | None, ...]], names: list[str]) -> str
 
 @torch.no_grad()
 def _form(learner: Learner) -> Form | None:
-    """The form of its phi, found by adapting to two supports of zeros; None if it cannot be found so."""
-    if "_form_of_phi" not in vars(learner):
-        random = torch.random.get_rng_state()
-        try:
-            one, other = (_shapes(learner, n) for n in (1, 3))
-            form = {
-                name: tuple(a if a == b else None for a, b in zip(one[name], other[name], strict=True)) for name in one
-            }
-        except Exception:  # a learner that refuses such a support is not held to a form
-            form = None
-        torch.random.set_rng_state(random)
-        object.__setattr__(learner, "_form_of_phi", form)
-    found: Form | None = vars(learner)["_form_of_phi"]
-    return found
+    """The form of its phi, found by adapting to supports of zeros; None if it cannot be found so."""
+    state = torch.random.get_rng_state()
+    try:
+        _, one, other = (_shapes(learner, n) for n in (0, 1, 3))
+        return {name: tuple(a if a == b else None for a, b in zip(one[name], other[name], strict=True)) for name in one}
+    except Exception:  # a learner that refuses such a support is not held to a form
+        return None
+    finally:
+        torch.random.set_rng_state(state)
 
 
 def _shapes(learner: Learner, n: int) -> dict[str, tuple[int, ...]]:
@@ -94,7 +112,7 @@ def _shapes(learner: Learner, n: int) -> dict[str, tuple[int, ...]]:
     y = torch.zeros(1, n, *spec.target.shape, dtype=like.dtype, device=like.device)
     support = Examples(x=x, y=y.long() if spec.target.n_classes is not None else y)
     z = x.new_zeros(1, spec.descriptor_size) if spec.descriptor_size else None
-    c = None if spec.target.n_classes is None else (learner.most_classes or n)
+    c = None if spec.target.n_classes is None else (learner.most_classes or max(1, n))
     classes = None if c is None else torch.ones(1, c, dtype=torch.bool, device=like.device)
     phi = learner.adapt(support, z, classes)
     return {name: tuple(part.shape[1:]) for name, part in phi.items()}

@@ -242,5 +242,5 @@ def test_a_learner_refuses_what_it_cannot_be_built_for() -> None:
         InContext(CLASSES, heads=3)
     learner, episodes = build(CNP, CLASSES), make_episodes(CLASSES)
     phi = learner.adapt(episodes.support)
-    with pytest.raises(ValueError, match="expected x for the 3 tasks that phi was made from, got 2"):
+    with pytest.raises(ValueError, match="expected x for the tasks that phi was made from, got 2 tasks"):
         learner.predict(phi, episodes.query.x[:2])
