@@ -1,8 +1,8 @@
-"""This checkout beside another in one run: whole steps, validation, start. Called by speed.py.
+"""Comparison of this checkout with another in one run: whole steps, validation, start-up. Called by speed.py.
 
-A worker process a checkout, on one thread, runs `metabox train` again and again, in turns: A B, B A, A B, ... Steps are
+One worker process per checkout, on one thread, runs `metabox train` repeatedly, in turns: A B, B A, A B, ... Steps are
 timed by the loop's own clock: sampling, seeding, forward, backward, clip, optimizer, average. Ratios are taken within a
-round, so that both sides have met the same load of the machine; cells are medians with quartiles over the rounds.
+round, so that both sides run under the same load of the machine; cells are medians with quartiles over the rounds.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from against_recipes import RECIPES, STARTED, VALIDATED
 from stopwatch import quartiles
 
 HERE = Path(__file__).parents[1]
-BLOCKS = 5  # of a run's steps, the first of which is not counted
-SECONDS = 0.8  # of the steps of a run, about
-MOST_STEPS = 100  # of a block
-VALIDATIONS, STARTS = 3, 3  # rounds of these, at most: they are long
-PATIENCE = {"steps": 18.0, "validation": 30.0}  # seconds a recipe, after which no round begins, from the third on
+BLOCKS = 5  # of a run's steps; the first is not counted
+SECONDS = 0.8  # roughly, of the steps of a run
+MOST_STEPS = 100  # per block
+VALIDATIONS, STARTS = 3, 3  # largest number of rounds, because these are long
+PATIENCE = {"steps": 18.0, "validation": 30.0}  # seconds per recipe, after which no third or later round starts
 Rows = list[dict[str, Any]]
 
 
 class Failed(RuntimeError):
-    """A checkout could not run what it was asked to."""
+    """A checkout could not run a command."""
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """In which `metabox` is that of the checkout, on one thread."""
+    """Environment variables by which `metabox` is that of the checkout, on one thread."""
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(checkout), *([before] if before else [])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -73,7 +73,7 @@ class Worker:
     def train(self, recipe: str, options: Iterable[str], **outer: int) -> dict[str, Any]:
         """
         Raises:
-            Failed: saying why.
+            Failed: if the command fails, with the reason.
         """
         more = [word for name, value in outer.items() for word in (f"--outer.{name}", str(value))]
         arguments = [recipe, *options, "--n_test", "1", *more]
@@ -93,18 +93,18 @@ class Worker:
         return dict(json.loads(line))
 
     def close(self) -> None:
-        self._process.communicate()  # its input ends, and so does it
+        self._process.communicate()  # it ends with its input
 
 
 def parts(
     other: Path | None, with_start: bool, rounds: int, names: Sequence[str]
 ) -> tuple[dict[str, Callable[[], Rows]], dict[str, Any]]:
-    """What is measured, in this order, and what stands beside it.
+    """The measurements in order, and the metadata recorded with them.
 
     Args:
-        other: a checkout to compare with; without one only the start of this one is measured.
-        with_start: whether the start of commands is measured.
-        rounds: of everything.
+        other: a checkout to compare with; without one, only the start-up of this one is measured.
+        with_start: whether the start-up of commands is measured.
+        rounds: of every measurement.
         names: recipes among RECIPES.
     """
     from start import start  # it imports this file
@@ -142,7 +142,7 @@ def working(checkouts: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
 
 
 def turns(names: Iterable[str], rounds: int, seconds: float = math.inf) -> Iterator[list[str]]:
-    """The order of each round, swapped from one to the next; from the third on none begins after so many seconds."""
+    """The order of each round, reversed from one to the next; after `seconds` no third or later round starts."""
     order, end = list(names), time.monotonic() + seconds
     for number in range(rounds):
         if number >= 2 and time.monotonic() > end:
@@ -152,7 +152,7 @@ def turns(names: Iterable[str], rounds: int, seconds: float = math.inf) -> Itera
 
 
 def steps(workers: Mapping[str, Worker], names: Sequence[str], rounds: int) -> Rows:
-    """Milliseconds of a whole step of each recipe, and how many times as fast this checkout is."""
+    """Milliseconds of a whole step of each recipe, and the speed of this checkout relative to the other."""
     rows = []
     for name in names:
         kind, recipe, options = RECIPES[name]
@@ -182,14 +182,14 @@ def _outer(block: int) -> dict[str, int]:
 
 
 def _ms(blocks: list[list[float]]) -> float:
-    """Of a step, the median over blocks."""
+    """Milliseconds of a step, the median over blocks."""
     return 1e3 * statistics.median(seconds / count for count, seconds in blocks[1:])
 
 
 def compared(values: Mapping[str, list[float]], unit: str) -> dict[str, Any]:
-    """Each side's values, and those of the other over those of this one, round by round."""
+    """The values of both sides, and the ratios other / this of each round."""
     ratios = [other / this for this, other in zip(values["this"], values["other"], strict=True)]
-    least = {who: min(found) for who, found in values.items()}  # that of a round without other work on the machine
+    least = {who: min(found) for who, found in values.items()}  # of a round without other load on the machine
     return {
         "rounds": len(ratios),
         "times_as_fast": quartiles(ratios),
@@ -218,13 +218,13 @@ def means(rows: Rows) -> Rows:
 
 
 def validation(workers: Mapping[str, Worker], names: Sequence[str], rounds: int, tasks: int = 100) -> Rows:
-    """Milliseconds of a hundred validation tasks inside `run`: a run with so many beside one with a single task."""
+    """Milliseconds of a hundred validation tasks inside `run`, from a run with a hundred and one with a single task."""
     rows: Rows = []
     for name in (name for name in names if name in VALIDATED):
         _, recipe, options = RECIPES[name]
 
         def ms(worker: Worker, n: int, recipe: str = recipe, options: list[str] = options) -> float:
-            """All of a run of one step but that step."""
+            """The time of a run of one step, without that step."""
             run = worker.train(recipe, options, steps=1, validate_every=1, n_validation=n)
             return 1e3 * float(run["wall"] - sum(seconds for _, seconds in run["blocks"]))
 
@@ -241,7 +241,7 @@ def validation(workers: Mapping[str, Worker], names: Sequence[str], rounds: int,
 
 
 def commit(checkout: Path) -> dict[str, Any]:
-    """What git says of a checkout; None where it is none."""
+    """The git commit of a checkout, and whether files have changed; None if it is not a git checkout."""
 
     def git(*words: str) -> str | None:
         done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Recipes of all kinds that need no files, for against.py: kind, recipe, options that make a step small."""
+"""Recipes of all kinds that need no data files, for against.py: kind, recipe, options that make a step small."""
 
 from __future__ import annotations
 
@@ -50,4 +50,4 @@ STARTED = (
     "glyphs-5w1s-incontext",
     ["--tasks.n_way", "5", "--outer.n_tasks", "1", "--learner.backbone.width", "8"],
 )
-"""What the start of `train` is timed on: steps of a few milliseconds."""
+"""The recipe that start-up of `train` is timed on: steps of a few milliseconds."""

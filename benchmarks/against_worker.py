@@ -1,7 +1,7 @@
-"""A checkout at work for against.py: runs `metabox train` in this process as often as it is asked to.
+"""The worker process of a checkout for against.py: runs `metabox train` in this process on request.
 
-It relies on what stays the same over versions: the command line, and `step`, `seconds` and `val` in metrics.jsonl.
-A line of JSON in, {"arguments": [...], "out": FOLDER}, gives one out: the wall clock, the steps, the memory.
+It relies only on what is stable over versions: the command line, and `step`, `seconds` and `val` in metrics.jsonl.
+Each input line of JSON, {"arguments": [...], "out": FOLDER}, is answered by one: wall-clock time, steps and memory.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer(train(**json.loads(line)))
-        except Exception as error:  # whatever it was, the other recipes go on
+        except Exception as error:  # of any kind: the other recipes go on
             sys.stdout.flush()
             printed = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
             last = next((text for text in reversed(printed) if text.strip()), "")

@@ -1,4 +1,4 @@
-"""Calls in processes of their own, each ended when its time is over: what fails or hangs takes nothing along."""
+"""Calls in isolated processes with a time limit, so that one that fails or hangs does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 class Alone:
-    """A call in a process of its own, ended with all that it has started after so many seconds.
+    """A call in a process of its own, killed after a time limit together with all processes that it has started.
 
-    It is forked, so that nothing is imported again; CUDA is never touched in the process that forks.
+    It is forked, so that nothing is imported again; the parent never initialises CUDA.
 
     Args:
-        call: gets a function that takes what it has found so far, part by part.
-        seconds: what it may take.
+        call: takes a function that reports its findings so far, part by part, and then `arguments`.
+        seconds: time limit.
     """
 
     method = "fork"
@@ -39,7 +39,7 @@ class Alone:
         theirs.close()
 
     def result(self) -> dict[str, Any]:
-        """What it has told; `left_out` says why there is no more."""
+        """What the call has reported; `left_out` says why it is incomplete."""
         found: dict[str, Any] = {}
         try:
             while self.ours.poll(max(0.0, self.end - time.monotonic())):
@@ -74,11 +74,11 @@ def _answer(theirs: Any, printed: str, call: Callable[..., None], arguments: tup
     if said:
         theirs.send({"said": said})
     theirs.close()
-    os._exit(0)  # without waiting for threads of compilers
+    os._exit(0)  # without waiting for the compilers' threads
 
 
 def _end(pid: int | None) -> None:
-    """Kill a process with the whole group that it leads, or will lead."""
+    """Kill a process and the process group that it leads or will lead."""
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError):
             if pid:

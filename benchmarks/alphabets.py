@@ -4,9 +4,9 @@
     python benchmarks/alphabets.py heads single --seeds 0 # some of them; the others in the file stay
 
 All rows see the same number of images of an alphabet. The learning rate and weight decay of the plain sum ("heads") and
-of single-task training are chosen on the validation drawers, with seed 0; the others take those of one of the two. The
-test drawers are for the numbers that are written: results/alphabets.json beside this file, and the figure of gradient
-cosines. A run that is finished is not repeated.
+of single-task training are chosen on the validation drawers, with seed 0; the others take those of one of the two. Only
+the reported scores use the test drawers. Writes results/alphabets.json beside this file, and the figure of gradient
+cosines. A finished run is not repeated.
 
 Networks whose cost grows with the number of tasks are compared on the first five alphabets, against rows of their own.
 """
@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 from metabox import Learner, OuterLoop, evaluate, run
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_json, write_whole
+from metabox.files import read_json, write_atomically, write_json
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.multitask import DWA, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import figure, hint, read_cosines, table
 from metabox.nn.backbones import Conv4
 from metabox.nn.conditioning import Add, Concat, FiLM, Gate
 from metabox.tasks.multitask.alphabets import Alphabets
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.hook import Hook
 
 SMALL = partial(Conv4, width=32, downsample="stride")
@@ -47,9 +47,9 @@ MORE = {
     "heads": ((1e-2, 0.1), (5e-3, 1.0), (1e-2, 1.0), (1e-2, 3.0), (2e-2, 2.0), (4e-2, 0.5)),
     "single": ((1e-2, 0.1), (1e-2, 1.0)),
 }
-"""Further ones for the baseline and for what all are compared with."""
+"""Further ones for the baseline and for single-task training, which all are compared with."""
 RECORDED = ("heads", 1)
-"""The row and seed whose gradient cosines are drawn."""
+"""The row and seed whose gradient cosines are plotted."""
 
 
 class Row(NamedTuple):
@@ -58,7 +58,7 @@ class Row(NamedTuple):
     learner: Callable[..., Learner]
     weighting: Callable[[int], Any] | None = None
     n_support: int = 0
-    untold: float = 0.0
+    descriptor_dropout: float = 0.0
     alphabets: int | None = None
     outer: OuterLoop = OUTER
     like: str | None = None
@@ -85,7 +85,9 @@ ROWS = {
     "heads, worst case": Row(heads, WorstCase, like="heads"),
     "heads, pcgrad": Row(heads, partial(Surgery, method="pcgrad"), like="heads"),
     "heads, code inferred": Row(partial(heads, code="inferred"), n_support=SUPPORT, like="heads"),
-    "heads, code told and inferred": Row(partial(heads, code="both"), n_support=SUPPORT, untold=0.5, like="heads"),
+    "heads, code told and inferred": Row(
+        partial(heads, code="both"), n_support=SUPPORT, descriptor_dropout=0.5, like="heads"
+    ),
     "five: single": five(Independent),
     "five: heads": five(heads),
     "five: soft sharing": five(SoftSharing, like="five: single"),
@@ -98,8 +100,8 @@ ByRow = dict[str, dict[str, ByAlphabet]]
 """Accuracies in percent: by row, seed and alphabet."""
 
 
-def tasks_of(row: Row, n_query: int, untold: float) -> Alphabets:
-    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, descriptor_dropout=untold)
+def tasks_of(row: Row, n_query: int, descriptor_dropout: float) -> Alphabets:
+    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, descriptor_dropout=descriptor_dropout)
 
 
 def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> tuple[Learner, Path]:
@@ -107,19 +109,19 @@ def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> t
     out = runs / f"{re.sub('[:, ]+', '-', name)}-lr{lr:g}-decay{decay:g}-seed{seed}"
     outer = replace(row.outer, lr=lr, weight_decay=decay)
     hooks: list[Hook] = [GradientCosines(every=20)] if (name, seed) == RECORDED else []
-    tasks = tasks_of(row, 32, row.untold)
+    tasks = tasks_of(row, 32, row.descriptor_dropout)
     return run(tasks, row.learner, outer, weighting=row.weighting, hooks=hooks, seed=seed, out=out), out
 
 
-def by_alphabet(learner: Learner, row: Row, split: Split, untold: float = 0.0) -> ByAlphabet:
+def by_alphabet(learner: Learner, row: Row, split: Split, descriptor_dropout: float = 0.0) -> ByAlphabet:
     """The accuracy on all drawings of the split."""
-    tasks = tasks_of(row, EVERYTHING, untold)
+    tasks = tasks_of(row, EVERYTHING, descriptor_dropout)
     scores = evaluate(learner, tasks, split=split, n_tasks=len(tasks.spec.tasks), batch=10)
     return {alphabet: round(100 * value, 2) for alphabet, value in scores.by_task("accuracy").items()}
 
 
 def chosen(name: str, tuning: list[dict[str, Any]], runs: Path) -> tuple[float, float]:
-    """The learning rate and weight decay of a row; `tuning` grows where they are not yet chosen."""
+    """The learning rate and weight decay of a row; adds to `tuning` if they are not chosen yet."""
     name = ROWS[name].like or name
     if not any(line["row"] == name for line in tuning):
         for setting in GRID + MORE.get(name, ()):
@@ -167,11 +169,11 @@ def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def draw(recorded: Path) -> list[dict[str, Any]]:
-    """The figure of the gradient cosines, and the pairs of alphabets that they tell most of."""
+    """The figure of the gradient cosines, and the pairs of alphabets with the largest."""
     names, steps, cosines = read_cosines(recorded)
     drawing = figure(names, steps, cosines)
     out = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
-    write_whole(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
+    write_atomically(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
     found = hint(cosines, names)
     print(found.share_less[:3], found.share_more[:3])
     return [
@@ -182,7 +184,7 @@ def draw(recorded: Path) -> list[dict[str, Any]]:
 
 
 def write(out: Path, content: dict[str, Any]) -> None:
-    content["environment"] = facts()
+    content["environment"] = collect_environment()
     content["settings"] = {"images_of_an_alphabet": 32 * OUTER.steps * OUTER.n_tasks // 50, "support": SUPPORT}
     content["summary"] = summary(content["scores"], content["parameters"])
     if "heads" in content["scores"]:
@@ -205,8 +207,8 @@ def main() -> None:
             row = ROWS[name]
             learner, folder = trained(name, seed, chosen(name, content["tuning"], args.runs), args.runs)
             scores = {name: by_alphabet(learner, row, "test")}
-            if row.untold:
-                scores[f"{name} (untold)"] = by_alphabet(learner, row, "test", untold=1.0)
+            if row.descriptor_dropout:
+                scores[f"{name} (untold)"] = by_alphabet(learner, row, "test", descriptor_dropout=1.0)
             for label, of in scores.items():
                 content["scores"].setdefault(label, {})[str(seed)] = of
                 content["parameters"][label] = sum(p.numel() for p in learner.parameters())

@@ -1,10 +1,10 @@
-"""A recipe's accuracy on meta-test tasks against its budget of training.
+"""A recipe's accuracy on meta-test tasks against its training budget.
 
     python benchmarks/budget.py glyphs-5w1s-incontext
     python benchmarks/budget.py omniglot-5w1s-incontext --steps 900 2600 5600 14000 --data-root DIR
 
-Each budget is a whole training run of its own, whose learning rate falls to its end. A run that was
-stopped goes on when the script is called again. Writes results/RECIPE.json beside this file.
+Each budget is a separate training run with its own schedule of the learning rate. A stopped run resumes
+when the script is called again. Writes results/RECIPE.json beside this file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 
 def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
-    """Train and evaluate once; what the table says of it."""
+    """Train and evaluate once; returns a row of the table."""
     out = runs / f"{recipe}-{steps or 'all'}-seed{seed}"
     budget = ["--outer.steps", str(steps), "--outer.validate_every", str(min(1000, steps // 2))] if steps else []
     if metabox(["train", recipe, *budget, "--seed", str(seed), "--out", str(out), *more]):
@@ -77,7 +77,7 @@ def main() -> None:
     more = ["--data-root", args.data_root] if args.data_root else []
     rows = [row(args.recipe, steps, seed, args.runs, more) for steps in args.steps for seed in args.seeds]
     out = Path(__file__).parent / "results" / f"{args.recipe}.json"
-    write_json(out, {"recipe": args.recipe, "environment": facts(), "rows": rows})
+    write_json(out, {"recipe": args.recipe, "environment": collect_environment(), "rows": rows})
     for r in rows:
         print(
             f"{r['steps']:6} steps, {r['training_seconds']:6.0f} s: "

@@ -1,9 +1,9 @@
-"""The case studies that make their own data: each recipe trained as it stands, and what its test tasks say.
+"""The case studies that generate their own data: each recipe trained unchanged, with its test scores.
 
     python benchmarks/cases.py                          # all of them, three seeds; hours on one core
     python benchmarks/cases.py spam-told --seeds 0 1    # some of them; the others in the file stay
 
-A run that is finished is not repeated. Writes results/cases.json beside this file.
+A finished run is not repeated. Writes results/cases.json beside this file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from metabox.cli.main import main as metabox
 from metabox.discover import recipes
 from metabox.files import read_json, write_json
 from metabox.multitask.pixel_scores import pixel_scores
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 OUT = Path(__file__).parent / "results" / "cases.json"
 CASES = ("spam-", "shapes-", "scenes-", "recommendation-")
 
 
 def row(recipe: str, seed: int, runs: Path) -> dict[str, Any]:
-    """Train once, and read the result that `metabox train` leaves."""
+    """Train once, and read the result that `metabox train` writes."""
     out = runs / f"{recipe}-seed{seed}"
     if metabox(["train", recipe, "--seed", str(seed), "--out", str(out)]):
         raise SystemExit(2)
@@ -54,7 +54,7 @@ def main() -> None:
         for seed in args.seeds:
             rows[seed] = row(recipe, seed, args.runs)
             print(json.dumps(rows[seed]), flush=True)
-        kept = kept | {"environment": facts(), recipe: [rows[seed] for seed in sorted(rows)]}
+        kept = kept | {"environment": collect_environment(), recipe: [rows[seed] for seed in sorted(rows)]}
         write_json(OUT, kept)
 
 

@@ -1,6 +1,6 @@
-"""What the campaign of harm does to runs: commands in forked children, kills, and what a run came to.
+"""Tools of the robustness campaign: commands in forked children, kills, and the outcome of a run.
 
-Children are forked from a parent that has imported everything and computed nothing, so that a kill costs no start.
+Children are forked from a parent that has imported everything and computed nothing, so that starting one is cheap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import safe_open
 
 MARK = "METABOX_HARM"
-"""The environment variable by which a process is known to descend from a child."""
+"""The environment variable that marks the descendants of a child."""
 
 RECIPE = """# A recipe in a second
 tasks: {class_path: Sinusoids, init_args: {n_support: 4, n_query: 4}}
@@ -42,7 +42,7 @@ class Child:
     started: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """The exit code, or minus the signal; None if it is still running after so many seconds."""
+        """The exit code, or minus the signal; None if it is still running after the time limit."""
         while True:
             done, status = os.waitpid(self.pid, os.WNOHANG if seconds is not None else 0)
             if done:
@@ -62,10 +62,10 @@ class Child:
 
 
 def start(call: Callable[[], object], log: Path) -> Child:
-    """Run `call` in a forked process that writes what it says to a file; its result is the exit code."""
+    """Run `call` in a forked process with its output in a file; its result is the exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the parent has none that hold a lock
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads: none in the parent holds a lock
         pid = os.fork()
     if pid:
         return Child(pid, log)
@@ -89,7 +89,7 @@ def start(call: Callable[[], object], log: Path) -> Child:
 
 
 def command(*words: object) -> Callable[[], int]:
-    """A command line, to be run in a child."""
+    """A command line to run in a child."""
 
     def call() -> int:
         from metabox.cli.main import main
@@ -100,10 +100,10 @@ def command(*words: object) -> Callable[[], int]:
 
 
 def finished(call: Callable[[], object], log: Path, seconds: float = 120) -> Child:
-    """The same to its end.
+    """Run `call` in a child and wait for its end.
 
     Raises:
-        RuntimeError: if it fails or takes too long, with what it said.
+        RuntimeError: if it fails or takes too long, with its output.
     """
     child = start(call, log)
     code = child.wait(seconds)
@@ -115,7 +115,7 @@ def finished(call: Callable[[], object], log: Path, seconds: float = 120) -> Chi
 
 
 def descendants(child: Child) -> list[int]:
-    """Processes that a child has started, and their children, that are still there (Linux)."""
+    """The running descendants of a child (Linux)."""
     mark, found = f"{MARK}={child.pid}".encode(), []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -134,7 +134,7 @@ def recipe(folder: Path, steps: int = 60, validate_every: int = 10) -> Path:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a run came to: its weights, its metrics and its scores, without times."""
+    """The outcome of a run: its weights, its metrics and its scores, without times."""
     with safe_open(run / "best.safetensors", "np") as file:
         weights = blake2b(digest_size=8)
         for name in sorted(file.keys()):
@@ -150,13 +150,13 @@ def _without_times(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def files(folder: Path) -> set[str]:
-    """All files and folders, but for TensorBoard's, of which every process writes its own, and locks."""
+    """All files and folders except locks and TensorBoard's, of which every process writes its own."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     return {name for name in names if "tensorboard/" not in name and not name.endswith("lock")}
 
 
 def flipped(path: Path, draw: random.Random) -> int:
-    """Flip one bit of a file; returns which."""
+    """Flip one bit of a file; returns its position."""
     content = bytearray(path.read_bytes())
     bit = draw.randrange(8 * len(content))
     content[bit // 8] ^= 1 << bit % 8
@@ -166,7 +166,7 @@ def flipped(path: Path, draw: random.Random) -> int:
 
 @contextlib.contextmanager
 def copied(folder: Path, to: Path) -> Iterator[Path]:
-    """A copy that is gone afterwards."""
+    """A copy that is deleted afterwards."""
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(folder, to, symlinks=True)
     try:

@@ -3,8 +3,8 @@
     python benchmarks/conflict.py                      # every method from three start points; writes a JSON file
     python benchmarks/conflict.py --methods pcgrad     # one, the others in the file stay
 
-Losses, start points and optimizer (Adam) are those of the authors' program; they take 100000 steps of 0.001, here it
-is fewer and longer ones. The Pareto set is -7 <= x1 <= 7 at x2 = -8.36, and the minimum of the mean loss its middle.
+Losses, start points and optimizer (Adam) are those of the authors' code; it takes 100000 steps of 0.001, this script
+fewer and longer ones. The Pareto set is -7 <= x1 <= 7 at x2 = -8.36, and the minimum of the mean loss is its middle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from metabox.files import read_json, write_json
 from metabox.multitask.surgery import METHODS, Surgery
 from metabox.multitask.weights import Fixed
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.weighting import Weighting
 
 STARTS = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
@@ -72,7 +72,7 @@ def main() -> None:
             }
             print(row, flush=True)
             rows.append(row)
-        write_json(RESULT, {"environment": facts(), "rows": rows})
+        write_json(RESULT, {"environment": collect_environment(), "rows": rows})
 
 
 if __name__ == "__main__":

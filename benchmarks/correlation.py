@@ -3,9 +3,9 @@
     python benchmarks/correlation.py
     python benchmarks/correlation.py --correlations 1 0.5 --seeds 0 1 --steps 500 --split val
 
-A seed is a pair of regressions of its own (`CorrelatedRegressions`, `data_seed`), with training data and first weights
-of its own; both networks meet the same. A run that was stopped goes on when the script is called again. Writes
-results/correlation.json beside this file: every run, and for each correlation the differences within seeds.
+Each seed has its own pair of regressions (`CorrelatedRegressions`, `data_seed`), training data and initial weights, the
+same for both networks. A stopped run resumes when the script is called again. Writes results/correlation.json beside
+this file: every run, and for each correlation the differences within seeds.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from metabox.learners.multitask.experts import MMoE
 from metabox.targets import TaskSpec
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions
 from metabox.tasks.place import Place
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
-EXPERTS, EXPERT, TOWER = 8, 16, 8  # units of the networks
+EXPERTS, EXPERT, TOWER = 8, 16, 8  # number of experts, units of each, units of a tower
 
 
 def size(learner: MMoE) -> int:
-    """Its parameters; the gates of a single expert do nothing, and do not count."""
+    """The number of parameters; the gates of a single expert have no effect and do not count."""
     gates = sum(p.numel() for p in learner.gates.parameters()) if learner.n_experts == 1 else 0
     return sum(p.numel() for p in learner.parameters()) - gates
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--correlations", type=float, nargs="+", default=[1.0, 0.9, 0.5, 0.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=256, help="examples of a step")
+    parser.add_argument("--batch", type=int, default=256, help="examples per step")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--split", choices=["val", "test"], default="test", help="val to choose settings")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
@@ -108,7 +108,12 @@ def main() -> None:
         for correlation in args.correlations:
             rows += [row(correlation, name, seed, args) for name in ("mmoe", "shared_bottom")]
         settings = {"steps": args.steps, "examples_of_a_step": args.batch, "lr": args.lr, "split": args.split}
-        table = {"settings": settings, "environment": facts(), "gain_of_mmoe": summary(rows), "rows": rows}
+        table = {
+            "settings": settings,
+            "environment": collect_environment(),
+            "gain_of_mmoe": summary(rows),
+            "rows": rows,
+        }
         write_json(args.out, table)
     for line in summary(rows):
         print(json.dumps(line))

@@ -1,11 +1,11 @@
 """Functions from a Gaussian process: how far learners are from the exact posterior.
 
     python benchmarks/functions.py peers    # beside the package neuralprocesses, 100 s of training each
-    python benchmarks/functions.py optimum  # the best learner: its gap by number of contexts, and by time of training
+    python benchmarks/functions.py optimum  # the best learner: its gap by number of contexts, and by training time
 
 The tasks are the 1-D "EQ" ones of neuralprocesses 0.2.7 with its torch backend (pip install neuralprocesses): 16 tasks
-at a time, 0 to 30 contexts, 50 targets. A gap is in nats per target: how far the log likelihood is below that of the
-exact posterior at each target by itself, its "diagonal". Each command writes results/functions-COMMAND.json beside
+at a time, 0 to 30 contexts, 50 targets. A gap, in nats per target, is how far the log likelihood is below that of the
+exact posterior at each target separately, its "diagonal". Each command writes results/functions-COMMAND.json beside
 this file.
 """
 
@@ -40,14 +40,14 @@ TEST_BATCHES = 250  # of 16 tasks
 TASKS = GaussianProcess(
     kernel=RBF(length_scale=0.25), noise=math.sqrt(0.05), n_support=(0, 30), n_query=50, max_points=None, oracle="none"
 )
-# Ours: the learner that is trained for its gap, its learning rate, and one as large as the peer's to be timed.
+# Ours: the learner whose gap is measured, its learning rate, and one of the peer's size to be timed.
 OURS: dict[str, tuple[Any, float, Any]] = {
     "CNP": (CNP, 1e-3, partial(CNP, width=512, backbone=partial(MLP, width=512, depth=3))),
     "ACNP": (ACNP, 1e-3, partial(ACNP, width=384, backbone=partial(MLP, width=384))),
     "ConvCNP": (partial(ConvCNP, points_per_unit=32, depth=5), 2e-3, ConvCNP),
     "TNP-D": (TNPD, 1e-3, None),
 }
-PEERS = {  # as its documentation builds them, with an independent normal for each target
+PEERS = {  # built as in its documentation, with an independent normal for each target
     "CNP": ("construct_gnp", 1e-3),
     "ACNP": ("construct_agnp", 1e-3),
     "ConvCNP": ("construct_convgnp", 1e-3),
@@ -55,14 +55,14 @@ PEERS = {  # as its documentation builds them, with an independent normal for ea
 
 
 class Trainee:
-    """A model, where its training tasks come from, and its loss: the mean over tasks of nats per target."""
+    """A model, a source of training tasks, and the loss: the mean over tasks of nats per target."""
 
     def __init__(self, module: nn.Module, draw: Callable[[int], Any], loss: Callable[[Any], Tensor], lr: float) -> None:
         self.module, self.draw, self.loss, self.lr = module, draw, loss, lr
         self.optimizer = torch.optim.Adam(module.parameters(), lr)
 
     def step(self, number: int, rate: float, bf16: bool = False) -> float:
-        """One step on new tasks, and its seconds without the drawing of the tasks."""
+        """Make one step on new tasks; returns its seconds without sampling the tasks."""
         batch = self.draw(number)
         start = time.perf_counter()
         for group in self.optimizer.param_groups:
@@ -76,7 +76,7 @@ class Trainee:
         return time.perf_counter() - start
 
     def train(self, budget: float) -> int:
-        """Steps until `budget` seconds are over, towards whose end the learning rate falls along a cosine."""
+        """Train for `budget` seconds, over which the learning rate decays along a cosine; returns the steps made."""
         used, number = 0.0, 0
         while used < budget:
             rise, fall = min(1.0, (number + 1) / 100), 0.5 + 0.5 * math.cos(math.pi * used / budget)
@@ -97,7 +97,7 @@ def our(make: Any, lr: float) -> Trainee:
 
 
 def their_tasks(seed: int, oracle: bool = False) -> Any:
-    """The generator of the peer, whose batches hold the oracle if asked."""
+    """The generator of the peer, whose batches hold the oracle if requested."""
     import neuralprocesses.torch as nps
 
     options = {"seed": seed, "pred_logpdf": False, "pred_logpdf_diag": oracle}
@@ -116,12 +116,12 @@ def peer(name: str, lr: float) -> Trainee:
         return -log_p.mean()
 
     with torch.no_grad():
-        loss(tasks.generate_batch())  # its modules make their weights when first called
+        loss(tasks.generate_batch())  # its modules create their weights on the first call
     return Trainee(module, lambda i: tasks.generate_batch(), loss, lr)
 
 
 def as_episodes(batch: Any) -> Episodes:
-    """A batch of the peer's generator, `[T, 1, N]`, in our layout."""
+    """A batch of the peer's generator, `[T, 1, N]`, as episodes."""
 
     def examples(x: Tensor, y: Tensor) -> Examples:
         return Examples(x=x.mT, y=y.mT, mask=torch.ones(len(x), x.shape[2], dtype=torch.bool))
@@ -130,7 +130,7 @@ def as_episodes(batch: Any) -> Episodes:
 
 
 def gap(trainee: Trainee, batches: list[Any], ours: bool) -> Row:
-    """The mean over batches, with half of its 95% interval: of batches, whose tasks share their number of contexts."""
+    """The mean gap, with half its 95% interval over batches, because the tasks of a batch have as many contexts."""
     trainee.module.eval()
     with torch.no_grad():
         losses = [trainee.loss(as_episodes(batch) if ours else batch).item() for batch in batches]
@@ -144,7 +144,7 @@ def size(module: nn.Module) -> int:
 
 
 def speed(name: str, rounds: int) -> Row:
-    """Milliseconds of a training step of models of equal size, in turn; ours also in bf16, which `precision` allows."""
+    """Milliseconds of a training step of models of equal size, interleaved; ours also in bf16."""
     ours, theirs = our(OURS[name][2], 1e-4), peer(*PEERS[name])
     steps: tuple[Callable[[int], float], ...] = (
         lambda i: theirs.step(i, 1e-4),
@@ -166,7 +166,7 @@ def speed(name: str, rounds: int) -> Row:
 
 
 def peers(args: argparse.Namespace) -> Row:
-    """The gap of each model after the same seconds of training, and the time of a step of equally large ones."""
+    """The gap of each model after the same training time, and the time of a step of models of equal size."""
     tests = their_tasks(seed=1, oracle=True)
     batches = [tests.generate_batch() for _ in range(args.batches)]
     rows: list[Row] = []

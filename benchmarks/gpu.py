@@ -1,11 +1,11 @@
-"""What a GPU does with metabox: device tests, whole steps beside the CPU's, sampling, a minute of training.
+"""metabox on a GPU: device tests, whole steps beside the CPU's, sampling, a minute of training.
 
     python benchmarks/gpu.py --data-root DIR                           # seven minutes at most
     PYTHONPATH=. python benchmarks/gpu.py --data-root DIR              # from a checkout that is not installed
     python benchmarks/gpu.py --device cpu --quick --out cpu.json       # shows that it works, measures nothing
 
-Writes results/gpu.json anew after every measurement. Each is made in a process of its own, which is ended when its
-time is over: what fails, or does not fit into the budget, is named there with the reason, and the rest goes on.
+Rewrites results/gpu.json after every measurement. Each measurement has a process of its own with a time limit: what
+fails, or does not fit into the budget, is listed with the reason, and the rest goes on.
 
 A step is the whole step of `metabox.run`, from one call of its sampler to the next. `graphs` and `on` are compiled
 beforehand, all at once while the device tests run, and then again from the compiler's cache for the timing.
@@ -41,11 +41,11 @@ STEPPED = (
 )
 COMPILED = STEPPED[1:3]  # by `compile: on` too
 TRAINED = "omniglot-5w1s-incontext"
-PARTS = ("limits", "tests", "training", "steps", "sampling", "compiled")  # what matters most comes first
+PARTS = ("limits", "tests", "training", "steps", "sampling", "compiled")  # most important first
 
 
 class Script:
-    """The parts in their order, and what is left of the budget."""
+    """Runs the parts in order within the time budget."""
 
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work, self.device = options, work, options.device
@@ -61,7 +61,7 @@ class Script:
         return float(self.options.budget) - (time.monotonic() - self.began)
 
     def keep(self, **parts: Any) -> None:
-        """Into the file; said in one line."""
+        """Add parts to the result file, and print them in one line."""
         self.result |= parts | {"seconds": round(time.monotonic() - self.began, 1)}
         write_json(self.options.out, self.result)
         new = {name: part[-1] if isinstance(part, list) else part for name, part in parts.items()}
@@ -78,12 +78,12 @@ class Script:
         arguments = (self.device, self.options.quick, self.options.data_root)
         found = self.alone(gpu_measures.limits, *arguments, limit=40)
         if "bf16_product_tflop_per_s" not in found and Alone.method == "fork":
-            Alone.method = "spawn"  # something has begun CUDA before the fork
+            Alone.method = "spawn"  # something initialised CUDA before the fork
             found = self.alone(gpu_measures.limits, *arguments, limit=60) | {"forked": found}
         self.keep(limits=found)
 
     def tests(self) -> None:
-        """The device tests; meanwhile, all that is to be compiled is compiled once."""
+        """Run the device tests; meanwhile compile once all that will be timed compiled."""
         reports, limit = self.work / "reports", min(self.options.test_seconds, self.left())
         ran = Alone(device_tests, self.options.data_root, limit, str(reports), seconds=limit + 5)
         ways = self.ways() if self.device == "cuda" and "compiled" in self.options.parts else []
@@ -97,7 +97,7 @@ class Script:
         self.keep(compiling={"processes_at_once": len(warm), "first_step_s": first})
 
     def ways(self) -> list[tuple[str, str | None]]:
-        """What is compiled, in the order of its worth; the recipe that is trained as it stands."""
+        """What is compiled, most important first; the recipe that is trained is first, unchanged."""
         named = [name for name in COMPILED if name in self.options.recipes]
         graphs = [*named, *(name for name in self.options.recipes if name not in named)]
         on = [(name, "on") for name in named if name != self.options.train]
@@ -106,7 +106,7 @@ class Script:
         ]
 
     def measure(self, name: str, device: str, how: str | None) -> dict[str, Any]:
-        """A row of the table of steps."""
+        """Time the steps of a recipe; returns a row of the table of steps."""
         row: dict[str, Any] = {"recipe": name, "device": device, "compile": how or "as the recipe says"}
         before = self.compiling.get((name, how), {})
         if "left_out" in before:
@@ -122,7 +122,7 @@ class Script:
         return row
 
     def compare(self) -> None:
-        """Each row beside the device's peak, and beside the eager steps of the same recipe."""
+        """Compare each row with the device's peak, and with the eager steps of the same recipe."""
         eager = {(r["recipe"], r["device"]): r for r in self.rows if r["compile"] == "off" and "step_ms" in r}
         peak = self.result.get("limits", {}).get("bf16_product_tflop_per_s")
         for row in (r for r in self.rows if "step_ms" in r):
@@ -149,7 +149,7 @@ class Script:
         )
 
     def training(self) -> None:
-        """As the recipe says; without compiling, if that takes too long here."""
+        """Train as in the recipe; without compiling, if that takes too long on this machine."""
         for how in (None, "off"):
             row = self.measure(self.options.train, self.device, how)
             if "step_ms" in row:
@@ -165,12 +165,12 @@ class Script:
             self.keep(compiled={"left_out": "compiled steps are measured on CUDA"})
             return
         for name, how in self.ways():
-            if how is not None:  # the other is measured before it is trained
+            if how is not None:  # the other is measured by `training`
                 self.measure(name, self.device, how)
 
 
 def show(result: dict[str, Any]) -> None:
-    """The result in short."""
+    """Print a summary of the result."""
     tests = result.get("tests", {})
     print(f"\ntests: {tests.get('passed')} passed, {len(tests.get('failed', []))} failed {tests.get('left_out', '')}")
     for failure in tests.get("failed", []):
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--test-seconds", type=float, default=90, help="of the device tests")
     parser.add_argument("--train-seconds", type=float, default=60, help="of training")
     parser.add_argument("--quick", action="store_true", help="short measurements: show that it works")
-    parser.add_argument("--commit", help="of a copy of the files that is no checkout")
+    parser.add_argument("--commit", help="of a copy of the files without git")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.data_root = options.data_root or os.environ.get("METABOX_DATA")
@@ -214,7 +214,7 @@ def main() -> None:
                     getattr(script, part)()
         finally:
             reports = Path(work) / "reports.txt"
-            if reports.exists() and script.result["tests"]["failed"]:  # the whole of what pytest printed
+            if reports.exists() and script.result["tests"]["failed"]:  # the full output of pytest
                 options.out.with_suffix(".tests.txt").write_text(reports.read_text(encoding="utf-8"), encoding="utf-8")
     show(read_json(options.out))
 

@@ -1,4 +1,4 @@
-"""What gpu.py measures, each in a process of its own: the limits of the device, steps, sampling, training."""
+"""The measurements of gpu.py, each in a process of its own: the limits of the device, steps, sampling, training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metabox.episodes import Device, Episodes
 from metabox.tasks import GaussianProcess, Omniglot
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.loop import run
 
 WARM_UP = 10  # steps
@@ -30,11 +30,11 @@ PROFILED = 2  # steps: those of a recurrent learner have ten thousand kernels ea
 
 
 def limits(tell: Tell, device: str, quick: bool, data_root: str | None) -> None:
-    """Products in bf16 and float32, a copy, the smallest kernel; and the pack of Omniglot made for all that follows."""
-    import stopwatch  # not above: it asks whether there is CUDA
+    """Time products in bf16 and float32, a copy and the smallest kernel; and pack Omniglot for later measurements."""
+    import stopwatch  # not above: it checks for CUDA
 
     stopwatch.DEVICE = torch.device(device)
-    tell({"environment": facts(), "threads": torch.get_num_threads()})
+    tell({"environment": collect_environment(), "threads": torch.get_num_threads()})
     n, size = (8192, 2**28) if device == "cuda" else (256, 2**18) if quick else (1024, 2**25)
     a, b = torch.empty(size, device=device), torch.zeros(size, device=device)
     m = torch.randn(n, n, device=device)
@@ -68,10 +68,11 @@ class Enough(BaseException):
 
 
 class Watch(EpisodeSampler):
-    """The tasks of a run, and the clock of its steps: a call begins one and ends the one before.
+    """The tasks of a run, and the clock of its steps: each call of `sample` starts a step and ends the one before.
 
-    The first call is that of the checks before the loop. After the warm-up, steps are timed in ten blocks (fewer, if
-    they are slow), each of which waits for the device once; then one step is counted and a few are profiled.
+    The first call is that of the checks before the loop. After the warm-up, steps are timed in ten blocks (fewer if
+    they are slow), each of which waits for the device once; then the FLOP of one step are counted and a few steps are
+    profiled.
     """
 
     def __init__(self, tasks: EpisodeSampler, tell: Tell, device: str, seconds: float, count: bool) -> None:
@@ -98,13 +99,13 @@ class Watch(EpisodeSampler):
         return self._tasks.sample(place, device)
 
     def _clock(self) -> float:
-        """Now, once the device is done."""
+        """The time once the device is done."""
         if self._cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def _phases(self, count: bool) -> Iterator[None]:
-        """What happens from step to step."""
+        """The phases of the measurement, one step for each `next`."""
         yield
         self._tell({"first_step_s": round(self._clock() - self._began, 2)})
         for _ in range(WARM_UP):
@@ -151,7 +152,7 @@ class Watch(EpisodeSampler):
 
 
 def profiled(events: Any) -> dict[str, Any]:
-    """What a step asks of the device: events of PROFILED steps."""
+    """The kernels, copies, launches and waits of a step, from the events of PROFILED steps."""
     found = dict.fromkeys(("kernels", "copies", "launches", "host_waits"), 0)
     busy = 0.0
     for event in events:
@@ -170,7 +171,7 @@ def profiled(events: Any) -> dict[str, Any]:
 
 
 def step(tell: Tell, name: str, device: str, compiled: str | None, seconds: float) -> None:
-    """The steps of a recipe as `run` makes them; `compiled` None leaves that to the recipe."""
+    """Time the steps of a recipe inside `run`; for `compiled` None, as the recipe says."""
     parser = recipes.make_parser(recipes.find(name))
     made = parser.instantiate(recipes.parse(parser, []))
     outer = replace(made.outer, accelerator=device, validate_every=made.outer.steps)
@@ -186,7 +187,7 @@ def step(tell: Tell, name: str, device: str, compiled: str | None, seconds: floa
 
 
 def sampling(tell: Tell, device: str, data_root: str | None, quick: bool) -> None:
-    """Tasks a second, and the gather of the images alone."""
+    """Tasks per second, and of the gather of the images alone."""
     import stopwatch
 
     stopwatch.DEVICE = torch.device(device)
@@ -212,7 +213,7 @@ def sampling(tell: Tell, device: str, data_root: str | None, quick: bool) -> Non
 
 
 def _drawing(tasks: EpisodeSampler, n_tasks: int, device: str) -> Callable[[], object]:
-    """Other tasks in every call, as in training."""
+    """Samples new tasks in every call, as in training."""
     number = iter(range(1 << 31))
     return lambda: tasks.sample(Place(n_tasks, "train", index=next(number)), device)
 
@@ -221,7 +222,7 @@ def _drawing(tasks: EpisodeSampler, n_tasks: int, device: str) -> Callable[[], o
 
 
 def training(tell: Tell, name: str, steps: int, device: str, compiled: str | None, runs: str) -> None:
-    """A whole run of so many steps, and its accuracy on the recipe's test tasks."""
+    """A run of `steps` steps, and its accuracy on the recipe's test tasks."""
     tell({"steps": steps, "compile": compiled or "as the recipe says"})
     more = ["--outer.compile", compiled] if compiled else []
     tell(trained(name, steps, 0, Path(runs), ["--outer.accelerator", device, *more]))

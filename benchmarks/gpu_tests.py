@@ -1,4 +1,4 @@
-"""The tests that need a CUDA device, run by gpu.py; for pytest, a plugin that notes every outcome at once."""
+"""The tests that need a CUDA device, run by gpu.py; for pytest, a plugin that records every outcome at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPORTS = "METABOX_GPU_REPORTS"
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """A line for each outcome as soon as it is there: the tests may be ended early."""
+    """Write a line for each outcome immediately, because the tests may be stopped early."""
     counts = report.when == "call" or report.outcome != "passed"
     if REPORTS not in os.environ or "PYTEST_XDIST_WORKER" in os.environ or not counts:
         return

@@ -1,4 +1,4 @@
-"""How a training step grows, and what a second process gains: two parts of speed.py, twenty minutes in all."""
+"""How the cost of a training step grows, and what a second process gains: two parts of speed.py, twenty minutes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ GROWN = ("CNP", "ACNP", "InContext", "TNPD", "SNAIL", "LSTM")
 START = {"support": 128, "query": 128, "classes": 4, "tasks": 4, "width": 64}
 MOST = {"support": 16384, "query": 16384, "classes": 64, "tasks": 256, "width": 1024}
 FEW = {"support": {"tasks": 1}, "query": {"tasks": 1}}  # so that the largest N and M fit
-SECONDS, MEGABYTES = 20.0, 6000.0  # of a step; a size that would need more, were the growth quadratic, is left out
-PATIENCE = 13 * 60  # seconds of the whole part, after which no curve grows on
-LINEAR = 1.15  # the largest exponent that is called linear: caches and overheads bend a line
+SECONDS, MEGABYTES = 20.0, 6000.0  # of a step; a size that would need more at quadratic growth is left out
+PATIENCE = 13 * 60  # seconds for the whole part, after which no larger sizes are measured
+LINEAR = 1.15  # the largest exponent that counts as linear, because caches and overheads bend a line
 
 
 def growth(quick: bool) -> Rows:
     """Time of adapt, predict and a step, and its memory, against each of N, M, C, T and width; and the exponents.
 
-    `peak_mb` is what the process needs for a step above what it held before, `kept_mb` what the forward pass keeps for
-    the backward pass. Exponents are of the larger half of the sizes.
+    `peak_mb` is the memory that a step needs beyond what the process held before, `kept_mb` what the forward pass keeps
+    for the backward pass. Exponents are of the larger half of the sizes.
     """
     rows: Rows = []
     end = time.monotonic() + PATIENCE
@@ -73,7 +73,7 @@ def _point(name: str, size: dict[str, int]) -> dict[str, float]:
     episodes = make_episodes(spec, size["tasks"], size["support"], size["query"]).to(DEVICE)
     learner, step = objective.learner, training_step(objective, lambda: objective(episodes)["loss"].mean())
     kept = kept_bytes(objective, episodes) / 1e6
-    step()  # the optimizer's state is made
+    step()  # creates the optimizer's state
     before = forget_peak()
     training = milliseconds(step)
     peak = memory_mb() - before
@@ -97,7 +97,7 @@ WAYS = {"one_process": (1, 1), "two_processes": (2, 1), "two_threads": (1, 2)}  
 def two_processes(quick: bool) -> Rows:
     """Two processes of one thread each, sharing a batch, beside one process; and two threads of one process.
 
-    `share` is the time of one process over twice that of the other: 1 is the most that two cores can give.
+    `share` is the time of one process over twice that of the other: at most 1 on two cores.
     """
     rows: Rows = []
     for recipe, options in list(TWO.items())[-1:] if quick else TWO.items():
@@ -116,7 +116,7 @@ def two_processes(quick: bool) -> Rows:
 
 
 def _step_ms(recipe: str, options: list[str], processes: int, threads: int, block: int) -> float:
-    """Of a step of `metabox train`, by the clock of its loop; the first block of steps is left out."""
+    """The time of a step of `metabox train` by the clock of its loop, without the first block of steps."""
     with tempfile.TemporaryDirectory() as out:
         outer = ("--outer.accelerator", "cpu", "--outer.devices", str(processes), "--outer.steps", str(5 * block))
         brief = ("--outer.validate_every", str(block), "--outer.n_validation", "2", "--n_test", "2")

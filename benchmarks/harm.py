@@ -1,6 +1,6 @@
-"""Ways to harm a run folder, for tests and for campaigns: kills at every write, flipped bits, a disk that is full.
+"""Ways to damage a run folder, for tests and campaigns: kills at every write, flipped bits, a full disk.
 
-A piece of work is a function without arguments. It runs in a forked child of a warm parent, so it costs no imports.
+Work is a function without arguments. It runs in a forked child of a parent that has imported everything.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from random import Random
 
 Work = Callable[[], object]
 REFUSED = 3
-"""Exit status of work that ended with an OSError or a ValueError of one line, as the command line shows them."""
+"""Exit status of work that raised an OSError or ValueError of one line, as the command line shows them."""
 EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}
 
 
 @contextmanager
 def quiet_fork() -> Iterator[None]:
-    """Python 3.12 warns of forks beside threads; none of them holds a lock that the work needs."""
+    """Python 3.12 warns about forking with threads; none of them holds a lock that the work needs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 def forked(work: Work) -> tuple[int, str]:
-    """Run work in a child; its exit status, or the signal that ended it as a number below 0, and what it printed."""
+    """Run work in a child; returns its exit status, or minus the signal that ended it, and its output."""
     come, go = os.pipe()
     with quiet_fork():
         child = os.fork()
@@ -44,7 +44,7 @@ def forked(work: Work) -> tuple[int, str]:
     try:
         for number in (1, 2):
             os.dup2(go, number)
-        sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # pytest has put others there
+        sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # pytest has replaced them
         try:
             work()
             status = 0
@@ -59,7 +59,7 @@ def forked(work: Work) -> tuple[int, str]:
 
 
 def killed_at(work: Work, folder: Path, number: int) -> Work:
-    """The work, which kills itself before it touches a file below the folder for the `number`-th time, from 1."""
+    """The work, which kills itself before it touches a file below the folder for the time `number`, from 1."""
 
     def kill(count: int) -> None:
         if count == number:
@@ -69,7 +69,7 @@ def killed_at(work: Work, folder: Path, number: int) -> Work:
 
 
 def touches(work: Work, folder: Path) -> int:
-    """How often the work touches files below the folder, which is how many moments there are to kill it."""
+    """How often the work touches files below the folder: the number of moments to kill it at."""
     counts = [0]
     status, said = forked(lambda: (_watched(work, folder, counts.append)(), print(f"\n{counts[-1]}")))
     if status:
@@ -85,7 +85,7 @@ def _watched(work: Work, folder: Path, see: Callable[[int], object]) -> Work:
             nonlocal count
             if event not in EVENTS:
                 return
-            beside = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # of an open folder, as rmtree does it
+            beside = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # of an open folder, as in rmtree
             if beside or str(arguments[0]).startswith(below):
                 count += 1
                 see(count)
@@ -107,7 +107,7 @@ def with_disk_of(work: Work, size: int) -> Work:
 
 
 def flips(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[Path, int]]:
-    """Places of single bits, `count` in all, the same number in every file below a folder but empty ones."""
+    """Positions of single bits, `count` in all, evenly over the nonempty files below a folder."""
     random = Random(seed)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     for number in range(count):
@@ -116,7 +116,7 @@ def flips(folder: Path, count: int, seed: int = 0) -> Iterator[tuple[Path, int]]
 
 
 def flip(path: Path, bit: int) -> None:
-    """Turn one bit of a file round; the same once more mends it."""
+    """Flip one bit of a file; flipping it again restores the file."""
     content = bytearray(path.read_bytes())
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)

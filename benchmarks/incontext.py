@@ -1,11 +1,10 @@
-"""Learning in context, held against known optima.
+"""In-context learning compared with known optima.
 
     python benchmarks/incontext.py linear             # error by prefix length, beside that of ridge regression
     python benchmarks/incontext.py recall --minutes 4 # error by sequence length, beyond the lengths of training
     python benchmarks/incontext.py remedies           # ways out of the plateau before in-context learning appears
 
-Each command trains what it needs, goes on with a run that was stopped, and writes results/incontext-COMMAND.json
-beside this file.
+Each command trains what it needs, resumes stopped runs, and writes results/incontext-COMMAND.json beside this file.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.curriculum import Curriculum, Growth
 from metabox.tasks.wrappers.fixed_labels import FixedLabels
 from metabox.tasks.wrappers.projections import RandomProjections
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 Row = dict[str, Any]
 Point = tuple[int, float, float]
@@ -53,7 +52,7 @@ def log_of(folder: Path) -> list[Row]:
 
 
 def trained(recipe: str, folder: Path, *options: str) -> tuple[Learner, Row]:
-    """The learner of a recipe, trained unless it is there already, and what its training took."""
+    """The learner of a recipe, trained if it is not yet, and the cost of its training."""
     if command(["train", recipe, "--out", str(folder), *options]):
         raise SystemExit(2)
     last = log_of(folder)[-1]
@@ -63,7 +62,7 @@ def trained(recipe: str, folder: Path, *options: str) -> tuple[Learner, Row]:
 def linear(args: argparse.Namespace) -> Row:
     """Squared errors by prefix length: of the learner, of the best predictor (ridge regression) and of least squares.
 
-    Ridge predicts the posterior mean, so the expected excess of another prediction is its squared distance to that.
+    Ridge predicts the posterior mean, so the expected excess error of a prediction is its squared distance to it.
     """
     recipe = "linear-5d-incontext"
     learner, run = trained(recipe, args.runs / recipe)
@@ -99,7 +98,7 @@ def linear(args: argparse.Namespace) -> Row:
 
 
 def recall(args: argparse.Namespace) -> Row:
-    """Percent of wrong bits by number of pairs, of learners that were trained on 2 to 6 of them."""
+    """Percent of wrong bits by number of pairs, for learners trained on 2 to 6 pairs."""
     lengths = range(2, LONGEST + 1)
     rows: list[Row] = [{"pairs": n, "trained": n <= 6} for n in lengths]
     runs = []
@@ -125,7 +124,7 @@ class ThreeGlyphs(Glyphs):
 
 
 def remedies(args: argparse.Namespace) -> Row:
-    """When validation leaves the plateau, for each remedy by itself, with as many training tasks as without."""
+    """When validation leaves the plateau, for each remedy alone, with as many training tasks as without."""
     lines, maps = LinearFunctions(dim=2, noise=0.5, n_support=10, oracle=False), RandomProjections(ThreeGlyphs())
     problems: list[tuple[str, EpisodeSampler, float, str, EpisodeSampler]] = [
         ("linear functions", lines, 1.45, "curriculum", Curriculum(lines, Growth(1, 1, 200), Growth(3, 2, 40))),
@@ -148,14 +147,14 @@ def remedies(args: argparse.Namespace) -> Row:
 
 
 def validated(tasks: EpisodeSampler, evaluation: EpisodeSampler, outer: metabox.OuterLoop, out: Path) -> list[Point]:
-    """Train a GPICL, and how its validation went: step, seconds of training, negative log likelihood."""
+    """Train a GPICL; returns its validation curve: step, seconds of training, negative log likelihood."""
     learner = partial(GPICL, backbone=Flatten, width=64, depth=2)
     metabox.run(tasks, learner, outer, objective=StreamLoss, evaluation=evaluation, out=out)
     return [(line["step"], line["seconds"], line["val"]["nll"]) for line in log_of(out) if "val" in line]
 
 
 def exit_of(curve: list[Point], left: float, n_tasks: int) -> Row:
-    """Where a curve first falls below `left`; None where it never does."""
+    """The first point of a curve below `left`; None if there is none."""
     step, seconds, _ = next((point for point in curve if point[2] < left), (None, None, None))
     return {
         "left_below_nll": left,
@@ -182,12 +181,15 @@ Commands = Mapping[str, Callable[[argparse.Namespace], Row]]
 
 
 def measure(title: str, commands: Commands, parser: argparse.ArgumentParser) -> None:
-    """Run the command that is asked for, and write what it found to results/TITLE-COMMAND.json beside this file."""
+    """Run the requested command, and write its result to results/TITLE-COMMAND.json beside this file."""
     parser.add_argument("command", choices=commands)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
     result = commands[args.command](args)
-    write_json(Path(__file__).parent / "results" / f"{title}-{args.command}.json", {"environment": facts(), **result})
+    write_json(
+        Path(__file__).parent / "results" / f"{title}-{args.command}.json",
+        {"environment": collect_environment(), **result},
+    )
     print(json.dumps(result))
 
 

@@ -1,11 +1,11 @@
 """Install learn2learn 0.2.0 into the Python that runs this: `.venv/bin/python benchmarks/install_learn2learn.py`.
 
-MAML and ANIL need it; nothing else does. It is no extra in pyproject.toml, because pip alone cannot install it: there
-is no wheel, and the C files in its source archive are too old for Python 3.11. Here they are generated anew, by a
-Cython in a folder of its own, and compiled: that takes a C compiler and half a minute.
+Only MAML and ANIL need it. It is not an extra in pyproject.toml, because pip alone cannot install it: there is no
+wheel, and the C files in its source archive are too old for Python 3.11. This script generates them again, with a
+Cython in a folder of its own, and compiles them, which takes a C compiler and half a minute.
 
-Two of its requirements are left out. qpth (for MetaOptNet) brings a solver that asks for NumPy 1; gsutil is a program
-that downloads one data set. torch, torchvision and NumPy stay at the versions that are installed.
+Two of its requirements are left out. qpth (for MetaOptNet) requires a solver that needs NumPy 1; gsutil is a program
+that downloads one data set. torch, torchvision and NumPy stay at the installed versions.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STAYS = ["torch", "torchvision", "numpy"]
 
 
 class Failed(Exception):
-    """What went wrong, in one line."""
+    """The error message, in one line."""
 
 
 def run(what: str, *command: object, cwd: Path) -> None:
-    """Run a command in a folder without modules of strangers, and say what failed and why if it does."""
+    """Run a command in a folder without untrusted modules; a failure is reported with its reason."""
     print(f"{what} ...", flush=True)
     result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
     if result.returncode:
@@ -45,7 +45,7 @@ def run(what: str, *command: object, cwd: Path) -> None:
 
 
 def installed(package: str) -> str | None:
-    """The version of a package in this Python, None where it is not there."""
+    """The version of a package in this Python, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def check_compiler() -> None:
 
 
 def download(folder: Path) -> Path:
-    """The source archive; pip compares its SHA-256 before it opens it."""
+    """The source archive; pip checks its SHA-256 before opening it."""
     wanted = folder / "wanted.txt"
     wanted.write_text(f"learn2learn=={VERSION} --hash=sha256:{SHA256}\n")
     pip = (sys.executable, "-m", "pip", "download", "-q", "--retries", 1)
@@ -79,7 +79,7 @@ def download(folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """The package without its C files, and what setup.py reads; only plain files, and none outside the folder."""
+    """The package without its C files, and what setup.py reads; only regular files, none outside the folder."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, *parts = PurePosixPath(member.name).parts
@@ -100,7 +100,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def build(source: Path, tools: Path) -> Path:
-    """The wheel, made by tools that this Python does not get to see."""
+    """The wheel, built by tools that are not installed into this Python."""
     venv.create(tools, with_pip=True)
     python = tools / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     run("installing the build tools", python, "-m", "pip", "install", "-q", "--retries", 1, *BUILD_TOOLS, cwd=tools)

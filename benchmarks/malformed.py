@@ -33,7 +33,7 @@ from malformed_calls import KINDS, Call
 
 from metabox.data.root import CACHE_VARIABLE
 from metabox.files import write_json
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results" / "malformed.json"
 ANSWERS = ("ours", "python", "foreign", "accepted")
@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     found = measure(options.kinds, options.every)
-    write_json(options.out.resolve(), {**found, "malformed_measured_with": facts()})
+    write_json(options.out.resolve(), {**found, "malformed_measured_with": collect_environment()})
     print(markdown(found["malformed"]))
     sys.exit(1 if found["not_answered_well"] else 0)
 

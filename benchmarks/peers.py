@@ -1,4 +1,4 @@
-"""The peers that speed.py measures beside metabox, each as its own documentation uses it; none is required."""
+"""The peers that speed.py compares with metabox, each used as in its documentation; none is required."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def has(package: str) -> bool:
 
 
 def samplers(sampler: Omniglot) -> dict[str, Call]:
-    """One task from each peer's loader over the same training images, which lie in memory as one tensor."""
+    """One task from each peer's loader over the same training images, which are one tensor in memory."""
     images, labels = _training_set(sampler)
     found: dict[str, Call] = {"item by item": _item_by_item(sampler, images, labels)}
     if has("learn2learn"):
@@ -41,7 +41,7 @@ def _training_set(sampler: Omniglot) -> tuple[Tensor, Tensor]:
 
 
 def _item_by_item(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
-    """As torchmeta does, which no present torch can install: a data set for each class, an item at a time, collated."""
+    """As in torchmeta, which no current torch supports: a data set for each class, an item at a time, collated."""
     from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
     whole = TensorDataset(images, labels)
@@ -79,7 +79,7 @@ def _learn2learn(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
 
 
 def _easyfsl(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
-    """Its sampler and collate function in a DataLoader, with torch's present signature of `Sampler.__init__`."""
+    """Its sampler and collate function in a DataLoader, with torch's current signature of `Sampler.__init__`."""
     from easyfsl.samplers import TaskSampler
 
     class Images(torch.utils.data.TensorDataset):
@@ -94,7 +94,7 @@ def _easyfsl(sampler: Omniglot, images: Tensor, labels: Tensor) -> Call:
         tasks = TaskSampler(dataset, way, shot, query, n_tasks=10**9)
     finally:
         torch.utils.data.Sampler.__init__ = initialise  # type: ignore[method-assign]
-    # Its collate function wants integers for labels.
+    # Its collate function needs integer labels.
     pairs = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
     loader: Any = torch.utils.data.DataLoader(pairs, batch_sampler=tasks, collate_fn=tasks.episodic_collate_fn)  # type: ignore[arg-type]
     batches: Iterator[Any] = iter(loader)

@@ -1,4 +1,4 @@
-"""What the tables of published recipes share: one common budget of training time, and each claim beside it."""
+"""Tables of published recipes under one common budget of training time, each result beside its claim."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from budget import row
 from metabox.cli.main import main as metabox
 from metabox.discover import recipes
 from metabox.files import read_json, write_json
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 
 def seconds_per_step(recipe: str, more: list[str]) -> float:
-    """The time of a training step, without the first ten."""
+    """The mean time of a training step, without the first ten."""
     with tempfile.TemporaryDirectory() as folder:
         short = ["--outer.steps", "40", "--outer.validate_every", "10", "--outer.n_validation", "1", "--n_test", "1"]
         if metabox(["train", recipe, *short, "--out", folder, *more]):
@@ -28,7 +28,7 @@ def seconds_per_step(recipe: str, more: list[str]) -> float:
 
 
 def steps_for(recipe: str, seconds: float, kept: Path, more: list[str]) -> int:
-    """How many steps fit; measured once and then kept, so that a stopped run goes on with the same number."""
+    """How many steps fit; measured once and then kept, so that a stopped run resumes with the same number."""
     if not kept.exists():
         write_json(kept, {"steps": max(100, int(seconds / seconds_per_step(recipe, more)))})
     return int(read_json(kept)["steps"])
@@ -37,13 +37,13 @@ def steps_for(recipe: str, seconds: float, kept: Path, more: list[str]) -> int:
 def table(title: str, usual: str, about: str) -> None:
     """Train, evaluate, and write results/TITLE-MINUTESmin.json beside this file.
 
-    A recipe is trained as it stands, with as many steps as fit into the budget: the time of a step is measured first,
-    so that the learning rate falls to its end in time. Validation is not counted. A run that was stopped goes on when
-    the script is called again, and one that is finished is not repeated.
+    A recipe is trained unchanged, with as many steps as fit into the budget: the time of a step is measured first, so
+    that the schedule of the learning rate ends in time. Validation is not counted. A stopped run resumes when the
+    script is called again, and a finished one is not repeated.
 
     Args:
-        title: begins the name of the file.
-        usual: which recipes are trained where none is named, as "cifarfs-*-cpu".
+        title: start of the file's name.
+        usual: pattern of the recipes that are trained by default, such as "cifarfs-*-cpu".
         about: the help text of the script.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,5 +63,5 @@ def table(title: str, usual: str, about: str) -> None:
             got = row(name, steps, seed, args.runs, [*more, "--outer.warmup", str(min(500, steps // 10))])
             rows = [r for r in rows if (r["recipe"], r["seed"]) != (name, seed)] + [got]
             rows.sort(key=lambda r: (-r["accuracy_percent"], r["recipe"]))
-            write_json(out, {"minutes_of_training": args.minutes, "environment": facts(), "rows": rows})
+            write_json(out, {"minutes_of_training": args.minutes, "environment": collect_environment(), "rows": rows})
             print(json.dumps(got))

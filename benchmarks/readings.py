@@ -1,4 +1,4 @@
-"""What a run and its process say of their speed. Standard library alone: a worker of another checkout imports this."""
+"""The speed and memory of a run. Standard library only, because a worker of another checkout imports this."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def blocks(out: str | Path) -> list[tuple[int, float]]:
-    """Steps of a run from one validation to the next, and the seconds that they took, validation left out."""
+    """The steps of a run between validations, and their seconds without validation."""
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines if "val" in line)]
     return [(step - s, seconds - t) for (s, t), (step, seconds) in pairwise(ends)]
 
 
 def memory_mb(field: str = "VmHWM") -> float:
-    """Of this process alone, where getrusage would count the one that started it too; NaN where there is no /proc."""
+    """The peak memory of this process alone (getrusage would include its parent); NaN if there is no /proc."""
     if not STATUS.exists():
         return float("nan")
     lines = STATUS.read_text(encoding="utf-8").splitlines()

@@ -26,7 +26,7 @@ def learning() -> list[str]:
     omniglot, glyphs = (read_json(RESULTS / f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
     lines = [
         "Omniglot, 5-way 1-shot, meta-test characters of the 1028/172/423 split with rotations, 15 queries per class,",
-        f"`omniglot-5w1s-incontext` trained from nothing ({machine(omniglot)}).",
+        f"`omniglot-5w1s-incontext` trained from scratch ({machine(omniglot)}).",
         "The interval is over episodes.",
         "",
         "| budget: training time | steps | accuracy | calibration error | episodes |",
@@ -50,14 +50,14 @@ def learning() -> list[str]:
 
 
 OMNIGLOT = """\
-The papers had budgets of their own, mostly far larger. `stream5` is the sequence of Santoro et al. 2016,
-scored at the 2nd instance of a class, 20 % being chance; all else is 5-way 1-shot. The last column is the
-accuracy after the classes of the support have exchanged their names. Seconds differ from the budget where
-the machine was busy with other work after the steps had been counted out."""
+The papers' budgets differ, and most are far larger. `stream5` is the sequence of Santoro et al. 2016,
+scored at the 2nd instance of a class (chance is 20 %); all else is 5-way 1-shot. The last column is the
+accuracy after the classes of the support have exchanged their names. Seconds differ from the budget if the
+machine became busy with other work after the number of steps had been set."""
 CIFAR_FS = """\
 5-way, 15 queries of each class, 1,000 meta-test episodes of the 20 meta-test classes, 32x32 pixels, crops and flips in
-training. No outside data; nothing but the support is seen with a query. Seconds differ from the budget where the core
-was shared after the steps had been counted out."""
+training. No outside data; a query is predicted from the support alone. Seconds differ from the budget if the core
+was shared after the number of steps had been set."""
 
 
 def published(title: str, script: str, minutes: int, about: str) -> list[str]:
@@ -66,7 +66,7 @@ def published(title: str, script: str, minutes: int, about: str) -> list[str]:
     rows, facts = result["rows"], result["environment"]
     commits = ", ".join(sorted({row["trained_at_commit"][:8] for row in rows}))
     lines = [
-        f"{title} under one budget: each learner from nothing, {minutes} min of training on {facts['threads']} core",
+        f"{title} under one budget: each learner from scratch, {minutes} min of training on {facts['threads']} core",
         f"of an {facts['cpu']} (torch {facts['torch']}, one seed, commits {commits}).",
         *about.splitlines(),
         "",
@@ -115,7 +115,7 @@ def functions() -> list[str]:
 
 
 def one_minute() -> list[str]:
-    """Black boxes and the gradient baseline after one minute."""
+    """Black-box learners and the gradient baseline after one minute."""
     rows = read_json(RESULTS / "omniglot-1min.json")["rows"]
     shown = [
         f"`{row['recipe']}` {row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} % ({row['steps']:,} steps)"
@@ -125,7 +125,7 @@ def one_minute() -> list[str]:
 
 
 def longer() -> list[str]:
-    """The published recipe of MANN, for as many episodes as the paper has."""
+    """The published recipe of MANN, for as many episodes as in the paper."""
     (row,) = read_json(RESULTS / "omniglot-26min.json")["rows"]
     (_, before), (_, last) = row["validation_percent"][-3], row["validation_percent"][-1]
     claim, minutes = row["claim"], row["training_seconds"] / 60
@@ -141,8 +141,8 @@ def longer() -> list[str]:
 def sampling() -> list[str]:
     result = read_json(RESULTS / "sampling.json")
     lines = [
-        "Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks a call,",
-        "beside the bare gather of the same bytes with indices known beforehand, interleaved in one run",
+        "Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks per call,",
+        "compared with a bare gather of the same bytes at precomputed indices, interleaved in one run",
         "(median, quartiles). Repeat: `python benchmarks/sampling.py`.",
         "",
         "| threads | task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
@@ -163,7 +163,7 @@ def sampling() -> list[str]:
 
 
 def speed() -> list[str]:
-    """Times as fast as others, in one run."""
+    """Speed relative to other packages, in one run."""
     result = read_json(RESULTS / "speed.json")
     about = result["steps_measured_with"]
     steps = [row for row in result["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
@@ -182,23 +182,23 @@ def speed() -> list[str]:
         factors = [row["times_faster"][who] for row in result["processes"]]
         rows.append((f"training steps of {names}, {how}", "neuralprocesses, float32", factors))
     snail = [row["times_faster"] for row in result["snail"]]
-    rows.append(("queries of SNAIL trained, 5w1s and 20w1s", "one query for each sequence", snail))
+    rows.append(("training queries of SNAIL, 5w1s and 20w1s", "one query per sequence", snail))
     names = ", ".join(row["learner"] for row in result["memory"])
     kept = [row["times_faster"] for row in result["memory"]]
-    rows.append((f"training steps of 16 tasks, {names}", "the C library's own way with memory", kept))
+    rows.append((f"training steps of 16 tasks, {names}", "the C library's default use of memory", kept))
     return [
-        f"Speed on one core of an {about['cpu']} (torch {about['torch']}, `python benchmarks/speed.py`, all of it in",
+        f"Speed on one core of an {about['cpu']} (torch {about['torch']}, `python benchmarks/speed.py`, full tables in",
         "`docs/speed.md`). Training steps of image learners reach",
         f"{100 * low:.0f} % ({slowest}) to {100 * high:.0f} % ({fastest}) of the machine's matrix rate.",
         "",
-        "| what | beside | times as fast |",
+        "| what | compared with | times as fast |",
         "| --- | --- | ---: |",
         *(f"| {what} | {beside} | {listed(factors)} |" for what, beside, factors in rows),
     ]
 
 
 def filled() -> str:
-    """The README as the committed results would have it."""
+    """The README with the numbers of the committed results."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     tables = [

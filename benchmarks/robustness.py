@@ -1,11 +1,11 @@
-"""A campaign of harm: kills, flipped bits, full disks, hostile files. Nothing may be lost, nothing executed.
+"""The robustness campaign: kills, flipped bits, full disks, hostile files. Nothing may be lost, nothing executed.
 
     python benchmarks/robustness.py                      # all of it, some 40 minutes on two cores
     python benchmarks/robustness.py kills flips -n 5     # some parts, five tries of each kind
 
-Every try starts from a finished run or from nothing, does one harm, gives the same command again, and compares what
-it comes to with a run that nothing has happened to: weights bit by bit, metrics, scores, and the list of files.
-Writes results/robustness.json. POSIX only, for children are forked from a parent that has imported everything.
+Every try starts from a finished run or from nothing, does one harm, repeats the same command, and compares the outcome
+with an undisturbed run: weights bit by bit, metrics, scores, and the list of files. Writes results/robustness.json.
+POSIX only, because children are forked from a parent that has imported everything.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import metabox.training.loop  # noqa: F401
 from metabox.data.root import CACHE_VARIABLE
 from metabox.files import read_json, write_json
 from metabox.tasks.images.folder import ClassFolder
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results" / "robustness.json"
 TRIES = {"training": 40, "checkpointing": 40, "packing": 30, "evaluation": 30, "report": 30, "sweep": 30}
@@ -80,7 +80,7 @@ def kills(work: Path, tries: dict[str, int], draw: random.Random) -> Iterator[Ro
 
 
 def _still_there(child: Child, seconds: float = 10) -> int:
-    """Processes that outlived the one that was killed by more than a moment."""
+    """The number of processes that outlive the killed one by more than a moment."""
     until = time.monotonic() + seconds
     while (alive := descendants(child)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -88,7 +88,7 @@ def _still_there(child: Child, seconds: float = 10) -> int:
 
 
 class Scene:
-    """A command, the folder that it works in, and what it is to come to."""
+    """A command, the folder that it works in, and its expected outcome."""
 
     steps, validate_every = 60, 10
 
@@ -191,7 +191,7 @@ def flips(work: Path, tries: dict[str, int], draw: random.Random) -> Iterator[Ro
     whole = scene.work / "whole"
     scene.run(whole)
     expected = outcome(whole)
-    stopped = scene.work / "stopped"  # half way, as if it had been killed after a checkpoint
+    stopped = scene.work / "stopped"  # halfway, as if killed after a checkpoint
     _stop_half_way(scene, stopped)
     packing = Packing(work / "flips-pack")
     packing.run(packing.fresh())
@@ -212,7 +212,7 @@ def flips(work: Path, tries: dict[str, int], draw: random.Random) -> Iterator[Ro
 
 
 def _stop_half_way(scene: Scene, folder: Path) -> None:
-    """A run with two checkpoints, of the steps 10 and 20, and no end."""
+    """An unfinished run with two checkpoints, of steps 10 and 20."""
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         child = start(scene.call(folder), scene.work / "log")
@@ -267,7 +267,7 @@ def _flip_of_a_pack(packing: Packing, draw: random.Random) -> tuple[str, str]:
 
 
 def disks(work: Path, sizes_kb: tuple[int, ...]) -> Iterator[Row]:
-    """Training, and packing, on a disk of so many kilobytes; where none can be mounted, with a limit on files."""
+    """Train and pack on a small disk; if none can be mounted, with a limit on the size of files."""
     scene, packing = Scene(work / "disks"), Packing(work / "disks-pack")
     for size in sizes_kb:
         for name, one in (("training", scene), ("packing", packing)):
@@ -314,7 +314,7 @@ def _limited(call: Callable[[], object], size_kb: int, how: str) -> Callable[[],
 
 
 def hostile(work: Path) -> Iterator[Row]:
-    """Every file of tests/hostile.py opened as a user would, and every recipe of tests/test_gate.py trained."""
+    """Open every file of tests/hostile.py as a user would, and train every recipe of tests/test_gate.py."""
     import hostile as files_of_strangers
     import test_gate as recipes_of_strangers
 
@@ -380,7 +380,7 @@ def _trained(work: Path, text: str, help: bool = False) -> tuple[float, str]:
 
 
 def _timed(folder: Path, call: Callable[[], object]) -> tuple[float, str]:
-    """Seconds of a call in a child, ended after 30, and what came of it."""
+    """Seconds of a call in a child, killed after 30, and its verdict."""
     began = time.monotonic()
     child = start(call, folder / "log")
     code = child.wait(30)
@@ -401,7 +401,7 @@ PARTS = ("kills", "flips", "disks", "hostile")
 def campaign(
     parts: Sequence[str], work: Path, n: int | None = None, seed: int = 0, kinds: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Row]]:
-    """The rows of some parts; n tries of each kind instead of the usual numbers, and of some kinds alone."""
+    """The rows of some parts, or only of some kinds, with n tries of each kind instead of the default numbers."""
 
     def tries(usual: dict[str, int]) -> dict[str, int]:
         return {kind: n or often for kind, often in usual.items() if kinds is None or kind in kinds}
@@ -419,7 +419,7 @@ def campaign(
 
 
 def bad(row: Row) -> int:
-    """How many tries of a row ended as none should."""
+    """The number of tries of a row with an outcome that must not occur."""
     no = ("lost", "leftovers", "alive", "silent", "tracebacks", "traceback", "executed", "crashed", "slow")
     return sum(row.get(name, 0) for name in no)
 
@@ -429,7 +429,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("-n", type=int, help="tries of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="which keeps its other parts")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of results; its other parts are kept")
     parser.add_argument("--kinds", nargs="+", help="of kills and flips; all by default")
     options, failed = parser.parse_args(), 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -439,18 +439,18 @@ def main() -> None:
                 what = row.pop("what", [])
                 rows.append(row)
                 print(row, *what, sep="\n  ", flush=True)
-            about = {"minutes": round((time.monotonic() - began) / 60, 1), "seed": options.seed, **_facts()}
+            about = {"minutes": round((time.monotonic() - began) / 60, 1), "seed": options.seed, **_environment()}
             known = read_json(options.out) if options.out.exists() else {}  # another process may make another part
             write_json(options.out, known | {part: rows, f"{part}_measured_with": about})
             failed += sum(map(bad, rows))
     sys.exit(1 if failed else 0)
 
 
-def _facts() -> dict[str, Any]:
-    """In a child, for they start threads."""
+def _environment() -> dict[str, Any]:
+    """The environment, collected in a child because that starts threads."""
     read, write = os.pipe()
     if os.fork() == 0:
-        os.write(write, json.dumps(facts()).encode())
+        os.write(write, json.dumps(collect_environment()).encode())
         os._exit(0)
     os.wait()
     known: dict[str, Any] = json.loads(os.read(read, 1 << 16))

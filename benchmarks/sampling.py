@@ -1,10 +1,10 @@
-"""How fast tasks come: `Omniglot.sample` beside the bare gather of the same bytes.
+"""The speed of sampling: `Omniglot.sample` beside the bare gather of the same bytes.
 
     python benchmarks/sampling.py --data-root PATH
 
 Each round times the sampler and `images.index_select(0, rows)` with rows drawn beforehand, one after
-the other in the same process, so that both meet the same load of the machine. The middle half of the
-rounds' ratios is printed beside the median, and all goes to results/sampling.json.
+the other in the same process, so that both run under the same load of the machine. The middle half of
+the rounds' ratios is printed beside the median, and everything is written to results/sampling.json.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from metabox.files import write_json
 from metabox.tasks.images.omniglot import Omniglot
 from metabox.tasks.place import Place
 from metabox.training.allocator import keep_freed_memory
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
-TASKS = 32  # a call
+TASKS = 32  # per call
 SHAPES = ((5, 1), (20, 5))  # way, shot
 QUERIES = 15
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 
 
 def bare(sampler: Omniglot, per_call: int, calls: int) -> Callable[[int], Tensor]:
-    """The gather alone, of upright training images: other rows at each call, as in training."""
+    """The gather alone, of upright training images: other rows in each call, as in training."""
     images = sampler.images.pack.images.clone()  # type: ignore[attr-defined]  # plain memory, not the mapped file
     upright = Omniglot(rotations=False, data_root=sampler.data_root).images
     rows = torch.from_numpy(upright.ids(upright.splits["train"][:, None], np.arange(20)).ravel())
@@ -80,7 +80,7 @@ def packing(data_root: str | None) -> dict[str, float]:
         times = []
         for _ in range(2):
             start = time.perf_counter()
-            _ = Omniglot(data_root=data_root).images  # nobody else holds the pack, so the second time opens it anew
+            _ = Omniglot(data_root=data_root).images  # nothing else holds the pack, so the second time opens it again
             times.append(time.perf_counter() - start)
             gc.collect()
         del os.environ[CACHE_VARIABLE]
@@ -120,7 +120,9 @@ def main() -> None:
     packed = packing(options.data_root)
     print(f"packing {packed['packing_s']:.1f} s, opening {packed['opening_s']:.3f} s")
     protocol = {"tasks_per_call": TASKS, "n_query": QUERIES, "rounds": options.rounds, "calls": options.calls}
-    write_json(options.out, {"environment": facts(), "protocol": protocol, "packing": packed, "results": results})
+    write_json(
+        options.out, {"environment": collect_environment(), "protocol": protocol, "packing": packed, "results": results}
+    )
 
 
 if __name__ == "__main__":

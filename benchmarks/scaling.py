@@ -1,9 +1,9 @@
 """A model on paper of training on many devices, from the measured steps of one: `python benchmarks/scaling.py`.
 
-Of a step on W devices, the tasks of each as before: t(W) = t(1) + max(0, r - overlap * t(1)), r being the time of the
-ring all-reduce, 2 (W - 1) / W * bytes / bandwidth + 2 (W - 1) * latency; `overlap` is the share of a step (of its
-backward pass) that the all-reduce hides behind. Bandwidths are assumptions, written beside the result; steps and
-numbers of parameters are those of results/speed.json. Writes results/scaling.json.
+The time of a step on W devices, with as many tasks on each as before, is t(W) = t(1) + max(0, r - overlap * t(1)),
+where r = 2 (W - 1) / W * bytes / bandwidth + 2 (W - 1) * latency is the time of the ring all-reduce and `overlap` the
+share of a step (of its backward pass) that hides the all-reduce. Bandwidths are assumptions, written beside the result;
+steps and numbers of parameters are those of results/speed.json. Writes results/scaling.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def all_reduce_ms(n_bytes: float, devices: int, gb_per_s: float, latency: float)
 
 
 def efficiency(step_ms: float, reduce_ms: float) -> float:
-    """The share of W times one device's tasks a second that W devices reach."""
+    """Tasks per second on W devices, as a share of W times those on one."""
     return step_ms / (step_ms + max(0.0, reduce_ms - OVERLAP * step_ms))
 
 

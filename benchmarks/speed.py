@@ -1,11 +1,11 @@
-"""How fast everything is: beside the limits of the machine, and beside peers in the same run.
+"""The speed of everything, compared with the limits of the machine and with peers in the same run.
 
     OMP_NUM_THREADS=1 python benchmarks/speed.py --data-root PATH           # all parts, half an hour at most
     OMP_NUM_THREADS=1 python benchmarks/speed.py --parts sampling snail     # some; the others in the file stay
     OMP_NUM_THREADS=1 python benchmarks/speed.py --against CHECKOUT         # beside another version, ten minutes
     OMP_NUM_THREADS=1 python benchmarks/speed.py --start                    # start-up alone; also with --against
 
-Every time is a median with quartiles over rounds in which all that is compared takes turns (see stopwatch.py).
+Every time is a median with quartiles over rounds that interleave all that is compared (see stopwatch.py).
 Writes results/speed.json, or results/against.json, a table for each part. A peer that is not installed is left out.
 """
 
@@ -57,7 +57,7 @@ from metabox.tasks.place import Place
 from metabox.testing import make_episodes
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.engine import precision_of
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting
 
@@ -66,7 +66,7 @@ Rows = list[dict[str, Any]]
 
 
 def sampling(quick: bool) -> Rows:
-    """Tasks a second, beside the bare gather of the same bytes and the peers' loaders of the same images."""
+    """Tasks per second, beside the bare gather of the same bytes and the peers' loaders of the same images."""
     rows: Rows = []
     for way, shot in ((5, 1), (20, 5)):
         sampler, tasks = Omniglot(rotations=False, n_way=way, n_shot=shot, n_query=15), 32
@@ -167,7 +167,7 @@ def _step(make: Callable[..., Any], spec: TaskSpec, episodes: Episodes, quick: b
 
 
 class OneSequenceForEachQuery(QueryLoss):
-    """The formulation that the same layers are published in: support and one query are one sequence."""
+    """The published formulation of the same layers: support and one query are one sequence."""
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         s, q = episodes.support, episodes.query
@@ -176,7 +176,7 @@ class OneSequenceForEachQuery(QueryLoss):
 
 
 def snail(quick: bool) -> Rows:
-    """SNAIL at its published sizes, 32 tasks: queries trained a second, beside one query for each sequence."""
+    """SNAIL at its published sizes, 32 tasks: queries trained per second, beside one query for each sequence."""
     rows: Rows = []
     for way, tasks in ((5, 2),) if quick else ((5, 32), (20, 32)):
         spec = TaskSpec((1, 28, 28), Classes(way))
@@ -210,7 +210,7 @@ def snail(quick: bool) -> Rows:
 def processes(quick: bool) -> Rows:
     """Training steps of neural processes beside those of `neuralprocesses`: 16 tasks, 50 contexts, 50 targets.
 
-    Ours once in float32, and once in the precision that the outer loop chooses on this machine by default.
+    Ours in float32, and in the precision that the outer loop chooses by default on this machine.
     """
     tasks, n = (2, 5) if quick else (16, 50)
     spec = TaskSpec((1,), Reals(1))
@@ -257,7 +257,7 @@ def _in(precision: Precision, loss: Callable[[], Tensor]) -> Tensor:
 
 
 def weighting(quick: bool) -> Rows:
-    """A step of three tasks by each way of weighing their losses, as a multiple of the plain sum's time."""
+    """A step of three tasks by each weighting of their losses, as a multiple of the plain sum's time."""
     from metabox.multitask.surgery import Surgery
     from metabox.multitask.weights import Fixed, GradNorm
 
@@ -291,9 +291,9 @@ def weighting(quick: bool) -> Rows:
 
 
 def memory(quick: bool) -> Rows:
-    """Training steps of 16 tasks in processes that keep what they free of their memory, as `run` does, and that do not.
+    """Training steps of 16 tasks in processes that keep freed memory, as `run` does, and in processes that do not.
 
-    `peak_mb` is the largest memory of the process.
+    `peak_mb` is the peak memory of the process.
     """
     rows: Rows = []
     for name in ("ProtoNet",) if quick else ("ProtoNet", "InContext", "SNAIL"):
@@ -320,7 +320,7 @@ def memory(quick: bool) -> Rows:
 
 
 def _alone(name: str, keep: bool, tasks: int) -> tuple[float, float]:
-    """Milliseconds of a training step, and the megabytes that the process needed at most."""
+    """Milliseconds of a training step, and the peak memory of the process in MB."""
     if keep:
         keep_freed_memory()
     spec = TaskSpec((1, 28, 28), Classes(5))
@@ -357,8 +357,8 @@ def main() -> None:
     for name, measure in parts.items():
         began = time.perf_counter()
         rows = measure()
-        # What the machine can do stands with every part: parts may be measured at different times.
-        with_it = {"seconds": round(time.perf_counter() - began), **about, **limits(), **facts()}
+        # The limits of the machine are recorded with every part: parts may be measured at different times.
+        with_it = {"seconds": round(time.perf_counter() - began), **about, **limits(), **collect_environment()}
         result |= {f"{name}_measured_with": with_it, name: rows}
         write_json(out, result)
         print(f"{name}: {with_it['seconds']} s", flush=True)

@@ -1,4 +1,4 @@
-"""How long commands take before they do anything, as multiples of `python -c "import torch"` in the same run."""
+"""The start-up time of commands, as multiples of `python -c "import torch"` in the same run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE = ("--outer.steps", "1", "--outer.n_validation", "1", "--n_test", "1")
 
 
 class Checkout:
-    """Commands of one checkout, each in a process of its own, in a folder that holds a finished run of its own."""
+    """Commands of one checkout, each in a process of its own, in a folder with a finished run."""
 
     def __init__(self, checkout: Path, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -35,7 +35,7 @@ class Checkout:
         """From the start of a command to its end.
 
         Raises:
-            Failed: if that is another than success, with its last line.
+            Failed: if the command fails, with its last line.
         """
         begin = time.perf_counter()
         done = subprocess.run(self._command(arguments), capture_output=True, text=True, check=False, **self._where())
@@ -47,7 +47,7 @@ class Checkout:
     def first_step(self) -> float:
         """From the start of `train` to the end of its first step.
 
-        A line of the log comes after many steps; those after the first are taken off, by the time of warm ones.
+        A line of the log comes after many steps; the steps after the first are subtracted, by the time of warm ones.
         """
         out = self._folder / "first"
         shutil.rmtree(out, ignore_errors=True)
@@ -94,7 +94,7 @@ COMMANDS: dict[str, Callable[[Checkout], float]] = {
 
 
 def start(checkouts: Mapping[str, Path], rounds: int) -> Rows:
-    """Each command of each checkout in turns, with the import of torch in every round."""
+    """Each command of each checkout, interleaved, with the import of torch in every round."""
     found: dict[str, dict[str, list[float]]] = {name: {who: [] for who in checkouts} for name in COMMANDS}
     imports: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

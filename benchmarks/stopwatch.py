@@ -1,4 +1,4 @@
-"""What every measurement of speed here shares: interleaved repeats, the limits of the machine, a fit of growth."""
+"""Shared by all speed measurements: interleaved repeats, the limits of the machine, a fit of growth."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def wait() -> None:
 
 
 def interleaved(calls: Mapping[str, Call], rounds: int, at_least_ms: float = 30.0) -> dict[str, dict[str, float]]:
-    """Milliseconds of each call, quartiles over the rounds; in a round each is timed once, one after the other.
+    """Milliseconds of each call, as quartiles over rounds; a round times each call once, one after the other.
 
-    So all meet the same load of the machine. What is quick is called often enough for the clock to see it.
+    So all run under the same load of the machine. Short calls are repeated until they can be timed.
     """
     first = {name: min(milliseconds(call), milliseconds(call)) for name, call in calls.items()}
     often = {name: max(1, math.ceil(at_least_ms / ms)) for name, ms in first.items()}
@@ -54,7 +54,7 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def limits() -> dict[str, float]:
-    """What the device can do: bytes a second of a copy (read and written), FLOP a second of a float32 product."""
+    """Limits of the device: bytes per second of a copy (read and written), FLOP per second of a float32 product."""
     size = 2**28 if DEVICE.type == "cuda" else 2**25
     a, b = torch.empty(size, device=DEVICE), torch.zeros(size, device=DEVICE)
     n = 8192 if DEVICE.type == "cuda" else 1024
@@ -84,7 +84,7 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Call:
 
 
 def flop_of(call: Call) -> int:
-    """Multiplications and additions of a call, those of products and convolutions."""
+    """Multiplications and additions in the products and convolutions of a call."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -93,7 +93,7 @@ def flop_of(call: Call) -> int:
 
 
 def kept_bytes(objective: QueryLoss, episodes: Episodes) -> int:
-    """What the forward pass keeps in memory for the backward pass, the weights left out."""
+    """The memory that the forward pass keeps for the backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
     kept: dict[int, int] = {}
 
@@ -120,5 +120,5 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 
 def cells(times: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """As they stand in a row of results."""
+    """The values as in a row of results."""
     return {f"{name.replace(' ', '_')}_ms": value for name, value in times.items()}

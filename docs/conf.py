@@ -1,8 +1,7 @@
-"""How these pages are built: `sphinx-build -W docs docs/_build`.
+"""Configuration of Sphinx: `sphinx-build -W docs docs/_build`.
 
-Lists of learners, data sets, recipes, checks, splits and results are not typed into the pages. A page
-says `<!-- fill: NAME -->`, and the function NAME below writes what stands there from the package itself; further words
-are its arguments.
+Lists of learners, data sets, recipes, checks, splits and results are not typed into the pages. In place of the comment
+`<!-- fill: NAME -->` the function NAME below writes them from the package itself; further words are its arguments.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ release = version = metabox.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
-nitpick_ignore_regex = [  # pages that are not read here: other projects', and private names
-    ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),
+nitpick_ignore_regex = [  # names without an entry here
+    ("py:.*", r"(?!metabox\.).*|metabox\..*\._\w+"),  # of other projects, and private ones
+    ("py:.*", r"metabox\.(seeding\.Words|checks\.Function|ranges\.T)"),  # type variables
 ]
-nitpick_ignore = [("py:class", "metabox.seeding.Words")]  # a type variable has no entry
 default_role = "code"
 myst_heading_anchors = 3
 
@@ -51,7 +50,7 @@ html_static_path = ["_static"]
 
 
 def api() -> str:
-    """One entry for each module of the package: its public, documented names."""
+    """An entry for each module of the package, with its public, documented names."""
     groups: dict[str, list[str]] = {}
     for path in sorted(discover.PACKAGE.rglob("*.py")):
         parts = path.relative_to(discover.PACKAGE).with_suffix("").parts
@@ -83,7 +82,7 @@ def backbones() -> str:
 
 
 def methods() -> str:
-    """What each learner's class declares, and its phi as the docstring of `adapt` has it."""
+    """What each learner's class declares, and its phi, from the docstring of `infer`."""
     lines = ["| learner | targets | reads the support as | renaming classes | phi |", "| --- | --- | --- | --- | --- |"]
     for found in discover.subclasses("Learner"):
         made = found.load()
@@ -102,14 +101,14 @@ def weightings() -> str:
 
 
 def norms() -> str:
-    """The kinds of normalisation, and what a result says of each."""
+    """The kinds of normalisation, and what a result says about each."""
     from metabox.nn.norm import NORMS
 
     return "\n".join(f"- `{kind}`: {says}" for kind, says in NORMS.items() if kind != "none")
 
 
 def recipes() -> str:
-    """The name of each recipe, and what its first line says of it."""
+    """The name of each recipe, and its first line."""
     return "\n".join(f"- `{name}`: {discover.title(path)}" for name, path in discover.recipes().items())
 
 
@@ -121,7 +120,7 @@ def checks() -> str:
 
 
 def splits() -> str:
-    """The committed lists of classes, counted."""
+    """The number of classes in each committed list."""
     lines = ["| protocol | train | val | test |", "| --- | --- | --- | --- |"]
     for path in sorted((discover.PACKAGE / "data" / "splits").glob("*.json")):
         lists = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +139,7 @@ def speed() -> str:
 
 
 def against() -> str:
-    """This checkout beside another, as `benchmarks/speed.py --against` has measured it."""
+    """This checkout compared with another, as measured by `benchmarks/speed.py --against`."""
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "against.json")
 
 
@@ -160,7 +159,7 @@ def robustness() -> str:
 
 
 def measured(file: str, name: str) -> str:
-    """One table of a file of results."""
+    """One table of a results file."""
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
 
 
@@ -199,12 +198,12 @@ def fill(app: Any, page: str, source: list[str]) -> None:
 
 
 def always_read(app: Any, env: Any, *_: object) -> list[str]:
-    """Pages with fills depend on files that Sphinx does not watch."""
+    """Pages with a fill, which depend on files that Sphinx does not watch."""
     return [page for page in env.found_docs if "<!-- fill:" in Path(env.doc2path(page)).read_text(encoding="utf-8")]
 
 
 def list_fields(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """The lines `field: what it is` of a class become a list."""
+    """Turn the lines `field: what it is` of a class into a list."""
     if what != "class" or not (fields := set(inspect.get_annotations(thing))):
         return
     written: list[str] = []
@@ -224,13 +223,13 @@ def list_fields(app: Any, what: str, name: str, thing: Any, options: Any, lines:
 
 
 def no_generated_docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """`dataclass` and `NamedTuple` write docstrings that repeat the signature."""
+    """Drop the docstring that `dataclass` or `NamedTuple` has generated, which repeats the signature."""
     if what == "class" and dataclasses.is_dataclass(thing) and lines and lines[0].startswith(f"{thing.__name__}("):
         lines.clear()
 
 
 def no_plain_base(app: Any, domain: str, kind: str, content: Any) -> None:
-    """That a class descends from `object` goes without saying."""
+    """Drop the base class `object`."""
     if kind == "class" and len(content) and content[0].astext() == "Bases: object":
         content.pop(0)
 

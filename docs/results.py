@@ -1,6 +1,6 @@
-"""The page of results: every number is read from a JSON file in benchmarks/results when the page is built.
+"""The results page: every number is read from a JSON file in benchmarks/results when the page is built.
 
-A file is one object. Its lists of objects become tables, all else becomes lines of facts, so a new
+A file is one object. Its lists of objects become tables, everything else becomes lines of facts, so a new
 benchmark needs no change here.
 """
 
@@ -22,9 +22,10 @@ def page(folder: Path) -> str:
 
 
 def section(path: Path) -> str:
-    """
+    """A heading, then the facts and tables of one file.
+
     Raises:
-        ValueError: where the file is not a JSON object.
+        ValueError: if the file is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +46,7 @@ def section(path: Path) -> str:
 
 
 def parts(path: Path) -> str:
-    """Each table of a file under its own name, with what `NAME_measured_with` says of its making."""
+    """Each table of a file under its name, with the facts in `NAME_measured_with`."""
     if not path.exists():
         return "Not measured yet."
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +59,7 @@ def parts(path: Path) -> str:
 
 
 def one(path: Path, name: str) -> str:
-    """The table of that name in a file."""
+    """The table NAME of a file."""
     if not path.exists():
         return "Not measured yet."
     return table([flat(row) for row in json.loads(path.read_text(encoding="utf-8"))[name]])
@@ -69,7 +70,7 @@ def is_cell(value: object) -> bool:
 
 
 def flat(row: dict[str, Any]) -> dict[str, Cell]:
-    """The scalars of an object and of the objects in it; a median with its quartiles is one cell."""
+    """The scalars of an object and of the objects in it; a median and its quartiles are one cell."""
     cells: dict[str, Cell] = {}
     for name, value in row.items():
         if isinstance(value, dict) and set(value) == QUARTILES:
@@ -82,7 +83,7 @@ def flat(row: dict[str, Any]) -> dict[str, Cell]:
 
 
 def table(rows: list[dict[str, Cell]]) -> str:
-    """A table of the columns; texts that are the same in every row stand above it."""
+    """The rows as a table; texts that are the same in every row are given above it."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns = [name for name in columns if any(row.get(name) is not None for row in rows)]
     shared = [
@@ -110,7 +111,7 @@ def label(name: str) -> str:
 
 
 def show(value: Cell) -> str:
-    """Four digits are enough to read; the file has them all."""
+    """A cell as text; numbers have four digits, and the file has all of them."""
     if value is None:
         return ""
     if isinstance(value, bool):

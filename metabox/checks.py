@@ -1,8 +1,8 @@
 """Arguments are checked against type hints, with the ranges that `metabox.ranges` declares in them.
 
-`metabox.config.Configured` does so for every constructor, before its body runs; `checked` for a function,
+`metabox.config.Configured` does this for every constructor, before its body runs; `checked` for a function,
 `check_fields` for a dataclass. Whole numbers, numbers, strings, truth values, literals, classes of this package, and
-unions, tuples and lists of these are understood; whatever else a hint says is not checked.
+unions, tuples and lists of these are understood; any other hint is not checked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def checked(function: Function) -> Function:
     """Check a function's arguments against its type hints before it runs.
 
     Raises:
-        ValueError: in the function, if an argument does not meet its hint.
+        ValueError: by the decorated function, if an argument does not match its hint.
     """
     signature = inspect.signature(function)
 
@@ -52,7 +52,7 @@ def checked(function: Function) -> Function:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # which says so in Python's own words
+            return function(*args, **kwargs)  # which raises Python's own message
         check_arguments(function, bound)
         return function(*bound.args, **bound.kwargs)
 
@@ -60,10 +60,10 @@ def checked(function: Function) -> Function:
 
 
 def check_arguments(function: Callable[..., Any], bound: inspect.BoundArguments) -> None:
-    """Check the arguments of a call, and put plain numbers of Python in the place of NumPy's, tuples in that of lists.
+    """Check the arguments of a call; NumPy's numbers become Python's, and lists become tuples if the hint is a tuple.
 
     Raises:
-        ValueError: if one does not meet its type hint; a default is not looked at.
+        ValueError: if an argument does not match its type hint; defaults are not checked.
     """
     known = hints(function)
     for name, value in bound.arguments.items():
@@ -82,7 +82,7 @@ def check_fields(made: Any) -> None:
     """Check the fields of a dataclass, in its `__post_init__`, as `check_arguments` does.
 
     Raises:
-        ValueError: if one does not meet its type hint.
+        ValueError: if a field does not match its type hint.
     """
     cls: Any = type(made)
     for name, default, hint in _fields(cls):
@@ -98,10 +98,10 @@ def _fields(cls: Any) -> list[tuple[str, Any, Any]]:
 
 
 def check(name: str, value: Any, hint: Any) -> Any:
-    """A value as its hint wants it: plain numbers of Python in the place of NumPy's, tuples in that of lists.
+    """A value as its hint asks: NumPy's numbers become Python's, and lists become tuples if the hint is a tuple.
 
     Raises:
-        ValueError: if it does not meet the hint.
+        ValueError: if the value does not match the hint.
     """
     try:
         return _reader(hint)(value)
@@ -112,7 +112,7 @@ def check(name: str, value: Any, hint: Any) -> Any:
 
 @functools.cache
 def hints(owner: Any) -> Mapping[str, Any]:
-    """The type hints of a function or class, with their ranges; without those whose names are not known."""
+    """The type hints of a function or class, with their ranges, except those whose names cannot be resolved."""
     if isinstance(owner, type):
         parts = reversed(inspect.getmro(owner))
         sources = [(vars(sys.modules[part.__module__]), vars(part).get("__annotations__", {})) for part in parts]
@@ -123,7 +123,7 @@ def hints(owner: Any) -> Mapping[str, Any]:
     for names, own in sources:
         for name, hint in own.items():
             found.pop(name, None)
-            with contextlib.suppress(NameError, AttributeError, TypeError):  # imported for type checkers alone, say
+            with contextlib.suppress(NameError, AttributeError, TypeError):  # imported only for type checkers, say
                 one = types.SimpleNamespace(__annotations__={name: hint})
                 found[name] = typing.get_type_hints(one, globalns=names, include_extras=True)[name]
     found.pop("return", None)
@@ -131,7 +131,7 @@ def hints(owner: Any) -> Mapping[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error, on one line and not longer than a person reads."""
+    """A value for an error message: one line, shortened."""
     if isinstance(value, Tensor):
         return f"a tensor {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, np.ndarray):
@@ -147,7 +147,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 def describe(hint: Any, many: bool = False) -> str:
-    """A type hint as a person would say it."""
+    """A type hint in words."""
     base, marks = _parts(hint)
     origin, args = typing.get_origin(base), typing.get_args(base)
     bounds = next((str(mark) for mark in marks if isinstance(mark, Within)), "")
@@ -195,7 +195,7 @@ _MAPPINGS: tuple[Any, ...] = (dict, collections.abc.Mapping)
 
 
 def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A hint without what annotates it, and that."""
+    """A hint without its annotations, and the annotations."""
     if typing.get_origin(hint) is Annotated:
         return hint.__origin__, hint.__metadata__
     return hint, ()
@@ -207,7 +207,7 @@ def _is_union(hint: Any) -> bool:
 
 @functools.cache
 def _reader(hint: Any) -> Callable[[Any], Any]:
-    """What takes a value by its hint, or raises `_Refused`; made once, for places in a list of tasks are many."""
+    """The function that converts a value to its hint or raises `_Refused`; cached, since every `Place` is checked."""
     base, marks = _parts(hint)
     origin, args = typing.get_origin(base), typing.get_args(base)
     if base in (int, float):
@@ -341,7 +341,7 @@ def _several(kind: Any, read: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _is_ours(hint: Any) -> bool:
-    """A class of this package, or below one; a protocol may be met by any object."""
+    """Whether it is a class of this package or derives from one; any object may satisfy a protocol."""
     if not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
         return False
     return any(base.__module__.partition(".")[0] == __package__ for base in hint.__mro__)

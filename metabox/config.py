@@ -1,8 +1,8 @@
-"""Configuration has one home: the arguments of constructors, recorded when an object is made.
+"""The configuration is the arguments of constructors, recorded when an object is made.
 
 `Configured` is the base of samplers, learners, backbones, objectives, likelihoods, weightings, augmentations,
-descriptors and kernels. What identifies a run, and what a result file says of it, is read from that record; nothing is
-inferred from print-outs or attribute names.
+descriptors and kernels. What identifies a run, and what a result file reports of it, is read from this record;
+nothing is inferred from a repr or from attribute names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 else:
 
     class Unpack:
-        """Tells type checkers what `**kwargs: Unpack[Options]` may hold; anything else reads `Any`.
+        """Tells type checkers what `**kwargs: Unpack[Options]` may hold; at run time it is `Any`.
 
-        The defaults are at the base that takes the arguments, and the parser of recipes follows them there by itself.
+        The defaults are in the base class that takes the arguments, where the parser of recipes finds them.
         """
 
         def __class_getitem__(cls, options: object) -> Any:
@@ -43,24 +43,24 @@ _RECORD, _MAKING = "_config", "_config_is_being_made"
 class Configured:
     """An object that knows the arguments that it was made with.
 
-    Every constructor below this class is wrapped: the outermost call writes down its arguments, defaults filled in,
-    as plain data before its body runs, so that a body may change what it was given. Arguments that reach the
-    constructor of a base through `**kwargs` are recorded under the base's names. Fields of a dataclass are its record.
+    Every constructor of a subclass is wrapped: the outermost call records its arguments, defaults filled in, as plain
+    data before its body runs, so that the body may change what it was given. Arguments that reach the
+    constructor of a base through `**kwargs` are recorded under the base's names. A dataclass's fields are its record.
 
-    Before that the arguments are checked against the type hints, with the ranges that these declare; see
-    `metabox.ranges`. A subclass needs no checks of single arguments of its own.
+    Before that, the arguments are checked against the type hints, with the ranges that these declare; see
+    `metabox.ranges`. A subclass needs no checks of single arguments.
 
     Raises:
-        ValueError: by constructors, for an argument that does not meet its hint.
+        ValueError: by constructors, if an argument does not match its hint.
     """
 
     data_arguments: ClassVar[tuple[str, ...]] = ()
-    """Arguments that only say where data lie: two objects compare by the data's fingerprint instead."""
+    """Arguments that only locate data: two objects are compared by the data's fingerprint instead."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         owner = next(base for base in cls.__mro__ if _has_constructor(base))
-        # An inherited constructor may be that of a mix-in. A dataclass gets its own later, if there is none yet.
+        # An inherited constructor may be that of a mix-in. A dataclass gets its own later if there is none yet.
         if owner is cls or not dataclasses.is_dataclass(owner):
             init = vars(owner)["__init__"]
             if init is not object.__init__ and not hasattr(init, _RECORD):
@@ -88,11 +88,11 @@ class _Record(dict[str, Any]):
 
 
 class Undescribed(str):
-    """Stands in a record for a value without a stable description: a lambda, an object of unknown kind."""
+    """Replaces a value without a stable description in a record: a lambda, an object of unknown kind."""
 
 
 def identity(config: Any) -> Any:
-    """The record of an object without the arguments that only say where its data lie."""
+    """The record of an object without the arguments that only locate its data."""
     if isinstance(config, dict):
         left_out = getattr(config, "data_arguments", ())
         return {name: identity(value) for name, value in config.items() if name not in left_out}
@@ -103,7 +103,7 @@ def check_described(**configs: Any) -> None:
     """Refuse records with values that no later process could compare.
 
     Raises:
-        ValueError: naming each such argument.
+        ValueError: if there is such a value, naming each argument.
     """
     odd = [f"{name} ({value})" for key, config in configs.items() for name, value in _undescribed(key, config)]
     if odd:
@@ -123,7 +123,7 @@ def differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it; equal values give equal results."""
+    """A value as plain data for JSON; equal values give equal results."""
     match value:
         case Configured():
             return value.config
@@ -167,14 +167,14 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
-            return init(self, *args, **kwargs)  # which says so in Python's own words
-        if outermost or state[_MAKING]:  # the caller's own, also what reaches a base through **kwargs
+            return init(self, *args, **kwargs)  # which raises Python's own message
+        if outermost or state[_MAKING]:  # the caller's arguments, and those that reach a base through **kwargs
             check_arguments(init, bound)
             args, kwargs = bound.args[1:], bound.kwargs
         if outermost:
             bound.apply_defaults()
             record = _Record(type(self), _arguments(bound, rest))
-            object.__setattr__(self, _RECORD, record)  # nn.Module is not yet there to take attributes
+            object.__setattr__(self, _RECORD, record)  # nn.Module is not initialised yet
         elif state[_MAKING]:  # reached through **kwargs: what the caller left out has its default here
             _fill_in(state[_RECORD], signature, bound)
         before = state.get(_MAKING, True)
@@ -192,12 +192,12 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _has_constructor(cls: type) -> bool:
-    # A Protocol puts a placeholder there, which looks for the real one and must not be wrapped.
+    # A Protocol has a placeholder, which looks for the real one and must not be wrapped.
     return "__init__" in vars(cls) and not getattr(cls, "_is_protocol", False)
 
 
 def _arguments(bound: inspect.BoundArguments, rest: str | None) -> dict[str, Any]:
-    """The arguments of a call without `self`, those of `**kwargs` beside the others."""
+    """The arguments of a call without `self`, with `**kwargs` merged in."""
     _, *named = bound.arguments.items()
     positional = [name for name, p in bound.signature.parameters.items() if p.kind is p.VAR_POSITIONAL]
     arguments = {name: value for name, value in named if name != rest and (name not in positional or len(value))}
@@ -205,7 +205,7 @@ def _arguments(bound: inspect.BoundArguments, rest: str | None) -> dict[str, Any
 
 
 def _fill_in(record: dict[str, Any], signature: inspect.Signature, bound: inspect.BoundArguments) -> None:
-    """Defaults of a base's constructor, for what the class above neither names nor sets itself."""
+    """Add the defaults of a base's constructor for arguments that the subclass neither has nor sets."""
     for name, parameter in signature.parameters.items():
         if parameter.default is not parameter.empty and name not in record:
             default = plain(parameter.default)
@@ -214,7 +214,7 @@ def _fill_in(record: dict[str, Any], signature: inspect.Signature, bound: inspec
 
 
 def _partial(value: functools.partial[Any]) -> Any:
-    """A class that waits for more arguments, with those that it has and the defaults of others."""
+    """A class or function that waits for more arguments, with those that it has and the defaults of others."""
     function, args, kwargs = value.func, value.args, value.keywords
     if getattr(function, "__module__", "").startswith("jsonargparse."):  # which calls a class through its functions
         number = next((i for i, part in enumerate(args) if isinstance(part, type)), None)
@@ -242,7 +242,7 @@ def _partial(value: functools.partial[Any]) -> Any:
 
 
 def _function(value: Any) -> Any:
-    """A function or method by its name in its module, where anyone can find it again; else `Undescribed`."""
+    """A function or method by its importable name; `Undescribed` if it has none."""
     owner = getattr(value, "__self__", None)
     if inspect.ismethod(value) and not isinstance(owner, type):
         of = plain(owner)
@@ -258,7 +258,7 @@ def _path(cls: type) -> str:
 
 
 def _array(value: Tensor | np.ndarray) -> Any:
-    """Its type, shape and a hash of its numbers (or strings), in the order of rows."""
+    """Type, shape and a hash of the numbers (or strings), in row-major order."""
     if isinstance(value, Tensor):
         kind, data = str(value.dtype).removeprefix("torch."), value.detach().cpu().contiguous()
         content = data.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,6 +1,6 @@
-"""Finds learners, samplers and recipes by walking the package: a new one is one new file, and no list.
+"""Finds learners, samplers and recipes by walking the package, so that a new one is one new file.
 
-Reads the sources instead of importing them, so that listing takes milliseconds; torch alone takes a second.
+It reads the sources instead of importing them, so that listing takes milliseconds; importing torch takes a second.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent
 BASE = "_base.yaml"
-"""What all recipes of a folder of the package share."""
+"""The base file of a folder of recipes in the package, which all of them share."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A class in the package: its name, the module it lives in, and its docstring's first sentence."""
+    """A class in the package: its name, its module, and the first sentence of its docstring."""
 
     name: str
     module: str
@@ -34,7 +34,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Class:
-    """What the source says of a class: its bases, whether it is abstract, what its constructor's type hints name."""
+    """A class as in its source: its bases, whether it is abstract, and the names in its constructor's type hints."""
 
     found: Found
     bases: set[str]
@@ -43,7 +43,7 @@ class _Class:
 
 
 def _names(annotation: ast.expr | None) -> set[str]:
-    """The names in a type hint, also where it is a string; not those in what annotates one."""
+    """The names in a type hint, which may be a string; without the metadata of `Annotated`."""
     found, todo = set(), [annotation]
     while todo:
         node = todo.pop()
@@ -77,7 +77,7 @@ def _fields(body: list[ast.stmt]) -> set[str]:
 
 
 def _first_sentence(docstring: str) -> str:
-    """Up to the first full stop that a new sentence or nothing follows: not the one of "et al. 2017"."""
+    """The text up to the first full stop before a new sentence or the end: not the one of "et al. 2017"."""
     paragraph = " ".join(docstring.partition("\n\n")[0].split())
     return re.split(r"(?<=[.!?])(?<!al\.)(?<!e\.g\.)(?<!i\.e\.) (?=[A-Z`\"(])", paragraph, maxsplit=1)[0]
 
@@ -86,7 +86,7 @@ def _first_sentence(docstring: str) -> str:
 def _modules() -> dict[str, list[ast.stmt]]:
     """The statements of every module."""
     collects = gc.isenabled()
-    gc.disable()  # trees are many objects and no garbage, and with torch loaded a search for it takes long
+    gc.disable()  # trees are many objects without garbage, and with torch loaded a collection takes long
     try:
         return {
             _module(path): ast.parse(path.read_text(encoding="utf-8")).body for path in sorted(PACKAGE.rglob("*.py"))
@@ -110,7 +110,7 @@ def _classes() -> list[_Class]:
             if isinstance(node, ast.ClassDef):
                 summary = _first_sentence(ast.get_docstring(node) or "")
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-                abstract = "TypedDict" in bases or any(  # which makes a plain dict
+                abstract = "TypedDict" in bases or any(  # a TypedDict is a plain dict
                     isinstance(item, ast.FunctionDef)
                     and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
                     for item in node.body
@@ -123,7 +123,7 @@ def _classes() -> list[_Class]:
 
 @lru_cache
 def _below(base: str) -> tuple[_Class, ...]:
-    """The classes below the one named `base`, and itself."""
+    """The class named `base` and its subclasses."""
     known: set[str] = {base}
     while more := {c.found.name for c in _classes() if c.bases & known} - known:
         known |= more
@@ -131,7 +131,7 @@ def _below(base: str) -> tuple[_Class, ...]:
 
 
 def subclasses(base: str) -> list[Found]:
-    """The concrete public classes below the class named `base`, by name."""
+    """The concrete public subclasses of the class named `base`, sorted by name."""
     return sorted((found for found in _public(_below(base)) if found.name != base), key=lambda found: found.name)
 
 
@@ -143,9 +143,8 @@ def _public(classes: Iterable[_Class]) -> list[Found]:
 def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
     """The concrete public classes that a recipe may name.
 
-    These are the classes that are named in `start`, those below whatever the functions named there take, and those
-    below whatever these take in turn: a learner's backbone, say. All of it is read from type hints, so that no list
-    needs to be kept.
+    These are the classes named in `start`, the subclasses of whatever the functions named there take, and those of
+    whatever these take in turn: a learner's backbone, for example. All of it is read from type hints.
     """
     aliases = {
         target.id: _names(item.value)
@@ -161,7 +160,7 @@ def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
     found: dict[str, Found] = {}
     while todo:
         done.add(name := todo.pop())
-        classes = _below(name) if name in here else ()  # below `str` or `nn.Module` is much that no recipe names
+        classes = _below(name) if name in here else ()  # no recipe names subclasses of `str` or `nn.Module`
         found |= {f"{f.module}.{f.name}": f for f in _public(classes)}
         todo |= set().union(aliases.get(name, set()), *(c.takes for c in classes))
         todo -= done
@@ -169,7 +168,7 @@ def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes of the package, name to file, by name."""
+    """The recipes of the package, name to file, sorted by name."""
     found = {path.stem: path for path in (PACKAGE / "recipes").rglob("*.yaml") if path.name != BASE}
     return dict(sorted(found.items()))
 
@@ -177,21 +176,21 @@ def recipes() -> dict[str, Path]:
 def base_of(recipe: Path) -> Path | None:
     """The file that is read before a recipe of the package, if its folder has one; nothing else is inherited.
 
-    A file that is not the package's has none: beside a run's recipe a stranger may have put anything.
+    A file outside the package has none: the files beside a run's recipe may be untrusted.
     """
-    recipe = recipe.resolve()  # of a link to a recipe, the base beside the recipe
+    recipe = recipe.resolve()  # for a link to a recipe, the base beside the recipe itself
     base = recipe.with_name(BASE)
     return base if recipe.is_relative_to((PACKAGE / "recipes").resolve()) and base.is_file() else None
 
 
 def title(recipe: Path) -> str:
-    """What a recipe's first line says of it."""
+    """The title of a recipe: its first line."""
     with recipe.open(encoding="utf-8") as lines:
         return lines.readline().lstrip("# ").rstrip()
 
 
 def public_names(package: str, public: Iterable[str]) -> dict[str, str]:
-    """What a lazy package offers, name to module, for `public` as `lazy` takes it."""
+    """The public names of a lazy package, name to module, for `public` as in `lazy`."""
     homes = {}
     for entry in public:
         module, dot, name = entry.rpartition(".")
@@ -204,11 +203,11 @@ def public_names(package: str, public: Iterable[str]) -> dict[str, str]:
 
 
 def lazy(package: str, *public: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`: its public names, imported when first asked for.
+    """A package's `__getattr__` and `__dir__`, which import its public names on first use.
 
-    Each of `public` is a name with its module in the package, as `"spec.TaskSpec"`, or the name of a base, as
-    `"Learner"`, which stands for all concrete classes below it in the package. `python -m metabox.stubs` writes the
-    same names for editors and type checkers.
+    Each of `public` is a name with its module in the package, such as `"spec.TaskSpec"`, or the name of a base class,
+    such as `"Learner"`, which stands for all its concrete subclasses in the package. `python -m metabox.stubs` writes
+    the same names for editors and type checkers.
     """
     named = public_names(package, (entry for entry in public if "." in entry))
     bases = {entry for entry in public if "." not in entry}
@@ -241,7 +240,7 @@ def _defining(package: str, name: str) -> list[str]:
 
 
 def lazy_packages() -> dict[str, tuple[str, ...]]:
-    """The packages that are lazy, with what they hand to `lazy` beside their own name."""
+    """The lazy packages, with the arguments that they pass to `lazy` after their name."""
     packages = {}
     for module, body in _modules().items():
         for node in body:

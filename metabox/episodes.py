@@ -29,10 +29,10 @@ class Examples:
     x: `[T, N, *x_shape]`, images as uint8 `[T, N, channels, height, width]`
     y: `[T, N]` class ids (int64), `[T, N, dy]` reals, `[T, N, L]` binary labels or `[T, N, K]` named parts (floating
         point; see `metabox.targets.parts`)
-    mask: `[T, N]` bool, all True where it is not given
+    mask: `[T, N]` bool, all True if it is not given
 
     Raises:
-        ValueError: where the shapes, dtypes or devices do not fit together.
+        ValueError: if the shapes, dtypes or devices do not fit together.
     """
 
     x: Tensor
@@ -81,7 +81,7 @@ class Examples:
         return _to(self, device)
 
     def blanked(self) -> Examples:
-        """The same with zeros in the padding, where a NaN or a label of -1 would else spread (images stay)."""
+        """The same with zeros in the padding, so that a NaN or a label of -1 cannot spread; uint8 images stay."""
         y = torch.where(self.mask if self.y.ndim == 2 else self.mask[..., None], self.y, 0)
         x = self.x
         if x.is_floating_point():
@@ -91,18 +91,18 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """A batch of T tasks: D_i^tr, D_i^test, and what else is known of each task.
+    """A batch of T tasks: D_i^tr, D_i^test, and what else is known about each task.
 
     support: D_i^tr; N = 0 is legal
     query: D_i^test
     descriptor: z_i, `[T, dz]`
-    classes: `[T, up to C]` bool, the label set of each task, where targets are classes; all C, if it is None
+    classes: `[T, up to C]` bool, the label set of each task, if targets are classes; None means all C
     oracle: `[T]` best possible mean query log likelihood, nats
     origin: `[T, N + M]` ids of the source examples, -1 for padding: for audit only, no learner reads it
-    task: `[T]` which of finitely many named tasks each is (int64): for weights and tables, no learner reads it
+    task: `[T]` index of each task among finitely many named ones (int64): for weights and tables, no learner reads it
 
     Raises:
-        ValueError: where the parts disagree about the number of tasks or the kind of example.
+        ValueError: if the parts disagree about the number of tasks or the kind of example.
     """
 
     support: Examples
@@ -148,7 +148,7 @@ class Episodes:
         return len(self.support)
 
     def label_set(self, spec: TaskSpec) -> Tensor | None:
-        """`classes` for a learner's `adapt`: all C of the spec where no label sets are given, None without classes."""
+        """`classes` for a learner's `adapt`: all C of the spec if no label sets are given, None without classes."""
         if self.classes is None and spec.target.n_classes is not None:
             return self.support.mask.new_ones(len(self), spec.target.n_classes)
         return self.classes
@@ -167,7 +167,7 @@ class Episodes:
 
 
 def moved(tensor: Tensor, device: Device) -> Tensor:
-    """A tensor on a device. The host does not wait for copies to a GPU, which come before what the GPU does next."""
+    """A tensor on a device. The host does not wait for a copy to a GPU, which precedes what the GPU does next."""
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 

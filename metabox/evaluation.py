@@ -32,12 +32,12 @@ from metabox.training.allocator import keep_freed_memory
 class Scores:
     """The scores of one learner on one fixed list of tasks.
 
-    split, seed: name the list
-    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; where the best possible
-        prediction is known, `gap_to_oracle`, how many nats per query the nll is above its; where a sequence was
-        predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al. 2016, table 1)
-        A score that a task does not have (a named part without a label in it) is NaN, and left out of means
-    tasks: the name of each task, where tasks have names
+    split, seed: identify the list
+    per_task: metric to one value per task; `nll` in nats per query, `accuracy` in 0...1; if the best possible
+        prediction is known, `gap_to_oracle`, the nll minus that of the best prediction, in nats per query; if a
+        sequence was predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al.
+        2016, table 1). A score that a task does not have (of a named part without labels) is NaN, and left out of means
+    tasks: the name of each task, if tasks have names
     pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015)
     """
 
@@ -55,7 +55,7 @@ class Scores:
         return mean_of(self.per_task[metric])
 
     def means(self) -> dict[str, float]:
-        """The mean of every metric that some task has."""
+        """The mean of every metric that at least one task has."""
         means = {name: self.mean(name) for name in self.per_task}
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
@@ -64,14 +64,14 @@ class Scores:
         return {name: mean_of(values) for name, values in self.rows_by_task(metric).items()}
 
     def rows_by_task(self, metric: str) -> dict[str, list[float]]:
-        """A metric at the rows of each named task, in the order of their first row."""
+        """The values of a metric for each named task, in the order of their first row."""
         rows: dict[str, list[float]] = {}
         for name, value in zip(self.tasks, self.per_task[metric], strict=True):
             rows.setdefault(name, []).append(value)
         return rows
 
     def interval(self, metric: str) -> float:
-        """Half the width of the 95% interval of the mean, Student's t with the task as the unit."""
+        """Half the width of the 95% interval of the mean, Student's t over tasks."""
         return interval_of(self.per_task[metric])
 
     def summary(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Scores:
 
 
 def mean_of(values: list[float]) -> float:
-    """The mean of those that are not NaN; NaN for none."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     there = [value for value in values if not math.isnan(value)]
     try:
         return math.fsum(there) / len(there) if there else math.nan
@@ -100,9 +100,9 @@ def mean_of(values: list[float]) -> float:
 
 
 def interval_of(values: Iterable[float]) -> float:
-    """Half the width of the 95% interval of the mean of those that are not NaN, Student's t.
+    """Half the width of the 95% interval of the mean of the values that are not NaN, Student's t.
 
-    inf for fewer than two, and if one of them is infinite.
+    inf if there are fewer than two, or if one of them is infinite.
     """
     from scipy.special import stdtrit
 
@@ -114,7 +114,7 @@ def interval_of(values: Iterable[float]) -> float:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the module and all its parts are in evaluation mode; after it, each is in the mode it was in before."""
+    """Put a module and all its parts in evaluation mode; afterwards each is in its previous mode again."""
     before = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -139,24 +139,24 @@ def evaluate(
 ) -> Scores:
     """Score a learner on the tasks 0 ... n_tasks - 1 of the list (split, seed).
 
-    The learner is put in evaluation mode for the while: batch norm uses its running statistics and updates
-    none. Computed in the precision of the weights.
+    The learner is in evaluation mode meanwhile: batch norm uses its running statistics and does not update them.
+    Scores are computed in the precision of the weights.
 
     Args:
         learner: any learner whose spec covers the tasks.
-        tasks: where they come from.
+        tasks: any sampler.
         split: which classes.
-        n_tasks: how many tasks; the unit of the interval.
-        seed: another seed is another list.
+        n_tasks: how many tasks; the interval is over tasks.
+        seed: another seed gives another list.
         batch: tasks at a time, for memory; no score depends on it.
         objective: which predictions are scored: QueryLoss those for the queries, StreamLoss those at every step of
             the sequence of support and queries.
-        distributed: share the batches among the processes of torch.distributed, each of which calls this alike and
-            gets the scores of all tasks, the same as one process would.
+        distributed: share the batches among the processes of torch.distributed. Each calls this with the same
+            arguments and gets the scores of all tasks, the same as one process would.
 
     Raises:
-        ValueError: if the tasks are not of the kind that the learner was built for, or data or predictions are not
-            finite, saying which.
+        ValueError: if the tasks are not of the kind that the learner was built for, or if data or predictions are not
+            finite, naming which.
     """
     place = Place(n_tasks, split, seed=seed)
     if device_of(learner).type == "cpu":
@@ -170,7 +170,7 @@ def evaluate(
             batches.append(score_batch(predictor, tasks, part))
     if distributed:
         batches = _of_all_ranks(batches, len(range(0, n_tasks, batch)))
-    for scored in batches:  # of all processes, so that all of them stop
+    for scored in batches:  # of all processes, so that all of them raise
         if scored.fault:
             raise ValueError(scored.fault)
     columns: dict[str, list[Tensor]] = {}
@@ -180,7 +180,7 @@ def evaluate(
     names = [name for scored in batches for name in scored.names]
     confidence = [part for scored in batches for part in scored.confidence]
     correct = [part for scored in batches for part in scored.correct]
-    # A k-th instance that some batch of tasks does not have is no score of all tasks.
+    # A k-th instance that is missing from a batch is not a score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
     return Scores(split, seed, per_task, names, pooled)
@@ -201,10 +201,10 @@ class Scored(NamedTuple):
 
 
 def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Scored:
-    """Draw one batch of tasks, and score them.
+    """Draw one batch of tasks and score it.
 
     Raises:
-        ValueError: as for `evaluate`, but for what is not finite, which is noted as a fault.
+        ValueError: as for `evaluate`, except that what is not finite is returned as a fault.
     """
     spec = predictor.learner.spec
     if not spec.covers(tasks.spec):
@@ -213,7 +213,7 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
     among = f"the {place.split} tasks {place.first} ... {last}"
     episodes = tasks.sample(place, device).blanked()
     if not bool(episodes.query.mask.any(1).all()):
-        raise ValueError(f"expected a query in every task, got a task without among {among}")
+        raise ValueError(f"expected a query in every task, got a task without one among {among}")
     try:
         scored = _scored(predictor, episodes)
     except ValueError as error:
@@ -258,7 +258,7 @@ def _of_all_ranks(mine: list[Scored], n_batches: int) -> list[Scored]:
 def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tensor]:
     """The accuracy at each class's first, second, ... instance in a sequence: correct `[T, N]` -> k: `[T]`.
 
-    Only for those k that every task has: the mean over the classes with a k-th instance.
+    The mean over the classes with a k-th instance, for those k that every task has.
     """
     same = (examples.y[:, :, None] == examples.y[:, None, :]) & examples.mask[:, None, :]
     instance = torch.where(examples.mask, same.tril().sum(-1), 0)  # [T, N], from 1
@@ -272,11 +272,11 @@ def accuracy_by_instance(correct: Tensor, examples: Examples) -> dict[str, Tenso
 
 
 class _Renamed(Wrapper):
-    """The tasks of another sampler with each class's name given to the next class of the task.
+    """The tasks of another sampler with each class's label given to the next class of the task.
 
     Args:
         tasks: any sampler of classes.
-        queries: rename the classes of the queries as well.
+        queries: whether the labels of the queries change too.
     """
 
     def __init__(self, tasks: EpisodeSampler, queries: bool) -> None:
@@ -295,14 +295,14 @@ class _Renamed(Wrapper):
 def memorisation(
     learner: Learner, tasks: EpisodeSampler, *, split: Split = "test", n_tasks: Count = 100, seed: Whole = 0
 ) -> dict[str, float]:
-    """Does the learner read the labels of the support, or does it know the classes by heart (Yin et al. 2020)?
+    """Test whether the learner reads the labels of the support or has memorised the classes (Yin et al. 2020).
 
-    Each class's name is given to another class, in the support. `accuracy_renamed` is the share of predictions
-    that follow, and should equal the ordinary accuracy; `accuracy_old_names` the share that stay with the old
-    names, which should be that of confusions.
+    Each class's label is given to another class in the support. `accuracy_renamed` is the share of predictions
+    that follow, and should equal the ordinary accuracy; `accuracy_old_names` is the share that keep the old
+    labels, and should be no more than confusions explain.
 
     Raises:
-        ValueError: where the targets are not classes, or as for `evaluate`.
+        ValueError: if the targets are not classes, or as for `evaluate`.
     """
     if tasks.spec.target.n_classes is None:
         raise ValueError(f"expected tasks of classes, got {tasks.spec.target!r}; only names can be exchanged")
@@ -314,13 +314,13 @@ def memorisation(
 
 
 def pretrained(learner: Learner) -> str | None:
-    """Where first weights are from that were trained before, with their hash; None if all were drawn at random."""
+    """The source of pre-trained initial weights, with their hash; None if all were drawn at random."""
     origins = {module.origin for module in learner.modules() if isinstance(module, Backbone) and module.origin}
     return "; ".join(sorted(origins)) or None
 
 
 def normalisation(learner: Learner) -> dict[str, Any]:
-    """What a result must say: whose statistics normalise, whether queries see each other, where weights are from."""
+    """What a result must report: batch norm's statistics, whether queries see each other, the source of the weights."""
     kinds = {module.norm for module in learner.modules() if isinstance(module, Backbone)} or {"none"}
     return {
         "pretrained": pretrained(learner),
@@ -333,5 +333,5 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> float:
     """The expected calibration error of predictions: confidence `[K]`, correct (0 or 1) `[K]`."""
     from torchmetrics.functional.classification import binary_calibration_error
 
-    # A top-label prediction is a binary one: "this label is right", with the stated confidence.
+    # A top-label prediction is a binary one: "this label is right", with this confidence.
     return float(binary_calibration_error(confidence.float(), correct.long(), n_bins=15, norm="l1"))

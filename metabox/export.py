@@ -1,9 +1,9 @@
-"""Serving without metabox: `adapt` and `predict` as two graphs that need nothing but torch.
+"""Serving without metabox: `adapt` and `predict` as two graphs that need only torch.
 
 export(learner, episodes, "served")                # once, here
 adapt = torch.export.load("served/adapt.pt2").module()      # anywhere, or `load_exported("served", trusted=True)`
 predict = torch.export.load("served/predict.pt2").module()
-phi = adapt(x, y, mask, classes)                   # of classes; with a descriptor it comes last
+phi = adapt(x, y, mask, classes)                   # for classes; a descriptor comes last
 params = predict(phi, queries)
 """
 
@@ -20,17 +20,17 @@ from torch.export import Dim, ExportedProgram
 
 from metabox.checks import checked
 from metabox.episodes import Episodes, Examples
-from metabox.files import write_whole
+from metabox.files import write_atomically
 from metabox.learners.base import Learner, Phi
 
 ADAPT, PREDICT = "adapt.pt2", "predict.pt2"
-MOST = 16_384  # queries of a call: torch's attention on a GPU has a limit
+MOST = 16_384  # queries in a call, a limit of torch's attention on a GPU
 
 
 class Served(NamedTuple):
     """The two graphs of a folder.
 
-    adapt: `x [T, N, *x_shape], y, mask[, classes [T, C]][, descriptor]` -> phi, with the label sets if y are classes
+    adapt: `x [T, N, *x_shape], y, mask[, classes [T, C]][, descriptor]` -> phi; `classes` if targets are classes
     predict: `phi, x [T, M, *x_shape]` -> `[T, M, P]`
     """
 
@@ -39,7 +39,7 @@ class Served(NamedTuple):
 
 
 class _Adapt(nn.Module):
-    """`adapt` of plain tensors."""
+    """`adapt` with plain tensors as arguments."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
@@ -61,25 +61,25 @@ class _Predict(nn.Module):
 
 @checked
 def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
-    """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the given ones.
+    """Write `adapt.pt2` and `predict.pt2`, for batches of episodes like the one given.
 
     The number of queries M is free, up to 16,384. The numbers of tasks T and of support examples N are those of the
-    episodes: a smaller support is padded to N, with a mask, which changes no prediction. Inputs are no longer checked.
+    episodes: pad a smaller support to N, with a mask, which changes no prediction. The graphs check no inputs.
 
     Args:
-        learner: in evaluation mode, on the device that will serve.
-        episodes: an example of what will come; its values do not matter.
+        learner: in evaluation mode, on the device that will run the graphs.
+        episodes: example inputs; their values do not matter.
         folder: where the two files go.
 
     Raises:
-        ValueError: where the learner is in training mode, or does what a graph cannot hold: take gradients in `adapt`,
-            or let a number in a tensor decide what is computed.
+        ValueError: if the learner is in training mode, or does what a graph cannot express: take gradients in `adapt`,
+            or branch on a number in a tensor.
     """
     if learner.training:
         raise ValueError("expected a learner in evaluation mode, got one in training; call learner.eval() first")
     s, x = episodes.support, episodes.query.x
     if x.shape[1] < 2:
-        x = torch.cat([x, x], dim=1)  # a size of 1 would be taken for a constant
+        x = torch.cat([x, x], dim=1)  # the tracer takes a size of 1 for a constant
     given = tuple(part for part in (episodes.label_set(learner.spec), episodes.descriptor) if part is not None)
     adapt = _export(_Adapt(learner), (s.x, s.y, s.mask, *given))
     phi = cast(Phi, adapt.module()(s.x, s.y, s.mask, *given))
@@ -90,24 +90,24 @@ def export(learner: Learner, episodes: Episodes, folder: str | Path) -> None:
 
 @checked
 def load_exported(folder: str | Path, trusted: bool = False) -> Served:
-    """The graphs that `export` wrote, on the device that they were made on.
+    """The graphs that `export` wrote, on the device that they were exported from.
 
     Args:
         folder: where the two files are.
-        trusted: that you know who made them. torch's format for graphs has pickles in it, and can run any code when it
-            is read; there is no safe way to read a stranger's.
+        trusted: confirms that you know who made them. torch's format for graphs contains pickles, and can run any code
+            when it is read; there is no safe way to read untrusted ones.
 
     Raises:
-        ValueError: if they are not said to be trusted, there are none, or they are damaged.
+        ValueError: if `trusted` is not True, or the files are missing or damaged.
     """
     if trusted is not True:
         raise ValueError(
             f"expected trusted=True to load the graphs in {folder}, got {trusted!r}: files of torch.export can run any "
-            "code when they are read; load your own only, and export a stranger's learner anew from its run"
+            "code when they are read; load only your own, and export an untrusted learner again from its run"
         )
     try:
         adapt, predict = (torch.export.load(Path(folder) / name).module() for name in (ADAPT, PREDICT))
-    except Exception as error:  # a damaged file makes its reader raise whatever it likes
+    except Exception as error:  # a damaged file can make its reader raise anything
         raise ValueError(f"expected {ADAPT} and {PREDICT} of metabox.export in {folder}, got {error}") from error
     return Served(adapt, predict)
 
@@ -116,9 +116,9 @@ def load_exported(folder: str | Path, trusted: bool = False) -> Served:
 def _export(module: nn.Module, arguments: tuple[Any, ...], dynamic: dict[str, Any] | None = None) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer looks at deprecated parts of torch
+            warnings.simplefilter("ignore")  # the tracer touches deprecated parts of torch
             return torch.export.export(module, arguments, dynamic_shapes=dynamic)
-    except Exception as error:  # the tracer has many
+    except Exception as error:  # the tracer raises many types
         name = type(module.learner).__name__
         raise ValueError(
             f"expected a learner whose adapt and predict are fixed graphs, got {name}, which cannot be exported; "
@@ -129,7 +129,7 @@ def _export(module: nn.Module, arguments: tuple[Any, ...], dynamic: dict[str, An
 def _save(path: Path, program: ExportedProgram) -> None:
     def write(temporary: Path) -> None:
         with warnings.catch_warnings(), temporary.open("wb") as stream:
-            warnings.simplefilter("ignore")  # torch has some for its own format
+            warnings.simplefilter("ignore")  # about torch's own format
             torch.export.save(program, stream)
 
-    write_whole(path, write)
+    write_atomically(path, write)

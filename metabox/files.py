@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written atomically."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".part"
-"""How the names of temporary folders end; they begin with a dot."""
+"""Suffix of temporary folders; their names begin with a dot."""
 
 HASH = "blake2b"
-"""The key under which a JSON file carries the hash of the rest of it."""
+"""The key of a JSON file's hash, which is over the rest of its content."""
 
 DISK_ERRORS = ("os error", "I/O error", "inline_container.cc")
-"""What libraries that write by themselves say of a disk that takes no more, instead of raising an OSError."""
+"""Parts of the messages by which libraries report a full disk instead of raising an OSError."""
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a temporary name, then give it its own: no reader ever sees half of it.
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under a temporary name, then rename it: no reader ever sees an incomplete file.
 
-    The temporary file lies in a folder of its own, which is locked while it is there, so that `remove_orphans` can tell
-    what a killed process has left.
+    The temporary file is in a folder of its own, which is locked while it exists, so that `remove_orphans` can
+    recognise the leftovers of killed processes.
 
     Args:
         path: the file; a symbolic link there is replaced, never followed.
-        write: makes the file of the path that it is given.
+        write: writes the file at the path that it is given.
 
     Raises:
-        OSError: if the file cannot be written (disk full, no permission), naming it; what stood there stays.
+        OSError: if the file cannot be written (disk full, no permission); the message names it. An existing file stays.
     """
     path = Path(path)
     try:
@@ -63,10 +63,10 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
 
 
 def remove_orphans(folder: str | os.PathLike[str]) -> list[Path]:
-    """Delete the temporary folders of `write_whole` in a folder that no living process is writing; returns them.
+    """Delete and return the temporary folders of `write_atomically` in a folder that no living process is writing.
 
-    What can be locked has no writer, for the kernel takes the locks of a process back however it ends. Without
-    `fcntl` (Windows) nothing can be told apart, and nothing is deleted.
+    A folder that can be locked has no writer, for the kernel releases the locks of a process however it ends. Without
+    `fcntl` (Windows) this cannot be known, and nothing is deleted.
     """
     removed = []
     for temporary in sorted(Path(folder).glob(f".*{TEMPORARY}")) if fcntl else ():
@@ -87,7 +87,7 @@ def _locked_folder(path: Path) -> tuple[int | None, Path]:
         handle = _lock(folder)
         if not fcntl or (handle is not None and folder.is_dir()):
             return handle, folder
-        if handle is not None:  # another process took it for an orphan before it was locked
+        if handle is not None:  # another process deleted it as an orphan before it was locked
             os.close(handle)
 
 
@@ -112,10 +112,10 @@ def _refused(path: Path, error: Exception) -> OSError:
 
 
 def append(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write at the end of a file, all of the data or none; a symbolic link there is refused.
+    """Append to a file all of the data or none; a symbolic link is refused.
 
     Raises:
-        OSError: if the file cannot be written, naming it.
+        OSError: if the file cannot be written; the message names it.
     """
     path = Path(path)
     try:
@@ -136,13 +136,13 @@ def append(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, hashed: bool = False) -> None:
-    """Write JSON; `hashed`, a dictionary carries a hash of itself, which `read_json` checks."""
+    """Write JSON; if `hashed`, with a hash of the dictionary, which `read_json` checks."""
     if hashed:
-        content = content | {HASH: _hash(json.loads(json.dumps(content)))}  # of what will be read back
+        content = content | {HASH: _hash(json.loads(json.dumps(content)))}  # as it will be read back
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -150,14 +150,14 @@ def read_json(path: str | os.PathLike[str], *, hashed: bool = False) -> Any:
     """
     Args:
         path: the file.
-        hashed: whether it must be a dictionary with a hash, which is checked and left out.
+        hashed: whether it must be a dictionary with a hash, which is checked and removed.
 
     Raises:
-        ValueError: if the file is not JSON, or not as it was written, naming it.
+        ValueError: if the file is not JSON, or has changed since it was written; the message names it.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # reading a pipe would wait for somebody to write
-        raise ValueError(f"expected a file of JSON in {path}, got something that is no file; delete it")
+    if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+        raise ValueError(f"expected a file of JSON in {path}, got something other than a file; delete it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -166,7 +166,7 @@ def read_json(path: str | os.PathLike[str], *, hashed: bool = False) -> Any:
         return content
     if not isinstance(content, dict) or content.pop(HASH, None) != _hash(content):
         raise ValueError(
-            f"expected {path} as it was written, got content that its hash does not belong to: "
+            f"expected {path} as it was written, got content that does not match its hash: "
             "it was damaged or changed; restore it"
         )
     return content

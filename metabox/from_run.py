@@ -1,4 +1,4 @@
-"""A backbone that was trained before, in another run."""
+"""A backbone that was trained in another run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from metabox.ranges import Shape
 
 
 class FromRun(Backbone):
-    """The backbone of a finished run, with its best weights, to go on from.
+    """The backbone of a finished run, with its best weights, to continue from.
 
-    Its architecture is that of the run's recipe, so there is nothing else to say. The weights are read as safetensors
-    and cannot run code; `origin` names the run and a hash of its weights, and stands in every result.
+    Its architecture is that of the run's recipe, so no other option is needed. The weights are read as safetensors and
+    cannot run code; `origin` gives the run and a hash of its weights, and every result contains it.
 
     Args:
         x_shape: shape of one input.
-        run: the folder of the run, which must stay where it is for as long as this one is used.
-        freeze: leave its weights as they are; statistics of batch norm still follow the data in training.
+        run: the run folder, which must not move as long as this backbone is used.
+        freeze: do not train its weights; batch norm statistics are still updated in training.
 
     Raises:
-        ValueError: where there is no finished run, its learner has no single backbone, or that takes other inputs.
+        ValueError: if there is no finished run, its learner has no single backbone, or the backbone takes other inputs.
     """
 
     data_arguments = ("run",)
 
     def __init__(self, x_shape: Shape, run: str, freeze: bool = False) -> None:
         super().__init__(x_shape)
-        from metabox.recipe import load_run  # which reads backbones itself
+        from metabox.recipe import load_run  # here, because it imports backbones itself
 
         learner, _ = load_run(run)
         inner = getattr(getattr(learner, "embed", None), "backbone", None)

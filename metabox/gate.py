@@ -1,8 +1,8 @@
-"""The gate that recipes go through: what they may name, and how large they may be. Nothing else is imported or called.
+"""The gate for recipes: which classes they may name, and how large they may be. Nothing else is imported or called.
 
-A recipe may come from a stranger. It may name the classes that `discover.nameable` finds in the source of metabox, and
-those that plugins define (`metabox.plugins`), by exact paths, and each only where a subclass of the expected base is
-wanted. That is decided before anything is imported.
+A recipe may be untrusted. It may name the classes that `discover.nameable` finds in the source of metabox, and those
+that plugins define (`metabox.plugins`), by exact paths, and each only where a subclass of its base is expected. That is
+decided before anything is imported.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ MAX_NODES = 10_000
 MAX_DEPTH = 40
 MAX_SCALAR = 4_000
 MAX_INTEGER = 2**63
-ON_THE_COMMAND_LINE = ("config", "data_root", "out", "plugins")
-"""What a recipe must not say: where things are read from and written to, and whose code is trusted."""
+COMMAND_LINE_ONLY = ("config", "data_root", "out", "plugins")
+"""Options that a recipe must not set: paths that are read or written, and whose code is trusted."""
 
-NOT_THE_RECIPES = ("config", "__default_config__")
-"""Where the parser has read from."""
+PARSER_KEYS = ("config", "__default_config__")
+"""Keys in which the parser keeps the files that it has read."""
 
 NAME = re.compile(r"\$?[A-Za-z][\w-]*(\.[A-Za-z][\w-]*)*\+?|\d+")
 
-_alone = threading.RLock()  # the settings of jsonargparse belong to the whole process
+_lock = threading.RLock()  # the settings of jsonargparse are global
 
 
 def paths() -> dict[str, str]:
-    """Every path by which a recipe may name a class, and the class's own name."""
+    """Every path by which a recipe may name a class, with the name of the class."""
     found: dict[str, str] = {}
     for known in discover.nameable():
         parts = known.module.split(".")  # a class of metabox.tasks.images.omniglot is in metabox.tasks too
@@ -55,11 +55,11 @@ def paths() -> dict[str, str]:
 
 @contextmanager
 def closed() -> Iterator[None]:
-    """Within the block jsonargparse imports only what `paths` has; behind it, its settings are as they were."""
-    with _alone:
+    """Inside, jsonargparse imports only what is in `paths`; afterwards its settings are restored."""
+    with _lock:
         settings, search = dict(parsing_settings), sys.path[:]
         try:
-            sys.path[:] = map(os.path.abspath, search)  # the parser goes into the recipe's folder: no module from there
+            sys.path[:] = map(os.path.abspath, search)  # the parser enters the recipe's folder: import nothing there
             parsing_settings["import_path_verdicts"] = {}
             set_parsing_settings(
                 import_path_denylist=["*"],
@@ -73,12 +73,12 @@ def closed() -> Iterator[None]:
 
 
 def check_named(config: Any) -> None:
-    """Refuse what has come through the parser and is no plain value and no class that may be named.
+    """Refuse parsed values that are neither plain values nor classes that may be named.
 
-    jsonargparse lets functions stand for what they return, and an allowed path leads on to the attributes of a class.
+    jsonargparse accepts functions by what they return, and an allowed path also gives access to a class's attributes.
 
     Raises:
-        ValueError: for such a value, saying where.
+        ValueError: for such a value; the message says where it is.
     """
     _check_named(config, "", paths())
 
@@ -89,7 +89,7 @@ def _check_named(config: Any, where: str, known: Mapping[str, str]) -> None:
         if "class_path" in content and content["class_path"] not in known:
             raise ValueError(unknown_class(content["class_path"], f" for {where}"))
         for name, value in content.items():
-            if name not in NOT_THE_RECIPES:
+            if name not in PARSER_KEYS:
                 _check_named(value, f"{where}.{name}".removeprefix(".").replace(".init_args", ""), known)
     elif isinstance(config, (list, tuple, set)):
         for value in config:
@@ -107,8 +107,8 @@ def check_yaml(text: str) -> None:
     """Refuse YAML that is too large, counted as if every alias were written out.
 
     Raises:
-        ValueError: for such a text.
-        yaml.YAMLError: for one that is no YAML.
+        ValueError: if it is too large.
+        yaml.YAMLError: if the text is not YAML.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"expected YAML of at most {MAX_BYTES:,} characters, got {len(text):,}")
@@ -116,7 +116,7 @@ def check_yaml(text: str) -> None:
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"expected aliases of anchors that stand before them, got *{event.anchor}")
+                raise ValueError(f"expected aliases of anchors defined before them, got *{event.anchor}")
             nodes += sizes[event.anchor]
         elif isinstance(event, yaml.CollectionStartEvent):
             begun.append((event.anchor, nodes))
@@ -127,7 +127,7 @@ def check_yaml(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor] = 1
             nodes += 1
-            if event.implicit[0] and len(event.value) > MAX_SCALAR:  # as a number it would take long
+            if event.implicit[0] and len(event.value) > MAX_SCALAR:  # parsing it as a number would take long
                 raise ValueError(
                     f"expected values of at most {MAX_SCALAR:,} characters without quotes, got a longer one"
                 )
@@ -150,7 +150,7 @@ def read(path: str) -> dict[str, Any]:
     """The content of a recipe.
 
     Raises:
-        ValueError: if the file is no recipe, says what belongs on the command line, or names a class that it may not.
+        ValueError: if the file is not a recipe, sets an option of the command line, or names a class that it may not.
     """
     try:
         with open(path, encoding="utf-8") as stream:
@@ -161,7 +161,7 @@ def read(path: str) -> dict[str, Any]:
         raise ValueError(f"expected a recipe in {path}, options and values as YAML, got {type(content).__name__}")
     for key in content:
         name = re.split(r"[.+]", str(key))[0].replace("-", "_")
-        if name in ON_THE_COMMAND_LINE:
+        if name in COMMAND_LINE_ONLY:
             raise ValueError(
                 f"expected {name} on the command line only, as --{name.replace('_', '-')}, got it in {path}; remove it"
             )
@@ -175,7 +175,7 @@ def layers(path: Path) -> list[Path]:
     """The files that make a recipe, in the order in which they are read: the base of its folder, if any, and itself.
 
     Raises:
-        ValueError: as `read`, of either file.
+        ValueError: as for `read`, for either file.
     """
     files = [file for file in (discover.base_of(path), path) if file]
     for file in files:
@@ -193,7 +193,7 @@ def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
             if name.endswith("class_path") and isinstance(value, str) and "." in value and value not in known:
                 raise ValueError(unknown_class(value, f" in {where}"))
             _check_content(value, where, known)
-    elif isinstance(content, str):  # which the parser may read as YAML once more
+    elif isinstance(content, str):  # which the parser may parse as YAML again
         with suppress(yaml.YAMLError):
             check_yaml(content)
     elif isinstance(content, int):
@@ -206,7 +206,7 @@ def _check_integer(value: int, where: str) -> None:
 
 
 def unknown_class(path: str, where: str = "") -> str:
-    """What to say of a path that `paths` does not have."""
+    """The error message for a path that is not in `paths`."""
     known, (module, _, name) = paths(), path.rpartition(".")
     got = f"got {path!r}{where}"
     if any(f"{path}.".startswith(f"{name}.") for name in ("metabox", *(plugin.name for plugin in plugins.loaded()))):
@@ -224,10 +224,10 @@ def unknown_class(path: str, where: str = "") -> str:
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Constructors refuse values by ValueError; what else they raise was said of a value that they do not expect.
+    """Turn other errors of constructors into ValueErrors: a constructor did not expect the value that it got.
 
     Raises:
-        ValueError: in place of it, with the line that failed, for those who write constructors.
+        ValueError: with the line that failed, for the author of the constructor.
     """
     try:
         yield
@@ -240,7 +240,7 @@ def building(what: str) -> Iterator[None]:
 
 
 class RecipeFile(ActionConfigFile):
-    """`--config FILE`: a recipe read over the first."""
+    """`--config FILE`: a recipe that overrides the first."""
 
     @staticmethod
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
@@ -251,7 +251,7 @@ class RecipeFile(ActionConfigFile):
 
 
 class RecipeParser(ArgumentParser):
-    """A parser that is always behind the gate."""
+    """A parser that always applies the gate."""
 
     def parse_args(self, args: Sequence[str] | None = None, *_: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         with closed():

@@ -1,4 +1,4 @@
-"""What users hand over, as the tensors that are meant: NumPy arrays and float64 are taken, the rest is named."""
+"""Conversion of user input to tensors: NumPy arrays and float64 are accepted, anything else raises a ValueError."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FLOATS = (torch.float32, torch.float64)
 
 
 def tensor_of(name: str, value: Any, axes: str) -> Tensor:
-    """A tensor as it is, a NumPy array as a tensor of its type.
+    """A tensor unchanged, a NumPy array as a tensor of the same type.
 
     Raises:
-        ValueError: if it is neither, or an array of something else than numbers.
+        ValueError: if it is neither, or an array of anything but numbers.
     """
     if isinstance(value, Tensor):
         return value
@@ -25,7 +25,7 @@ def tensor_of(name: str, value: Any, axes: str) -> Tensor:
         try:
             native = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
             return torch.from_numpy(native if native.flags.writeable else native.copy())
-        except TypeError:  # a float of 128 bits, say
+        except TypeError:  # such as a float of 128 bits
             pass
     raise ValueError(
         f"expected {name} as a tensor or a NumPy array of numbers {axes}, got {shown(value)}; use torch.as_tensor(...)"
@@ -33,10 +33,10 @@ def tensor_of(name: str, value: Any, axes: str) -> Tensor:
 
 
 def floats_of(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Floats in the type of a learner's weights; as they are, if it has none.
+    """Floats in the type of a learner's weights, unchanged if it has none.
 
     Raises:
-        ValueError: if they are neither of that type nor float32 or float64.
+        ValueError: if they are of neither that type nor float32 or float64.
     """
     if value.dtype == dtype or (dtype is None and value.dtype in FLOATS):
         return value
@@ -46,10 +46,10 @@ def floats_of(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def device_of(value: Any) -> torch.device:
-    """A device by its name.
+    """The device with this name.
 
     Raises:
-        ValueError: if there is no such name.
+        ValueError: if there is no such device.
     """
     try:
         return torch.device(value)

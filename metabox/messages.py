@@ -1,6 +1,6 @@
-"""What the parser says of a bad value, as one line: the option, what was expected, what came, and the nearest name.
+"""The parser's error for a bad value, as one line: the option, what was expected, what it got, and the nearest name.
 
-jsonargparse tells the whole way through nested types to the value. Here its text is followed down to the cause.
+jsonargparse reports every nested type on the way to the value. This module follows its text down to the cause.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ OPTIONS_ALONE = re.compile(r"Dict must include a class_path|is abstract|Importin
 
 
 def explain(parser: ArgumentParser, text: str) -> str:
-    """The line for a message of the parser."""
+    """The one-line message for an error text of the parser."""
     if found := UNKNOWN.match(text):
         word = found["got"].split()[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        return f"expected an option that there is, got {shortened(found['got'])}{near(word.partition('=')[0], known)}"
+        return f"expected a known option, got {shortened(found['got'])}{near(word.partition('=')[0], known)}"
     if found := NO_VALUE.match(text):
         what = found["what"].replace("one argument", "a value").replace("argument", "value")
         return f"expected {what} after {found['option']}, got none"
@@ -67,25 +67,25 @@ def explain(parser: ArgumentParser, text: str) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The end of a message, if a known name is close to what came."""
+    """The end of a message that suggests the nearest known name; empty if none is close."""
     by_lower = {word.lower(): word for word in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.65)
     return f"; did you mean {by_lower[found[0]]}?" if found else ""
 
 
 def shortened(value: Any, longest: int = LONGEST) -> str:
-    """On one line, and not longer than a person reads."""
+    """The value as text on one line, shortened."""
     text = " ".join(str(value).split())
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
-    """The last cause in a message.
+    """The innermost cause in a message.
 
     Args:
-        text: the message, or what is left of it.
-        keys: the options that lead there.
-        kind: of the class that is expected there, if it is known.
+        text: the message, or the rest of it.
+        keys: the nested options that lead there.
+        kind: the base of the class that is expected there, if known.
         owner: the class that has the last option.
     """
     where = ".".join(keys) or "options"
@@ -117,8 +117,8 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
     if found := NO_OPTION.search(text):
         inner = OF_CLASS.findall(text)
         owner = inner[-1] if inner else owner
-        whose = f"of {owner.rpartition('.')[2]}" if owner else "that there is"
-        return f"expected an option {whose} for {where}, got {found['got']!r}{near(found['got'], _arguments(owner))}"
+        option = f"an option of {owner.rpartition('.')[2]}" if owner else "a known option"
+        return f"expected {option} for {where}, got {found['got']!r}{near(found['got'], _arguments(owner))}"
     if found := NO_SUBCLASS.match(text):
         got = found["got"] or found["path"] or text.rpartition("Got value: ")[2]
         return f"expected {where} as {_one(_base(found['kind']) or kind)}, got {shortened(got)}, which is none"
@@ -132,7 +132,7 @@ def _cause(text: str, keys: list[str], kind: str, owner: str) -> str:
 
 
 def _base(kind: str) -> str:
-    """The class of metabox that a type hint is about, the last one that it names."""
+    """The last class of metabox that a type hint names."""
     names = re.findall(r"metabox\.[\w.]*?(\w+)(?=['\],>]|$)", kind) or re.findall(r"^<class '(?:\w+\.)*(\w+)'>", kind)
     return names[-1] if names else ""
 
@@ -142,7 +142,7 @@ def _one(kind: str) -> str:
 
 
 def _plain(kind: str) -> str:
-    """A type hint, or a list of some, as a person would say it."""
+    """A type hint, or a list of them, in plain words."""
     kind = re.sub(r"<class '([\w.]*\.)?(\w+)'>", r"\2", kind.strip()).replace("NoneType", "null")
     if found := re.fullmatch(r"\[(.*)\]", kind, re.DOTALL):
         kind = " or ".join(re.split(r", (?![^\[]*\])", found[1]))
@@ -150,7 +150,7 @@ def _plain(kind: str) -> str:
 
 
 def _arguments(path: str) -> set[str]:
-    """The arguments of a class's constructor, with those that it hands on."""
+    """The arguments of a class's constructor, including those that it passes on to its bases."""
     known = {f"{found.module}.{found.name}": found for found in discover.nameable()}
     found = next((f for p, f in known.items() if p.rpartition(".")[2] == path.rpartition(".")[2]), None)
     if not found:

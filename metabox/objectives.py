@@ -19,8 +19,8 @@ from metabox.targets.base import score_mean, task_mean
 class Objective(nn.Module, Configured, ABC):
     """A learner and its target as the one module that is compiled, distributed and cast.
 
-    `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. Where targets have named parts, also
-    `loss_NAME [T]` of each part, with gradients, for those who weigh them anew.
+    `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
+    returns `loss_NAME [T]` of each part, with gradients, for loss weighting.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -29,17 +29,17 @@ class Objective(nn.Module, Configured, ABC):
 
     @property
     def target(self) -> Target:
-        """What is predicted, and how its log likelihood is computed."""
+        """The learner's target, which computes the log likelihood."""
         return self.learner.spec.target
 
     @abstractmethod
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
-        """Natural parameters `[T, M, P]` and the examples that they are judged on."""
+        """Natural parameters `[T, M, P]` and the examples that they are scored on."""
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
         params, examples = self.predictions(episodes)
-        # Losses stay in float32 whatever the surrounding precision: bf16 keeps 3 digits of a log likelihood.
+        # Losses stay in float32 whatever the precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
             loss, by_part = self.target.losses(params, examples.y, examples.mask)
             scores = self.target.scores(params.detach(), examples.y)
@@ -77,13 +77,13 @@ class JointLearner(Protocol):
 
 
 class JointLoss(Objective):
-    """The negative log likelihood of all of D_i^test together, given D_i^tr, divided by the number of queries.
+    """The joint negative log likelihood of D_i^test given D_i^tr, divided by the number of queries.
 
-    By the chain rule the mean, over m, of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen & Grover
-    2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
+    By the chain rule this is the mean over m of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen &
+    Grover 2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
 
     Raises:
-        ValueError: where the learner predicts every query by itself.
+        ValueError: if the learner has no method `joint`.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -91,7 +91,7 @@ class JointLoss(Objective):
         if not isinstance(learner, JointLearner):
             raise ValueError(
                 f"expected a learner with a method joint(phi, query), such as TNPA, got {type(learner).__name__}, "
-                "which predicts every query by itself; use QueryLoss"
+                "which predicts every query independently; use QueryLoss"
             )
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
@@ -104,30 +104,30 @@ class LatentLearner(Protocol):
     """A learner with a latent z; its phi holds `z_mean` and `z_scale [T, Z]`, those of q(z | support)."""
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """q(z | examples), a normal with independent parts: mean and scale, each `[T, Z]`."""
+        """q(z | examples), a diagonal normal: mean and scale, each `[T, Z]`."""
 
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters given z: x `[T, M, *x_shape]`, z `[T, S, Z]` -> `[T, S, M, P]`."""
 
 
 class LatentLoss(QueryLoss):
-    """The bound on the log likelihood that neural processes are trained by (Garnelo et al. 2018b, equation 9).
+    """The bound on the log likelihood that neural processes are trained with (Garnelo et al. 2018b, equation 9).
 
     `loss = (KL(q(z | C, T) || q(z | C)) - E_{q(z | C, T)} log p(y_T | x_T, C, z)) / |T|` for C = D_i^tr, T = D_i^test,
-    in nats per query as the other losses; the score `kl` is the first term, so divided. The targets are D_i^test
-    alone, as in that equation. In Kim et al. 2019 (equation 3, and the notebook that its authors published) they
+    in nats per query like the other losses; the score `kl` is the first term, divided likewise. The targets are
+    D_i^test alone, as in that equation. In Kim et al. 2019 (equation 3, and the authors' published notebook) they
     include the contexts: with `predict_support` the expectation is also over D_i^tr, and `|T|` counts both.
 
     `predictions`, and so evaluation, are those of `predict`, for which z comes from q(z | C). The other scores are
-    those of the predictions at the mean of q(z | C): a z that has seen the answers would flatter them.
+    those of the predictions at the mean of q(z | C): a z that has seen the query labels would inflate them.
 
     Args:
         learner: with a latent path, such as NP or ANP.
-        n_samples: samples of z that stand for the expectation.
+        n_samples: samples of z that estimate the expectation.
         predict_support: count D_i^tr among the targets.
 
     Raises:
-        ValueError: where the learner has no latent path.
+        ValueError: if the learner has no latent path.
     """
 
     def __init__(self, learner: Learner, n_samples: Count = 1, predict_support: bool = False) -> None:
@@ -163,7 +163,7 @@ class LatentLoss(QueryLoss):
 
 
 def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tensor) -> Tensor:
-    """KL(N(mean, scale) || N(other_mean, other_scale)) in nats, independent parts `[T, Z]` summed -> `[T]`."""
+    """KL(N(mean, scale) || N(other_mean, other_scale)) in nats, independent components `[T, Z]` summed -> `[T]`."""
     ratio = (scale.float() / other_scale.float()).square()
     distance = ((mean.float() - other_mean.float()) / other_scale.float()).square()
     return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)

@@ -1,8 +1,8 @@
-"""Plugins: modules of the user's own, whose classes recipes may then name.
+"""Plugins: the user's own modules, whose classes recipes may then name.
 
-A plugin is named on the command line (`--plugins`) or in a call (`load_run`), by a person who trusts its code: it is
-imported. Nothing that may come from a stranger (a recipe, a `--config` file, a run) and nothing inherited (the
-environment) can name one.
+A plugin is named on the command line (`--plugins`) or in a call (`load_run`) by a user who trusts its code: it is
+imported. Nothing that may be untrusted (a recipe, a `--config` file, a run) and nothing inherited (the environment) can
+name one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import ModuleType
 
 OPTION = "--plugins"
-HELP = "your own code, which is imported, and whose classes recipes may then name."
+HELP = "your own code, which is imported so that recipes may name its classes."
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that is loaded: the name of its module, and those of the modules in it that could not be imported."""
+    """A loaded plugin: the name of its module, and the names of its submodules that could not be imported."""
 
     name: str
     failed: tuple[str, ...] = ()
@@ -41,10 +41,10 @@ def allowed(names: Sequence[str]) -> Iterator[None]:
 
     Args:
         names: modules that can be imported (`mypackage`), or Python files (`path/to/learner.py`), which become modules
-            of the file's name. A package counts with all modules in it.
+            of the file's name. A package includes all its modules.
 
     Raises:
-        ValueError: if one cannot be imported, or a file has the name of another module.
+        ValueError: if a plugin cannot be imported, or a file has the name of another module.
     """
     token = _loaded.set((*_loaded.get(), *(_load(name) for name in names)))
     try:
@@ -54,17 +54,17 @@ def allowed(names: Sequence[str]) -> Iterator[None]:
 
 
 def loaded() -> tuple[Plugin, ...]:
-    """The plugins that are loaded here."""
+    """The plugins that are loaded in this context."""
     return _loaded.get()
 
 
-def take(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Words of a command line: the plugins that they name, and the words without them.
+def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split command-line arguments into the names of plugins and all other arguments.
 
-    `--plugins` may come anywhere and more than once, with names that commas part.
+    `--plugins` may come anywhere and more than once, with names separated by commas.
 
     Raises:
-        ValueError: if it has no name behind it.
+        ValueError: if no name follows it.
     """
     names, rest, words = [], [], iter(arguments)
     for word in words:
@@ -81,12 +81,12 @@ def take(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def as_arguments() -> list[str]:
-    """The loaded plugins as words of a command line, for another process; files by their absolute paths."""
+    """The loaded plugins as command-line arguments for another process; files by their absolute paths."""
     return [word for plugin in loaded() for word in (OPTION, _word(plugin))]
 
 
 def classes() -> Iterator[tuple[str, type]]:
-    """The classes that the loaded plugins define, by every path that leads to them."""
+    """The classes that the loaded plugins define, under every path that leads to them."""
     for plugin in loaded():
         inside = [name for name in sys.modules if f"{name}.".startswith(f"{plugin.name}.")]
         for module in inside:
@@ -96,7 +96,7 @@ def classes() -> Iterator[tuple[str, type]]:
 
 
 def _word(plugin: Plugin) -> str:
-    """What loads the plugin wherever the other process starts: a file, unless the module is within a package."""
+    """The argument that loads the plugin in any working directory: a file, unless the module is in a package."""
     file = getattr(sys.modules[plugin.name], "__file__", None)
     return str(Path(file).absolute()) if file and "." not in plugin.name else plugin.name
 
@@ -111,19 +111,19 @@ def _load(name: str) -> Plugin:
     failed: list[str] = []
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}.", onerror=failed.append):
         if found.name.endswith("__main__"):
-            continue  # which is there to be run
+            continue  # importing it would run it
         try:
             importlib.import_module(found.name)
-        except (Exception, SystemExit):  # one that needs what is not here is missed only by who names it
+        except (Exception, SystemExit):  # an error only if a recipe names one of its classes
             failed.append(found.name)
     return Plugin(module.__name__, tuple(failed))
 
 
 def _bad(name: str, error: BaseException) -> ValueError:
-    return ValueError(f"expected a plugin that can be imported, got {name}, which fails: {_said(error)}")
+    return ValueError(f"expected a plugin that can be imported, got {name}, which fails: {_described(error)}")
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -134,16 +134,16 @@ def _by_name(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
-            raise  # it is there, and imports what is not
+            raise  # the module exists, but something that it imports does not
         file = Path(f"{name.replace('.', '/')}.py")
         mend = (
             f"name its file: {OPTION} {file}" if file.is_file() else f"install it, or name its file: {OPTION} FILE.py"
         )
-        raise ValueError(f"expected a plugin that can be imported, got {name!r}, which is not here; {mend}") from error
+        raise ValueError(f"expected a plugin that can be imported, got {name!r}, not found; {mend}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
-    """The module in a file, which is registered under the file's name (a package's, for its `__init__.py`)."""
+    """The module of a file, registered under the file's name (for an `__init__.py`, under its package's name)."""
     path = Path(os.path.expanduser(path)).absolute()
     name = path.parent.name if path.name == "__init__.py" else path.stem
     if not path.is_file() or not name.isidentifier():

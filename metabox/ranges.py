@@ -1,4 +1,4 @@
-"""The values that an option can have, declared once, in the signature; `metabox.checks` holds every constructor to it.
+"""The values that an option can have, declared once, in the signature; `metabox.checks` checks every constructor.
 
 def __init__(self, width: Count = 64, dropout: BelowOne = 0.1, n_shot: CountOrRange = 1) -> None:
 """
@@ -18,9 +18,9 @@ class Within:
     Args:
         least: the smallest value.
         most: the largest value.
-        above: a value that is smaller than all.
-        below: a value that is larger than all.
-        infinite: whether a float may be infinite; NaN it never is.
+        above: every value is larger than this.
+        below: every value is smaller than this.
+        infinite: whether a float may be infinite; it is never NaN.
     """
 
     least: float | None = None
@@ -46,7 +46,7 @@ class Within:
 
 
 ASCENDING = "ascending"
-"""Marks a pair whose first number is not larger than the second."""
+"""Marks a pair whose first number is at most the second."""
 
 Whole = Annotated[int, Within()]
 Natural = Annotated[int, Within(least=0)]

@@ -1,6 +1,6 @@
-"""Recipes: one YAML file that says everything about a run. A constructor is its own configuration.
+"""Recipes: one YAML file that defines a run. Its options are constructor arguments.
 
-A recipe names classes by `class_path`, and only those that `metabox.gate` lets through.
+A recipe names classes by `class_path`, and only those that `metabox.gate` allows.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.checkpoints import load_weights
 from metabox.training.description import read_description
-from metabox.training.environment import facts, read_facts
+from metabox.training.environment import collect_environment, read_environment
 from metabox.training.loop import MakeObjective, run
 
-NOT_OF_THE_RUN = ("config", "data_root", "out")
-"""Where things lie on this machine is no part of what a run is."""
+PATH_OPTIONS = ("config", "data_root", "out")
+"""Paths on this machine, which are not part of a run's recipe."""
 
 
 Name = restricted_string_type("Name", r"^(?!\.)[^/\\\x00-\x1f]{1,200}$", docstring="The name of one folder.")
@@ -45,14 +45,14 @@ Name = restricted_string_type("Name", r"^(?!\.)[^/\\\x00-\x1f]{1,200}$", docstri
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The published number that a recipe sets out to reproduce.
+    """The published number that a recipe aims to reproduce.
 
     Args:
-        metric: what was measured, "accuracy" say.
+        metric: what was measured, for example "accuracy".
         value: as printed, in percent for an accuracy.
         interval: as printed, half the width of the 95% interval.
         source: paper and table.
-        protocol: what of the paper's protocol matters for comparing: split, queries, episodes.
+        protocol: of the paper, as far as it matters for comparison: split, queries, episodes.
         verified: whether the value was read in the source itself.
     """
 
@@ -68,7 +68,7 @@ class Claim:
 
 
 def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
-    """The options of a run: those of `metabox.training.loop.run`, and what the command line adds."""
+    """A parser of the options of a run: those of `metabox.training.loop.run` and of the command line."""
     for found in discover.nameable():
         found.load()  # so that a short name is enough in a recipe
     files = gate.layers(defaults) if defaults else []
@@ -82,11 +82,9 @@ def make_parser(defaults: Path | None = None, **kwargs: Any) -> ArgumentParser:
     )
     parser.add_argument("--config", action=gate.RecipeFile, help="A further YAML file, read over the recipe.")
     parser.add_argument("--data-root", type=str | None, help=f"Folder of the data sets; else ${DATA_VARIABLE}.")
-    parser.add_argument(
-        "--name", type=Name, default="run", help="What the run is called; the recipe's name by default."
-    )
+    parser.add_argument("--name", type=Name, default="run", help="Name of the run; the recipe's name by default.")
     parser.add_argument("--n_test", type=int, default=600, help="Test tasks of the evaluation after training.")
-    parser.add_argument("--claim", type=Claim | None, help="The published number that the recipe is about.")
+    parser.add_argument("--claim", type=Claim | None, help="The published number that the recipe aims to reproduce.")
     parser.add_function_arguments(run, skip={"out"})
     parser.add_argument("--out", type=str | None, help="Folder of the run; runs/NAME-seedSEED by default.")
     if defaults:
@@ -98,7 +96,7 @@ def find(recipe: str) -> Path:
     """The file of a recipe, given by its name in the package or by its path.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is no such recipe.
     """
     known = discover.recipes()
     path = known.get(recipe, Path(recipe))
@@ -111,7 +109,7 @@ def find(recipe: str) -> Path:
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """The resolved recipe.
 
-    Without an evaluation of its own, `--evaluation.n_way 3` means the tasks of the recipe with this option.
+    If the recipe has no evaluation, `--evaluation.n_way 3` means its training tasks with this option.
 
     Raises:
         ValueError: if an option is unknown or has a value of the wrong type.
@@ -134,7 +132,7 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 
 
 def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
-    """Words of a command line without some options and their values."""
+    """Command-line arguments without some options and their values."""
     kept, skip = [], False
     for word in arguments:
         dropped = word.startswith(options)
@@ -145,17 +143,17 @@ def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 
 
 def dump(parser: ArgumentParser, config: Namespace) -> str:
-    """The resolved recipe as YAML, without what belongs to this machine."""
+    """The resolved recipe as YAML, without the paths on this machine."""
     kept = config.clone()
-    for name in NOT_OF_THE_RUN:
+    for name in PATH_OPTIONS:
         kept.pop(name, None)
-    # null may be another value than the default
+    # null may differ from the default
     text: str = parser.dump(kept, skip_unset=False, skip_validation=True)
     return text
 
 
 class Rebuilt(NamedTuple):
-    """A finished run: the learner in evaluation mode, what it is evaluated on and by, the facts of its weights."""
+    """A finished run: the learner in evaluation mode, its evaluation tasks and objective, the weights' metadata."""
 
     learner: Learner
     tasks: EpisodeSampler
@@ -164,17 +162,17 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(parser: ArgumentParser, config: Namespace, folder: Path, *, evaluated: bool = True) -> Rebuilt:
-    """What a recipe and the weights of its run give.
+    """Rebuild a run from its recipe and its weights.
 
     Args:
         parser: of the recipe.
         config: the resolved recipe.
         folder: of the run.
-        evaluated: whether the learner must also serve the evaluation's tasks, which may be wider than those that it
-            was trained on: that asks for their data.
+        evaluated: whether the learner must also handle the evaluation tasks, which may have more ways than the
+            training tasks; this needs their data.
 
     Raises:
-        ValueError: if a file is damaged, the weights are not those of the recipe's learner, or data are not there.
+        ValueError: if a file is damaged, the weights are not those of the recipe's learner, or data are missing.
     """
     made = parser.instantiate(config)
     evaluation, spec = made.evaluation or made.tasks, read_description(folder).spec
@@ -184,7 +182,7 @@ def rebuild(parser: ArgumentParser, config: Namespace, folder: Path, *, evaluate
 
 
 def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
-    """The same before its training, with the first weights: the kind of task is that of the data."""
+    """Build a run before training, with initial weights; the spec comes from the data."""
     made = parser.instantiate(config)
     evaluation = made.evaluation or made.tasks
     learner = _learner(made, made.tasks.spec.union(evaluation.spec))
@@ -198,7 +196,7 @@ def _learner(made: Namespace, spec: TaskSpec) -> Learner:
 
 
 def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
-    """How a result of the recipe comes about: the test tasks, and what of the learner matters for comparing."""
+    """The protocol of a result: the test tasks, and the properties of the learner that matter for comparison."""
     tasks: dict[str, Any] = (config.evaluation or config.tasks).as_dict()
     return tasks | normalisation(learner)
 
@@ -207,15 +205,15 @@ def protocol(config: Namespace, learner: Learner) -> dict[str, Any]:
 def load_run(folder: str | Path, plugins: Sequence[str] = ()) -> tuple[Learner, EpisodeSampler]:
     """The learner of a finished run with its best weights, in evaluation mode, and its evaluation sampler.
 
-    No data are needed: what the learner was built for is kept with the run. The sampler opens its own when it is used.
+    No data are needed: the learner's spec is stored with the run. The sampler opens its data when it is used.
 
     Args:
-        folder: of the run. It may come from a stranger: nothing in it can run code.
-        plugins: modules or Python files of your own, which are imported, whose classes the run's recipe names.
+        folder: of the run. It may be untrusted: nothing in it can run code.
+        plugins: modules or Python files of your own whose classes the run's recipe names; they are imported.
 
     Raises:
-        ValueError: if the folder holds no run, its files are damaged, or it names a class of neither metabox nor a
-            plugin.
+        ValueError: if the folder holds no run, its files are damaged, or it names a class that belongs neither to
+            metabox nor to a plugin.
     """
     with allowed(plugins):
         parser = make_parser(find_run(folder))
@@ -228,7 +226,7 @@ def find_run(folder: str | Path) -> Path:
     """The resolved recipe in the folder of a run.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
     path = Path(folder) / "recipe.yaml"
     if not path.is_file():
@@ -239,7 +237,7 @@ def find_run(folder: str | Path) -> Path:
 
 
 def overridden(parser: ArgumentParser, config: Namespace, folder: Path) -> list[str]:
-    """The lines in which a recipe differs from that of the run in the folder, as `diff` shows them."""
+    """The lines in which a recipe differs from that of the run in the folder, as in the output of `diff`."""
     kept = find_run(folder).read_text(encoding="utf-8").splitlines()
     differ = difflib.unified_diff(kept, dump(parser, config).splitlines(), n=0, lineterm="")
     return [line for line in differ if not line.startswith(("---", "+++", "@@"))]
@@ -248,7 +246,7 @@ def overridden(parser: ArgumentParser, config: Namespace, folder: Path) -> list[
 def evaluate_run(
     parser: ArgumentParser, config: Namespace, folder: Path, *, split: Split, n_tasks: int, seed: int
 ) -> tuple[Scores, dict[str, Any]]:
-    """Scores of a run's best weights, and the whole result with everything needed to repeat it."""
+    """Scores of a run's best weights, and the full result with everything needed to repeat it."""
     learner, tasks, objective, of_weights = rebuild(parser, config, folder)
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     renamed = None
@@ -265,8 +263,8 @@ def evaluate_run(
         "claim": config.claim and config.claim.as_dict(),
         "data": tasks.fingerprint(),
         "weights": of_weights,
-        "trained_on": read_facts(folder),
-        "evaluated_on": facts(),
+        "trained_on": read_environment(folder),
+        "evaluated_on": collect_environment(),
         "tasks": scores.tasks,
         "per_task": {
             name: [None if math.isnan(value) else value for value in values] for name, values in scores.per_task.items()

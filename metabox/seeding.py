@@ -2,12 +2,12 @@
 
 A mutable generator makes a draw depend on everything drawn before it. Here a draw is a
 pure function of (seed, split, index, task, position), so a resumed run needs no sampler
-state, two ranks never overlap, and seeds 42/step 1 and 43/step 0 have nothing in common
+state, two processes never overlap, and seeds 42/step 1 and 43/step 0 have nothing in common
 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 The hash works on 32-bit words held in int64, where `*`, `^` and `>>` mean the same for
 Python ints, NumPy arrays and torch tensors on any device: one definition serves all three.
-NumPy's uint32 gives the same bits in a third of the time (products wrap by themselves).
+NumPy's uint32 gives the same bits in a third of the time (its products wrap around).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ WORD = 0xFFFFFFFF  # a word is an integer in [0, 2**32)
 
 
 def mix(words: Words) -> Words:
-    """A bijection of 32-bit words whose every output bit depends on every input bit.
+    """A bijection of 32-bit words; every output bit depends on every input bit.
 
     The multipliers are those of Wellons' `lowbias32` (2018), found by search for low bias.
     """
-    words = words ^ (words >> 16)  # a copy; from here on arrays change in place
+    words = words ^ (words >> 16)  # a copy; from here on arrays are changed in place
     words *= 0x7FEB352D
     words &= WORD
     words ^= words >> 15
@@ -63,7 +63,7 @@ def _digest(text: str) -> bytes:
 
 
 def step_seed(seed: int, index: int, rank: int = 0) -> int:
-    """The seed of torch's own generators (dropout and the like) for one training step."""
+    """The seed of torch's generators (for dropout, say) in one training step."""
     low, high = make_key("torch", seed, index, rank)
     return (high << 32 | low) & 0x7FFFFFFFFFFFFFFF
 
@@ -71,7 +71,7 @@ def step_seed(seed: int, index: int, rank: int = 0) -> int:
 class Draws:
     """Independent named streams of random words for the tasks `first ... first + n_tasks - 1`.
 
-    Task t's words do not depend on `n_tasks` or `first`, only on its own number.
+    Task t's words depend only on its number, not on `n_tasks` or `first`.
     """
 
     def __init__(self, *address: object, n_tasks: int, first: int = 0) -> None:
@@ -113,7 +113,7 @@ class Draws:
         """Random orders of `range(shape[-1])`, `[T, *shape]`; numbers of a lower rank (0 to 3) come first.
 
         Random words are sorted, with the rank in their highest bits and the number in the lowest. Ties go by number:
-        with 18 random bits or more that favours nothing by more than could be measured.
+        with 18 random bits or more the bias is too small to measure.
         """
         n = shape[-1]
         bits = max(1, (n - 1).bit_length())
@@ -133,7 +133,7 @@ class Draws:
 
     def integers(self, name: str, low: int, high: NDArray[np.int64] | int, *shape: int) -> NDArray[np.int64]:
         """Uniform in [low, high], both included, `[T, *shape]`; `high` may be an array `[T, *shape]`."""
-        if np.all(high == low):  # nothing to draw, as for a fixed way or shot
+        if np.all(high == low):  # a fixed way or shot, say
             return np.full((len(self.indices or [0]) * len(self.tasks), *shape), low, dtype=np.int64)
         return low + (self.words(name, *shape) * (high - low + 1) >> 32)
 
@@ -144,7 +144,7 @@ class Draws:
     def normal(self, name: str, *shape: int) -> NDArray[np.float64]:
         """Standard normal, `[T, *shape]`: the inverse of its distribution function, so within 6.4 of 0.
 
-        Drawn on the host, so they are the same bits for every device; another version of SciPy may round otherwise.
+        Drawn on the host, so every device gets the same bits; another version of SciPy may round differently.
         """
         from scipy.special import ndtri  # takes a while to import
 
@@ -152,7 +152,7 @@ class Draws:
         return values
 
     def _between_0_and_1(self, name: str, *shape: int) -> NDArray[np.float64]:
-        """Uniform among the 2**32 middles of equal parts of the unit interval: never 0 or 1."""
+        """Uniform among the midpoints of 2**32 equal parts of the unit interval: never 0 or 1."""
         middles: NDArray[Any] = (self.words(name, *shape) + 0.5) * 2.0**-32
         return middles
 
@@ -160,7 +160,7 @@ class Draws:
         """k numbers of range(n) without replacement, in random order: `n: [T, ...] -> [T, ..., k]`.
 
         `smallest <= n <= largest` are bounds known to the caller (they choose the method, and
-        reading them off `n` would cost a pass). Every n must be at least k.
+        computing them from `n` would cost a pass). Every n must be at least k.
         """
         if 2 * smallest >= k * k:  # collisions are rare: draw with replacement, redraw rows that repeat
             return self._by_rejection(name, k, n)

@@ -1,7 +1,7 @@
-"""Writes what editors and type checkers read of the lazy packages: `python -m metabox.stubs`.
+"""Writes the stubs of the lazy packages, for editors and type checkers: `python -m metabox.stubs`.
 
-Beside the `__init__.py` of each lazy package stands an `__init__.pyi` that re-exports its public names from the modules
-that define them. Everything else, signatures and docstrings, is in those modules.
+Beside the `__init__.py` of each lazy package there is an `__init__.pyi` that re-exports its public names from the
+modules that define them. Everything else, signatures and docstrings, is in those modules.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def stubs() -> dict[Path, str]:
 
 
 def stub(package: str, public: tuple[str, ...]) -> str:
-    """The text of one stub, by module and name."""
+    """The text of one stub, sorted by module and name."""
     homes = discover.public_names(package, public)
     lines = sorted(f"from {module} import {name} as {name}\n" for name, module in homes.items())
     version = "\n__version__: str\n" if package == discover.PACKAGE.name else ""

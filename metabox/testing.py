@@ -1,4 +1,4 @@
-"""The conformance suite: what every learner must pass, importable for learners of your own.
+"""The conformance suite: what every learner must pass, importable for your own learners.
 
     from metabox.testing import check_learner
     check_learner(MyLearner)
@@ -47,7 +47,7 @@ SPECS = {
 def make_episodes(
     spec: TaskSpec, n_tasks: Count = 3, n_support: Natural = 6, n_query: Count = 4, seed: Natural = 0
 ) -> Episodes:
-    """Random episodes of a kind; with enough support examples every class has some."""
+    """Random episodes for a spec; with enough support examples every class has some."""
     random = torch.Generator().manual_seed(seed)
 
     def examples(n: int) -> Examples:
@@ -59,13 +59,13 @@ def make_episodes(
 
     z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None
     task = torch.arange(n_tasks) % len(spec.tasks) if spec.tasks else None
-    if task is not None and z is not None:  # the first columns tell the task
+    if task is not None and z is not None:  # the first columns are the task, one-hot
         z[:, : len(spec.tasks)] = F.one_hot(task, len(spec.tasks))
     return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z, task=task)
 
 
 def _labels(target: Target, n_tasks: int, n: int, random: torch.Generator) -> Tensor:
-    """Random labels; of parts, every fifth number is missing."""
+    """Random labels; with parts, every fifth number is missing on average."""
     if target.parts:
         columns = [_numbers(part.target, (n_tasks, n, part.columns), random) for part in target.parts]
         y = torch.cat(columns, dim=-1)
@@ -76,7 +76,7 @@ def _labels(target: Target, n_tasks: int, n: int, random: torch.Generator) -> Te
 
 
 def _numbers(target: Target, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    """Numbers that labels of a kind can have."""
+    """Random valid numbers for labels of a kind."""
     if target.n_classes is not None:
         return torch.randint(target.n_classes, shape, generator=random).float()
     y = torch.randn(shape, generator=random)
@@ -84,12 +84,12 @@ def _numbers(target: Target, shape: tuple[int, ...], random: torch.Generator) ->
 
 
 def build(make: MakeLearner, spec: TaskSpec) -> Learner:
-    """A learner in evaluation mode with weights and statistics that are far from any special value."""
+    """A learner in evaluation mode with weights and statistics away from special values such as 0 and 1."""
     torch.manual_seed(0)
     learner = make(spec)
     with torch.no_grad():
         for parameter in learner.parameters():
-            # Of mean zero: a drift would grow from layer to layer, until rounding hides what is checked.
+            # Zero mean: a drift would grow from layer to layer until rounding hides what is checked.
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
         for buffer in learner.buffers():
             if buffer.is_floating_point():
@@ -155,7 +155,7 @@ def check_streaming_is_adapting_step_by_step(make: MakeLearner, spec: TaskSpec) 
     learner, episodes = build(make, spec), make_episodes(spec)
     s = episodes.support
     holes = Examples(x=s.x, y=s.y, mask=torch.rand(s.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7)
-    for sequence in (s, holes):  # what comes out at a hole means nothing
+    for sequence in (s, holes):  # predictions at a hole are meaningless
         streamed = learner.stream(sequence, episodes.descriptor)
         every = torch.ones(len(s), spec.target.size, dtype=torch.bool) if spec.target.n_classes is not None else None
         steps = [
@@ -165,7 +165,7 @@ def check_streaming_is_adapting_step_by_step(make: MakeLearner, spec: TaskSpec) 
         _close(streamed[sequence.mask], torch.cat(steps, dim=1)[sequence.mask])
 
 
-def check_adapting_elsewhere_leaves_phi_as_it_was(make: MakeLearner, spec: TaskSpec) -> None:
+def check_adapting_to_other_tasks_leaves_phi_unchanged(make: MakeLearner, spec: TaskSpec) -> None:
     learner, a, b = build(make, spec), make_episodes(spec), make_episodes(spec, seed=1)
     phi = learner.adapt(a.support, a.descriptor)
     before, weights = learner.predict(phi, a.query.x), {k: v.clone() for k, v in learner.state_dict().items()}
@@ -190,32 +190,34 @@ def check_other_shots_and_ways_work(make: MakeLearner, spec: TaskSpec) -> None:
         params = outputs(learner, episodes)
         assert params.shape == (3, 4, learner.n_params)
         assert params.isfinite().all()
-        if spec.target.n_classes is not None:  # two ways of three, of which a support of one example shows one
+        if spec.target.n_classes is not None:  # 2 of 3 ways; a support of one example shows one
             s = replace(episodes.support, y=episodes.support.y.clamp(max=1))
             phi = learner.adapt(s, episodes.descriptor, torch.tensor([[True, True]]).expand(3, -1))
             log_probs = spec.target.log_prob(learner.predict(phi, episodes.query.x), episodes.query.y % 2)
             assert log_probs.isfinite().all()
 
 
-def check_no_class_is_predicted_that_the_task_does_not_have(make: MakeLearner, spec: TaskSpec) -> None:
+def check_no_class_outside_the_label_set_is_predicted(make: MakeLearner, spec: TaskSpec) -> None:
     if spec.target.n_classes is None:
         return
     learner, episodes = build(make, spec), make_episodes(spec)
-    s, x = replace(episodes.support, y=2 * (episodes.support.y % 2)), episodes.query.x  # of the classes 0, 1, 2 no 1
+    s, x = replace(episodes.support, y=2 * (episodes.support.y % 2)), episodes.query.x  # no example of class 1
     has = torch.tensor([[True, False, True]]).expand(len(s), -1)
     for classes in (None, has):
         probability = learner.predict(learner.adapt(s, episodes.descriptor, classes), x).softmax(-1)
-        assert (probability[..., 1] == 0).all(), "a class outside of the label set has a probability"
+        assert (probability[..., 1] == 0).all(), "a class outside the label set has a probability above 0"
         torch.testing.assert_close(probability.sum(-1), torch.ones(probability.shape[:2]))
     every = learner.predict(learner.adapt(s, episodes.descriptor, torch.ones_like(has)), x)
-    assert (every > torch.finfo(every.dtype).min / 2).all(), "a class that the task has is left out"
+    assert (every > torch.finfo(every.dtype).min / 2).all(), "a class in the label set is masked"
     streamed = learner.stream(s, episodes.descriptor, has).softmax(-1)
     assert (streamed[..., 1] == 0).all()
     learner.train()
     params = learner.predict(learner.adapt(s, episodes.descriptor, has), x)
     spec.target.log_prob(params, 2 * (episodes.query.y % 2)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
-    _raises(lambda: learner.eval().adapt(replace(s, y=s.y.clamp(max=1)), episodes.descriptor, has))  # no label of it
+    _raises(
+        lambda: learner.eval().adapt(replace(s, y=s.y.clamp(max=1)), episodes.descriptor, has)
+    )  # class 1 is not in it
     _raises(lambda: learner.adapt(s, episodes.descriptor, has.float()))
     _raises(lambda: learner.adapt(s, episodes.descriptor, has[:1]))
 
@@ -238,18 +240,18 @@ def check_bf16_stays_close_to_float32(make: MakeLearner, spec: TaskSpec) -> None
     exact = outputs(learner, episodes)
     with torch.autocast("cpu", torch.bfloat16):
         rough = outputs(learner, episodes).float()
-    # bf16 keeps 8 bits: a hundredth of the outputs' size, a few layers deep
+    # bf16 keeps 8 bits: an error of 1 % of the outputs' size in each of a few layers
     assert (rough - exact).abs().max() <= 0.05 * (1 + exact.abs().max())
 
 
 def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec).train(), make_episodes(spec)
-    for _ in range(2):  # a unit may be saturated in one draw
-        with torch.no_grad():  # small first weights would make all classes look alike, and gradients vanish
+    for _ in range(2):  # a unit may be saturated for one draw of the weights
+        with torch.no_grad():  # with small initial weights all classes look alike and gradients vanish
             for p in learner.parameters():
                 p.add_(torch.randn_like(p), alpha=0.2)
         QueryLoss(learner)(episodes)["loss"].sum().backward()
-    # A gradient that only rounding keeps from zero is none.
+    # A gradient that differs from zero only by rounding does not count.
     without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6]
     assert not without, f"no gradient reaches {without}"
 
@@ -257,10 +259,10 @@ def check_every_parameter_gets_a_gradient(make: MakeLearner, spec: TaskSpec) -> 
 def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -> None:
     """Two opposite points, and two tasks that swap their targets: only the support tells which task it is.
 
-    For a learner that does not read the support, the descriptor does; without a descriptor there is one task.
+    For a learner that does not read the support, the descriptor tells the task; without a descriptor there is one.
 
-    To bind a label to the input of the step before takes a recurrent learner thousands of steps. An
-    `ordered` learner therefore gets two tasks in each of which both points have the same target.
+    A recurrent learner takes thousands of steps to bind a label to the input of the step before. For an `ordered`
+    learner, both points therefore have the same target within a task.
     """
     torch.manual_seed(0)
     learner = make(spec)
@@ -281,13 +283,13 @@ def check_it_learns_a_small_family_of_tasks(make: MakeLearner, spec: TaskSpec) -
 
 def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> Episodes:
     point = make_episodes(spec).support.x[0, 0]
-    if point.dtype == torch.uint8:  # noise and its negative look alike to a convolution: take a bright and a dark half
+    if point.dtype == torch.uint8:  # to a convolution noise and its negative look alike, two halves do not
         point = (torch.arange(spec.x_shape[-1]) < spec.x_shape[-1] // 2).mul(255).byte().expand(spec.x_shape)
     points = torch.stack([point, -point if point.is_floating_point() else 255 - point])
     which = torch.randint(2, (32, 8), generator=random)
-    which[:, 1] = 1 - which[:, 0]  # both points are in the support, which is the first four
+    which[:, 1] = 1 - which[:, 0]  # so both points are in the support, the first four
     task = torch.randint(2, (32, 1), generator=random)
-    z = _told(spec, task[:, 0], reads_support(learner), random)
+    z = _descriptors(spec, task[:, 0], reads_support(learner), random)
     if z is None and not reads_support(learner):
         task = torch.zeros_like(task)
     y = task.expand(-1, 8) if learner.ordered else which ^ task
@@ -298,7 +300,7 @@ def _small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> 
 
 
 def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
-    """A number that is 0 where all is learned; of several parts the largest."""
+    """An error that is 0 once everything is learned; for parts, the largest of their errors."""
     if not spec.target.parts:
         return float(result["squared_error" if "squared_error" in result else "loss"].detach().mean())
     means = {name: float(score.mean()) for name, score in result.items() if not name.startswith("loss")}
@@ -306,23 +308,23 @@ def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
 
 
 def reads_support(learner: Learner) -> bool:
-    """False for a learner that is only told what the task is, by its descriptor."""
+    """Whether the learner reads the support, rather than only the task's descriptor."""
     return not (isinstance(learner, MultiTask) and learner.code.kind == "given")
 
 
-def _told(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
-    """Descriptors for two tasks `[T, dz]`, one-hot where tasks have names; zeros tell nothing.
+def _descriptors(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
+    """Descriptors for two tasks `[T, dz]`, one-hot if tasks have names; zeros if the task is not given.
 
-    A learner that reads the support is told half of the tasks, if they have names, and else none of them.
+    For a learner that reads the support, half of the descriptors are given if tasks have names, else none.
     """
     if not spec.descriptor_size:
         return None
     z = F.one_hot(task, len(spec.tasks)).float() if spec.tasks else (2.0 * task[:, None] - 1)
-    told = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
-    return F.pad(z * told, (0, spec.descriptor_size - z.shape[1]))
+    given = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
+    return F.pad(z * given, (0, spec.descriptor_size - z.shape[1]))
 
 
-def check_the_support_is_read_or_not_as_it_says(make: MakeLearner, spec: TaskSpec) -> None:
+def check_only_a_learner_that_reads_the_support_depends_on_it(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
     got, other = outputs(learner, episodes), outputs(learner, episodes, make_episodes(spec, seed=1).support)
     assert torch.equal(got, other) != reads_support(learner)
@@ -333,21 +335,21 @@ def check_the_descriptor_is_used(make: MakeLearner, spec: TaskSpec) -> None:
         return
     learner, episodes = build(make, spec), make_episodes(spec)
     assert episodes.descriptor is not None
-    other = replace(episodes, descriptor=episodes.descriptor.roll(1, 0))  # another task's
+    other = replace(episodes, descriptor=episodes.descriptor.roll(1, 0))  # of another task
     assert not torch.allclose(outputs(learner, other), outputs(learner, episodes), atol=1e-4)
 
 
-def check_bad_input_is_named(make: MakeLearner, spec: TaskSpec) -> None:
+def check_bad_input_raises_a_value_error(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
     s = episodes.support
     bad = [Examples(x=s.x[..., :-1], y=s.y)]
     if spec.target.n_classes is not None:
         bad += [Examples(x=s.x, y=s.y + spec.target.size), Examples(x=s.x, y=s.y[..., None].float())]
     else:
-        nonsense = math.inf if spec.target.parts else math.nan  # of a part, NaN is a missing label
+        nonsense = math.inf if spec.target.parts else math.nan  # in a part, NaN is a missing label
         bad += [Examples(x=s.x, y=s.y + nonsense), Examples(x=s.x, y=s.y[..., 0].long())]
     if spec.target.parts:
-        bad += [Examples(x=s.x, y=s.y + 10)]  # no such classes
+        bad += [Examples(x=s.x, y=s.y + 10)]  # classes out of range
     if s.x.is_floating_point():
         bad += [Examples(x=s.x * math.inf, y=s.y)]
     for support in bad:
@@ -367,7 +369,7 @@ def _raises(call: Callable[[], object]) -> None:
         call()
     except ValueError as error:
         if "expected" not in str(error):
-            raise AssertionError(f"an error must say what was expected, got {error}") from error
+            raise AssertionError(f"expected an error that says what was expected, got {error}") from error
         return
     raise AssertionError("expected a ValueError for bad input, got an answer")
 
@@ -405,7 +407,7 @@ def check_learner(make: type[Learner]) -> None:
     """Run every check on every kind of task that the learner declares in `targets`.
 
     Raises:
-        AssertionError: for the first property that does not hold, naming it and the kind of task.
+        AssertionError: for the first property that does not hold, with its name and the kind of task.
     """
     for kind, spec in SPECS.items():
         for name, check in CHECKS.items():

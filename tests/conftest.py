@@ -1,10 +1,10 @@
-"""What the tests share: a cache of their own, and where real data are."""
+"""Shared fixtures: a separate cache, small image folders, and the place of real data."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core; read when torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core; torch reads it when imported
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from made_up import made
 
-# Nothing here measures the machine, which may be busy.
+# No test may depend on the speed of the machine, which may be busy.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
@@ -25,7 +25,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Packs go to a folder of this session, never to the user's own."""
+    """Packs go to a folder of this session, never to the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METABOX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -33,7 +33,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for one test alone, to count or to damage the packs in it."""
+    """A cache for one test, to count or damage the packs in it."""
     monkeypatch.setenv("METABOX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -46,7 +46,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def omniglot_root() -> str:
-    """The data root that holds Omniglot. Without it a test is skipped here, and fails where CI is set."""
+    """The data root that holds Omniglot. Without it a test is skipped, or fails if CI is set."""
     root = Path(os.environ.get("METABOX_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if any((root / folder).is_dir() for folder in ("omniglot", "omniglot-py")):
         return str(root)

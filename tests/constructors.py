@@ -1,4 +1,4 @@
-"""Every public class with options, found by walking the package, and the arguments that it cannot be made without."""
+"""Every public class with options, found by walking the package, and its required arguments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REALS = TaskSpec((2,), Reals(1))
 
 
 class Made(NamedTuple):
-    """A class and how to make one."""
+    """A class and its required arguments."""
 
     cls: Any
     required: dict[str, Any]
@@ -45,7 +45,7 @@ def _rows() -> dict[str, Any]:
 
 
 def _required(name: str) -> Any:
-    """What an argument without a default may be."""
+    """A value for an argument without a default."""
     made = {
         "spec": lambda: REALS,
         "x_shape": lambda: (1, 32, 32),
@@ -98,7 +98,7 @@ ELSE: dict[str, Any] = {
     "dims": Growth(6, 1, 2000),
     "points": Growth(12, 2, 2000),
 }
-"""Values that are nobody's default, by the name of an option."""
+"""Values that are no class's default, by the name of an option."""
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "TaskSpec": {"x_shape": (2,), "target": Reals(1)},
@@ -112,7 +112,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def _spec_of(learner: Any) -> TaskSpec:
-    """A small kind of task that a learner takes."""
+    """A small spec that a learner accepts."""
     named = {"HardSharing", "CrossStitch", "Independent", "SoftSharing", "MMoE", "PLE"}
     kinds = ["named tasks"] if learner.__name__ in named else [*SPECS]
     specs = [SPECS[kind] for kind in kinds if isinstance(SPECS[kind].target, learner.targets)]
@@ -133,7 +133,7 @@ def made_of(cls: Any) -> Made:
 
 
 def classes() -> dict[str, Any]:
-    """Name to class, of all that are not made from a run's folder."""
+    """Name to class, except those that are made from a run folder."""
     found = {f"{base}.{found.name}": found.load() for base in BASES for found in subclasses(base)}
     found |= {cls.__name__: cls for cls in OTHERS}
     return {name: cls for name, cls in found.items() if cls.__name__ not in ("FromRun", "Vector")}

@@ -1,6 +1,6 @@
-"""Random pickles, from the opcodes that fill arrays, until one does anything but be read or refused.
+"""Random pickles from the opcodes that fill arrays; each must be read or refused.
 
-python tests/fuzz_pickle.py 2000        # so many; a crash or a hang is for whoever started this to see
+python tests/fuzz_pickle.py 2000        # their number; the caller has to notice a crash or a hang
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dtype(code: bytes, builds: int = 1) -> bytes:
 
 @st.composite
 def nearly(draw: st.DrawFn) -> bytes:
-    """An array as NumPy writes it, whose content is now and then too short or too long, or that is filled again."""
+    """An array as NumPy writes it; sometimes its content is too short or too long, or it is filled twice."""
     code = draw(st.sampled_from([b"u1", b"i4", b"S2", b"O8", b"O8"]))
     dims = draw(st.lists(st.integers(0, 200), min_size=1, max_size=2))
     count = math.prod(dims) + draw(st.sampled_from([0, 0, -1, 1, -100]))
@@ -64,7 +64,7 @@ def nearly(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def arrays(draw: st.DrawFn) -> bytes:
-    """An array with a shape, a type and a content that need not fit, and anything between."""
+    """An array with a shape, a type and a content that need not fit, and opcodes in between."""
     between = st.lists(st.one_of(place, st.sampled_from([b"2", b"h\0", b"q\0", b""])), max_size=2).map(b"".join)
     kind = dtype(draw(st.sampled_from([*CODES])), draw(st.integers(0, 2)))
     shape = b"(" + b"".join(draw(st.lists(st.one_of(small, large), max_size=3))) + b"t"
@@ -89,7 +89,7 @@ streams = pieces.map(lambda ops: b"\x80\4(" + b"".join(ops) + b"l.")
 
 
 def touch(value: Any, depth: int = 0) -> None:
-    """Look at every byte, as whoever reads it will."""
+    """Read every byte, as a caller of `safe_load` would."""
     if isinstance(value, np.ndarray):
         value.copy().tobytes()
         if value.dtype.hasobject:

@@ -1,10 +1,10 @@
-"""Files that a stranger could send: how each is made, how a user would open it, and what the refusal says.
+"""Untrusted files: how each is made, how a user would open it, and what the refusal says.
 
     python tests/hostile.py                  # all of them, one line of JSON each
     python tests/hostile.py image/eps ...    # some of them
 
-`HOSTILE` and `GOOD` are tables of `Case` by "kind/name". A case is made in an empty folder, and what it would run if it
-could run anything makes PWNED there. Reading one ends in a ValueError that says `says`, or well if that is None.
+`HOSTILE` and `GOOD` are tables of `Case` by "kind/name". A case is made in an empty folder; if it could run anything,
+it would make PWNED there. Reading one raises a ValueError that matches `says`, or succeeds if that is None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import hostile_arrays  # noqa: F401  # each fills the tables
+import hostile_arrays  # noqa: F401  # each adds to the tables
 import hostile_images  # noqa: F401
 import hostile_texts  # noqa: F401
 from hostile_case import GOOD, HOSTILE, PWNED, Case, fake_ghostscript
@@ -25,7 +25,7 @@ __all__ = ["GOOD", "HOSTILE", "PWNED", "Case", "attempt", "fake_ghostscript"]
 
 
 def attempt(case: Case) -> dict[str, object]:
-    """Make a case in a folder of its own and read it: what came of it, and the seconds of this process."""
+    """Make a case in a new folder and read it: the outcome, and the CPU seconds of this process."""
     with tempfile.TemporaryDirectory() as name:
         folder, here = Path(name), Path.cwd()
         case.make(folder)

@@ -42,7 +42,7 @@ def dtype(code: bytes) -> bytes:
 
 
 def filled(shape: bytes, code: bytes, content: bytes) -> bytes:
-    """Opcodes that fill the array on the stack, with the content that other opcodes push."""
+    """Opcodes that fill the array on the stack with the content that other opcodes push."""
     return b"(K\1" + shape + dtype(code) + b"\x89" + content + b"tb"
 
 
@@ -269,13 +269,13 @@ def renamed(name: bytes) -> bytes:
 
 
 def huge() -> bytes:
-    """An entry that says it has 4 GB, in the archive's directory and before its content."""
+    """An entry that claims 4 GB, in the archive's directory and in its own header."""
     whole = zipped(("cifar100/data/a/0.png", encoded("png")), method=zipfile.ZIP_STORED)
     return whole.replace(struct.pack("<I", len(encoded("png"))), b"\xf0\xff\xff\xff")
 
 
 def overlapping() -> bytes:
-    """Many names for one content, as in Fifield 2019 ("A better zip bomb")."""
+    """Several names for the same bytes, as in Fifield 2019 ("A better zip bomb")."""
     whole = zipped(*((f"cifar100/data/a/{i}.png", bytes(1 << 20)) for i in range(3)))
     at = [found.start() for found in re.finditer(b"PK\1\2", whole)]
     for start in at[1:]:  # each entry's offset is that of the first

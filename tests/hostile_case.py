@@ -35,7 +35,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 def fake_ghostscript(folder: Path) -> Path:
-    """A folder for the front of PATH with a `gs` that leaves PWNED, for machines without Ghostscript too."""
+    """A folder to put first in PATH, with a `gs` that makes PWNED, for machines without Ghostscript too."""
     path = folder / "bin" / "gs"
     put(path, f"#!/bin/sh\ntouch {folder / PWNED}\necho 10.0\n".encode())
     path.chmod(0o755)
@@ -49,7 +49,7 @@ def encoded(kind: str, size: tuple[int, int] = (8, 8), mode: str = "RGB", **opti
 
 
 class Calls:
-    """Pickled as a call."""
+    """An object that pickles as a call of a function."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = function, arguments
@@ -71,4 +71,4 @@ EPS = (
     b"(PWNED) (w) file closefile (%pipe%touch PWNED) (w) file closefile\nshowpage\n%%EOF\n"
 )
 JPEG = encoded("jpeg")
-NONE = "no PNG, JPEG"  # what is in none of the formats
+NONE = "no PNG, JPEG"  # said of a file in none of the formats

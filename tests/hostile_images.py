@@ -1,4 +1,4 @@
-"""Hostile images in a folder of class folders, and folders with something in them that is no file."""
+"""Hostile images in a folder of class folders, and folders with entries that are not regular files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MANY = 8 << 20
 
 
 def again(whole: bytes) -> bytes:
-    """A progressive JPEG with its last scan two thousand times."""
+    """A progressive JPEG with its last scan repeated two thousand times."""
     return whole[:-2] + whole[whole.rfind(b"\xff\xda") : -2] * 2000 + whole[-2:]
 
 
@@ -157,7 +157,7 @@ for name, (content, says) in IMAGES.items():
     )
 GOOD["image"] = Case(lambda folder: put(folder / "set/a/0.png", encoded("png", (500, 500))), read_images)
 
-# Folders with something in them that is no file.
+# Folders with entries that are not regular files.
 
 
 def odd(make: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -166,7 +166,7 @@ def odd(make: Callable[[Path], object]) -> Callable[[Path], object]:
 
 def bound(path: Path) -> None:
     here = os.getcwd()
-    os.chdir(path.parent)  # the name of a socket has 108 letters at most
+    os.chdir(path.parent)  # the name of a socket has at most 108 letters
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)
     os.chdir(here)

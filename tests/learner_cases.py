@@ -1,4 +1,4 @@
-"""What the tests of learners share: specs, ragged episodes, and a task's examples one by one."""
+"""Helpers for the tests of learners: specs, ragged episodes, and a task's examples one by one."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def mean(parts: list[Tensor], width: int) -> Tensor:
 
 
 def embedding(learner: Learner, episodes: Episodes, t: int) -> Callable[[Tensor], Tensor]:
-    """What a learner's first layer makes of one input of task t: its features, and the descriptor beside them."""
+    """A learner's first layer for one input of task t: its features, with the descriptor concatenated."""
     z = [] if episodes.descriptor is None else [episodes.descriptor[t]]
     return lambda x: torch.cat([learner.embed.backbone(x), *z])
 
 
 def doubled(examples: Examples) -> Examples:
-    """In double precision, where near ties of usage stay apart."""
+    """Examples in double precision, in which near ties of usage stay apart."""
     y = examples.y.double() if examples.y.is_floating_point() else examples.y
     return Examples(x=examples.x.double(), y=y, mask=examples.mask)
 

@@ -1,4 +1,4 @@
-"""Small made-up sets of images, and how the tests open them."""
+"""Small random sets of images, and how the tests open them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORT = [
     *("--outer.steps", "1", "--outer.n_tasks", "1", "--outer.accumulate", "1", "--outer.warmup", "0"),
     *("--outer.validate_every", "1", "--outer.n_validation", "1", "--n_test", "1"),
 ]
-"""A recipe in a second."""
+"""Options that run a recipe in a second."""
 
 
 def png(seed: int, size: int = 8, channels: int = 1) -> bytes:

@@ -1,4 +1,4 @@
-"""Made-up images whose pixels tell which drawing of which class they are."""
+"""Images whose pixels are the numbers of their class and drawing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metabox.tasks.nway import NWayKShot
 
 
 class Numbered(ClassImages):
-    """60 train classes in groups of 4 to 8, with 20 to 29 drawings; an image holds its class and drawing."""
+    """60 training classes in groups of 4 to 8, with 20 to 29 drawings each; an image holds its class and drawing."""
 
     def __init__(self, sizes=None, groups=True):
         self.sizes = 20 + np.arange(80) % 10 if sizes is None else np.asarray(sizes)

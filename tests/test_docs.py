@@ -36,7 +36,7 @@ COMMAND = re.compile(r"^\$ (?:python -m )?metabox (.*)$", re.MULTILINE)
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to run a page in: modules there can be imported, and nothing of it stays."""
+    """A folder to run a page in: modules there can be imported, and are unloaded afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("METABOX_DATA", "")  # --data-root changes it
@@ -65,7 +65,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, workplace: Path) -> 
 
 
 def run_block(text: str, namespace: dict[str, object], page: str) -> None:
-    """Run a block, and compare what it prints with the comments behind its `print`s."""
+    """Run a block, and compare what it prints with the comments after its `print`s."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(text, f"{page}.md", "exec"), namespace)
@@ -75,9 +75,9 @@ def run_block(text: str, namespace: dict[str, object], page: str) -> None:
 
 
 def check_command(arguments: list[str]) -> None:
-    """Run what is quick; of a training or an evaluation only read the options, and leave a run to go on with."""
+    """Run quick commands; of a training or an evaluation only read the options, and leave a run for later commands."""
     command, *rest = arguments
-    if command == "report":  # of runs that were not trained here: they are missed by name, so the options were read
+    if command == "report":  # its runs were not trained here: the error about them shows that the options were read
         assert main(arguments) == 2
         return
     if command == "list" or any("help" in argument for argument in rest):
@@ -97,8 +97,8 @@ def check_command(arguments: list[str]) -> None:
 
 
 def leave_untrained_run(arguments: list[str]) -> None:
-    """What `metabox train` would leave, with the first weights."""
-    names, (recipe, *options) = plugins.take(a for a in arguments if a != "--print_config")
+    """Leave what `metabox train` would, with untrained weights."""
+    names, (recipe, *options) = plugins.split_arguments(a for a in arguments if a != "--print_config")
     with plugins.allowed(names):
         parser = make_parser(find(recipe))
         config = parse(parser, options)
@@ -114,7 +114,7 @@ def leave_untrained_run(arguments: list[str]) -> None:
 
 
 def build_recipe(path: str) -> None:
-    """Everything that the recipe names can be made, and fits together."""
+    """Check that everything in the recipe can be made and fits together."""
     with plugins.allowed([str(file) for file in Path().glob("*.py")]):
         parser = make_parser(Path(path))
         made = parser.instantiate(parse(parser, []))
@@ -124,8 +124,8 @@ def build_recipe(path: str) -> None:
     assert learner.eval()(evaluation.sample(Place(2, "val"))).isfinite().all()
 
 
-def test_the_way_of_one_image_names_functions_that_are_there() -> None:
-    """A method may be that of a base class, but must be reached under the name that the page says."""
+def test_the_path_of_one_image_names_functions_that_are_there() -> None:
+    """A method may be inherited from a base class, but must be defined in the file that the page gives."""
     page = (DOCS / "concepts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(metabox/[\w/]+)\.py` \| `([\w.]+)` \|", page, re.MULTILINE)
     assert len(rows) > 12

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metabox.files import append, remove_orphans, write_text, write_whole
+from metabox.files import append, remove_orphans, write_atomically, write_text
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of folders need fcntl")
 
@@ -41,7 +41,7 @@ def test_what_a_killed_writer_left_is_removed_and_the_old_file_stays(tmp_path: P
         temporary.with_suffix(".helper").write_text("libraries have temporary files of their own")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    assert in_a_child(lambda: write_whole(tmp_path / "kept", half)) == signal.SIGKILL
+    assert in_a_child(lambda: write_atomically(tmp_path / "kept", half)) == signal.SIGKILL
     assert len(names(tmp_path)) == 2
     assert len(remove_orphans(tmp_path)) == 1
     assert names(tmp_path) == ["kept"]
@@ -54,7 +54,7 @@ def test_a_file_that_is_being_written_is_no_orphan(tmp_path: Path) -> None:
         assert remove_orphans(tmp_path) == []
         assert in_a_child(lambda: os._exit(len(remove_orphans(tmp_path)))) == 0
 
-    write_whole(tmp_path / "kept", write)
+    write_atomically(tmp_path / "kept", write)
     assert names(tmp_path) == ["kept"]
     assert (tmp_path / "kept").read_text() == "new"
 

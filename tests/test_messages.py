@@ -15,9 +15,9 @@ learner: {class_path: CNP, init_args: {width: 8}}
 
 MISTAKES = {
     # Words of the command line.
-    "--outer.step 3": "expected an option that there is, got --outer.step 3; did you mean --outer.steps?",
-    "--seeds 3": "expected an option that there is, got --seeds 3; did you mean --seed?",
-    "more.yaml": "expected an option that there is, got more.yaml",
+    "--outer.step 3": "expected a known option, got --outer.step 3; did you mean --outer.steps?",
+    "--seeds 3": "expected a known option, got --seeds 3; did you mean --seed?",
+    "more.yaml": "expected a known option, got more.yaml",
     "--seed": "expected a value after --seed, got none",
     "--config none.yaml": "expected a recipe's name or a YAML file, got 'none.yaml'; `metabox list` names the recipes",
     "--config -": "expected a recipe's name or a YAML file, got '-'; `metabox list` names the recipes",

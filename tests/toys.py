@@ -1,4 +1,4 @@
-"""A small task distribution and learner for tests that train: seconds matter, accuracy does not."""
+"""A small task distribution and learner for tests that train: speed matters, accuracy does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Signs(EpisodeSampler):
     spec = TaskSpec((3,), Classes(2))
 
     def __init__(self) -> None:
-        self.n_way = (2, 2)  # a setting that JSON does not give back as it was
+        self.n_way = (2, 2)  # a setting that JSON does not restore as it was
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         words = place.draws("signs").words("x", 11, 3)
@@ -37,7 +37,7 @@ class Signs(EpisodeSampler):
 
 
 class Toy(Learner):
-    """Pools the support, with batch norm and dropout, so that a resumed run has both to bring back."""
+    """Pools the support, with batch norm and dropout, both of which a resumed run must restore."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)
@@ -62,7 +62,7 @@ PARTS = (
 
 
 def made_parts(n_tasks: int, n: int, seed: int = 0) -> Tensor:
-    """Targets of PARTS `[n_tasks, n, 13]`, a quarter of all numbers missing; the first example has them all."""
+    """Targets of PARTS `[n_tasks, n, 13]`, a quarter of all numbers missing; the first example is complete."""
     random = torch.Generator().manual_seed(seed)
     columns = []
     for part in PARTS:
@@ -79,7 +79,7 @@ def made_parts(n_tasks: int, n: int, seed: int = 0) -> Tensor:
 
 
 def named_rows(n: int = 60, **kwargs: Any) -> Rows:
-    """Three named tasks of 6, 24 and 30 rows; a row's x is its number; half train, a quarter each val and test."""
+    """Three named tasks of 6, 24 and 30 rows; a row's x is its index; half are train, a quarter each val and test."""
     return Rows(
         x=torch.arange(n).float()[:, None],
         y=torch.arange(n) % 3,

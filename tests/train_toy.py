@@ -1,7 +1,7 @@
-"""Trains the toy in a process of its own, for tests that stop or kill it: `python train_toy.py OUT STEPS [MOMENT]`.
+"""Trains the toy in a separate process, for tests that stop or kill it: `python train_toy.py OUT STEPS [MOMENT]`.
 
-It counts what it does with files in OUT (opens, renames and removes them, makes folders) and prints the number; with
-MOMENT it kills itself instead of doing more. To the files, every kill between two of these moments is the same.
+It counts its operations on files in OUT (opening, renaming, removing, making folders) and prints the number; at
+operation MOMENT it kills itself instead. For the files, all kills between two operations are the same.
 """
 
 import itertools

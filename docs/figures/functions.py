@@ -32,7 +32,7 @@ plt.rcParams |= {"svg.hashsalt": "metabox", "font.size": 9, "axes.spines.top": F
 
 @contextmanager
 def figure(name: str, panels: int = 1, **options: Any) -> Iterator[Any]:
-    """Axes to draw on, and the file in docs/_static that they become; the same picture gives the same bytes."""
+    """Axes that are saved as a file in docs/_static; the same picture gives the same bytes."""
     drawing, axes = plt.subplots(1, panels, figsize=(8, 2.8), layout="constrained", **options)
     yield axes
     drawing.savefig(STATIC / f"{name}.svg", metadata={"Date": None})
@@ -52,7 +52,7 @@ def posterior(support: Examples, at: np.ndarray, tasks: GaussianProcess) -> tupl
 
 
 def predictions(learner: Learner) -> None:
-    """Three functions of which few, some and many points are seen."""
+    """Predictions for three functions with few, some and many points seen."""
     at = np.linspace(-2, 2, 200)
     with figure("functions-posterior", 3, sharey=True) as axes:
         for axis, n in zip(axes, (3, 8, 20), strict=True):

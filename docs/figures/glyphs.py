@@ -1,4 +1,4 @@
-"""Draws docs/_static/glyphs.png: six characters of the Glyphs task distribution (rows), eight drawings of each."""
+"""Draws docs/_static/glyphs.png: six characters of Glyphs in rows, eight drawings of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws docs/_static/shapes.png and scenes.png: images of Shapes; of Scenes, with what is to be predicted."""
+"""Draws docs/_static/shapes.png and scenes.png: images of Shapes, and images of Scenes with their targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = 4  # pixels
 
 
 def sheet(tiles: np.ndarray) -> np.ndarray:
-    """Tiles `[rows, columns, H, W, 3]` of 0 ... 1, on white."""
+    """Tiles `[rows, columns, H, W, 3]` from 0 to 1, framed in white."""
     framed = np.pad(tiles, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=1.0)
     return np.concatenate([np.concatenate(list(row), axis=1) for row in framed], axis=0)
 

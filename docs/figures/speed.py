@@ -10,7 +10,7 @@ from metabox.files import read_json
 
 
 def share_of_the_limits(speed: dict[str, Any]) -> None:
-    """How close to what the machine can do: training steps to its matrix rate, sampling to the bare gather."""
+    """How close training steps come to the machine's matrix rate, and sampling to the bare gather."""
     limit = speed["steps_measured_with"]["product_gflop_per_s"]
     steps = [row for row in speed["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
     shares = {row["learner"]: row["gflop_per_s"] / limit for row in steps}
@@ -23,7 +23,7 @@ def share_of_the_limits(speed: dict[str, Any]) -> None:
 
 
 def against_peers(speed: dict[str, Any]) -> None:
-    """How many times faster than each peer."""
+    """How many times as fast as each peer."""
     times = {
         f"{peer},\n{row['way']}w{row['shot']}s": factor
         for row in speed["sampling"]
@@ -43,7 +43,7 @@ def against_peers(speed: dict[str, Any]) -> None:
 
 
 def growth(speed: dict[str, Any]) -> None:
-    """Time and memory of a training step along the support and the tasks."""
+    """Time and memory of a training step against the sizes of the support and of the batch."""
     with figure("speed-growth", panels=3) as panels:
         for axes, (axis, what) in zip(
             panels, (("support", "training_ms"), ("support", "kept_mb"), ("tasks", "training_ms")), strict=True

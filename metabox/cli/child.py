@@ -1,11 +1,11 @@
-"""A command of metabox as a process that ends when the one that started it does, however that ended.
+"""A command of metabox as a child process that ends when its parent does, however that ended.
 
-It is started by the path of this file. Python searches the file's folder in place of the working directory then, and
-this folder is taken off again below: whatever lies where a user happens to work is not imported. metabox itself is the
-one that this file belongs to, whether it was installed, is a checkout in PYTHONPATH, or neither. A process that Fabric
-starts for a further device is started in the same way.
+It is started by the path of this file. Python then searches the file's folder instead of the working directory, and
+this folder is removed from the search path below: nothing in the user's working directory is imported. metabox itself
+is the one that this file belongs to, whether it was installed, is a checkout in PYTHONPATH, or neither. Fabric starts
+its processes for further devices in the same way.
 
-Standard input is a pipe that nothing is written to. The kernel closes it when the starter ends.
+Standard input is a pipe that nothing is written to. The kernel closes it when the parent ends.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LOG = "train.log"
 def execute(
     arguments: list[str], folder: str, started: Callable[[subprocess.Popen[bytes]], object] = lambda process: None
 ) -> str | None:
-    """Run a command, what it says going to the folder's log; returns why it failed in one line, None if it did not.
+    """Run a command with its output in the folder's log; returns the reason of a failure in one line, else None.
 
     Args:
-        arguments: those of `metabox`.
+        arguments: of `metabox`.
         folder: of the run.
-        started: told of the process once it goes.
+        started: called with the process once it has started.
     """
     path = Path(folder) / LOG
     if path.is_symlink():
@@ -52,7 +52,8 @@ def execute(
 
 
 def _run(arguments: list[str], log: IO[bytes], started: Callable[[subprocess.Popen[bytes]], object]) -> int:
-    searched = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]  # "" would be here
+    # Without "", which means the working directory.
+    searched = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PYTHONPATH": os.pathsep.join(searched)} if searched else {}
     command = [sys.executable, os.path.abspath(__file__), *arguments]
@@ -60,17 +61,17 @@ def _run(arguments: list[str], log: IO[bytes], started: Callable[[subprocess.Pop
         command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
     ) as process:
         started(process)
-        return process.wait()  # communicate would close the pipe
+        return process.wait()  # `communicate` would close the pipe
 
 
 def _reason(code: int, path: Path, begin: int) -> str:
-    """The last line of the log, or the last that is of metabox itself; and the signal, if one ended the process."""
+    """The last line of the log, metabox's own if there is one; and the signal, if one ended the process."""
     with path.open("rb") as log:
         log.seek(max(begin, path.stat().st_size - 10_000))
         text = log.read().decode(errors="replace")
-    said = ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines()]
-    said = [line for line in said if line]
-    last = next((line for line in reversed(said) if line.startswith("metabox: ")), said[-1] if said else "")
+    lines = ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    last = next((line for line in reversed(lines) if line.startswith("metabox: ")), lines[-1] if lines else "")
     reason = last.removeprefix("metabox: ").removeprefix("error: ")[:500]
     if code > 0:
         return reason or f"exit code {code}, and nothing in its log"
@@ -78,17 +79,17 @@ def _reason(code: int, path: Path, begin: int) -> str:
     return f"ended by {name}" + (f" after: {reason}" if reason else "")
 
 
-def _end_with_the_starter() -> None:
+def _end_with_parent() -> None:
     def wait() -> None:
         while os.read(0, 1):
             pass
-        os._exit(1)  # as by SIGKILL: going on from a checkpoint is exact, and another process may be about to do so
+        os._exit(1)  # as by SIGKILL: resuming from a checkpoint is exact, and another process may be about to do so
 
     threading.Thread(target=wait, daemon=True).start()
 
 
 def _load_metabox() -> None:
-    """Import the package that this file is of without searching its folder's parent, which may be the working one."""
+    """Import the package of this file without searching its parent folder, which may be the working directory."""
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "__init__.py")
     spec = importlib.util.spec_from_file_location("metabox", path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
@@ -97,7 +98,7 @@ def _load_metabox() -> None:
 
 
 if __name__ == "__main__":
-    _end_with_the_starter()
+    _end_with_parent()
     _load_metabox()
     from metabox.cli.main import main
 

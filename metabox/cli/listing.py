@@ -1,4 +1,4 @@
-"""What `metabox list` prints: the learners, backbones, data sets and recipes that are here. torch is not imported."""
+"""The output of `metabox list`: the available learners, backbones, data sets and recipes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "datasets": partial(_classes, "EpisodeSampler"),
     "recipes": lambda: {name: discover.title(path) for name, path in discover.recipes().items()},
 }
-"""What can be listed: each kind, and how its names and what they stand for are found."""
+"""What can be listed: each kind, and a function that finds its names and their summaries."""
 
 NARROWEST = 24
-"""Columns that a summary has at least, however narrow the terminal."""
+"""The least width of a summary in columns, however narrow the terminal."""
 
 
 def listing(kind: str | None = None, word: str = "") -> str:
-    """The names of a kind, or of all, each with its summary, in columns as wide as the terminal.
+    """The names of one kind, or of all, each with its summary, wrapped to the width of the terminal.
 
-    Where there is no terminal, as before a pipe, each name is one line.
+    Without a terminal, as in a pipe, each name is one line.
 
     Args:
         kind: one of `KINDS`; None for all of them.
-        word: part of the names to list, in letters of either case.
+        word: part of the names to list, ignoring case.
 
     Raises:
         ValueError: if there is no such kind, or no such name.
@@ -53,7 +53,7 @@ def listing(kind: str | None = None, word: str = "") -> str:
 
 
 def _table(rows: Mapping[str, str], width: int) -> list[str]:
-    """A line for each name and its summary, which goes on below itself."""
+    """A line for each name and its summary; a long summary is wrapped below itself."""
     indent = max(map(len, rows)) + 4
     wrap = textwrap.TextWrapper(
         width=max(width, indent + NARROWEST),

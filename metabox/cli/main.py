@@ -1,4 +1,4 @@
-"""The command line, `metabox COMMAND`. torch is imported only by the commands that compute."""
+"""The command line, `metabox COMMAND`. Only the commands that compute import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metabox import plugins
 
 
 def train(arguments: list[str]) -> None:
-    """Meta-train by a recipe, then evaluate on its test tasks. Stopped or killed, the same command goes on."""
+    """Meta-train by a recipe, then evaluate on its test tasks. After a stop, the same command resumes the run."""
     with _loading():
         from metabox import recipe as recipes
         from metabox.reports import manifest
@@ -45,7 +45,7 @@ def train(arguments: list[str]) -> None:
     with owned(folder, leads):
         finished = leads and manifest.begin(folder, text)
         run(made.tasks, made.learner, made.outer, **of_run, out=folder)
-        if leads:  # one process tests and writes
+        if leads:  # one process evaluates and writes
             _evaluate(parser, config, folder, split="test", n_tasks=config.n_test, seed=0, trained=not finished)
             print(f"curves: {folder}/metrics.jsonl, or: tensorboard --logdir {folder}")
 
@@ -78,7 +78,7 @@ def report(arguments: list[str]) -> None:
     parser = _Parser(prog="metabox report", description=report.__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Folder of a finished run.")
     parser.add_argument("--out", default="report", help="Folder of the report.")
-    parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of what is measured anew; 0: nothing is.")
+    parser.add_argument("--n_tasks", type=int, default=100, help="Test tasks of new measurements; 0 for none.")
     parser.add_argument("--data-root", help="Folder of the data sets.")
     options = parser.parse_args(arguments)
     from metabox.data.root import name_data_root
@@ -88,7 +88,7 @@ def report(arguments: list[str]) -> None:
 
 
 def reproduce(arguments: list[str]) -> None:
-    """Train recipes with several seeds and report on them. Options of the recipes may be overridden, for all alike."""
+    """Train recipes with several seeds and report on them. Options may be overridden, for all recipes alike."""
     from metabox import recipe as recipes
     from metabox.reports.collect import check_recipes
 
@@ -109,7 +109,7 @@ def reproduce(arguments: list[str]) -> None:
 
 
 def sweep(arguments: list[str]) -> None:
-    """Train recipes with several seeds and values of options. Stopped or killed, the same command goes on."""
+    """Train recipes with several seeds and values of options. After a stop, the same command resumes the sweep."""
     parser = _Parser(prog="metabox sweep", description=sweep.__doc__)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="Name or path of a recipe.")
     parser.add_argument("--seeds", type=int, default=3, help="Runs of each combination, with the seeds 0, 1, ...")
@@ -132,18 +132,18 @@ def sweep(arguments: list[str]) -> None:
 
 
 def list_(arguments: list[str]) -> None:
-    """List the learners, backbones, data sets and recipes that are here: all, a kind, or some by name."""
+    """List the available learners, backbones, data sets and recipes: all, one kind, or those that match a name."""
     from metabox.cli.listing import KINDS, listing
 
     parser = _Parser(prog="metabox list", description=list_.__doc__)
     parser.add_argument("kind", nargs="?", metavar="KIND", help=f"One of {', '.join(KINDS)}; all of them by default.")
-    parser.add_argument("word", nargs="?", metavar="WORD", default="", help='Part of the names, "omniglot" say.')
+    parser.add_argument("word", nargs="?", metavar="WORD", default="", help='Part of the names, such as "omniglot".')
     options = parser.parse_args(arguments)
     print(listing(options.kind, options.word))
 
 
 def check(arguments: list[str]) -> None:
-    """Read the files of a run, or all packs of images, and say which are damaged. Packs are made again when needed."""
+    """Read the files of a run, or all packs of images, and report damage. Deleted packs are rebuilt when needed."""
     parser = argparse.ArgumentParser(prog="metabox check", description=check.__doc__, allow_abbrev=False)
     parser.add_argument("folder", nargs="?", help="Folder of a run, or of packs; by default the cache of packs.")
     folder = parser.parse_args(arguments).folder
@@ -176,18 +176,18 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted, 141 when nobody reads on."""
+    """Run a command; returns the exit code: 2 for bad input, 130 when interrupted, 141 when output is cut off."""
     _open_streams()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # `metabox list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more, at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try to flush again at exit
         return 141
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         return _refuse(str(error) or "not enough memory")
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # of torch, which need not be imported here
+        if type(error).__name__ != "OutOfMemoryError":  # by name, because torch may not be imported
             raise
         return _refuse(str(error))
     except KeyboardInterrupt as interrupt:
@@ -202,7 +202,7 @@ def _run(arguments: list[str]) -> None:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function in COMMANDS.items():
         commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)
-    named, rest = plugins.take(arguments)
+    named, rest = plugins.split_arguments(arguments)
     if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
         near = difflib.get_close_matches(rest[0], COMMANDS, n=1)
         mend = f"; did you mean {near[0]}?" if near else ""
@@ -214,7 +214,7 @@ def _run(arguments: list[str]) -> None:
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Without garbage collection, which would look through all of torch again and again and find none."""
+    """Disable garbage collection, which would search all of torch repeatedly and find nothing."""
     gc.disable()
     try:
         yield
@@ -233,7 +233,7 @@ SAID = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Options that are no abbreviations, and errors of one line."""
+    """A parser without abbreviated options, whose errors are ValueErrors of one line."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -241,7 +241,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for words, said in SAID.items():
             message = re.sub(words, said, message)
-        raise ValueError(f"{message}; {self.prog} --help says more")
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
 def _refuse(reason: str) -> int:
@@ -250,23 +250,23 @@ def _refuse(reason: str) -> int:
 
 
 def _open_streams() -> None:
-    """Standard streams that can be written to, whatever the shell has closed and in whatever encoding."""
+    """Make the standard streams writable, even if the shell has closed them, and in any encoding."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the free number, which another file would take otherwise
+            os.open(os.devnull, os.O_RDWR)  # takes the free number, before another file does
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # to the end
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # stays open
     codecs.register_error("metabox", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has not
+        if hasattr(stream, "reconfigure"):  # not in a notebook
             stream.reconfigure(errors="metabox")
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What a stream shows in place of characters that it cannot encode."""
+    """The replacement of characters that a stream cannot encode."""
     assert isinstance(error, UnicodeEncodeError)
     known = {"±": "+-", "²": "2", "…": "..."}
     return "".join(known.get(c, "?") for c in error.object[error.start : error.end]), error.end
@@ -288,7 +288,7 @@ def _evaluate(
     from metabox.training.run_folder import owned
 
     scores, result = recipes.evaluate_run(parser, config, folder, split=split, n_tasks=n_tasks, seed=seed)
-    # Another protocol, or another option of the learner, is another file: the name carries a digest of it.
+    # Another protocol, or other options of the learner, are another file: its name has a digest of them.
     about = repr((result["protocol"], n_tasks, result["overridden"])).encode()
     digest = hashlib.blake2b(about, digest_size=3).hexdigest()
     path = folder / "results" / f"{split}-seed{seed}-{digest}.json"

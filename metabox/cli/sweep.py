@@ -1,7 +1,7 @@
-"""Sweeps: recipes x options x seeds, each a run of its own that `metabox train` makes, in processes here or on Ray.
+"""Sweeps: recipes x options x seeds, each a run by `metabox train`, in processes on this machine or on Ray.
 
-A finished run is not run again, and one that was stopped goes on, so the same command completes a sweep. A sweep that
-ends, by SIGKILL too, ends its runs (see `metabox.cli.child`).
+A finished run is not repeated, and a stopped one resumes, so the same command completes a sweep. When a sweep ends,
+even by SIGKILL, its runs end too (see `metabox.cli.child`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Job:
     recipe: its name or path
     options: names and values that differ from the recipe
     seed: of the run
-    folder: what it is to fill
-    plugins: words of the command line that allow the user's own modules
+    folder: of the run
+    plugins: command-line arguments that load the user's own modules
     """
 
     recipe: str
@@ -46,7 +46,7 @@ class Job:
     plugins: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
-        """Those of `metabox`."""
+        """The command-line arguments of `metabox`."""
         ends = ["--seed", str(self.seed), "--out", str(self.folder)]
         return ["train", self.recipe, *self._chosen(), *self.plugins, *ends]
 
@@ -54,7 +54,7 @@ class Job:
         return [word for name, value in self.options for word in (f"--{name}", value)]
 
     def is_finished(self) -> bool:
-        """Whether the folder holds this very run to its end. What it holds instead, `metabox train` will say.
+        """Whether the folder holds exactly this run, finished. `metabox train` reports what it holds instead.
 
         Raises:
             ValueError: if an option is unknown or has a value of the wrong type.
@@ -77,10 +77,10 @@ def grid(
         options: each `NAME=VALUE,VALUE,...`; a comma within brackets belongs to a value.
         seeds: runs of each combination.
         out: folder of the runs.
-        plugins: words of the command line that allow the user's own modules, with absolute paths.
+        plugins: command-line arguments that load the user's own modules, with absolute paths.
 
     Raises:
-        ValueError: for a recipe that is not there, an option of another form, or no seed.
+        ValueError: if a recipe does not exist, an option has another form, or there is no seed.
     """
     if seeds < 1 or not recipes:
         raise ValueError(f"expected RECIPE... and seeds of at least 1, got {list(recipes)} and {seeds}")
@@ -92,7 +92,7 @@ def grid(
         jobs.append(Job(recipe, chosen, seed, folder, tuple(plugins)))
     if len({job.folder for job in jobs}) < len(jobs):
         raise ValueError(
-            f"expected runs that differ, got some twice in recipes {list(recipes)}, options {list(options)}"
+            f"expected runs that differ, got duplicates in recipes {list(recipes)}, options {list(options)}"
         )
     return jobs
 
@@ -107,23 +107,23 @@ def _axis(option: str) -> list[tuple[str, str]]:
 
 
 def sweep(jobs: Sequence[Job], *, engine: Engine = "local", at_once: int = 1, gpus: float = 0) -> dict[str, Any]:
-    """Run what is not finished yet, and return what all came to; one run that fails does not keep the others from it.
+    """Run what is not finished yet, and return the scores of all runs; a failed run does not stop the others.
 
     Args:
-        jobs: the runs, of `grid`.
-        engine: "local" starts processes on this machine; "ray" tasks on a Ray cluster, or on this machine if none
-            is running. A cluster needs metabox on every machine, and one file system for the folders.
-        at_once: processes at a time, here; on Ray, as many as its resources allow.
+        jobs: the runs, from `grid`.
+        engine: "local" starts processes on this machine; "ray" starts tasks on a Ray cluster, or on this machine if
+            none is running. A cluster needs metabox on every machine, and one file system for the folders.
+        at_once: number of local processes at a time; on Ray, as many as its resources allow.
         gpus: GPUs that Ray gives to each run.
 
     Returns:
-        `combinations`: for each recipe with its options the mean and the standard deviation over seeds, of the
-        validation that the runs chose their weights by, then of their own test; `runs`: the same of each run, or why
-        it has `failed`. To choose by a validation is fair, to choose by a test is not.
+        `combinations`: for each recipe with its options, the mean and standard deviation over seeds of the validation
+        scores that the weights were selected by, and of the test scores; `runs`: the same scores of each run, or why
+        it has `failed`. Choosing by validation is fair, choosing by test is not.
 
     Raises:
         ValueError: if an option is unknown or has a value of the wrong type, before anything is started.
-        ImportError: if Ray is asked for and missing.
+        ImportError: if Ray is requested and missing.
     """
     if engine not in get_args(Engine) or at_once < 1 or gpus < 0:
         raise ValueError(
@@ -144,7 +144,7 @@ def sweep(jobs: Sequence[Job], *, engine: Engine = "local", at_once: int = 1, gp
 
 
 Start = Callable[[list[Job]], Generator[tuple[Job, str | None], None, None]]
-"""Runs jobs, and yields each when it has ended, with the reason if it has failed."""
+"""Runs jobs, and yields each when it has ended, with the reason if it failed."""
 
 
 def _here(at_once: int) -> Start:
@@ -156,16 +156,16 @@ def _here(at_once: int) -> Start:
             if stopping.is_set():
                 process.terminate()
 
-        with ThreadPoolExecutor(at_once) as pool:  # the work is in the processes
+        with ThreadPoolExecutor(at_once) as pool:  # threads only wait for the processes
             running = {pool.submit(execute, job.arguments(), str(job.folder), started): job for job in todo}
             try:
                 for ended in as_completed(running):
                     yield running[ended], ended.result()
-            finally:  # at the end there is nothing left to stop
+            finally:  # does nothing if all runs have ended
                 stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(going):
-                    process.terminate()  # which leaves a checkpoint
+                    process.terminate()  # the run writes a checkpoint
 
     return start
 
@@ -177,10 +177,10 @@ def _on_ray(gpus: float) -> Start:
         raise ImportError('engine "ray" needs Ray: pip install ray; engine "local" needs nothing') from error
     if not ray.is_initialized():
         ray.init()  # the cluster of RAY_ADDRESS, or one on this machine
-    remote = ray.remote(num_gpus=gpus, max_retries=2)(execute)  # a machine that is lost is made up for by another
+    remote = ray.remote(num_gpus=gpus, max_retries=2)(execute)  # a lost machine is replaced by another
 
     def start(todo: list[Job]) -> Generator[tuple[Job, str | None], None, None]:
-        # Folders as seen from here: workers start elsewhere.
+        # Absolute folders: workers start in another directory.
         running = {remote.remote(_absolute(job), str(job.folder.absolute())): job for job in todo}
         while running:
             (ended,), _ = ray.wait(list(running))
@@ -190,7 +190,7 @@ def _on_ray(gpus: float) -> Start:
 
 
 def _absolute(job: Job) -> list[str]:
-    """The job's arguments, with its folder, and a recipe that is a file, as absolute paths."""
+    """The job's arguments, with absolute paths of its folder, and of its recipe if that is a file."""
     found = {str(job.folder): str(job.folder.absolute())}
     if Path(job.recipe).is_file():
         found[job.recipe] = str(Path(job.recipe).absolute())
@@ -207,13 +207,13 @@ def _row(job: Job, failed: str | None) -> dict[str, Any]:
     if failed is None:
         try:
             return about | scores_of_run(job.folder)
-        except (ValueError, OSError) as error:  # a file was damaged since
+        except (ValueError, OSError) as error:  # a file was damaged in the meantime
             failed = " ".join(str(error).split())
     return about | {"failed": failed}
 
 
 def _value(text: str) -> Any:
-    """The value of an option as JSON has it, a number as a number; what is none is text."""
+    """The value of an option parsed as JSON or as a number; else its text."""
     for read in (json.loads, float):
         with suppress(ValueError):
             json.dumps(value := read(text), allow_nan=False)  # JSON has no infinity
@@ -222,16 +222,16 @@ def _value(text: str) -> Any:
 
 
 def write_summary(result: dict[str, Any], out: str | Path) -> Path:
-    """Write `sweep.json`, what `sweep` returned.
+    """Write what `sweep` returned to `sweep.json`.
 
     Raises:
-        ValueError: once it is written, if a run has failed.
+        ValueError: if a run has failed, after the file is written.
     """
     path = Path(out) / "sweep.json"
     write_json(path, result)
     if failed := [run for run in result["runs"] if "failed" in run]:
         raise ValueError(
-            f"expected every run to end well, got {len(failed)} of {len(result['runs'])} that failed; {path} says why, "
-            "and has the scores of the others. Mend what it names, and give the same command again"
+            f"expected every run to succeed, got {len(failed)} of {len(result['runs'])} that failed; {path} says why, "
+            "and has the scores of the others. Fix the causes, and repeat the same command"
         )
     return path

@@ -1,1 +1,1 @@
-"""Bytes: where data lies, how files and images are read, packs, augmentation. Task distributions are in `tasks`."""
+"""Reading data: folders, files, images, packs, augmentation. Task distributions are in `tasks`."""

@@ -1,4 +1,4 @@
-"""Augmentation of training images, in batch on the device."""
+"""Augmentation of training images, in batches on the device."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ class Augmentation(Configured, ABC):
     @property
     @abstractmethod
     def n_draws(self) -> int:
-        """Random numbers that one image needs."""
+        """How many random numbers one image needs."""
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """uint8 images `[K, channels, height, width]` and uniform draws in [0, 1) `[K, n_draws]` to images alike."""
+        """Changed uint8 images `[K, channels, height, width]`, by uniform draws in [0, 1) `[K, n_draws]`."""
 
 
 def augmented(augment: Augmentation, images: Tensor, draws: Draws) -> Tensor:
-    """Images `[T * K, ...]` of the tasks of the draws, each changed by its own."""
+    """Images `[T * K, ...]` of the tasks of the draws, each changed by its own draws."""
     words = draws.words("uniform", len(images) // len(draws.tasks), augment.n_draws)
     uniform = torch.from_numpy((words >> 8).astype(np.float32) / 2**24).flatten(0, 1)
     return augment(images, moved(uniform, images.device))
 
 
 class RandomAffine(Augmentation):
-    """Rotates, scales, shears and shifts each image on its own; bilinear, zeros outside.
+    """Rotates, scales, shears and shifts each image independently; bilinear, zeros outside.
 
-    The result is the same for the same arguments up to the rounding of the device's sine, exponential and
-    interpolation: after it, episodes on a CPU and on CUDA may differ by a grey level.
+    Results depend on the device's rounding of sine, exponential and interpolation: episodes on a CPU and on CUDA may
+    differ by one grey level.
 
     Args:
         rotation: standard deviation of the angle, degrees.
-        scale: standard deviation of the logarithm of each axis' scale.
+        scale: standard deviation of the logarithm of each axis's scale.
         shear: standard deviation of the shear (a tangent).
         shift: standard deviation of the shift of each axis, as a share of the image's size.
     """
 
-    n_draws = 12  # two uniforms make one normal draw; six of those are needed
+    n_draws = 12  # two uniform draws make one normal draw, and six of those are needed
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Chain(Augmentation):
     """Several augmentations, one after the other.
 
     Args:
-        steps: the augmentations, the first one first.
+        steps: the augmentations, in order.
     """
 
     def __init__(self, steps: Sequence[Augmentation]) -> None:
@@ -106,7 +106,7 @@ class RandomFlip(Augmentation):
     """Mirrors an image left to right.
 
     Args:
-        p: the share of images that are.
+        p: the share of images that are mirrored.
     """
 
     n_draws = 1
@@ -140,17 +140,17 @@ class RandomCrop(Augmentation):
 class RandomResizedCrop(Augmentation):
     """Cuts out a random rectangle and stretches it to the size of the image, bilinearly (Szegedy et al. 2015).
 
-    The rectangle is that of torchvision: ten times an area and a ratio of the sides are drawn, and the first rectangle
-    that fits is taken, or else the largest one in the middle that has an allowed ratio. Cuts are made from the images
-    as they are stored. In whole numbers, so that devices can differ only where their exponentials round a side
-    differently; off by one grey level at most from torchvision, which rounds once for each axis.
+    The rectangle is drawn as in torchvision: an area and an aspect ratio are drawn ten times, and the first rectangle
+    that fits is taken, or else the largest central one with an allowed ratio. Images are cropped as they are stored.
+    Arithmetic is in whole numbers, so that devices can differ only if their exponentials round a side differently; the
+    result differs from torchvision, which rounds once for each axis, by one grey level at most.
 
     Args:
         scale: bounds of the area, as shares of the image's.
         ratio: bounds of width to height.
     """
 
-    n_draws = 22  # ten areas, ten ratios, and the place
+    n_draws = 22  # ten areas, ten ratios, and the position
 
     def __init__(
         self,
@@ -185,11 +185,11 @@ class RandomResizedCrop(Augmentation):
 
 
 class ColorJitter(Augmentation):
-    """Changes brightness, contrast and saturation, in this order, each by a factor drawn from 1 - s ... 1 + s.
+    """Changes brightness, contrast and saturation, in this order, each by a factor drawn from [1 - s, 1 + s].
 
     The order is that of Chen et al. 2019 ("A closer look at few-shot classification", whose code jitters by 0.4);
-    torchvision's ColorJitter draws one, and can also turn hues. The steps themselves are torchvision's, bit for bit.
-    Grey images have no saturation to change.
+    torchvision's ColorJitter draws the order, and can also shift hues. The steps themselves are torchvision's, bit for
+    bit. Grey images have no saturation to change.
 
     Args:
         brightness: s for brightness.
@@ -211,17 +211,17 @@ class ColorJitter(Augmentation):
             for s, draw in zip(strengths, draws.unbind(1), strict=True)
         ]
         images = _blend(images, torch.zeros_like(images), by[0])
-        # A sum of whole numbers has no order of summation.
+        # A sum of whole numbers does not depend on its order.
         mean = _grey(images).sum((1, 2, 3), keepdim=True).float() / math.prod(images.shape[2:])
         images = _blend(images, mean, by[1])
         return _blend(images, _grey(images), by[2]) if images.shape[1] == 3 else images
 
 
-BITS = 11  # of a bilinear weight; a byte times two of them still is an int32
+BITS = 11  # of a bilinear weight; a byte times two of them still fits int32
 
 
 def _stretch(images: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
-    """The pixels `start ... start + length` of an axis stretched over all of it, times 2 ** BITS."""
+    """The pixels `start ... start + length` of an axis stretched over the whole axis, times 2 ** BITS."""
     n = images.shape[dim]
     # Where the centre of each new pixel lies in the old ones, in units of 1 / (2 n) of a pixel.
     place = (2 * _range(n, start) + 1) * length[:, None] - n

@@ -1,8 +1,8 @@
-"""The caches in which few-shot sets are handed around: a file for each split, images in an array, labels beside it.
+"""The caches in which few-shot sets are distributed: a file for each split, with images in an array and their labels.
 
-Their keys differ and their idea does not: `image_data` and `class_dict` (Ren et al. 2018, miniImageNet), `data` and
+They differ in their keys: `image_data` and `class_dict` (Ren et al. 2018, miniImageNet), `data` and
 `labels` (Gidaris & Komodakis 2018, Lee et al. 2019), `images` with `label_specific` and its names in a second file,
-images as an array or as PNG, one by one (Ren et al. 2018, tieredImageNet).
+images as one array or as single PNG files (Ren et al. 2018, tieredImageNet).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LABELS = ("label_specific", "labels")
 
 
 class Cache(Files):
-    """One split's images; their names are the numbers of their rows.
+    """One split's images, named by their row numbers.
 
     Args:
         split: its name.
@@ -52,7 +52,7 @@ class Cache(Files):
 
     @cached_property
     def _images(self) -> Sequence[Any] | NDArray[Any]:
-        """A row for each image: its pixels, or the bytes of its file."""
+        """One entry for each image: its pixels, or the bytes of its file."""
         images = self._part(*IMAGES)
         if not isinstance(images, list) and not (isinstance(images, np.ndarray) and images.ndim):
             raise self._wrong("images in a list or an array", images)
@@ -68,11 +68,11 @@ class Cache(Files):
             raise ValueError(f"{type(image).__name__} instead of an array")
         if image.ndim < 3:
             return open_image(image.tobytes())
-        # The archives of tieredImageNet come from OpenCV, which has blue first; the PNG beside them do not.
+        # The archives of tieredImageNet were written by OpenCV, with blue first; the PNG files were not.
         return image_of(image[..., ::-1].copy() if self.path.suffix == ".npz" else image)
 
     def classes(self) -> list[ClassFiles]:
-        """Classes by name where the cache has names of the published list, else as `<split>/<number>`."""
+        """Classes by name if the cache has the names of the published list, else as `<split>/<number>`."""
         n = len(self._images)
         if (named := self.content.get("class_dict")) is not None:
             if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
@@ -96,7 +96,7 @@ class Cache(Files):
         return found
 
     def _whole(self, values: Any, end: int) -> NDArray[np.int64]:
-        """Numbers from 0 to below `end`, `[n]`; a list is looked through first, for it may hold itself."""
+        """Numbers from 0 to `end - 1`, `[n]`; a list is checked before it is converted, since it may contain itself."""
         if isinstance(values, list) and all(isinstance(value, int | np.integer) for value in values):
             values = np.array([min(max(int(value), -1), end) for value in values], dtype=np.int64)
         if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
@@ -127,10 +127,10 @@ class Cache(Files):
 
 
 def find_caches(folder: Path, *layouts: Mapping[Split, Sequence[str]]) -> FoundSet | None:
-    """The first of the layouts (split to names of files) that is in the folder.
+    """The first of the layouts (split to file names) that the folder has.
 
     Raises:
-        ValueError: where a layout is there in part.
+        ValueError: if some of a layout's files are missing.
     """
     for layout in layouts:
         paths = {split: [folder / name for name in layout[split]] for split in SPLITS}

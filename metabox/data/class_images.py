@@ -1,4 +1,4 @@
-"""Images that are sorted into classes, wherever their bytes come from: a file, or a rendering."""
+"""Images that are sorted into classes, whether stored in a file or rendered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClassImages(ABC):
     groups: the group of each class (its alphabet, say), int64 `[n_classes]`, or None
     image_shape: (channels, height, width)
     splits: the classes of each split; a split may be missing
-    fingerprint: names the content, whatever file it came from
+    fingerprint: identifies the content, however it was packaged
     named: whether `class_name` says more than the number
     """
 
@@ -31,7 +31,7 @@ class ClassImages(ABC):
     named: bool = False
 
     def ids(self, classes: Integers, items: Integers) -> Integers:
-        """A number for each drawing that no other drawing has: the class times 2^32, plus the drawing.
+        """A unique number for each drawing: the class times 2^32, plus the drawing.
 
         The arguments are broadcast.
         """
@@ -45,7 +45,7 @@ class ClassImages(ABC):
         """The drawings `items[k]` of `classes[k]` as uint8 `[K, channels, height, width]` on the device.
 
         Raises:
-            ValueError: if the arguments are not two rows of one length.
+            ValueError: if the arguments are not one-dimensional and of the same length.
         """
         if classes.ndim != 1 or classes.shape != items.shape:
             raise ValueError(
@@ -58,5 +58,5 @@ class ClassImages(ABC):
         return f"class {c}"
 
     def class_names(self, split: Split) -> list[str]:
-        """The names of a split's classes; none if they are only numbers."""
+        """The names of a split's classes; empty if they are only numbers."""
         return [self.class_name(int(c)) for c in self.splits.get(split, ())] if self.named else []

@@ -1,8 +1,7 @@
-"""The one place where images are decoded: a fixed list of formats, and bounds on what a file may make of itself.
+"""Decodes all images: a fixed list of formats, and bounds on the memory and time that a file may cost.
 
-Left to itself Pillow takes any file for what its content says: PostScript under the name of a PNG starts Ghostscript.
-Its readers of headers are Python, and some take minutes over a file that is all header. So what they will go through
-is counted here first.
+By default Pillow trusts the content of a file: PostScript named as a PNG starts Ghostscript. Its parsers of headers are
+written in Python, and some take minutes for a file that is all header. So the parts of a header are counted here first.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LONGEST = 1 << 16  # side
 MOST_PIECES = 50_000  # chunks, segments, blocks
 MOST_HEADER = 16 << 20  # bytes of a JPEG before its pixels
 MOST_PADDING = 1 << 12
-MOST_SCANNED = 1 << 30  # pixels times scans of a progressive JPEG, each of which goes over all pixels
+MOST_SCANNED = 1 << 30  # pixels times scans of a progressive JPEG: each scan covers all pixels
 
 _quiet = threading.Lock()  # catching warnings is for one thread at a time
 
@@ -40,7 +39,7 @@ PPM = re.compile(
 
 
 def open_image(content: bytes) -> Image.Image:
-    """The image in a file of these bytes, decoded; of several in one file the first.
+    """The decoded image in a file of these bytes; the first one if there are several.
 
     Raises:
         ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or 2^26 in all.
@@ -48,19 +47,19 @@ def open_image(content: bytes) -> Image.Image:
     try:
         _check_pieces(content)
         with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about each entry of odd EXIF data
+            warnings.simplefilter("ignore")  # Pillow warns of each odd entry of EXIF data
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             _check_size(*image.size)  # before it is decoded
             scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 1
             if scans * image.width * image.height > MOST_SCANNED:
                 raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels")
             image.load()
-        _check_size(*image.size)  # a frame may be larger than the image said
+        _check_size(*image.size)  # a frame may be larger than the header says
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or a damaged one") from error
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise all kinds of exceptions
         raise ValueError(str(error) or type(error).__name__) from error
     return image
 
@@ -69,7 +68,7 @@ def image_of(pixels: NDArray[Any]) -> Image.Image:
     """The image of an array, uint8 `[height, width]` or `[height, width, channels]`.
 
     Raises:
-        ValueError: if it is another array, or larger than `open_image` takes.
+        ValueError: if the array has another shape or type, or is larger than `open_image` takes.
     """
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ValueError(f"{pixels.dtype} {list(pixels.shape)} instead of uint8 [height, width, 1, 3 or 4]")
@@ -85,7 +84,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_pieces(content: bytes) -> None:
-    """Raise unless a file can be gone through in few steps."""
+    """Raise if a file has too many parts to parse quickly."""
     for magic, pieces in WALKS.items():
         if content.startswith(magic):
             for count, _ in enumerate(pieces(content)):
@@ -145,12 +144,12 @@ def _tiff(content: bytes) -> Iterator[int]:
 
 def _bmp(content: bytes) -> Iterator[int]:
     if content[14:18] >= b"\x28\0\0\0" and content[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):
-        raise ValueError("a compressed BMP")  # unpacked by Python, byte by byte
+        raise ValueError("a compressed BMP")  # Pillow decodes it in Python, byte by byte
     yield 0
 
 
 def _ppm(content: bytes) -> Iterator[int]:
-    if not PPM.match(content[:MOST_PADDING]):  # the others are read by Python, byte by byte
+    if not PPM.match(content[:MOST_PADDING]):  # Pillow decodes the others in Python, byte by byte
         raise ValueError("no binary PPM, PGM or PBM of 8 or 16 bits")
     yield 0
 

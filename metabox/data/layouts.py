@@ -1,4 +1,4 @@
-"""How sets of images lie in folders: what was found where, and class folders."""
+"""How image sets are laid out in folders."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from metabox.data.root import Files
 
 @dataclass(frozen=True)
 class FoundSet:
-    """A set of images as it was found: `stamp` changes when its files do, `classes` lists them."""
+    """An image set as it was found: `stamp` changes with its files, `classes` lists them."""
 
     stamp: object
     classes: Callable[[], list[ClassFiles]]
 
 
 def existing_folders(root: Path, *names: str) -> list[Path]:
-    """Those of the folders below the root that are there."""
+    """The given folders below the root that exist."""
     return [folder for name in names if (folder := root / name).is_dir()]
 
 
 def class_folders(files: Files, within: str = "") -> list[ClassFiles]:
-    """Every folder that holds images is a class of its own name; only names that begin with `within` count."""
+    """A class for every folder that holds images, named after it; only paths that begin with `within` count."""
     classes: dict[str, list[str]] = {}
     for name in files.names:
         if name.startswith(within) and Path(name).suffix.lower() in SUFFIXES:

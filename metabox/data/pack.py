@@ -1,13 +1,13 @@
-"""Packs: all images of a set in one memory-mapped file, made at its first use.
+"""Packs: all images of a set in one memory-mapped file, made at the first use of the set.
 
 A pack is a safetensors file: `images` uint8 `[n, channels, height, width]` sorted by class, `start`
-int64 `[n_classes + 1]`, `groups` int64 `[n_classes]` (or empty), and JSON about them. It is keyed by
-what is cheap to know of the source (names, sizes, times, options), and carries a fingerprint of the
-content that is the same however the source was packaged. It is written image by image, for a set may be
-larger than the memory, and whole or not at all.
+int64 `[n_classes + 1]`, `groups` int64 `[n_classes]` (or empty), and JSON about them. Its key is
+what is cheap to know about the source (names, sizes, times, options), and it carries a fingerprint of the
+content that is the same however the source was packaged. It is written image by image, since a set may be
+larger than memory, and atomically.
 
-Damage is noticed: the header carries a hash of itself, and in it a checksum of `start`, `groups` and the first 4 GiB of
-images, all of which are compared at every open. What is beyond that is compared with the fingerprint when the pack has
+Damage is detected: the header carries a hash of itself and a checksum of `start`, `groups` and the first 4 GiB of
+images, and both are verified whenever a pack is opened. The rest is verified against the fingerprint when the pack has
 just been made, and by `check_pack`.
 """
 
@@ -35,12 +35,12 @@ from tqdm import tqdm
 
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import Files, cache_folder
-from metabox.files import remove_orphans, write_whole
+from metabox.files import remove_orphans, write_atomically
 
 FORMAT = 3
 BEGIN = b'{"__metadata__": {"hash": "'
 HASH = 32  # hexadecimal digits
-CHECKED = 4 << 30  # bytes of images that the checksum covers: reading more at every start would take long
+CHECKED = 4 << 30  # bytes of images that the checksum covers: reading more at every start would take too long
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ Decode = Callable[[Image.Image], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class ClassFiles:
-    """The images of one class: names in a tree of files."""
+    """The images of one class, as names of files."""
 
     name: str
     group: str | None
@@ -75,7 +75,7 @@ class Pack:
     copies: dict[tuple[torch.device, bool], Tensor] = field(default_factory=dict, repr=False)
 
     def rows(self, device: torch.device, turned: bool = False) -> Tensor:
-        """The images as rows `[n, pixels]` on the device, copied there once for all who ask.
+        """The images as rows `[n, pixels]` on the device, copied there once.
 
         With `turned`, n more rows follow: the images turned by 90 degrees counter-clockwise.
         """
@@ -98,19 +98,19 @@ def open_pack(
     cache: str | None = None,
     check: Callable[[list[ClassFiles]], list[str]] = lambda _: [],
 ) -> Pack:
-    """Open the pack of a source, and make it first where there is none.
+    """Open the pack of a source, making it first if there is none.
 
     Args:
-        name: begins the name of the file.
+        name: the file name begins with it.
         key: anything with a stable `repr` that changes when the source or the options of `decode` do.
-        classes: lists the source; called only where the pack is to be made.
-        decode: one image to uint8 `[channels, height, width]`, the same shape for all.
+        classes: lists the source; called only if the pack is made.
+        decode: converts an image to uint8 `[channels, height, width]`, the same shape for all.
         cache: folder of the packs; see `root.cache_folder`.
         check: what is wrong with the classes found; reported together with the images that cannot be read.
 
     Raises:
-        ValueError: where the classes are wrong or images cannot be read, naming them all at once.
-        OSError: where the pack cannot be written (disk full), naming it.
+        ValueError: if classes are wrong or images cannot be read, naming all of them.
+        OSError: if the pack cannot be written (disk full), naming it.
     """
     digest = blake2b(repr((FORMAT, key)).encode(), digest_size=8).hexdigest()
     path = (cache_folder(cache) / f"{name}-{digest}.safetensors").absolute()
@@ -126,7 +126,7 @@ def open_pack(
         found = _listed(name, classes)
         images = _read_images(name, found, decode, check(found))
         remove_orphans(path.parent)
-        write_whole(path, lambda temporary: _write(temporary, found, images))
+        write_atomically(path, lambda temporary: _write(temporary, found, images))
         try:
             pack = _read(path, every_pixel=True)
         except ValueError as error:
@@ -162,7 +162,7 @@ def _listed(name: str, classes: Callable[[], list[ClassFiles]]) -> list[ClassFil
     try:
         return sorted(classes(), key=lambda c: c.name)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError) as error:
-        # Lists come from files, and what is wrong with one may be met anywhere.
+        # Lists come from files, and a malformed one can fail anywhere.
         raise ValueError(
             f"expected the files of {name} in a known layout, got something else "
             f"({type(error).__name__}: {str(error)[:200]}); get them again"
@@ -170,7 +170,7 @@ def _listed(name: str, classes: Callable[[], list[ClassFiles]]) -> list[ClassFil
 
 
 def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: list[str]) -> Iterator[NDArray[np.uint8]]:
-    """All images, each `[channels, height, width]`. What is unreadable or wrong is told at the end, all at once."""
+    """All images, each `[channels, height, width]`. All that are unreadable or wrong are reported at the end."""
     shape: tuple[int, ...] | None = None
     total, bad = sum(len(c.images) for c in classes), []
     with tqdm(total=total, desc=f"packing {name}", unit=" images", leave=False, disable=None) as bar:
@@ -182,7 +182,7 @@ def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: li
                     shape = shape or image.shape
                     if image.shape != shape:
                         raise ValueError(f"shape {list(image.shape)}, others have {list(shape)}")
-                except Exception as error:  # image decoders raise whatever they like
+                except Exception as error:  # image decoders raise all kinds of exceptions
                     bad.append(f"{c.files.path.name}/{file} ({error or type(error).__name__})")
                 else:
                     yield image
@@ -194,7 +194,7 @@ def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: li
 
 
 def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.uint8]]) -> None:
-    """The file from front to back, then its header once more, when the hashes of the content are known."""
+    """Write the file, then its header again once the hashes of the content are known."""
     group_names = sorted({c.group for c in classes if c.group is not None})
     number = {group: i for i, group in enumerate(group_names)}
     groups = np.array([number[c.group] for c in classes if c.group is not None], dtype=np.int64)
@@ -205,7 +205,7 @@ def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.ui
     fingerprint = blake2b(repr(first.shape).encode(), digest_size=8)  # of names and pixels, in the order of the names
     checksum = _checksum(start, groups)
     with path.open("wb") as file:
-        file.write(_header(about, "0" * 16, "0" * 8, shapes))  # as long as the one that follows
+        file.write(_header(about, "0" * 16, "0" * 8, shapes))  # as long as the final one
         file.write(start.tobytes() + groups.tobytes())
         images, left = chain([first], images), CHECKED
         for c in classes:
@@ -216,13 +216,13 @@ def _write(path: Path, classes: list[ClassFiles], images: Iterator[NDArray[np.ui
                 fingerprint.update(content)
                 checksum = zlib.crc32(content[: max(left, 0)], checksum)
                 left -= len(content)
-        next(images, None)  # the reader's last word
+        next(images, None)  # the reader reports errors at its end
         file.seek(0)
         file.write(_header(about, fingerprint.hexdigest(), f"{checksum:08x}", shapes))
 
 
 def _header(about: dict[str, object], fingerprint: str, checksum: str, shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """The header of a safetensors file, its own hash first, and as long for other hashes of the same length."""
+    """The header of a safetensors file, with its own hash first; its length does not depend on the hashes."""
     facts = json.dumps({**about, "fingerprint": fingerprint, "checksum": checksum})
     header: dict[str, object] = {"__metadata__": {"hash": "0" * HASH, "metabox": facts}}
     at = 0
@@ -238,7 +238,7 @@ def _header(about: dict[str, object], fingerprint: str, checksum: str, shapes: d
 
 
 def _own_hash(header: bytes) -> tuple[bytes, bool]:
-    """A header with its hash in its place, which is taken as zeros; and whether that was there already."""
+    """A header with its hash (computed with zeros in its place), and whether the header already had it."""
     at = len(BEGIN) + 8
     blank = header[:at] + b"0" * HASH + header[at + HASH :]
     digest = blake2b(blank, digest_size=HASH // 2).hexdigest().encode()
@@ -248,7 +248,7 @@ def _own_hash(header: bytes) -> tuple[bytes, bool]:
 def _read(path: Path, every_pixel: bool = False) -> Pack:
     """
     Raises:
-        ValueError: if anything that is compared has changed, saying what.
+        ValueError: if anything that is verified has changed, saying what.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -261,7 +261,7 @@ def _read(path: Path, every_pixel: bool = False) -> Pack:
     try:
         header = json.loads(head[8:])
         about = json.loads(header["__metadata__"]["metabox"])
-        if (wanted := len(head) + header["images"]["data_offsets"][1]) != size:  # a map has no end
+        if (wanted := len(head) + header["images"]["data_offsets"][1]) != size:  # a memory map has no length check
             raise ValueError(f"{size:,} bytes, expected {wanted:,}")
         with safe_open(path, framework="pt") as content:
             images, start, groups = (content.get_tensor(name) for name in ("images", "start", "groups"))
@@ -279,13 +279,13 @@ def _read(path: Path, every_pixel: bool = False) -> Pack:
         _check_index(pack)
         if every_pixel and (got := _fingerprint(pack)) != pack.fingerprint:
             raise ValueError(f"fingerprint {got}, expected {pack.fingerprint}: its images have changed")
-    except (SafetensorError, LookupError, TypeError) as error:  # a header with a right hash that nobody here wrote
+    except (SafetensorError, LookupError, TypeError) as error:  # a correct hash, but not written by metabox
         raise ValueError(f"no pack ({type(error).__name__}: {error})") from error
     return pack
 
 
 def _check_index(pack: Pack) -> None:
-    """Raise unless every class is a run of images, and has a name."""
+    """Raise unless every class has a name and a range of images."""
     start, groups, n = pack.start, pack.groups, len(pack.class_names)
     whole = pack.images.ndim == 4 and start.shape == (n + 1,) and start[0] == 0 and start[-1] == len(pack.images)
     if not whole or (np.diff(start) < 0).any():
@@ -295,7 +295,7 @@ def _check_index(pack: Pack) -> None:
 
 
 def _fingerprint(pack: Pack) -> str:
-    """As `_write` makes it."""
+    """The fingerprint as `_write` computes it."""
     fingerprint = blake2b(repr(tuple(pack.images.shape[1:])).encode(), digest_size=8)
     for name, begin, end in zip(pack.class_names, pack.start[:-1], pack.start[1:], strict=True):
         fingerprint.update(f"{name}\0{end - begin}\0".encode())

@@ -1,4 +1,4 @@
-"""What a reader of an HTML page would see, in one pass over pages from strangers."""
+"""The visible text of untrusted HTML pages, in one pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ INLINE = ("a", "b", "big", "em", "font", "i", "s", "small", "span", "strong", "s
 
 
 def page_text(page: str) -> Iterator[str]:
-    """The text between tags and comments, piece by piece, by the rules of HTML for where they end.
+    """The text between tags and comments, piece by piece, by HTML's rules for where they end.
 
-    One pass: whatever is not closed swallows the rest of the page, in HTML too, so nothing is looked at twice.
-    (`html.parser` looks again at the rest for each tag that is not closed.)
+    One pass: as in HTML, whatever is not closed extends to the end of the page, so nothing is scanned twice.
+    (`html.parser` scans the rest again for each tag that is not closed.)
     """
     at, hidden = 0, False
     while at < len(page):
@@ -28,7 +28,7 @@ def page_text(page: str) -> Iterator[str]:
             return
         close, name = tag["close"], (tag["name"] or "").lower()
         if tag["comment"]:
-            end = page.find("-->", tag.end() - 2)  # <!--> is one
+            end = page.find("-->", tag.end() - 2)  # <!--> is a comment
             end = end + 3 if end >= 0 else 0
         elif not name:  # a declaration
             end = page.find(">", tag.end()) + 1
@@ -39,7 +39,7 @@ def page_text(page: str) -> Iterator[str]:
         at = end
         if name == "template":
             hidden = not close
-        if name and name not in INLINE:  # a word goes on over <b>, as senders of spam know
+        if name and name not in INLINE:  # a word continues across <b>, which spam makes use of
             yield " "
         if name in RAW and not close:
             raw = RAW[name].search(page, at)
@@ -47,7 +47,7 @@ def page_text(page: str) -> Iterator[str]:
 
 
 def _end_of_tag(page: str, at: int) -> int:
-    """Behind the > that ends a tag, and is not in quotes; 0 if there is none."""
+    """The position after the unquoted > that ends a tag; 0 if there is none."""
     while found := ATTRIBUTE.search(page, at):
         if found[0] == ">":
             return found.end()

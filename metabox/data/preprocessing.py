@@ -12,17 +12,17 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images of a set were prepared, to prepare others in the same way.
+    """How the images of a set were preprocessed, so that others can be treated in the same way.
 
     Args:
         channels: 1 for grey, 3 for RGB.
-        image_size: side in pixels of the square to which an image is resized; None leaves its size.
-        resample: the filter for it, by Pillow's name.
-        enlarged: the square is this times larger, and its middle of `image_size` is cut out.
-        inverted: dark on light becomes light on dark.
+        image_size: side in pixels of the square to which an image is resized; None keeps its size.
+        resample: Pillow's name of the filter for resizing.
+        enlarged: the image is resized to this multiple of `image_size`, and its centre is cropped.
+        inverted: whether to invert grey levels, from dark on light to light on dark.
 
     Raises:
-        ValueError: if one of them is something else.
+        ValueError: if an argument has another value.
     """
 
     channels: Literal[1, 3]

@@ -1,4 +1,4 @@
-"""Files from strangers, opened with care: plain files only, and never more of them than was asked for."""
+"""Reads untrusted files: regular files only, and no more bytes than allowed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_TEXT = 256 << 20  # bytes of a list of names
-EXPANDS = 100  # an archive may hold so many times its own size, or GRACE
+EXPANDS = 100  # an archive may expand to this many times its own size, or to GRACE
 GRACE = 64 << 20
 CHUNK = 1 << 20
 SHOWN = 10  # names in one error message
@@ -37,19 +37,19 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def kind_of(mode: int) -> str | None:
-    """What a file is by its `st_mode`, in words; None if it is a plain one."""
+    """What a file is by its `st_mode`, in words; None if it is a regular file."""
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a plain file for reading. Whatever else has its name is not opened: a pipe would wait for ever.
+    """Open a regular file for reading. Anything else is not opened: a pipe would block for ever.
 
     Raises:
-        ValueError: if it is no plain file.
-        OSError: if there is none, or it may not be read.
+        ValueError: if it is not a regular file.
+        OSError: if it does not exist or may not be read.
     """
     kind = kind_of(os.stat(path).st_mode)
-    if kind is None:  # looked at before, since opening a device can do something, and after, since it may have changed
+    if kind is None:  # checked before, as opening a device may have effects, and after, as it may have changed
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         if (kind := kind_of(os.fstat(handle).st_mode)) is None:
             return os.fdopen(handle, "rb")
@@ -58,11 +58,11 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The content of a plain file of at most so many bytes.
+    """The content of a regular file of at most `most` bytes.
 
     Raises:
-        ValueError: if it is no plain file, or larger.
-        OSError: if there is none, or it may not be read.
+        ValueError: if it is not a regular file, or larger.
+        OSError: if it does not exist or may not be read.
     """
     with open_file(path) as file:
         content = file.read(most + 1)
@@ -72,10 +72,10 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The content of a plain file in UTF-8.
+    """The content of a regular file in UTF-8.
 
     Raises:
-        ValueError: if it is no plain file, has more than 256 MiB, or is not UTF-8.
+        ValueError: if it is not a regular file, has more than 256 MiB, or is not UTF-8.
     """
     try:
         return read_file(path, MOST_TEXT).decode("utf-8-sig")
@@ -87,7 +87,7 @@ def read_rows(path: Path, errors: str = "strict", **options: Any) -> Iterator[li
     """The rows of a CSV file. Further arguments are those of `csv.reader`, `errors` is that of `open`.
 
     Raises:
-        ValueError: if it is no plain file or no CSV, naming the line.
+        ValueError: if it is not a regular file, or not CSV, naming the line.
     """
     number = 0
     with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors=errors, newline="") as file:
@@ -99,10 +99,10 @@ def read_rows(path: Path, errors: str = "strict", **options: Any) -> Iterator[li
 
 
 def load_array(path: Path) -> NDArray[Any]:
-    """The array in a `.npy` file. Nothing is allocated before the file is seen to hold as much as it says.
+    """The array in a `.npy` file. Memory is allocated only after checking that the file is as long as its header says.
 
     Raises:
-        ValueError: if it is no plain file, no such array, or one of objects, which only a pickle could hold.
+        ValueError: if it is not a regular file or not an array, or an array of objects, which would need pickle.
     """
     with open_file(path) as file:
         return _array(file, os.fstat(file.fileno()).st_size, str(path))
@@ -112,7 +112,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays in a `.npz` file, by name.
 
     Raises:
-        ValueError: if it is no plain file, no such archive, or expands to more than 100 times its own size.
+        ValueError: if it is not a regular file or not such an archive, or expands to more than 100 times its size.
     """
     arrays = {}
     with open_archive(path) as archive:
@@ -124,7 +124,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 with archive.open(entry) as file:
                     name = f"{entry.filename} of {path}"
                     arrays[entry.filename.removesuffix(".npy")] = _array(file, entry.file_size, name)
-            except Exception as error:  # a damaged archive makes its reader raise whatever it likes
+            except Exception as error:  # zipfile raises all kinds of exceptions for damaged archives
                 raise ValueError(f"expected arrays in {path}, got a damaged archive ({error}); get it again") from error
     return arrays
 
@@ -133,23 +133,23 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     """A zip archive.
 
     Raises:
-        ValueError: if it is no plain file, or no zip archive.
+        ValueError: if it is not a regular file, or not a zip archive.
     """
     open_file(path).close()
     try:
         return zipfile.ZipFile(path)
-    except Exception as error:  # a damaged directory makes its reader raise whatever it likes
+    except Exception as error:  # as above
         raise ValueError(f"expected a zip archive, got {path} ({error}); get it again") from error
 
 
 def checked_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The files in an archive, sorted by name, once all of them are seen to be what they say.
+    """The entries of an archive that are files, checked and sorted by name.
 
-    Entries that overlap would let a small archive expand without bound, which deflate alone cannot.
+    Overlapping entries would let a small archive expand without bound, which deflate alone cannot.
 
     Raises:
-        ValueError: if names lead elsewhere or come twice, or entries overlap, are encrypted, or packed in a way other
-            than deflate, naming the first of them.
+        ValueError: if names lead out of the folder or occur twice, or if entries overlap, are encrypted, or are
+            compressed by another method than deflate, naming the first of them.
     """
     entries = sorted((e for e in archive.infolist() if not e.is_dir()), key=lambda e: e.header_offset)
     names: set[str] = set()
@@ -173,15 +173,15 @@ def checked_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInf
 
 
 def read_entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """The content of a file in an archive, of at most so many bytes.
+    """The content of a file in an archive, at most `most` bytes.
 
     Raises:
-        ValueError: if there is none, it is larger, or damaged.
+        ValueError: if it is missing, larger, or damaged.
     """
     try:
         with archive.open(name) as file:
             content = file.read(most + 1)
-    except Exception as error:  # see above
+    except Exception as error:  # as above
         raise ValueError(f"a damaged entry ({error})") from error
     if len(content) > most:
         raise ValueError(f"more than {most:,} bytes")
@@ -189,7 +189,7 @@ def read_entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 
 def _array(file: Any, size: int, name: str) -> NDArray[Any]:
-    """The array in a stream of so many bytes."""
+    """The array in a stream of `size` bytes."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -206,7 +206,7 @@ def _array(file: Any, size: int, name: str) -> NDArray[Any]:
         if at < needed:
             raise ValueError(f"an end after {at:,} bytes of {needed:,}")
         return content.view(dtype).reshape(shape, order="F" if by_columns else "C")
-    except Exception as error:  # a broken header raises whatever it meets first
+    except Exception as error:  # NumPy raises all kinds of exceptions for broken headers
         raise ValueError(
             f"expected an array of numbers in {name}, got something else ({error}); get it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Where data is: the data root, the cache of packs, and trees of files in folders and in zip archives."""
+"""Where data are: the data root, the cache of packs, and images in folders and zip archives."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CLASS_LISTS = Path(__file__).parent / "splits"  # of each published split
 
 
 def in_home(path: str) -> Path:
-    """A path, `~` in it being the user's home.
+    """A path with `~` replaced by the user's home.
 
     Raises:
-        ValueError: if the user has none.
+        ValueError: if the user has no home.
     """
     try:
         return Path(path).expanduser()
@@ -43,10 +43,10 @@ def cache_folder(folder: str | None = None) -> Path:
 
 
 def data_root(folder: str | None = None) -> Path:
-    """Where data sets are: the argument, else METABOX_DATA, else `data` beside the packs' default place.
+    """Where data sets are: the argument, else METABOX_DATA, else `data` in the packs' default folder.
 
     Raises:
-        ValueError: where a folder is named but is none.
+        ValueError: if the argument or METABOX_DATA is not a folder.
     """
     named = folder or os.environ.get(DATA_VARIABLE)
     if not named:
@@ -57,7 +57,7 @@ def data_root(folder: str | None = None) -> Path:
 
 
 def name_data_root(folder: str | None) -> None:
-    """From now on, and in processes started from here, data sets are in this folder; None changes nothing."""
+    """Set the data root of this process and of those that it starts; None changes nothing."""
     if folder:
         os.environ[DATA_VARIABLE] = folder
 
@@ -67,25 +67,25 @@ def how_to_name_a_root() -> str:
 
 
 class Files(ABC):
-    """Images by name, opened one at a time; the names of files are relative, with `/`."""
+    """Images by name, opened one at a time; file names are relative, with `/`."""
 
     path: Path
 
     @abstractmethod
     def stamp(self) -> list[object]:
-        """What changes when the files do (names, sizes, times), found without reading them."""
+        """Names, sizes and times of the files, found without reading them; changes when the files do."""
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """All files, sorted; hidden ones (a name that begins with a dot or with __) are passed over."""
+        """All files, sorted; hidden ones (a name that begins with a dot or with __) are skipped."""
 
     @abstractmethod
     def image(self, name: str) -> Image.Image:
         """One image, decoded.
 
         Raises:
-            ValueError: if it is none, or larger than `open_image` takes.
+            ValueError: if it is not an image, or larger than `open_image` takes.
         """
 
 
@@ -94,13 +94,13 @@ def _hidden(name: str) -> bool:
 
 
 class FolderFiles(Files):
-    """The files below a folder; with `only`, those below some of the folders in it, which saves looking at the rest.
+    """The files below a folder; with `only`, those below some of its subfolders, so that the rest is not listed.
 
-    Links are followed. What is neither a file nor a folder is never opened, for a pipe would wait for ever.
+    Links are followed. What is neither a file nor a folder is never opened, since a pipe would block for ever.
 
     Raises:
-        ValueError: when it is first looked at, naming all that is neither a file nor a folder: pipes, sockets, devices,
-            links that lead nowhere or in a circle, names that are not UTF-8.
+        ValueError: at the first use, if there are pipes, sockets, devices, links that lead nowhere or in a circle, or
+            names that are not UTF-8, naming all of them.
     """
 
     def __init__(self, path: Path, only: Sequence[str] | None = None) -> None:
@@ -112,7 +112,7 @@ class FolderFiles(Files):
 
     @cached_property
     def _found(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of every file, and of every folder by a name that ends in `/`."""
+        """Name, size and time of every file and folder; a folder's name ends in `/`."""
         todo = [(str(self.path), "")]
         if self.only is not None:
             todo = [(str(self.path / name), f"{name}/") for name in self.only if (self.path / name).is_dir()]
@@ -155,7 +155,7 @@ class FolderFiles(Files):
 
     @property
     def folders(self) -> list[str]:
-        """All folders below, the empty ones too, sorted."""
+        """All subfolders, the empty ones too, sorted."""
         return [name[:-1] for name, _, _ in self._found if name.endswith("/")]
 
     def image(self, name: str) -> Image.Image:
@@ -163,10 +163,10 @@ class FolderFiles(Files):
 
 
 class ZipFiles(Files):
-    """The files in a zip archive. They are only ever read into memory, one at a time, and none that is encrypted.
+    """The files in a zip archive, read into memory one at a time.
 
     Raises:
-        ValueError: when it is first looked at, if it is no archive or one that misleads; see `checked_entries`.
+        ValueError: at the first use, if it is not an archive, or a malformed one; see `checked_entries`.
     """
 
     def __init__(self, path: Path) -> None:

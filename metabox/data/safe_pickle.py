@@ -1,8 +1,8 @@
-"""Reads pickles from strangers: arrays, numbers, text and plain containers, and nothing that could run.
+"""Reads untrusted pickles: arrays, numbers, text and plain containers, and nothing that could run code.
 
-A pickle is a program for a machine with a stack. Here that machine has the opcodes below and no others: it calls only
-the few functions that stand for NumPy's own, fills each array once and with exactly what fits, and copies no more than
-the file holds. It is Python's reader in Python, since the one in C allocates whatever a stream asks for.
+A pickle is a program for a stack machine. This machine has only the opcodes below: it calls only the few functions that
+replace NumPy's, fills each array once and with content of the right length, and copies no more than four times the size
+of the file. It is Python's unpickler written in Python, since the one in C allocates whatever a stream asks for.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from metabox.data.readers import open_file
 
-PLAIN = re.compile(r"[biuf](1|2|4|8)|[SU][1-9][0-9]{0,5}|O8?")  # NumPy's codes of numbers, text, and objects
+PLAIN = re.compile(r"[biuf](1|2|4|8)|[SU][1-9][0-9]{0,5}|O8?")  # NumPy's type codes of numbers, text and objects
 MOST_AXES = 32
-LARGEST_KEY = 1 << 53  # Python puts larger numbers into the same place of a dictionary as smaller ones
-MESSAGE = 200  # letters of what is wrong
+LARGEST_KEY = 1 << 53  # larger numbers may have the same hash as smaller ones
+MESSAGE = 200  # letters of an error's message
 
 OPCODES = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP),
@@ -41,14 +41,14 @@ def safe_load(path: Path) -> Any:
     """The content of a pickle, made by Python 3 or 2 (whose strings are read as Latin-1).
 
     Raises:
-        ValueError: if it holds anything but arrays and plain containers, naming that, or is no whole pickle.
+        ValueError: if it holds anything but arrays and plain containers, naming that, or is not a complete pickle.
     """
     try:
         with open_file(path) as file:
             return _Reader(file, path.stat().st_size).load()
     except OSError:
         raise
-    except Exception as error:  # a broken stream raises whatever it meets first
+    except Exception as error:  # a broken stream raises all kinds of exceptions
         raise ValueError(
             f"expected a pickle of arrays and plain containers in {path}, got something else "
             f"({str(error)[:MESSAGE] or type(error).__name__}); "
@@ -57,7 +57,7 @@ def safe_load(path: Path) -> Any:
 
 
 class _Call:
-    """What a name in a pickle stands for: it can be called, once its arguments are in a tuple, and nothing else."""
+    """The function that a name in a pickle stands for: it can only be called, with a tuple of arguments."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -69,12 +69,12 @@ _Unpickler: Any = pickle._Unpickler  # the stubs lack most of it
 class _Reader(_Unpickler):  # type: ignore[misc]
     def __init__(self, file: Any, size: int) -> None:
         super().__init__(file, encoding="latin1")
-        self.left = 4 * size  # bytes to copy: the older protocols have an array as text, then bytes, then numbers
+        self.left = 4 * size  # bytes to copy: older protocols copy an array as text, then as bytes, then as numbers
 
     def find_class(self, module: str, name: str) -> Any:
         match module.replace("numpy._core", "numpy.core"), name:
             case "numpy", "ndarray":
-                return "ndarray"  # only ever an argument, which _new_array passes over
+                return "ndarray"  # only ever an argument, which _new_array ignores
             case "numpy", "dtype":
                 return _Call(_DType)
             case "numpy.core.multiarray", "_reconstruct":
@@ -93,10 +93,10 @@ class _Reader(_Unpickler):  # type: ignore[misc]
 
     def _bytes(self, text: str, encoding: str) -> bytes:
         self._spend(len(text))
-        return text.encode("latin1")  # the one that Python 3 writes bytes in for Python 2
+        return text.encode("latin1")  # in which Python 3 writes bytes for Python 2
 
     def _spend(self, count: int) -> None:
-        """A stream that names one long text a thousand times would fill the memory with its copies."""
+        """Limit copies: a stream that refers to one long text a thousand times would fill the memory."""
         self.left -= count
         if self.left < 0:
             raise pickle.UnpicklingError("it unpacks to more than it holds")
@@ -108,13 +108,13 @@ class _Reader(_Unpickler):  # type: ignore[misc]
             or type(arguments) is not tuple
             or (call.function in (bytes, OrderedDict) and arguments)
         ):
-            raise pickle.UnpicklingError("it calls what is no function")
+            raise pickle.UnpicklingError("it calls something that is not a function")
         self.append(call.function(*arguments))
 
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         if type(made) not in (_Array, _DType) or type(state) is not tuple:
-            raise pickle.UnpicklingError("it changes what is no array")
+            raise pickle.UnpicklingError("it changes something that is not an array")
         if type(made) is _Array and len(state) == 5:
             self._spend(len(state[4]))
         made.receive(*state)
@@ -154,7 +154,7 @@ class _Reader(_Unpickler):  # type: ignore[misc]
 
     def _to(self, kind: type, place: int = -1) -> Any:
         if not isinstance(self.stack[place], kind):
-            raise pickle.UnpicklingError(f"it adds to what is no {kind.__name__}")
+            raise pickle.UnpicklingError(f"it adds to something that is not a {kind.__name__}")
         return self.stack[place]
 
     OWN = {  # noqa: RUF012
@@ -177,7 +177,7 @@ class _Reader(_Unpickler):  # type: ignore[misc]
 
 
 class _DType:
-    """The type of an array's entries, spelled out; what a pickle says of records is refused or not listened to."""
+    """The type of an array's entries; types of records are refused or ignored."""
 
     def __init__(self, code: str, *_: object) -> None:
         if not PLAIN.fullmatch(code):
@@ -197,7 +197,7 @@ class _Array(np.ndarray[Any, Any]):
     filled = False
 
     def receive(self, version: object, shape: Any, dtype: _DType, by_columns: object, content: Any) -> None:
-        """Once, with as many entries as the shape has: NumPy believes the shape, and would read beyond them."""
+        """Fill the array once, with as many entries as its shape has: NumPy would trust the shape and read beyond."""
         if self.filled:
             raise pickle.UnpicklingError("it fills an array twice")
         self.filled = True
@@ -240,14 +240,14 @@ def _size(shape: object) -> int:
 
 
 def _raw(content: Any) -> Any:
-    """Bytes, which Python 2 had as text, or a list."""
+    """Bytes (text in Python 2) or a list."""
     if type(content) not in (bytes, str, list):
         raise pickle.UnpicklingError("it has an array of neither bytes nor a list")
     return content.encode("latin1") if isinstance(content, str) else content
 
 
 def _keys(items: Iterable[Any]) -> list[Any]:
-    """Keys of a dictionary, of such kinds that nobody can choose a million that all fall into one place of it."""
+    """Keys of a dictionary, of types for which nobody can choose a million with the same hash."""
     items = list(items)
     for key in items:
         if not (type(key) in (str, bytes, bool, type(None)) or (type(key) is int and abs(key) < LARGEST_KEY)):

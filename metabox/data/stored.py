@@ -1,4 +1,4 @@
-"""Stored images: one uint8 tensor for a set, on the device or in a file, shared by all samplers in the process."""
+"""Stored images: one uint8 tensor for each set, on the device or in a file, shared by all samplers of the process."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from metabox.data.readers import name_some
 from metabox.episodes import Device, Split, moved
 
 QUARTERS = 4
-ROOM = 8 << 30  # bytes for images where a device does not say how many it has
+ROOM = 8 << 30  # bytes for images on a device that does not report its free memory
 
 
 class StoredImages(ClassImages):
     """The images of a pack, gathered by row.
 
-    With `rotations` each class counts four times, as in Santoro et al. 2016 and Vinyals et al. 2016:
-    class `4 * c + k` is class c turned counter-clockwise by k quarters, and its group is `4 * group + k`,
-    since a turned alphabet has other characters than an upright one. Two of the four are in memory,
-    upright and turned once; the other two are those with their pixels in reverse order, which costs
-    about as much as the gather itself (turning each image where it is drawn costs four times that).
+    With `rotations` each class becomes four, as in Santoro et al. 2016 and Vinyals et al. 2016:
+    class `4 * c + k` is class c rotated counter-clockwise by k quarter turns, and its group is `4 * group + k`,
+    since a rotated alphabet has other characters than an upright one. Two of the four are in memory,
+    upright and rotated once; the other two are these with their pixels in reverse order, which costs
+    about as much as the gather itself (rotating each image when it is drawn costs four times that).
 
     A set that does not fit stays in the pack's memory-mapped file: an episode's rows are gathered on the host, copied
-    to the device and turned there. The episodes are the same, bit for bit, and `Prefetch` hides most of the way.
+    to the device and rotated there. The episodes are the same, bit for bit, and `Prefetch` hides most of the delay.
 
     Args:
         pack: the images.
         splits: names of the classes of each split.
-        rotations: count every class four times, turned.
-        on_device: keep all images on the device (True) or in the file (False); None keeps them on the device where
-            they take at most half of what is free there when they are first asked for.
+        rotations: count every class four times, rotated.
+        on_device: keep all images on the device (True) or in the file (False); None keeps them on the device if
+            they take at most half of the memory that is free there at the first use.
 
     Raises:
-        ValueError: where a split names a class that is not there, or a class is in two splits or twice in one,
-            or images to be turned are not square.
+        ValueError: if a split names a class that does not exist, or a class is in two splits or twice in one,
+            or images to be rotated are not square.
     """
 
     named = True
@@ -64,11 +64,11 @@ class StoredImages(ClassImages):
         self.groups = None if pack.groups is None else _turned(pack.groups, turns)
         ids = _class_ids(pack.class_names, splits)
         self.splits = {split: _turned(classes, turns) for split, classes in ids.items()}
-        # Byte order is reversed word by word: as many bytes to the word as divide an image.
+        # Bytes are reversed word by word; the word size divides the image size.
         self._word = f"u{math.gcd(h * w, 8)}"
 
     def ids(self, classes: Integers, items: Integers) -> Integers:
-        """The row of each drawing among the images; with rotations four times that, plus the quarters."""
+        """The row of each drawing among the images; with rotations four times that, plus the quarter turns."""
         if not self.rotations:
             return self.pack.start.take(classes) + items
         return (self.pack.start.take(classes >> 2) + items) * QUARTERS + (classes & 3)
@@ -80,7 +80,7 @@ class StoredImages(ClassImages):
             return self._rows(ids, device, on_device).view(-1, *self.image_shape)
         quarters = ids & 3
         rows, turned = ids >> 2, (quarters & 1) > 0
-        if on_device:  # the images turned once follow the upright ones
+        if on_device:  # the images rotated once follow the upright ones
             rows += (quarters & 1) * len(self.pack.images)
         pixels = self._rows(rows, device, on_device).view(len(rows), *self.image_shape)
         if not on_device:
@@ -107,10 +107,10 @@ class StoredImages(ClassImages):
         return self._fits[device]
 
     def _reverse(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        """The images `[K, channels, pixels]` with some of them turned by 180 degrees."""
+        """The images `[K, channels, pixels]`, with the given rows rotated by 180 degrees."""
         if pixels.device.type != "cpu":
             return torch.where(moved(rows, pixels.device)[:, None, None], pixels.flip(-1), pixels)
-        # torch and NumPy reverse bytes one at a time; whole words in reverse, each swapped, go eight times as fast.
+        # torch and NumPy reverse bytes one at a time; reversing words and swapping their bytes is eight times as fast.
         words = pixels.numpy().view(self._word)
         (which,) = rows.numpy().nonzero()
         words[which] = words.take(which, axis=0).byteswap(inplace=True)[..., ::-1]

@@ -22,13 +22,13 @@ class ACNP(Learner):
     r_i = h(x_i, y_i), the code that a query x reads is attention with the query x, keys x_i and values r_i, and
     predictions = g(x, code). Nguyen & Grover 2022 ("Transformer Neural Processes") compare with it as CANP.
 
-    Deviations: those of `ANP` that are not about its latent z.
+    Deviations: those of `ANP`, except for its latent z.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the hidden layers, of keys and queries, and of the codes.
-        attention: the form of the cross-attention; "uniform" is the mean, as in `CNP`.
+        attention: the kind of cross-attention; "uniform" is the mean, as in `CNP`.
         self_attention: number of self-attention layers in the encoder.
         heads: heads of multihead attention, a divisor of `width`.
     """
@@ -54,7 +54,7 @@ class ACNP(Learner):
         self.decoder = Perceptron(features + pair.codes * width, width, pair.outputs, bias=pair.bias)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys [T, N, D]`, `values [T, N, R]`, `groups [T, N, 1 or C + 1]`; what the embedding knows."""
+        """phi: `keys [T, N, D]`, `values [T, N, R]`, `groups [T, N, 1 or C + 1]`; the task statistics."""
         h, phi = self.embed.adapt(support, descriptor)
         values = self.encoder(self.pairing.pairs(h, support), self.pairing.groups(support))
         return phi | {"keys": h, "values": values, "groups": self.pairing.readable(support)}

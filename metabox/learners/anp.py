@@ -17,20 +17,20 @@ class ANP(NeuralProcess):
 
     As `NP`, but r is read by cross-attention with the query's x as the query, the x_i as keys and the r_i as values,
     and self-attention layers follow the perceptron in both encoders (figure 2). Train it with `LatentLoss`, the bound
-    of its equation 3. The forms of attention and the sizes are those of the notebook that the authors published
+    of its equation 3. The kinds of attention and the sizes are those of the authors' published notebook
     (github.com/google-deepmind/neural-processes), which leaves out self-attention: `self_attention: 0`.
 
     Deviations: those of `NP`. The self-attention layers are those of Vaswani et al. 2017, with feed-forward layers as
-    wide as the rest. For classes the support of each class is a context set of its own: self-attention stays within
-    the class, and a query reads one code from each class, which is what the decoder scores the class by, beside one
-    code from the whole support. An empty set reads as zeros.
+    wide as the rest. For classes the support of each class is a separate context set: self-attention stays within the
+    class, and a query reads one code from each class and one from the whole support; from these two the decoder scores
+    the class. An empty set reads as zeros.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the hidden layers, of keys and queries, and of the codes.
         latent: size of z.
-        attention: the form of the cross-attention; "uniform" is the mean, as in `NP`.
+        attention: the kind of cross-attention; "uniform" is the mean, as in `NP`.
         self_attention: number of self-attention layers in each encoder.
         heads: heads of multihead attention, a divisor of `width`.
         n_samples: samples of z in a prediction.

@@ -21,34 +21,34 @@ from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
 
 Phi = dict[str, Tensor]
-"""Task parameters: named tensors, each with the task axis T in front. Slice, cache, move and save them as such."""
+"""Task parameters: named tensors, each with the task axis T in front. They can be sliced, cached, moved and saved."""
 
 
 class Learner(nn.Module, Configured, ABC):
     """Maps the support of a task to its parameters phi, and phi with query inputs to predictions.
 
-    A subclass implements `infer` and `answer`, what `adapt` and `predict` compute once the input has been checked, and
-    keeps nothing of a task on the module. Its constructor begins with the `spec`, the kind of task.
+    A subclass implements `infer` and `answer`, which `adapt` and `predict` call after checking their arguments, and
+    stores nothing about a task on the module. The first argument of its constructor is the `spec`.
 
-    The label set of a task, `classes [T, C]`, is kept in phi, and the logits of all other classes are put so low that
-    their probability is 0: no learner predicts a class that the task does not have.
+    The label set of a task, `classes [T, C]`, is kept in phi, and the logits of all other classes are set so low that
+    their probability is 0: no learner predicts a class outside the label set.
     """
 
     targets: ClassVar[tuple[type[Target], ...]] = (Classes, Vector)
     """The kinds of target it can predict."""
     ordered: ClassVar[bool] = False
-    """True where the order of the support carries meaning."""
+    """True if predictions depend on the order of the support."""
     transductive: ClassVar[bool] = False
-    """True where queries may see each other."""
+    """True if queries may influence each other."""
     label_equivariant: ClassVar[bool] = False
-    """True where renaming the classes renames the predictions, and does nothing else."""
+    """True if renaming the classes renames the predictions, and does nothing else."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
         if not isinstance(spec.target, self.targets):
             kinds = ", ".join(kind.__name__ for kind in self.targets)
             raise ValueError(f"expected a target among {kinds} for {type(self).__name__}, got {spec.target!r}")
-        if spec.target.statistics is not None:  # which are this learner's own, and saved with its weights
+        if spec.target.statistics is not None:  # a copy for this learner, saved with its weights
             spec = replace(spec, target=copy.deepcopy(spec.target))
             self.statistics = spec.target.statistics
         self.spec = spec
@@ -59,16 +59,16 @@ class Learner(nn.Module, Configured, ABC):
         return self.spec.target.n_params
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Phi:
-        """D_tr to phi: the task parameters, each with the task axis T in front.
+        """Map D_tr to phi, the task parameters, each with the task axis T in front.
 
         Args:
             support: D_tr `[T, N, ...]`; N = 0 is legal.
             descriptor: z `[T, dz]`, if the spec has one.
-            classes: for targets that are classes, the label set of each task: bool `[T, up to C]`. By default the
-                classes that the support shows, and all C for a task whose support is empty.
+            classes: if targets are classes, the label set of each task: bool `[T, up to C]`. By default the classes in
+                the support, and all C for a task with an empty support.
 
         Raises:
-            ValueError: if the support is not of the kind that the learner was built for, or has a label outside of the
+            ValueError: if the support is not of the kind that the learner was built for, or has a label outside the
                 label set.
         """
         support, descriptor, classes = self.check(support, descriptor, classes)
@@ -78,14 +78,14 @@ class Learner(nn.Module, Configured, ABC):
         return phi
 
     def predict(self, phi: Phi, x: Tensor) -> Tensor:
-        """phi and query inputs `[T, M, *x_shape]` to natural parameters `[T, M, P]`, all queries in one pass.
+        """Map phi and query inputs `[T, M, *x_shape]` to natural parameters `[T, M, P]`, all queries in one pass.
 
-        For classes, P is as many logits as there are classes in the label set's axis: those outside of the set are the
-        lowest number there is, which softmax makes 0.
+        For classes, P is the length of the label set's axis, and logits outside the set are the lowest number of their
+        dtype, so that softmax gives 0.
 
         Raises:
-            ValueError: if x is not of the kind that the learner was built for, or phi is not this learner's, or not of
-                the tasks of x.
+            ValueError: if x is not of the kind that the learner was built for, or phi is not from this learner or not
+                for the tasks of x.
         """
         phi, x = self.check_query(phi, x)
         if not self._reads_values():
@@ -97,12 +97,12 @@ class Learner(nn.Module, Configured, ABC):
             raise
 
     def stream(self, examples: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """Predictions `[T, N, P]` while a sequence comes in: step t sees examples[:t] and x[t].
+        """Predictions `[T, N, P]` along a sequence: step t sees examples[:t] and x[t].
 
         Args:
             examples: the sequence `[T, N, ...]`.
             descriptor: z `[T, dz]`, if the spec has one.
-            classes: the label set, as for `adapt`; by default all C, for what is still to come is not known.
+            classes: the label set, as for `adapt`; by default all C, since later examples are unknown.
 
         Raises:
             ValueError: as for `adapt`.
@@ -115,15 +115,15 @@ class Learner(nn.Module, Configured, ABC):
 
     @abstractmethod
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """What `adapt` computes: the padding of the support is blank, `classes` is `[T, C]`, None without classes."""
+        """Compute phi for `adapt`: padding in the support is zeros, `classes` is `[T, C]` or None without classes."""
 
     @abstractmethod
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        """What `predict` computes: `[T, M, P]`, with logits of any value outside of the label set."""
+        """Compute `[T, M, P]` for `predict`; logits outside the label set may have any value."""
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
-        """What `stream` computes: `[T, N, P]`."""
-        # Slow and correct, one adaptation a step; learners with a fast path override it.
+        """Compute `[T, N, P]` for `stream`."""
+        # Slow but correct, one adaptation per step; learners with a fast path override it.
         steps = [
             self.answer(self._phi(examples[:, :t], descriptor, classes), examples.x[:, t : t + 1])
             for t in range(examples.x.shape[1])
@@ -136,14 +136,14 @@ class Learner(nn.Module, Configured, ABC):
 
     @property
     def most_classes(self) -> int | None:
-        """The largest number of classes that a task may have; None if any number will do."""
+        """The largest number of classes that a task may have; None if there is no limit."""
         return self.spec.target.n_classes
 
     def label_set(self, support: Examples, classes: Tensor | None) -> Tensor | None:
-        """The label set of each task, bool `[T, C]`: the one that is given, or what the support shows.
+        """The label set of each task, bool `[T, C]`: the given one, or the classes in the support.
 
         Raises:
-            ValueError: if it is not of that form, or does not have all labels of the support.
+            ValueError: if it has another shape or dtype, or lacks a label of the support.
         """
         if self.spec.target.n_classes is None:
             if classes is not None:
@@ -175,11 +175,11 @@ class Learner(nn.Module, Configured, ABC):
         return classes if most is None else F.pad(classes, (0, most - classes.shape[1]), value=False)
 
     def penalty(self) -> Tensor | None:
-        """What the parameters themselves add to the loss of every task, a number; None for nothing."""
+        """A scalar of the parameters, such as a regulariser, added to the loss of every task; None for nothing."""
         return None
 
     def describe(self, episodes: Episodes) -> dict[str, Any]:
-        """What a result file should say of how it works on some tasks, as JSON has it; nothing here."""
+        """Facts about the learner on some tasks for a result file, as JSON values; empty by default."""
         return {}
 
     def forward(self, episodes: Episodes) -> Tensor:
@@ -190,10 +190,10 @@ class Learner(nn.Module, Configured, ABC):
     def check(
         self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None
     ) -> tuple[Examples, Tensor | None, Tensor | None]:
-        """The arguments of `adapt` as tensors in the type of the weights, the padding of the support blanked.
+        """The arguments of `adapt` as tensors in the type of the weights, with zeros in the support's padding.
 
         Raises:
-            ValueError: if they are not of the learner's kind.
+            ValueError: if they do not fit the learner's spec.
         """
         if not isinstance(support, Examples):
             raise ValueError(f"expected a support as Examples(x=..., y=...), got {shown(support)}")
@@ -216,7 +216,7 @@ class Learner(nn.Module, Configured, ABC):
         """The arguments of `predict`, likewise.
 
         Raises:
-            ValueError: if they are not of the learner's kind.
+            ValueError: if they do not fit the learner's spec.
         """
         x = self._as_weights("x", tensor_of("x", x, "[T, M, *x_shape]"))
         self.spec.check_x(x, values=self._reads_values())
@@ -237,14 +237,14 @@ class Learner(nn.Module, Configured, ABC):
         return floats_of(name, value, like.dtype if like is not None else None) if value.is_floating_point() else value
 
     def _reads_values(self) -> bool:
-        # Reading a number waits for the device: fine when serving, too dear in a training step.
+        # Reading a number waits for the device: fine when serving, too slow in a training step.
         return not self.training and not torch.compiler.is_compiling()
 
 
 def within(logits: Tensor, classes: Tensor | None) -> Tensor:
-    """Logits `[T, ..., C]` with the lowest number, and no gradient, outside of the label sets `[T, C]`.
+    """Logits `[T, ..., C]` with the lowest number, and no gradient, outside the label sets `[T, C]`.
 
-    In float32 at least: in bf16 the lowest number is none that a float32 softmax would make of it.
+    In float32 at least: the lowest number of bf16 is another one in float32.
     """
     if classes is None:
         return logits

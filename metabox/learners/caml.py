@@ -1,4 +1,4 @@
-"""CAML: a transformer over image features beside fixed label codes. phi is the per-layer keys and values."""
+"""CAML: a transformer over image features with fixed label codes. phi is the per-layer keys and values."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from metabox.targets import Classes, TaskSpec
 class CAML(Learner):
     """Context-aware meta-learning (Fifty et al. 2024, "Context-Aware Meta-Learning").
 
-    A token is the features of an image beside a label code; the query has a learned code for "unknown". The codes of
-    the C classes are an ELMES (equal length and maximally equiangular set): unit vectors any two of which have the
-    cosine -1 / (C - 1). A transformer that is not causal reads the tokens. The features are meant to come from a
-    backbone that was trained elsewhere and is frozen: `backbone: TorchVision` with `freeze: true`.
+    A token is the features of an image concatenated with a label code; the query has a learned code for "unknown". The
+    codes of the C classes are an ELMES (equal length and maximally equiangular set): unit vectors with cosine
+    -1 / (C - 1) between any two. A transformer that is not causal reads the tokens. The features are meant to come from
+    a frozen, pre-trained backbone: `backbone: TorchVision` with `freeze: true`.
 
     Deviations: the support does not see the query, so that all queries are answered from one phi; in the paper a
     sequence holds one query, and all see all. The logit of a class is the product of its code with a linear map of the
-    query's output, where the paper has a classifier of C outputs. Codes are not given to classes by their names but in
-    the order of their mean features along one direction: an ELMES makes all classes alike to a first layer only, this
-    makes renaming the classes rename the predictions exactly. By default the backbone is trained along.
+    query's output, where the paper has a classifier of C outputs. Codes are assigned to classes not by class id but in
+    the order of their mean features along one direction: an ELMES makes all classes alike only to a first layer, while
+    this makes renaming the classes rename the predictions exactly. By default the backbone is trained too.
 
     Args:
         spec: the tasks.
@@ -65,7 +65,7 @@ class CAML(Learner):
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`, `codes [T, C, C]` of the classes.
 
-        And what the embedding knows of the task.
+        And the task statistics.
         """
         h, phi = self.embed.adapt(support, descriptor)
         member = membership(support.y, support.mask, self.spec.target.size)
@@ -82,7 +82,7 @@ class CAML(Learner):
             return read.float() @ phi["codes"].float().transpose(1, 2)
 
     def _ranks(self, h: Tensor, member: Tensor) -> Tensor:
-        """The place of each class `[T, C]` by its mean feature along a fixed direction, absent ones last."""
+        """The rank of each class `[T, C]` by its mean feature along a fixed direction, absent classes last."""
         with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
             along = torch.linspace(-1, 1, h.shape[-1], device=h.device)
             place = (class_mean(h.float(), member) * along).sum(-1)
@@ -91,7 +91,7 @@ class CAML(Learner):
 
 
 def equiangular(n: int) -> Tensor:
-    """n unit vectors of n numbers, any two of which have the cosine -1 / (n - 1): `[n, n]`.
+    """n unit vectors of n numbers with cosine -1 / (n - 1) between any two: `[n, n]`.
 
     The corners of a simplex around 0: sqrt(n / (n - 1)) (I - 1/n).
     """

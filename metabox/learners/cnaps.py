@@ -1,4 +1,4 @@
-"""CNAPs: the support modulates the whole feature extractor and generates the classifier. phi is both."""
+"""CNAPs: the support modulates the feature extractor and generates the classifier. phi is both."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from metabox.targets import Classes, TaskSpec
 class CNAPs(Learner):
     """Conditional neural adaptive processes (Requeima et al. 2019).
 
-    The paper is "Fast and Flexible Multi-Task Classification Using Conditional Neural Adaptive Processes"; all of the
-    following is in its section 2.2. A set encoder gives the task's code z_G, the mean over the support of a small
+    The paper is "Fast and Flexible Multi-Task Classification Using Conditional Neural Adaptive Processes"; the
+    following is in its section 2.2. A set encoder gives the task code z_G, the mean over the support of a small
     network. From it, an adaptation network for each normalisation layer generates scale and shift of every channel
-    (FiLM). With the features so modulated, another network generates each class's linear weights and bias from the
-    mean feature of its support: any way and shot. Sizes and forms are those of the code that the authors published
+    (FiLM). From the modulated features, another network generates each class's linear weights and bias, from the mean
+    feature of its support: any way and shot. Sizes and architectures are those of the authors' published code
     (github.com/cambridge-mlg/cnaps), in its variant "film", without the auto-regressive part.
 
     Deviations: the auto-regressive local codes z_AR are left out (the paper has results for both). The feature
-    extractor is trained together with the rest, where the paper has a ResNet-18, pre-trained on ImageNet and frozen.
-    No penalty on the amounts of modulation; the outer loop's weight decay takes its place. The set encoder
-    pools an image only while there is something to halve, and is an MLP for vectors. A backbone without
-    normalisation layers has its output modulated. A bias that all classes would share is without effect and left
-    out. A class without support has the weights generated from a mean feature of zero.
+    extractor is trained with the rest, where the paper has a ResNet-18, pre-trained on ImageNet and frozen. There is no
+    penalty on the amounts of modulation; the outer loop's weight decay takes its place. The set encoder pools an image
+    only while it can be halved, and is an MLP for vectors. A backbone without normalisation layers has its output
+    modulated. A bias that all classes would share would have no effect and is left out. A class without support has the
+    weights generated from a mean feature of zero.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        width: size of the task's code, and channels of the set encoder.
+        width: size of the task code, and channels of the set encoder.
     """
 
     targets = (Classes,)
@@ -55,10 +55,10 @@ class CNAPs(Learner):
         self.bias = generator(features, 1)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `weights [T, C, D]`, `biases [T, C]` of the classifier, and what the embedding knows of the task.
+        """phi: `weights [T, C, D]`, `biases [T, C]` of the classifier, and the task statistics.
 
-        To that belong the layers' scales and shifts, `backbone.film.NAME [T, 2, channels]`; where the backbone has no
-        normalisation layers, there is the `code [T, Z]` instead.
+        These include the layers' scales and shifts, `backbone.film.NAME [T, 2, channels]`; if the backbone has no
+        normalisation layers, phi has the `code [T, Z]` instead.
         """
         code = masked_mean(self.encoder(support.x), support.mask)
         films = {f"film.{name}": film(code) for name, film in zip(self.layers, self.films, strict=True)}
@@ -79,9 +79,9 @@ class CNAPs(Learner):
 
 
 class FiLMGenerator(nn.Module):
-    """A code `[T, Z]` to the scale (but for 1) and shift of a layer's channels, `[T, 2, channels]`.
+    """A code `[T, Z]` to the scale (minus 1) and shift of a layer's channels, `[T, 2, channels]`.
 
-    One shared ReLU layer, then for either three residual layers, and a learned amount that begins near 0.
+    One shared ReLU layer, then three residual layers for each of the two, and a learned amount that starts near 0.
 
     Args:
         code: width of the code.
@@ -115,7 +115,7 @@ class Residual(nn.Module):
 
 
 def generator(features: int, outputs: int) -> nn.Sequential:
-    """Class means to a part of the classifier: two ELU layers and a linear one."""
+    """A network from class means to weights or biases of the classifier: two ELU layers and a linear one."""
     return nn.Sequential(
         *(nn.Linear(features, outputs), nn.ELU(), nn.Linear(outputs, outputs), nn.ELU()),
         nn.Linear(outputs, outputs, bias=False),
@@ -123,11 +123,11 @@ def generator(features: int, outputs: int) -> nn.Sequential:
 
 
 class SetConv(Backbone):
-    """The set encoder's part before pooling: five blocks of 3x3 convolution, batch norm, ReLU and halving; the mean.
+    """The set encoder before pooling: five blocks of 3x3 convolution, batch norm, ReLU and halving; then the mean.
 
     Args:
         x_shape: `(channels, height, width)`.
-        width: channels of every block, and so of the features.
+        width: channels of every block, and size of the features.
     """
 
     norm = "batch"

@@ -21,9 +21,9 @@ class CNP(Learner):
     r_i = h(x_i, y_i); r = mean_i r_i; predictions = g(x, r) (equations 1 to 3). For classes, as in section 4.3,
     the code is pooled within each class.
 
-    Deviations: for classes the paper concatenates the class codes, which fixes the way. Here the same
-    decoder scores each class from its own code and the mean of all codes, so any way works and renaming
-    the classes renames the predictions. The image encoder is batch-normalised and not pre-trained.
+    Deviations: for classes the paper concatenates the class codes, which fixes the way. Here one decoder scores each
+    class from its code and the mean of all codes, so any way works and renaming the classes renames the predictions.
+    The image encoder is batch-normalised and not pre-trained.
 
     Args:
         spec: the tasks.
@@ -42,7 +42,7 @@ class CNP(Learner):
         self.decoder = Perceptron(features + pair.codes * width, width, pair.outputs, bias=pair.bias)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `codes [T, G, R]` of the whole support, for classes behind those of each; the task statistics."""
+        """phi: `codes [T, G, R]`, for classes one each, and last that of the whole support; the task statistics."""
         h, phi = self.embed.adapt(support, descriptor)
         r = self.encoder(self.pairing.pairs(h, support))
         return phi | {"codes": class_mean(r, self.pairing.readable(support))}

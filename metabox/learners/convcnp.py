@@ -1,4 +1,4 @@
-"""Convolutional conditional neural process: phi is a function on a grid, made by a CNN from the support."""
+"""Convolutional conditional neural process: phi is a function on a grid that a CNN computes from the support."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from metabox.targets import Reals, TaskSpec
 class ConvCNP(Learner):
     """ConvCNP (Gordon et al. 2020, "Convolutional Conditional Neural Processes", algorithm 1, off the grid).
 
-    The support becomes a function, E(x) = Σ_i (1, y_i) ψ(x - x_i), whose first part is a density that divides the
-    others, on a grid. A CNN maps it to another function h, and a query reads Σ_t h(t) ψ'(x - t) over the grid points
-    t. ψ and ψ' are normal bells with learned length scales. Where nobody is near the ends of the grid, moving support
-    and query together moves the predictions: it is equivariant to translation, by multiples of the coarsest spacing.
+    The support becomes a function on a grid, E(x) = Σ_i (1, y_i) ψ(x - x_i), whose first channel is a density that
+    divides the others. A CNN maps it to another function h, and a query reads Σ_t h(t) ψ'(x - t) over the grid points
+    t. ψ and ψ' are Gaussians with learned length scales. Away from the ends of the grid, moving support and query
+    together moves the predictions: it is equivariant to translation by multiples of the coarsest spacing.
 
-    phi is the function h, so the CNN runs once for a task, and queries cost next to nothing.
+    phi is the function h, so the CNN runs once per task, and queries cost little.
 
-    Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that no query, and no
-    other task, changes it. There is no perceptron between E and the CNN. ψ has one length scale for all its channels,
-    and ψ' one. Images (x in two dimensions) are read off the grid as any set of points; the paper has another variant
-    for them. A descriptor, which it has not, enters the CNN as channels that are the same everywhere.
+    Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that it depends on no
+    query and no other task. There is no perceptron between E and the CNN. ψ has one length scale for all its channels,
+    and so has ψ'. Images (x in two dimensions) are treated as any set of points; the paper has a separate variant for
+    them. A descriptor (the paper has none) enters the CNN as constant channels.
 
     Args:
         spec: the tasks, with one or two inputs.
-        domain: range that inputs lie in, in each dimension. Beyond its margin of 0.1 there is no grid, and predictions
-            soon are the same everywhere.
+        domain: range of the inputs in each dimension. The grid ends a margin of 0.1 beyond it, and predictions soon
+            become constant there.
         points_per_unit: grid points per unit of x; by default 64 for one input, as in the paper, and 4 for two.
         width: channels of the CNN, a U-Net.
         depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.
-        kernel: size of its kernels, odd.
+        kernel: size of its kernels; odd.
 
     Raises:
-        ValueError: for inputs of other shapes, or options out of range.
+        ValueError: if inputs have another shape, or an option is out of range.
     """
 
     targets = (Reals,)
@@ -76,7 +76,7 @@ class ConvCNP(Learner):
         if descriptor is not None:
             known.append(descriptor[..., None, None].float().expand(-1, -1, *density.shape[2:]))
         h = self.cnn(torch.cat(known, dim=1))
-        with torch.autocast(h.device.type, enabled=False):  # what is summed next has to be exact
+        with torch.autocast(h.device.type, enabled=False):  # the sums that follow need float32
             return {"field": self.readout(h.float().movedim(1, -1)).movedim(-1, 1)}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:

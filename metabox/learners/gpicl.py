@@ -1,4 +1,4 @@
-"""GPICL: a plain causal transformer over inputs and late labels. phi is the per-layer keys and values."""
+"""GPICL: a plain causal transformer over inputs and delayed labels. phi is the per-layer keys and values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class GPICL(Learner):
 
     Source: "General-Purpose In-Context Learning by Meta-Learning Transformers".
 
-    Token i is a linear map of (x_i, y_{i-1}), the label one step late and zero at the first step, and its place in the
-    sequence; a causal transformer predicts y_i from it. Train it by `StreamLoss` on tasks made many by
-    `RandomProjections`: each task projects its inputs by a random matrix of its own and permutes its labels.
+    Token i is a linear map of (x_i, y_{i-1}), with the label delayed by one step and zero at the first, plus a position
+    code; a causal transformer predicts y_i from it. Train it with `StreamLoss` on many tasks made by
+    `RandomProjections`: each task projects its inputs by its own random matrix and permutes its labels.
 
-    Deviations: inputs may pass through a backbone (`Flatten` for the paper's plain vectors). Places are sines and
-    cosines (Vaswani et al. 2017), so that a support may be longer than those of training. A padded example takes no
-    place.
+    Deviations: inputs may pass through a backbone (`Flatten` for the paper's plain vectors). Positions are sines and
+    cosines (Vaswani et al. 2017), so that a support may be longer than those in training. A padded example takes no
+    position.
 
     Args:
         spec: the tasks.
@@ -58,9 +58,9 @@ class GPICL(Learner):
         self.readout = nn.Linear(width, spec.target.n_params)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`, the label still to come `label`.
+        """phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i, `mask [T, N]`.
 
-        And what the embedding knows of the task.
+        And the last label, not yet read, `label [T, L]`; the task statistics.
         """
         return self._read(support, descriptor)[0]
 
@@ -90,7 +90,7 @@ class GPICL(Learner):
         return phi | written, self.readout(read).take_along_dim(order.argsort(dim=1), dim=1)
 
     def _token(self, h: Tensor, label: Tensor, place: Tensor) -> Tensor:
-        """Features `[T, N, F]`, labels `[T, N, L]` and places `[T or 1, N or 1]` to tokens `[T, N, D]`."""
+        """Features `[T, N, F]`, labels `[T, N, L]` and positions `[T or 1, N or 1]` to tokens `[T, N, D]`."""
         tokens: Tensor = self.token(torch.cat([h, label.to(h.dtype)], dim=-1))
         half = tokens.shape[-1] // 2
         slower = torch.exp(torch.arange(half, device=h.device) * (-math.log(1e4) / half))

@@ -23,8 +23,8 @@ from metabox.targets import TaskSpec
 class HyperNetwork(Learner):
     """A static hypernetwork (Ha et al. 2017, "HyperNetworks", section 3.1) whose embeddings come from the support.
 
-    The support, and the descriptor where there is one, become a task code: c = [mean_i e(x_i, y_i), z]. A target
-    network with weights made from c answers the queries. With `layers` of 1 or more it is
+    The support, and the descriptor if there is one, become a task code: c = [mean_i e(x_i, y_i), z]. A target network
+    with weights generated from c answers the queries. With `layers` of 1 or more it is
 
         first layer (shared, not generated) -> `layers` generated layers -> generated head
 
@@ -33,26 +33,26 @@ class HyperNetwork(Learner):
     are 3x3 convolutions, each followed by ReLU and 2x2 max-pooling; on vectors they are linear, followed by ReLU.
     With `layers=0` the target network is the generated head alone, on the features of the backbone.
 
-    The head comes from c by a perceptron of two layers. For classes it is made row by row: the row of a class from
-    the mean of e(x_i) over that class beside the task code (the aggregation of conditional neural processes), so that
-    any way works and renaming the classes renames the predictions.
+    A perceptron of two layers generates the head from c. For classes it does so row by row: the row of a class from the
+    mean of e(x_i) over that class and the task code (the aggregation of conditional neural processes), so that any way
+    works and renaming the classes renames the predictions.
 
-    Deviations: in the paper z^j is a learned constant, one network being trained for one task; here it is inferred.
-    The paper tiles large kernels from basic ones (equation 3); here all generated layers have one size. It uses
-    batch norm in its deep networks; here each input's activations are normalised by themselves before ReLU, as
-    statistics over tasks mean little when every task has its own weights.
+    Deviations: in the paper z^j is a learned constant, since one network serves one task; here it is inferred. The
+    paper tiles large kernels from basic ones (equation 3); here all generated layers have one size. It uses batch norm
+    in its deep networks; here the activations of each input are normalised separately before ReLU, since statistics
+    over tasks mean little when every task has its own weights.
 
     Args:
         spec: the tasks.
-        backbone: maps inputs to the features that the support's code is made of; by default Conv4 for images, an
+        backbone: maps inputs to the features that the support's code is computed from; by default Conv4 for images, an
             MLP for vectors.
-        width: units of the set encoder and numbers in its code.
+        width: units of the set encoder and size of its code.
         layers: generated layers below the head.
         channels: of the target network's layers (units, on vectors).
-        embedding: N_z, numbers in a layer embedding; 64 for the deep networks of the paper (section 4.2).
+        embedding: N_z, size of a layer embedding; 64 for the deep networks of the paper (section 4.2).
 
     Raises:
-        ValueError: where the images are too small for that many poolings.
+        ValueError: if the images are too small for so many poolings.
     """
 
     label_equivariant = True
@@ -94,7 +94,7 @@ class HyperNetwork(Learner):
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weight.j [T, channels, channels, k, k]` of layer j, `head [T, P, F + 1]`, the bias last.
 
-        And what the embedding knows of the task, where the head reads the backbone's features.
+        And the task statistics, if the head reads the backbone's features (`layers=0`).
         """
         h, phi = self.embed.adapt(support, descriptor)
         r = self.encoder(self.pairing.pairs(h, support))
@@ -106,7 +106,7 @@ class HyperNetwork(Learner):
             phi = {f"weight.{j}": weight for j, weight in enumerate(self.generate(z).unbind(1))}
         head = self.head(*self.pairing.sources(class_mean(r, self.pairing.groups(support)), code))
         head = head.unflatten(-1, (self.pairing.outputs, -1)).flatten(1, 2)
-        # Scaled so that the first predictions are of ordinary size, however many features there are.
+        # Scaled so that initial predictions are of moderate size for any number of features.
         phi["head"] = head / math.sqrt(self.features)
         return phi
 

@@ -31,39 +31,40 @@ class HyperTransformer(Learner):
     The layers are generated from the first to the last. For layer l the transformer reads, as one set without
     positions, the support's tokens and the placeholders of layer l's weights:
 
-    * token of a support example: [label embedding; local features; global features], where the local features are
-      a 3x3 convolution, averaged over the map, of what reaches layer l through the layers generated so far, and the
-      global features are the same for every layer;
+    * token of a support example: [label embedding; local features; global features], where the local features are a 3x3
+      convolution, averaged over the map, of layer l's input from the layers generated so far, and the global features
+      are the same for every layer;
     * token of a slice of weights: [weight embedding; zeros].
 
-    A slice is what makes one output channel, for logits one class: the "output" allocation, which the paper's
-    experiments use (the "spatial" one would make one position of the kernel). It is read at its placeholder from the
-    positions behind the embedding. A generated convolution is followed by batch norm, ReLU and 2x2 max-pooling.
+    A slice is the weights of one output channel, for logits of one class: the "output" allocation, which the paper's
+    experiments use (a slice of the "spatial" one is one position of the kernel). The transformer's output at its
+    placeholder, behind the embedding, is the slice. A generated convolution is followed by batch norm, ReLU and 2x2
+    max-pooling.
 
-    A vector counts as an image of one pixel: kernels of 1x1, which are linear layers, and no pooling. A descriptor is
-    added to the weight embeddings, by a linear map.
+    A vector is an image of one pixel: kernels are 1x1, which makes linear layers, and there is no pooling. A descriptor
+    is added to the weight embeddings by a linear map.
 
-    Deviations: supervised only, with no tokens for unlabelled images. Batch norm has running statistics in
-    evaluation, so that queries do not see each other; the authors' code uses those of each batch. The transformers
-    normalise before attention and feed-forward, and once at the end; the paper's normalise after each. Generated
-    weights are divided by the root of a slice's length. The global features are a linear map of any backbone's, where
-    the authors have a network of four convolutions with 32 channels; no auxiliary heads.
+    Deviations: supervised only, without tokens for unlabelled images. Batch norm has running statistics in evaluation,
+    so that queries do not influence each other; the authors' code uses those of each batch. The transformers normalise
+    before attention and feed-forward, and once at the end; the paper's normalise after each. Generated weights are
+    divided by the root of a slice's length. The global features are a linear map of any backbone's, where the authors
+    have a network of four convolutions with 32 channels. There are no auxiliary heads.
 
     Args:
         spec: the tasks; classes.
-        backbone: maps inputs to what the global features are made of; by default Conv4 for images, an MLP for vectors.
+        backbone: maps inputs to features for the global features; by default Conv4 for images, an MLP for vectors.
         layers: generated convolutions.
-        channels: of every one of them, 8 in the authors' recipe for Omniglot.
+        channels: of each of them, 8 in the authors' recipe for Omniglot.
         embedding: width of the label and weight embeddings.
         local_features: width of the local features.
         global_features: width of the global features.
         depth: layers of a transformer.
-        heads: its attention heads.
+        heads: attention heads of a transformer.
         norm: whose statistics normalise the generated network's images (see `metabox.nn.norm.Norm`); "transductive"
             in the paper.
 
     Raises:
-        ValueError: where the images are too small for that many poolings.
+        ValueError: if the images are too small for so many poolings.
     """
 
     targets = (Classes,)
@@ -83,7 +84,7 @@ class HyperTransformer(Learner):
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(spec)
-        self.transductive = norm == "transductive"  # type: ignore[misc]  # of the class, elsewhere
+        self.transductive = norm == "transductive"  # type: ignore[misc]  # a class attribute elsewhere
         self.embed = Embedding(spec, backbone)
         self.shared = nn.Linear(self.embed.out_features, global_features)
         self.is_image = len(spec.x_shape) == 3
@@ -107,7 +108,7 @@ class HyperTransformer(Learner):
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `kernel.i [T, C', C, k, k]` of convolution i, `logits [T, C, F + 1]`, the bias last.
 
-        And where the norm is one of the support's, its statistics `norm.i [T, 2, C']`, `count.i [T]`.
+        And if the norm uses the support, its statistics `norm.i [T, 2, C']`, `count.i [T]`.
         """
         features, _ = self.embed.adapt(support, descriptor)
         features = self.shared(features)
@@ -136,7 +137,7 @@ class HyperTransformer(Learner):
         return x if self.is_image else x.flatten(2)[..., None, None]
 
     def _layer(self, i: int, x: Tensor, phi: Phi, context: Context) -> Tensor:
-        """Generated convolution i, and what follows it: `[T, N, C, H, W]` -> `[T, N, C', H', W']`."""
+        """Generated convolution i, norm, ReLU and pooling: `[T, N, C, H, W]` -> `[T, N, C', H', W']`."""
         weight, lead = phi[f"kernel.{i}"], x.shape[:2]
         x = task_conv2d(x, weight, padding=weight.shape[-1] // 2).flatten(0, 1)
         if len(x):  # an empty support has no statistics
@@ -147,13 +148,13 @@ class HyperTransformer(Learner):
 
 
 class WeightGenerator(nn.Module):
-    """A transformer that reads a support and writes `slices` slices of `block` weights each.
+    """A transformer that reads a support and outputs `slices` slices of `block` weights each.
 
     Args:
         spec: the tasks.
         embedding: width of the label and weight embeddings.
         features: width of the support's features.
-        slices: how many.
+        slices: how many to write.
         block: weights in a slice.
         depth: layers.
         heads: attention heads.
@@ -170,7 +171,7 @@ class WeightGenerator(nn.Module):
         self.describe = nn.Linear(spec.descriptor_size, embedding, bias=False) if spec.descriptor_size else None
         make = partial(nn.TransformerEncoderLayer, self.width, heads, self.width, batch_first=True, norm_first=True)
         self.layers = nn.ModuleList(make(dropout=0.0) for _ in range(depth))
-        # No bias: a shift of the logits' weights that all classes share would be without effect.
+        # No bias: a shift of the logits' weights that all classes share would have no effect.
         self.norm = nn.LayerNorm(self.width, bias=False)
 
     def forward(self, features: Tensor, member: Tensor, mask: Tensor, descriptor: Tensor | None = None) -> Tensor:

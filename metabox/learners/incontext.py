@@ -16,17 +16,17 @@ from metabox.targets import TaskSpec
 
 
 class InContext(Learner):
-    """A transformer over (x, y) tokens; support attends to support, queries attend to the support only.
+    """A transformer over (x, y) tokens; the support attends to the support, queries attend to the support only.
 
-    The shape is that of the in-context learners TNP-D (Nguyen & Grover 2022), GPICL (Kirsch et al. 2022) and
+    The architecture is that of the in-context learners TNP-D (Nguyen & Grover 2022), GPICL (Kirsch et al. 2022) and
     CAML (Fifty et al. 2024): token_i = x_i + embed(y_i), and a learned null label in place of a query's y.
 
-    Classes have no table of label embeddings, which is what makes such learners wait long at chance and
-    ties them to one way. Here the embedding of class c is inferred from the task: a linear map of the mean
-    of its support features. Renaming the classes permutes the embeddings with them. A query starts from a
-    first guess, attention by cosine over the support as in Matching networks (Vinyals et al. 2016,
-    equation 1); its token carries the guessed label's embedding, and the transformer's correction is read out
-    against the same class embeddings. Real and binary targets enter by a linear map and leave by one.
+    Classes have no table of label embeddings, which keeps such learners at chance for long and ties them to one way.
+    Instead the embedding of class c is inferred from the task: a linear map of the mean of its support features.
+    Renaming the classes permutes the embeddings with them. A query starts from a first guess, attention by cosine over
+    the support as in Matching networks (Vinyals et al. 2016, equation 1); its token carries the guessed label's
+    embedding, and the transformer's correction is read out against the same class embeddings. Real and binary targets
+    are embedded by a linear map and read out by another.
 
     Args:
         spec: the tasks.

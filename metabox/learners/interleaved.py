@@ -21,14 +21,14 @@ from metabox.targets import TaskSpec
 class Interleaved(Learner):
     """The in-context learner of function classes (Garg et al. 2022, "What can transformers learn in-context?").
 
-    An input and its target are a token each, in turn: x_1, y_1, x_2, y_2, ... One linear map reads both, each filled up
-    with zeros to the wider one's size. A causal transformer predicts y_i at the token of x_i: train it by `StreamLoss`,
-    the loss at every prefix (there, section 2). The transformer is GPT-2 as in the authors' code
-    (github.com/dtsip/in-context-learning) without dropout, with its table of learned positions. They train 12 layers
-    of 8 heads and width 256; the defaults here are those of their "tiny" configuration.
+    Inputs and targets are alternating tokens: x_1, y_1, x_2, y_2, ... One linear map embeds both, each padded with
+    zeros to the wider one's size. A causal transformer predicts y_i at the token of x_i: train it with `StreamLoss`,
+    the loss at every prefix (section 2 of the paper). The transformer is GPT-2 as in the authors' code
+    (github.com/dtsip/in-context-learning) without dropout, with its table of learned positions. The authors train 12
+    layers of 8 heads and width 256; the defaults here are those of their "tiny" configuration.
 
     Deviations: inputs may pass through a backbone (`Flatten` for the paper's plain vectors). The likelihood has a
-    learned standard deviation where the paper has the squared error. A padded example takes no place.
+    learned standard deviation where the paper has the squared error. A padded example takes no position.
 
     Args:
         spec: the tasks.
@@ -36,10 +36,10 @@ class Interleaved(Learner):
         width: features of a token.
         depth: transformer layers.
         heads: attention heads of a layer, a divisor of `width`.
-        points: examples of the longest sequence, the query included: the rows of the table of positions, halved.
+        points: examples in the longest sequence, the query included; the table of positions has twice as many rows.
 
     Raises:
-        ValueError: where `points` is below 1; in `adapt` and `stream` for more examples than there are positions.
+        ValueError: if `points` is below 1; in `adapt` and `stream` if there are more examples than positions.
     """
 
     ordered = True
@@ -77,7 +77,7 @@ class Interleaved(Learner):
         return self._read(examples, descriptor)[1]
 
     def _read(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
-        """phi after the sequence, and the prediction at each of its steps `[T, N, P]`, by one causal pass."""
+        """phi after the sequence, and the predictions at its steps `[T, N, P]`, in one causal pass."""
         h, phi = self.embed.adapt(sequence, descriptor)
         order = real_first(sequence.mask)
         y = self.spec.target.encode(sequence.y, sequence.mask).to(h.dtype)
@@ -104,7 +104,7 @@ class Interleaved(Learner):
 
 
 def _gpt2_layer(width: int, heads: int, depth: int) -> TransformerLayer:
-    """A layer of GPT-2: GELU by its tanh formula, small first weights, smaller ones where the residual stream ends."""
+    """A layer of GPT-2: GELU by its tanh formula, small initial weights, smaller at the ends of residual branches."""
     layer = TransformerLayer(width, heads, 4 * width)
     layer.feed_forward[1] = nn.GELU(approximate="tanh")
     ends = (layer.out, layer.feed_forward[2])

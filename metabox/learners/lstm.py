@@ -18,13 +18,13 @@ from metabox.targets import TaskSpec
 
 
 class Recurrent(Learner):
-    """A learner that reads the support as a sequence, one step for each example, and a query as one step more.
+    """A learner that reads the support as a sequence, one step per example, and a query as one further step.
 
-    The input at step t is (x_t, y_{t-1}): the label comes one step late and is zero at the first step, so
-    the network must hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2).
-    All queries of a task take their step from the same state, none of them from another's.
+    The input at step t is (x_t, y_{t-1}): the label is delayed by one step and zero at the first, so the network must
+    hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2). All queries of a
+    task take their step from the same state, independently of each other.
 
-    A subclass says what the state is: `start`, `step` and `advance`; and makes `readout`, from a step's outputs to
+    A subclass defines the state by `start`, `step` and `advance`, and creates `readout`, from a step's outputs to
     `self.labels.out_size` scores. `self.in_size` is the width of a step's input.
     """
 
@@ -45,34 +45,34 @@ class Recurrent(Learner):
     def step(self, state: Phi, inputs: Tensor) -> tuple[Tensor, Any]:
         """One step for each of the inputs `[T, M, in_size]`, all from the same state.
 
-        Returns the outputs `[T, M, O]`, and what `advance` needs to know of the step.
+        Returns the outputs `[T, M, O]`, and what `advance` needs from the step.
         """
 
     @abstractmethod
     def advance(self, state: Phi, taken: Any, real: Tensor) -> Phi:
-        """The state after a step of one input (M = 1) where `real [T]` is True, as it was elsewhere."""
+        """The state after a step with one input (M = 1), unchanged for tasks whose `real [T]` is False."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: the state, the label still to come `label [T, L]`, and what the embedding knows of the task."""
+        """phi: the state; the last label, not yet read, `label [T, L]`; the task statistics."""
         return self._run(support, descriptor)[0]
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        outputs, _ = self.step(phi, _beside(self.embed(x, phi), phi["label"]))
+        outputs, _ = self.step(phi, _with_label(self.embed(x, phi), phi["label"]))
         return self.labels.decode(self.readout(outputs))
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._run(examples, descriptor)[1]
 
     def _run(self, sequence: Examples, descriptor: Tensor | None) -> tuple[Phi, Tensor]:
-        """phi after the sequence, and the prediction at each of its steps `[T, N, P]`."""
+        """phi after the sequence, and the predictions at its steps `[T, N, P]`."""
         features, known = self.embed.adapt(sequence, descriptor)
         labels = self.labels.encode(sequence).to(features.dtype)
         state, label = self.start(features), features.new_zeros(len(features), self.labels.in_size)
         steps = []
         for i in range(features.shape[1]):
-            outputs, taken = self.step(state, _beside(features[:, i : i + 1], label))
+            outputs, taken = self.step(state, _with_label(features[:, i : i + 1], label))
             steps.append(outputs)
-            # Padding leaves the state and the label to come as they were, wherever in the sequence it stands.
+            # Padding, anywhere in the sequence, changes neither the state nor the unread label.
             real = sequence.mask[:, i]
             state, label = self.advance(state, taken, real), torch.where(real[:, None], labels[:, i], label)
         phi = known | state | {"label": label}
@@ -84,8 +84,8 @@ class Recurrent(Learner):
 class LSTM(Recurrent):
     """LSTM that reads the support as a sequence (Hochreiter et al. 2001; the baseline of Santoro et al. 2016).
 
-    The input at step t is (x_t, y_{t-1}): the label comes one step late. A query is the step after the last
-    support example; all queries of a task take that step from the same state.
+    The input at step t is (x_t, y_{t-1}): the label is delayed by one step. A query is the step after the last support
+    example; all queries of a task take that step from the same state.
 
     Deviations: inputs pass through a backbone, where Hochreiter et al. used the raw vector and Santoro et
     al. the flattened image (the backbone `Flatten`).
@@ -94,7 +94,7 @@ class LSTM(Recurrent):
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the LSTM, 200 in Santoro et al.
-        labels: how classes are written, "one-hot" or "strings" of five characters (see `LabelCode`).
+        labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class LSTM(Recurrent):
 
 
 def lstm_step(lstm: nn.LSTMCell, state: Phi, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """`hidden` and `cell [T, width]` of the state and inputs `[T, M, F]` to the next ones, each `[T, M, width]`."""
+    """The next `hidden` and `cell` `[T, M, width]`, from those of the state `[T, width]` and inputs `[T, M, F]`."""
     t, m = inputs.shape[:2]
     hidden, cell = (state[name][:, None].expand(-1, m, -1).flatten(0, 1) for name in ("hidden", "cell"))
     hidden, cell = lstm(inputs.flatten(0, 1), (hidden, cell))
@@ -131,11 +131,11 @@ def lstm_step(lstm: nn.LSTMCell, state: Phi, inputs: Tensor) -> tuple[Tensor, Te
 
 
 def lstm_advance(state: Phi, hidden: Tensor, cell: Tensor, real: Tensor) -> Phi:
-    """The next `hidden` and `cell`, of `lstm_step` for M = 1, where `real [T]` is True."""
+    """The results of `lstm_step` (M = 1) as the state, unchanged for tasks whose `real [T]` is False."""
     new = {"hidden": hidden.squeeze(1), "cell": cell.squeeze(1)}
     return {name: torch.where(real[:, None], part, state[name]) for name, part in new.items()}
 
 
-def _beside(features: Tensor, label: Tensor) -> Tensor:
+def _with_label(features: Tensor, label: Tensor) -> Tensor:
     """`[T, M, F]` and `[T, L]` -> `[T, M, F + L]`."""
     return torch.cat([features, label[:, None].expand(-1, features.shape[1], -1)], dim=-1)

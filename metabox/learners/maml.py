@@ -1,4 +1,4 @@
-"""MAML and ANIL: phi is the network itself, or its last layer, after a few steps of gradient descent on D_tr."""
+"""MAML and ANIL: phi is the network, or its last layer, after a few steps of gradient descent on D_tr."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from metabox.targets import TaskSpec
 from metabox.targets.base import task_mean
 
 WEIGHTS = "weights."
-"""What the names of adapted parameters begin with in phi."""
+"""Prefix of the names of adapted parameters in phi."""
 
 
 class MAML(Learner):
     """Model-agnostic meta-learning (Finn et al. 2017), on learn2learn: the baseline that is not a black box.
 
     Equation (1) and algorithm 2: theta'_i = theta - lr * grad L_i(f_theta) on the support, once or several times, and
-    the outer loop minimises L_i(f_theta'_i) on the queries, through these steps. Here phi_i is theta'_i.
-    In the inner loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the
-    squared error of the means, for reals; predicted scales have no part in it.
+    the outer loop minimises L_i(f_theta'_i) on the queries, through these steps. Here phi_i is theta'_i. In the inner
+    loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the squared error of
+    the means, for reals; it ignores predicted scales.
 
-    Deviations: L_i is a mean over the support in the inner loop too. The released code sums over the N classes
-    the means over K shots, so that its step size of 0.4 (5-way) or 0.1 (20-way) is 2.0 here. There the inner loop
-    changes convolutions and the last layer, and batch norm has a shift only, which it leaves alone; here, as in
-    learn2learn's examples, it changes all parameters, batch norm's scale and shift among them. There the last
-    feature map of Omniglot is averaged to 64 features, and the first weights of the last layer are normal with
-    variance 1. With a backbone of norm "batch", running statistics are used in evaluation; those of the paper, of all
-    queries of a task together, are norm "transductive". Tasks are adapted one after the other, in a Python loop.
+    Deviations: L_i is a mean over the support in the inner loop too. The released code sums the means over K shots over
+    the N classes, so that its step size of 0.4 (5-way) or 0.1 (20-way) is 2.0 here. Its inner loop changes convolutions
+    and the last layer, and its batch norm has only a shift, which the inner loop leaves alone; here, as in
+    learn2learn's examples, the inner loop changes all parameters, including batch norm's scale and shift. In that code
+    the last feature map of Omniglot is averaged to 64 features, and the initial weights of the last layer are normal
+    with variance 1. With a backbone of norm "batch", running statistics are used in evaluation; those of the paper, of
+    all queries of a task together, are norm "transductive". Tasks are adapted one after another in a Python loop.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         lr: step size of the inner loop, 0.4 in the paper for Omniglot, 5-way.
         steps: gradient steps of the inner loop in training.
-        evaluation_steps: the same in evaluation; as many as in training, where it is None. The paper took 3 after
-            training with 1. With running statistics, and early in training, more steps than in training do harm.
-        first_order: take the gradients of the inner loop as constants (section 5.2).
+        evaluation_steps: the same in evaluation; None means as many as in training. The paper took 3 after training
+            with 1. With running statistics, and early in training, more steps than in training are harmful.
+        first_order: treat the gradients of the inner loop as constants (section 5.2).
 
     Raises:
-        ImportError: where learn2learn is not installed.
+        ImportError: if learn2learn is not installed.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class MAML(Learner):
         self.network = Network(spec, backbone)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `weights.NAME [T, ...]`, all trainable parameters; what the embedding knows of the task."""
+        """phi: `weights.NAME [T, ...]`, all trainable parameters; the task statistics."""
         parts = [
             self._adapt_task(support[one], *(None if part is None else part[one] for part in (descriptor, classes)))
             for one in _each(support)
@@ -89,7 +89,7 @@ class MAML(Learner):
             return params
 
         network = self._descend(self.network, predictions, support, classes)
-        if any(name.startswith("backbone.") for name in known):  # statistics of the support: those of the last weights
+        if any(name.startswith("backbone.") for name in known):  # statistics of the support with the adapted weights
             predictions(network)
         return _named_weights(network) | known
 
@@ -111,7 +111,7 @@ class MAML(Learner):
         if torch.is_inference_mode_enabled():
             raise RuntimeError(f"{type(self).__name__} adapts by gradients; use torch.no_grad, not inference_mode")
         first_order = self.first_order or not torch.is_grad_enabled()
-        # Evaluation needs gradients as well; and bf16 would round them before they are multiplied by `lr`.
+        # Evaluation needs gradients too, and bf16 would round them before they are multiplied by `lr`.
         with torch.enable_grad(), torch.autocast(support.x.device.type, enabled=False):
             copy = learn2learn().algorithms.MAML(module, self.lr, first_order, allow_nograd=True).clone()
             for _ in range(self.steps if self.training else self.evaluation_steps):
@@ -121,25 +121,25 @@ class MAML(Learner):
 
 
 class ANIL(MAML):
-    """Almost no inner loop (Raghu et al. 2020, section 5): MAML whose inner loop changes the last layer alone.
+    """Almost no inner loop (Raghu et al. 2020, section 5): MAML whose inner loop changes only the last layer.
 
-    Deviations: as for `MAML`, where they concern the last layer. Batch norm sees the images of all tasks together in
-    training, as in the other learners, because here they pass through the same backbone.
+    Deviations: those of `MAML` that concern the last layer. Batch norm sees the images of all tasks together in
+    training, as in the other learners, because they pass through the same backbone.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         lr: step size of the inner loop.
         steps: gradient steps of the inner loop in training.
-        evaluation_steps: the same in evaluation; as many as in training, where it is None.
-        first_order: take the gradients of the inner loop as constants.
+        evaluation_steps: the same in evaluation; None means as many as in training.
+        first_order: treat the gradients of the inner loop as constants.
 
     Raises:
-        ImportError: where learn2learn is not installed.
+        ImportError: if learn2learn is not installed.
     """
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `weights.head.weight [T, P, D]`, `weights.head.bias [T, P]`; what the embedding knows of the task."""
+        """phi: `weights.head.weight [T, P, D]`, `weights.head.bias [T, P]`; the task statistics."""
         features, phi = self.network.embed.adapt(support, descriptor)
         heads = []
         for one in _each(support):
@@ -155,7 +155,7 @@ class ANIL(MAML):
 
 
 class Network(nn.Module):
-    """What is adapted: inputs `[T, M, *x_shape]` and what the embedding knows of the tasks, to `[T, M, P]`."""
+    """The adapted network: inputs `[T, M, *x_shape]` and the task statistics to `[T, M, P]`."""
 
     def __init__(self, spec: TaskSpec, backbone: MakeBackbone | None) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Network(nn.Module):
 
 
 def _each(support: Examples) -> Iterator[slice]:
-    """Each task by itself."""
+    """The slice of each task."""
     return (slice(t, t + 1) for t in range(len(support)))
 
 
@@ -178,10 +178,10 @@ def _named_weights(network: nn.Module) -> Phi:
 
 @cache
 def learn2learn() -> Any:
-    """The package, imported when it is first needed.
+    """The package, imported on first use.
 
     Raises:
-        ImportError: where it is not installed.
+        ImportError: if it is not installed.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # gym, which it imports, advertises its successor

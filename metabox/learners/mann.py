@@ -1,4 +1,4 @@
-"""Memory-augmented neural network: phi is the memory, how it was used, and the controller's state."""
+"""Memory-augmented neural network: phi is the memory, its usage, and the controller's state."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from metabox.targets import TaskSpec
 class MANN(Recurrent):
     """Memory-augmented neural network (Santoro et al. 2016, "Meta-Learning with Memory-Augmented Neural Networks").
 
-    An LSTM controller reads (x_t, y_{t-1}) and r_{t-1}, what it read from memory one step before. Its state h_t
-    gives the keys of a memory with least recently used access (equations 2 to 8, in `LRUMemory`), and
-    (h_t, r_t) the prediction.
+    An LSTM controller reads (x_t, y_{t-1}) and r_{t-1}, which it read from memory one step before. Its state h_t gives
+    the keys of a memory with least recently used access (equations 2 to 8, in `LRUMemory`), and (h_t, r_t) the
+    prediction.
 
-    A query is the step after the last support example. Each would write before it reads; the queries of a task do
-    so to memories of their own, in one pass (see `LRUMemory`).
+    A query is the step after the last support example. Each writes before it reads; each query of a task writes as if
+    to its own copy of the memory, in one pass (see `LRUMemory`).
 
-    Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write
-    every head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). So
-    it is here; `read_first` and `gate: emitted` are the readings of some public code.
+    Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write every
+    head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). This
+    implementation does the same; `read_first` and `gate: emitted` are the readings of some public code.
 
-    The paper does not say, and here it is so: keys are linear in h_t, then tanh; each head has its own key, read
-    weights and alpha (first 0); the memory and all weights start at zero, and of rows that were used equally the
-    first counts as the least used; an empty row has cosine 0 to every key.
+    Unspecified in the paper, and chosen here: keys are linear in h_t, then tanh; each head has its own key, read
+    weights and alpha (initially 0); the memory and all weights start at zero; among equally used rows the first counts
+    as the least used; an empty row has cosine 0 to every key.
 
     Deviations: inputs pass through a backbone, where the paper has the flattened image (the backbone `Flatten`).
 
@@ -43,8 +43,8 @@ class MANN(Recurrent):
         heads: read heads.
         decay: gamma of the usage weights (equation 5).
         gate: where alpha of equation 7 comes from: "learned", or "emitted" by the controller at each step.
-        read_first: read the memory before the write of the step.
-        labels: how classes are written, "one-hot" or "strings" of five characters (see `LabelCode`).
+        read_first: read the memory before the step writes to it.
+        labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
     """
 
     def __init__(

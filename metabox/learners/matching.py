@@ -22,12 +22,12 @@ class MatchingNet(Learner):
     """Matching network (Vinyals et al. 2016, "Matching Networks for One Shot Learning"), without full context.
 
     P(y | x, S) = sum_i a(x, x_i) y_i (equation 1), where a(x, x_i) is the softmax over the support of the cosines
-    c(f(x), g(x_i)) (section 2.1.1). Here f = g, the backbone. The predicted parameters are log P, but for a constant.
+    c(f(x), g(x_i)) (section 2.1.1). Here f = g, the backbone. The predicted parameters are log P, up to a constant.
 
     Deviations: the cosines are multiplied by `sharpness` before the softmax, by default a learned factor. With the
-    paper's factor of 1 the probability of a class in a 5-way 1-shot task is at most e / (e + 4 / e) = 0.65, however
-    well it matches. A class without support, whose probability would be 0, counts as one example with a cosine of
-    -1. A descriptor gates the features (`Gate`), because a shift would partly cancel; the paper has none.
+    paper's factor of 1 the probability of a class in a 5-way 1-shot task is at most e / (e + 4 / e) = 0.65, even for a
+    perfect match. A class without support, whose probability would be 0, counts as one example with a cosine of -1. A
+    descriptor gates the features (`Gate`), since a shift would partly cancel; the paper has none.
 
     Args:
         spec: the tasks.
@@ -52,12 +52,12 @@ class MatchingNet(Learner):
 
     @property
     def most_classes(self) -> None:
-        """Any number: no weight belongs to a class."""
+        """No limit: no weight belongs to a class."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `features [T, N, D]`, which are g(x_i), and `member [T, N, C]`, which are y_i (zeros for padding).
 
-        And what the embedding knows of the task.
+        And the task statistics.
         """
         assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
@@ -69,28 +69,28 @@ class MatchingNet(Learner):
         with torch.autocast(x.device.type, enabled=False):
             member = phi["member"].to(cosine.dtype)
             sharpness = cosine.new_tensor(self.sharpness) if self.log_sharpness is None else self.log_sharpness.exp()
-            attention = (sharpness * (cosine - 1)).exp()  # but for the norm, which is the same for all classes
+            attention = (sharpness * (cosine - 1)).exp()  # up to the normalisation, which is the same for all classes
             unseen = (member.sum(1) == 0)[:, None]
             return torch.where(unseen, (-2 * sharpness).exp(), attention @ member).clamp(min=SMALLEST).log()
 
     def g(self, h: Tensor, mask: Tensor) -> Tensor:
-        """Of the support: features g' `[T, N, D]`, of which mask `[T, N]` tells the padding, to g `[T, N, D]`."""
+        """Embed the support: features g' `[T, N, D]`, mask `[T, N]`, to g `[T, N, D]`."""
         return h
 
     def f(self, h: Tensor, phi: Phi) -> Tensor:
-        """Of queries: features f' `[T, M, D]` to f `[T, M, D]`."""
+        """Embed queries: features f' `[T, M, D]` to f `[T, M, D]`."""
         return h
 
 
 class FullContextMatchingNet(MatchingNet):
     """Matching network with full context embeddings (Vinyals et al. 2016, sections 2.1.2, A.1 and A.2).
 
-    The support is embedded in the context of all of it: g(x_i, S) is g'(x_i) + the outputs at step i of two LSTMs
-    that read the support forwards and backwards (A.2), so that its order matters. A query is embedded by `n_steps`
-    steps of an LSTM that reads from the support before each: equations 3 to 6.
+    Each support example is embedded in the context of the whole support: g(x_i, S) is g'(x_i) + the outputs at step i
+    of two LSTMs that read the support forwards and backwards (A.2), so that its order matters. A query is embedded by
+    `n_steps` steps of an LSTM, each of which attends to the support first: equations 3 to 6.
 
-    Deviations: those of `MatchingNet`. The paper does not say how many steps there are, nor from where h, c start:
-    here from zeros, so that the first read-out is the mean of the support.
+    Deviations: those of `MatchingNet`. The paper gives neither the number of steps nor the initial h and c: here they
+    are zeros, so that the first read-out is the mean of the support.
 
     Args:
         spec: the tasks.
@@ -113,12 +113,12 @@ class FullContextMatchingNet(MatchingNet):
         width, self.n_steps = self.embed.out_features, n_steps
         self.forwards = nn.LSTM(width, width, batch_first=True)
         self.backwards = nn.LSTM(width, width, batch_first=True)
-        # Equation 3 has [h, r] for its hidden state; as a linear map does not care, r enters beside the input here.
+        # In equation 3 the hidden state is [h, r]; here r joins the input, which is the same for a linear map.
         self.cell = nn.LSTMCell(2 * width, width)
 
     def g(self, h: Tensor, mask: Tensor) -> Tensor:
         place = torch.arange(h.shape[1], device=h.device).expand(mask.shape)
-        # Real examples first, in the order of reading: the padding is read after them, too late to matter.
+        # Real examples first, in reading order: padding is read after them and cannot influence them.
         forwards = _read(self.forwards, h, torch.where(mask, place, h.shape[1]).argsort(dim=1))
         backwards = _read(self.backwards, h, torch.where(mask, -place, h.shape[1]).argsort(dim=1))
         return forwards + backwards + h
@@ -139,7 +139,7 @@ class FullContextMatchingNet(MatchingNet):
 
 
 def _read(lstm: nn.LSTM, h: Tensor, order: Tensor) -> Tensor:
-    """The LSTM's output at each of h `[T, N, D]`, which it reads in the given order `[T, N]`."""
+    """The LSTM's outputs for h `[T, N, D]`, read in the given order `[T, N]`."""
     if not h.numel():
         return h
     where = order[..., None].expand_as(h)

@@ -1,4 +1,4 @@
-"""Meta networks: phi is a memory of weights, one set for each support example, generated from its loss gradient."""
+"""Meta networks: phi is a memory of weights, generated for each support example from its loss gradient."""
 
 from __future__ import annotations
 
@@ -24,36 +24,35 @@ class MetaNet(Learner):
 
     With h = features of x, and all weights without biases, the steps of Algorithm 1 are:
 
-    * u, the representation: u(x; Q, Q*) = Q h + Q* h. Without fast weights, a fixed readout V makes the logits
+    * u, the representation: u(x; Q, Q*) = Q h + Q* h. Without fast weights, a fixed readout V gives the logits
       V relu(Q h) of the embedding loss, which is the cross-entropy (the paper's choice for one-shot tasks).
-    * Q* = d(G, {grad_Q loss_emb}): the support is cut into `parts` by its order; d, an LSTM and a linear layer,
-      reads the gradient of one part after the other, and its last output is the task's fast weights.
+    * Q* = d(G, {grad_Q loss_emb}): the support is split into `parts` in order; d, an LSTM and a linear layer, reads the
+      gradients of the parts in sequence, and its last output is the task's fast weights.
     * b, the base learner: logits W2 relu(W1 h), with the cross-entropy loss_task.
     * W*_i = m(Z, grad_W loss_task of example i), a perceptron; M = {W*_i} is the memory and R = {r_i = u(x_i; Q, Q*)}
       are its keys.
     * A query's r = u(x; Q, Q*) reads W* = softmax(cosine(R, r))^T M, and the answer is b with layer augmentation
       (section 3.3): a = relu(W1 h) + relu(W1* h), logits = W2 a + W2* a.
 
-    d and m act on every coordinate alike. They read a gradient as two numbers, its log and its sign
-    (`preprocess`, after Andrychowicz et al. 2016, appendix A). As in the authors' code no gradient of the outer loop
-    passes through these numbers, which is why V, seen by loss_emb alone, is not trained there either.
+    d and m treat each coordinate alike. They read a gradient as two numbers, its log and its sign (`preprocess`, after
+    Andrychowicz et al. 2016, appendix A). As in the authors' code, no gradient of the outer loop passes through these
+    numbers, so that V, used by loss_emb only, is not trained there either.
 
-    An empty support has no fast weights: b answers by its slow weights alone.
+    An empty support has no fast weights: b predicts with its slow weights only.
 
-    Deviations: the paper generates fast weights for every layer, the convolutions' too; per support example these
-    are 150,000 numbers on Omniglot. Here only the fully connected layers have fast weights, on top of one backbone
-    that u and b share (the paper has one for each) and of a linear layer, which makes their number
-    independent of the backbone. In the paper's text the gradients of T examples drawn at random go into d, and with
-    several examples a class the embedding loss is contrastive, on random pairs; here it is as in the authors' code
-    for Omniglot: five parts of the support in their order, each by its mean cross-entropy. Small defaults: the
-    authors' `width` is 64.
+    Deviations: the paper generates fast weights for every layer, including convolutions, which are 150,000 numbers per
+    support example on Omniglot. Here only the fully connected layers have fast weights, on top of one backbone that u
+    and b share (the paper has one for each) and a linear layer, which makes their number independent of the backbone.
+    In the paper's text d reads the gradients of T examples drawn at random, and with several examples per class the
+    embedding loss is contrastive, on random pairs; here, as in the authors' code for Omniglot, d reads five parts of
+    the support in order, each by its mean cross-entropy. The defaults are small: the authors' `width` is 64.
 
     Args:
         spec: the tasks; classes.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the fully connected layers.
         hidden: units of the LSTM in d, and of the two hidden layers of m.
-        parts: how many gradients d reads.
+        parts: number of gradients that d reads.
     """
 
     targets = (Classes,)
@@ -84,7 +83,7 @@ class MetaNet(Learner):
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `keys [T, N, K]`, `memory.1 [T, N, K, K]`, `memory.2 [T, N, C, K]`, `task [T, K, K]`, `mask [T, N]`.
 
-        K is `width`. And what the embedding knows of the task.
+        K is `width`. And the task statistics.
         """
         features, phi = self.embed.adapt(support, descriptor)
         h = self.reduce(features)
@@ -94,7 +93,7 @@ class MetaNet(Learner):
         error1, error2, a = _errors(h, self.b1.weight, self.b2.weight, labels, classes)
         inputs = h.detach().to(a.dtype)
         for i, (error, seen) in enumerate([(error1, inputs), (error2, a)], 1):
-            gradient = error[..., None] * seen[..., None, :]  # of each example by itself: [T, N, out, in]
+            gradient = error[..., None] * seen[..., None, :]  # per example: [T, N, out, in]
             phi[f"memory.{i}"] = self.m(preprocess(gradient)).squeeze(-1).to(h.dtype)
         return phi | {"mask": support.mask}
 
@@ -117,10 +116,10 @@ class MetaNet(Learner):
         with torch.autocast(h.device.type, enabled=False):
             share = member / size.clamp(min=1)[:, None]
             gradients = torch.einsum("tnp,tno,tni->ptoi", share.to(error.dtype), error, h.detach().to(error.dtype))
-        rows = preprocess(gradients).flatten(1, -2)  # a coordinate is a row: [parts, T * K * K, 2]
+        rows = preprocess(gradients).flatten(1, -2)  # one row per coordinate: [parts, T * K * K, 2]
         hidden = cell = rows.new_zeros(rows.shape[1], self.d.hidden_size)
         for part, there in zip(rows, (size > 0).T, strict=True):
-            # A support of fewer examples than parts leaves some empty: they are no step.
+            # With fewer examples than parts some parts are empty and make no step.
             real = there.repeat_interleave(len(part) // len(there))[:, None]
             taken = self.d(part, (hidden, cell))
             hidden, cell = (torch.where(real, new, old) for new, old in zip(taken, (hidden, cell), strict=True))
@@ -138,7 +137,7 @@ class MetaNet(Learner):
 
 
 def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
-    """Andrychowicz et al. 2016, appendix A: numbers `[...]` -> `[..., 2]`, in -1 ... 1 unless they are large.
+    """Andrychowicz et al. 2016, appendix A: numbers `[...]` -> `[..., 2]`, within -1 ... 1 unless they are large.
 
     `(log|g| / p, sign(g))` where `|g| >= e^-p`, else `(-1, e^p g)`; p = 7 in the code of Munkhdalai & Yu.
     """
@@ -149,12 +148,11 @@ def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
 def _errors(
     h: Tensor, first: Tensor, second: Tensor, labels: Tensor, classes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the cross-entropy of `second relu(first h)` sends back, example by example; a constant to the outer loop.
+    """Per-example gradients of the cross-entropy of `second relu(first h)`, constants for the outer loop.
 
-    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding), the label sets `[T, C]`
-    over which the cross-entropy is taken -> the errors at the two layers' outputs `[T, N, K]` and `[T, N, C]`, and the
-    second layer's inputs `[T, N, K]`. The gradient of a layer's weights is the outer product of its error and its
-    input.
+    h `[T, N, D]`, first `[K, D]`, second `[C, K]`, labels `[T, N, C]` (zeros for padding), label sets `[T, C]` that the
+    cross-entropy covers -> gradients at the two layers' outputs `[T, N, K]` and `[T, N, C]`, and the second layer's
+    inputs `[T, N, K]`. The gradient of a layer's weights is the outer product of its output's gradient and its input.
     """
     with torch.no_grad(), torch.autocast(h.device.type, enabled=False):  # bf16 would blur small gradients
         precise = torch.promote_types(h.dtype, torch.float32)
@@ -167,16 +165,16 @@ def _errors(
 
 
 def _parts(mask: Tensor, parts: int) -> Tensor:
-    """Cuts the valid examples into equal parts by their order: mask `[T, N]` -> floats `[T, N, parts]`."""
+    """Split the valid examples into equal parts in order: mask `[T, N]` -> floats `[T, N, parts]`."""
     rank, count = mask.cumsum(1) - 1, mask.sum(1, keepdim=True).clamp(min=1)
     return membership(rank * parts // count, mask, parts)
 
 
 def _read(attention: Tensor, memory: Tensor, x: Tensor) -> Tensor:
-    """(attention^T memory) x without making each query's weights.
+    """(attention^T memory) x without materialising each query's weights.
 
     attention `[T, M, N]`, memory `[T, N, out, in]`, x `[T, M, in]` -> `[T, M, out]`.
     """
-    # of every example's weights
+    # with every example's weights
     answers: Tensor = task_linear(x, memory.flatten(1, 2)).unflatten(-1, memory.shape[1:3])
     return (attention.to(answers.dtype)[..., None] * answers).sum(2)

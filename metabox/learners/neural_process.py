@@ -1,4 +1,4 @@
-"""Neural process: a latent z beside the pooled code of the support. phi is the code and the distribution of z."""
+"""Neural process: a pooled code of the support and a latent z. phi is the code and the distribution of z."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from metabox.targets import TaskSpec
 
 
 class NeuralProcess(Learner):
-    """What neural processes share: two encoders, a decoder, and predictions as a mixture over samples of z.
+    """Base of neural processes: two encoders, a decoder, and predictions as a mixture over samples of z.
 
-    A subclass says in `remember` and `code` how the deterministic path keeps the support's codes r_i and reads them.
+    A subclass defines in `remember` and `code` how the deterministic path stores and reads the support's codes r_i.
     """
 
     label_equivariant = True
@@ -54,7 +54,7 @@ class NeuralProcess(Learner):
     def remember(self, r: Tensor, h: Tensor, groups: Tensor) -> Phi:
         """Codes r_i `[T, N, R]` of inputs `[T, N, D]` in groups `[T, N, G]` to the deterministic part of phi.
 
-        Groups are the classes, and all examples together as the last one; that one alone where there are no classes.
+        Groups are the classes, then all examples together; without classes only the latter.
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ class NeuralProcess(Learner):
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `z_mean`, `z_scale [T, Z]` of q(z | s), and what `remember` adds.
 
-        And what the embedding knows of the task.
+        And the task statistics.
         """
         h, phi = self.embed.adapt(support, descriptor)
         pairs, groups = self.pairing.pairs(h, support), self.pairing.groups(support)
@@ -77,7 +77,7 @@ class NeuralProcess(Learner):
         return self.spec.target.mixture(self.decode(phi, x, z))
 
     def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """q(z | examples): mean and scale, each `[T, Z]`. That of the support is in phi, as `z_mean` and `z_scale`."""
+        """q(z | examples): mean and scale, each `[T, Z]`. For the support, phi has them as `z_mean` and `z_scale`."""
         examples, descriptor, _ = self.check(examples, descriptor)
         h, _ = self.embed.adapt(examples, descriptor)
         moments: tuple[Tensor, Tensor] = self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
@@ -95,15 +95,15 @@ class NP(NeuralProcess):
     """Neural process with a deterministic and a latent path (Garnelo et al. 2018b, "Neural Processes").
 
     r = mean_i h(x_i, y_i); s = mean_i h'(x_i, y_i); q(z | s) = N(mu(s), sigma(s)), sigma = 0.1 + 0.9 sigmoid(.);
-    predictions = g(x, r, z). Train it with `LatentLoss`, the bound of equation 9. The deterministic path, the sizes
-    and the form of sigma are those of Kim et al. 2019 ("Attentive Neural Processes", section 2) and of the notebook
-    that its authors published (github.com/google-deepmind/neural-processes); the first paper draws z alone.
+    predictions = g(x, r, z). Train it with `LatentLoss`, the bound of equation 9. The deterministic path, the sizes and
+    the form of sigma are those of Kim et al. 2019 ("Attentive Neural Processes", section 2) and of its authors'
+    published notebook (github.com/google-deepmind/neural-processes); the first paper has only z.
 
-    Deviations: predictions are one distribution, not one for each sample of z. In evaluation z takes `n_samples`
-    fixed quasi-random values, so that a prediction is a function of phi; their predictions are mixed, and for real
-    targets the mixture is replaced by the normal with its mean and variance. In training `QueryLoss` draws z afresh.
-    Classes, which neither paper has: r is pooled within each class and over all, and one decoder scores each class as
-    in `CNP`; for z, s is pooled within each class and then over the classes, so renaming them leaves z as it was.
+    Deviations: predictions are one distribution, not one for each sample of z. In evaluation z takes `n_samples` fixed
+    quasi-random values, so that a prediction is a function of phi; their predictions are mixed, and for real targets
+    the mixture is replaced by the normal with its mean and variance. In training `predict` draws new z. For classes,
+    which neither paper has, r is pooled within each class and over all, and one decoder scores each class as in `CNP`;
+    for z, s is pooled within each class and then over the classes, so renaming them does not change z.
 
     Args:
         spec: the tasks.

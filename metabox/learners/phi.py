@@ -1,4 +1,4 @@
-"""The form of a learner's phi, by which that of another learner is told apart."""
+"""Checks of phi: whether its names and shapes are those that the learner produces."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from metabox.learners.base import Learner, Phi
 
 Form = Mapping[str, tuple[int | None, ...]]
-"""Name to the axes after T, None for one whose length depends on the task."""
+"""Name to the axes after T, None for a length that depends on the task."""
 
 KNOWN = "_names_of_phi"
 """The attribute of a learner that holds which names with how many axes its phi has had."""
 
 
 def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
-    """phi with its floats in the type of the weights, or a ValueError if it is not of the tasks of x at all."""
+    """phi with its floats in the type of the weights; a ValueError if it is no phi for the tasks of x."""
     if not isinstance(phi, Mapping) or not phi or not all(isinstance(part, Tensor) for part in phi.values()):
         got = f"{len(phi)} entries, not all of them tensors" if isinstance(phi, Mapping) and phi else shown(phi)
         raise ValueError(f"expected phi as `adapt` returned it, tensors by name, got {got}; call adapt(support) first")

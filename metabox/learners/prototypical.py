@@ -1,4 +1,4 @@
-"""Prototypical network: each class is the mean of its examples. phi is those means."""
+"""Prototypical network: each class is represented by the mean of its examples. phi is those means."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ProtoNet(Learner):
     -d(f(x), c_k) (equation 2). With the squared Euclidean distance this is a linear classifier with weights 2 c_k
     and biases `-|c_k|^2` (equation 8).
 
-    Deviations: none where every class of a task has support. A class without any is as far away as the farthest
-    prototype, and all classes are alike without support. A descriptor gates the features (`Gate`), because a shift
-    would cancel in the distances; the paper has none in its few-shot part.
+    Deviations: none if every class of a task has support. A class without any is as far away as the farthest prototype,
+    and without support all classes are equal. A descriptor gates the features (`Gate`), since a shift would cancel in
+    the distances; the paper has none in its few-shot part.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        distance: "euclidean", which is squared, or "cosine", which is 1 - cos (there, section 2.6).
+        distance: "euclidean", which is squared, or "cosine", which is 1 - cos (section 2.6 of the paper).
     """
 
     targets = (Classes,)
@@ -53,10 +53,10 @@ class ProtoNet(Learner):
 
     @property
     def most_classes(self) -> None:
-        """Any number: no weight belongs to a class."""
+        """No limit: no weight belongs to a class."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `prototypes [T, C, D]`, `counts [T, C]` of their examples, and what the embedding knows of the task."""
+        """phi: `prototypes [T, C, D]`, `counts [T, C]` of their examples, and the task statistics."""
         assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
         member = membership(support.y, support.mask, classes.shape[1])
@@ -68,5 +68,5 @@ class ProtoNet(Learner):
         h, prototypes = self.embed(x, phi), phi["prototypes"]
         far = squared_distances(h, prototypes) if self.distance == "euclidean" else 1 - cosines(h, prototypes)
         seen = phi["counts"][:, None] > 0
-        farthest = far.masked_fill(~seen, -math.inf).amax(-1, keepdim=True).clamp(min=0)  # 0 where no class is seen
+        farthest = far.masked_fill(~seen, -math.inf).amax(-1, keepdim=True).clamp(min=0)  # 0 if no class is seen
         return -torch.where(seen, far, farthest)

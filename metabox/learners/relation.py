@@ -23,23 +23,23 @@ from metabox.targets import Classes, TaskSpec
 class RelationNet(Learner):
     """Relation network (Sung et al. 2018, "Learning to Compare: Relation Network for Few-Shot Learning").
 
-    The score of class k for a query is g(C(f_k, f(x))) (equation 1): g is the relation module, C puts feature maps
-    beside each other in depth, and f_k is the element-wise sum of the maps of the class's support (section 3.2).
-    The module has two blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1
-    (section 3.4 and figure 2).
+    The score of class k for a query is g(C(f_k, f(x))) (equation 1): g is the relation module, C concatenates feature
+    maps in depth, and f_k is the element-wise sum of the maps of the class's support (section 3.2). The module has two
+    blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1 (section 3.4 and figure
+    2).
 
-    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by
-    the log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
-    class. The class of the highest score is the same by both. A bias in the last layer, common to all classes, would
-    be without effect. A map that is too small to be halved is not. For features that are not maps (a backbone without
-    `map_shape`), the module is a perceptron. A class without support is compared as a map of zeros. A descriptor
-    gates the features (`Gate`); the paper has none in its few-shot part.
+    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by the
+    log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
+    class. Both agree on the class of the highest score. The last layer has no bias, which all classes would share and
+    would have no effect. A map that is too small is not halved. For features that are not maps (a backbone without
+    `map_shape`), the module is a perceptron. A class without support is a map of zeros. A descriptor gates the features
+    (`Gate`); the paper has none in its few-shot part.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default RelationConv for images, an MLP for vectors.
         width: channels of the relation module.
-        hidden: units of its last layer but one.
+        hidden: units of its second to last layer.
     """
 
     targets = (Classes,)
@@ -66,10 +66,10 @@ class RelationNet(Learner):
 
     @property
     def most_classes(self) -> None:
-        """Any number: no weight belongs to a class."""
+        """No limit: no weight belongs to a class."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `sums [T, C, D]` of the features of each class's support, and what the embedding knows of the task."""
+        """phi: `sums [T, C, D]` of the features of each class's support, and the task statistics."""
         assert classes is not None  # as targets are classes
         h, phi = self.embed.adapt(support, descriptor)
         member = membership(support.y, support.mask, classes.shape[1])
@@ -85,9 +85,9 @@ class MapRelation(nn.Module):
     """The relation module for maps (Sung et al. 2018, figure 2): `[T, 1, C, D]`, `[T, M, 1, D]` -> `[T, M, C, 1]`.
 
     Args:
-        map_shape: channels, height and width of a map, which comes flattened, D long.
+        map_shape: channels, height and width of a map, which is passed flattened, of length D.
         width: channels of the two blocks.
-        hidden: units of the last layer but one.
+        hidden: units of the second to last layer.
     """
 
     def __init__(self, map_shape: tuple[int, int, int], width: int, hidden: int) -> None:
@@ -105,7 +105,7 @@ class MapRelation(nn.Module):
         )
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
-        # The first convolution of two maps beside each other: each by itself, and added up; M * C pairs, M + C maps.
+        # The first convolution of two concatenated maps is the sum of one for each: for M * C pairs, M + C maps.
         weights = self.convolution.weight.chunk(2, dim=1)
         a, b = (self._convolve(part, weight) for part, weight in zip((support, query), weights, strict=True))
         pairs = a + b
@@ -121,10 +121,10 @@ class MapRelation(nn.Module):
 
 
 class RelationConv(Backbone):
-    """Four convolutional blocks of which the first two halve the image (Sung et al. 2018, section 3.4).
+    """Four convolutional blocks; the first two halve the image (Sung et al. 2018, section 3.4).
 
-    Two poolings instead of four, for the relation module to have maps to compare: 5x5 of an image of 28x28. The 3x3
-    convolutions of the first two blocks are not padded, as in the code that the authors published.
+    Two poolings instead of four leave maps for the relation module to compare: 5x5 for an image of 28x28. The 3x3
+    convolutions of the first two blocks are not padded, as in the authors' published code.
 
     Args:
         x_shape: `(channels, height, width)`.

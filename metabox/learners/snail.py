@@ -21,25 +21,25 @@ class SNAIL(Learner):
     """Simple neural attentive learner (Mishra et al. 2018, "A Simple Neural Attentive Meta-Learner").
 
     The sequence is (x_1, y_1), ..., (x_N, y_N), (x, 0): the support, then one query. It passes through
-    AttentionBlock(64, 32), TCBlock(T, 128), AttentionBlock(256, 128), TCBlock(T, 128), AttentionBlock(512, 256)
-    and a linear layer at each position. TCBlock(T, D) is DenseBlock(2^i, D) for i = 1 ... ceil(log2 T), as printed
-    in section 3.1, so that the convolutions hear even distances (2, 4, 8, ...); attention sees all.
+    AttentionBlock(64, 32), TCBlock(T, 128), AttentionBlock(256, 128), TCBlock(T, 128), AttentionBlock(512, 256) and a
+    linear layer at each position. TCBlock(T, D) is DenseBlock(2^i, D) for i = 1 ... ceil(log2 T), as printed in section
+    3.1, so that the convolutions reach even distances (2, 4, 8, ...); attention reaches all.
 
-    No support example sees the query, so the support is read once. A query needs of each dense block what its
-    input was one dilation before, and of each attention block the keys and values; all queries of a task are
-    answered from these in one pass, each as if it stood alone after the support.
+    No support example sees the query, so the support is read once. A query needs from each dense block the input one
+    dilation earlier, and from each attention block the keys and values; all queries of a task are answered from these
+    in one pass, each as if it alone followed the support.
 
-    Deviations: the paper builds the network for one number T = NK + 1 of examples; here `horizon` sets only how many
-    dense blocks there are, and any number of examples can be read. A padded example takes no position. Keys have no
-    bias, which would be without effect.
+    Deviations: the paper builds the network for one number T = NK + 1 of examples; here `horizon` sets only the number
+    of dense blocks, and any number of examples can be read. A padded example takes no position. Keys have no bias,
+    which would have no effect.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the linear layer after the backbone, 64 for Omniglot in the paper.
-        horizon: T, the length of sequence that the convolutions are built to span; 26 is 5 ways, 5 shots and a query.
+        horizon: T, the length of sequence that the convolutions span; 26 is 5 ways, 5 shots and a query.
         filters: D of the temporal convolutions.
-        attention: key and value size of each attention block; a temporal convolution stands between two of them.
+        attention: key and value size of each attention block; a TCBlock stands between two of them.
     """
 
     ordered = True
@@ -71,9 +71,9 @@ class SNAIL(Learner):
         self.readout = nn.Linear(size, spec.target.n_params)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: of block i `i.echo [T, 1, 2 * filters]` or `i.keys`, `i.values [T, N, ...]`; and `visible [T, 1, N]`.
+        """phi: for block i `i.echo [T, 1, 2 * filters]` or `i.keys`, `i.values [T, N, ...]`; and `visible [T, 1, N]`.
 
-        And what the embedding knows of the task.
+        And the task statistics.
         """
         h, phi = self.embed.adapt(support, descriptor)
         order = real_first(support.mask)
@@ -105,15 +105,15 @@ class SNAIL(Learner):
         return params.take_along_dim(order.argsort(dim=1), dim=1)
 
     def _read(self, tokens: Tensor) -> Iterator[tuple[nn.Module, Past]]:
-        """Each block, and its past of the labelled tokens `[T, N, D]`."""
+        """Each block, with its past from the labelled tokens `[T, N, D]`."""
         for i, block in enumerate(self.blocks):
-            past: Past = block.remember(tokens)  # type: ignore[operator]  # a ModuleList forgets what it holds
+            past: Past = block.remember(tokens)  # type: ignore[operator]  # a ModuleList has no type for its items
             yield block, past
-            if i + 1 < len(self.blocks):  # nobody reads the last block's outputs for the support
+            if i + 1 < len(self.blocks):  # the last block's outputs for the support are not used
                 tokens = block(tokens, past, _before(tokens))
 
     def _token(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Features `[T, N, F]` beside their labels, or beside zeros: `[T, N, width + L]`."""
+        """Features `[T, N, F]` with their labels, or with zeros: `[T, N, width + L]`."""
         h = self.project(h)
         labels = h.new_zeros(*h.shape[:2], self.spec.target.label_size) if labels is None else labels.to(h.dtype)
         return torch.cat([h, labels], dim=-1)

@@ -1,4 +1,4 @@
-"""Transformer neural processes: one token for each pair. phi is the per-layer keys and values of the support."""
+"""Transformer neural processes: one token per pair. phi is the per-layer keys and values of the support."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from metabox.targets import TaskSpec
 
 
 class TNPD(Learner):
-    """TNP-D, every query by itself (Nguyen & Grover 2022, "Transformer Neural Processes", section 4).
+    """TNP-D, which predicts each query independently (Nguyen & Grover 2022, "Transformer Neural Processes", section 4).
 
-    The tokens of a transformer without positions are the pairs (x_i, y_i) of the support and (x, 0) of the queries.
-    All attend to the support and to nothing else: a query sees neither another one nor itself (so in the authors'
-    code, github.com/tung-nd/TNP-pytorch, which the layers and their sizes follow as well).
+    The tokens of a transformer without positions are the pairs (x_i, y_i) of the support and (x, 0) of the queries. All
+    attend to the support only: a query sees neither other queries nor itself (as in the authors' code,
+    github.com/tung-nd/TNP-pytorch, which the layers and their sizes follow too).
 
     Deviations: inputs pass through a backbone, which for vectors has two of the four layers that the paper has between
-    a pair and its token. Layers normalise first, and once more before the readout: normalising last, as the paper,
+    a pair and its token. Layers normalise first, and once more before the readout: normalising last, as in the paper,
     took several times the steps in our tests, or a smaller learning rate. The standard deviation is that of the
-    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which the paper has
-    not, gives zero. Classes, which it has not either, enter as one-hot vectors: renaming them changes predictions.
+    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which does not occur in
+    the paper, gives zero. Classes, which the paper does not treat, are one-hot vectors: renaming them changes
+    predictions.
 
     Args:
         spec: the tasks.
@@ -76,22 +77,22 @@ class TNPD(Learner):
 
 
 class TNPA(TNPD):
-    """TNP-A, autoregressive: a query also sees the queries before it, with their labels (there, equation 4).
+    """TNP-A, autoregressive: a query also sees the queries before it, with their labels (equation 4 of the paper).
 
     Beside the tokens of `TNPD` there are the pairs (x_i, y_i) of the queries. Such a pair sees the support, the pairs
     before it and itself; the token (x_i, 0) that is read out sees the support and the pairs before it. Train it with
-    `JointLoss`. `predict` gives each query by itself, as the first one: its marginal distribution.
+    `JointLoss`. `predict` treats each query as the first one: its marginal distribution.
 
-    Deviations: those of `TNPD`. For images the paper blurs the labels of earlier targets in training; not so here.
+    Deviations: those of `TNPD`. For images the paper blurs the labels of earlier targets in training; this does not.
     """
 
     def extend(self, phi: Phi, examples: Examples) -> Phi:
         """phi after more examples `[T, N, ...]`, each of which sees the support and those before it.
 
-        Unlike in `adapt` their order counts, and what phi held stays as it was.
+        Unlike in `adapt` their order matters, and what phi held does not change.
 
         Raises:
-            ValueError: where the examples are not of the kind that the learner was built for.
+            ValueError: if the examples are not of the kind that the learner was built for.
         """
         examples, _, _ = self.check(examples, phi.get("descriptor"))
         return self._extend(phi, self.embed(examples.x, phi), examples)
@@ -100,7 +101,7 @@ class TNPA(TNPD):
         """Parameters `[T, M, P]` of p(y_m | x_m, support, query[:m]) for every m, in one pass.
 
         Raises:
-            ValueError: where the query is not of the kind that the learner was built for.
+            ValueError: if the query is not of the kind that the learner was built for.
         """
         query, _, _ = self.check(query, phi.get("descriptor"))
         h = self.embed(query.x, phi)
@@ -114,7 +115,7 @@ class TNPA(TNPD):
 
 
 def _visible(phi: Phi, examples: Examples, itself: bool) -> Tensor:
-    """What each of `examples [T, M]` sees: all that phi holds, and the examples before it: `[T, M, held + M]`."""
+    """Which keys each of `examples [T, M]` sees: all in phi, and earlier examples: `[T, M, held + M]`."""
     m = examples.mask.shape[1]
     earlier = torch.ones(m, m, dtype=torch.bool, device=examples.mask.device).tril(0 if itself else -1)
     return torch.cat([phi["mask"][:, None].expand(-1, m, -1), earlier & examples.mask[:, None]], dim=-1)

@@ -20,16 +20,15 @@ class VERSA(Learner):
 
     Features h(x) are shared by all tasks. Weights and bias of class c are independent normals whose means and log
     variances are networks of the mean feature of the class's support alone: context independent, so any way and shot
-    (section 3). p(y | x, D) is the mean of softmax(W_l h(x) + b_l) over L samples; the training objective is the log
-    of that mean (section 2.2). As in the code that the authors published (github.com/Gordonjo/versa), what is sampled
-    are the logits, which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and
-    a linear one.
+    (section 3). p(y | x, D) is the mean of softmax(W_l h(x) + b_l) over L samples; the training objective is the log of
+    that mean (section 2.2). As in the authors' published code (github.com/Gordonjo/versa), the logits are sampled,
+    which are normal with variance sum_i h_i^2 var(w_i) + var(b), and a network has two ELU layers and a linear one.
 
     Deviations: in evaluation the L samples are fixed, so that a prediction is a function of phi: the same L quantiles
-    of the normal for every class, in an order of its own; renaming a class changes which order it gets, and nothing
-    else. One network infers a class's weights and bias together, where the code has one for each. Log variances are
-    bent to stay below 10. The last bias of the means, common to all classes, would be without effect and is left out.
-    A class without support has the weights inferred from a mean feature of zero. No dropout in the backbone.
+    of the normal for every class, in an order per class; renaming a class changes only which order it gets. One network
+    infers a class's weights and bias together, where the code has one for each. Log variances are squashed to stay
+    below 10. The last bias of the means, common to all classes, would have no effect and is left out. A class without
+    support has the weights inferred from a mean feature of zero. There is no dropout in the backbone.
 
     Args:
         spec: the tasks.
@@ -53,14 +52,12 @@ class VERSA(Learner):
         features = self.embed.out_features
         self.mean = inference_network(features, width, features + 1, bias=False)
         self.log_variance = inference_network(features, width, features + 1)
-        self.draws = normal_quantiles(
-            n_samples, spec.target.size
-        )  # not a buffer: weights do not depend on the largest way
+        self.draws = normal_quantiles(n_samples, spec.target.size)  # not a buffer: saved weights do not depend on C
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `mean`, `log_variance [T, C, D + 1]` of each class's weights and, last, its bias.
 
-        And what the embedding knows of the task.
+        And the task statistics.
         """
         h, phi = self.embed.adapt(support, descriptor)
         member = membership(support.y, support.mask, self.spec.target.size)
@@ -87,7 +84,7 @@ class VERSA(Learner):
 
 
 def inference_network(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
-    """Two ELU layers and a linear one, with the first weights of Glorot & Bengio 2010 and biases near 0."""
+    """Two ELU layers and a linear one, with the initial weights of Glorot & Bengio 2010 and biases near 0."""
     network = nn.Sequential(
         *(nn.Linear(inputs, width), nn.ELU(), nn.Linear(width, width), nn.ELU(), nn.Linear(width, outputs, bias=bias))
     )
@@ -97,7 +94,7 @@ def inference_network(inputs: int, width: int, outputs: int, bias: bool = True) 
 
 
 def normal_quantiles(n_samples: int, n_classes: int) -> Tensor:
-    """Fixed standard normal draws `[L, C]`: the same L quantiles for each class, in a random order of its own.
+    """Fixed standard normal draws `[L, C]`: the same L quantiles for each class, each in its own random order.
 
     Scaled to variance 1; a single draw is the mean.
     """
@@ -107,4 +104,4 @@ def normal_quantiles(n_samples: int, n_classes: int) -> Tensor:
     return torch.stack([quantiles[torch.randperm(n_samples, generator=random)] for _ in range(n_classes)], dim=1)
 
 
-LARGEST = 10.0  # of a log variance, which tanh bends towards it, so that a variance stays finite
+LARGEST = 10.0  # log variance, approached through tanh, so that variances stay finite

@@ -1,6 +1,7 @@
 """How the losses of several tasks become one step, and whether tasks help each other.
 
-`from metabox.multitask import Uncertainty` finds any weighting or hook. The outer loop imports nothing of this package.
+Every weighting and hook can be imported from here: `from metabox.multitask import Uncertainty`. The outer loop imports
+nothing from this package.
 """
 
 from metabox.discover import lazy

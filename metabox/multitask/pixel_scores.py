@@ -1,4 +1,4 @@
-"""What people read of dense predictions: mean intersection over union, depth errors, angles between normals."""
+"""Scores of dense predictions: mean intersection over union, depth errors, angles between normals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pixel_scores(
     except that their code averages the mean intersection over union of single images.
 
     Raises:
-        ValueError: where no part has spatial axes.
+        ValueError: if no part has spatial axes.
     """
     parts = [part for part in tasks.spec.target.parts if part.spatial]
     if not parts:
@@ -50,13 +50,13 @@ def pixel_scores(
         for first in range(0, n_tasks, batch):
             n = min(batch, n_tasks - first)
             episodes = tasks.sample(Place(n, split, first=first, seed=seed), device)
-            real = episodes.query.mask.flatten()
+            valid = episodes.query.mask.flatten()
             truth = split_parts(tasks.spec.target.parts, episodes.query.y)
-            params = learner(episodes.blanked()).flatten(0, 1)[real].float().split(list(widths), dim=-1)
+            params = learner(episodes.blanked()).flatten(0, 1)[valid].float().split(list(widths), dim=-1)
             for part, given in zip(tasks.spec.target.parts, params, strict=True):
                 if part.spatial:
                     given = given.unflatten(-1, (-1, *part.spatial))
-                    _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[real])
+                    _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[valid])
     return {f"{part.name}_{name}": float(m.compute()) for part in parts for name, m in meters[part.name].items()}
 
 
@@ -73,7 +73,7 @@ def _meters(part: Part, device: torch.device) -> dict[str, Metric]:
 
 
 def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) -> None:
-    """Count in the images' params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is passed over."""
+    """Add images by their params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is ignored."""
     if isinstance(part.target, Classes):
         labels = y.nan_to_num(MISSING).long()
         for meter in meters.values():

@@ -1,4 +1,4 @@
-"""Gradient surgery: steps from the gradients of every task, not from their sum."""
+"""Gradient surgery: steps that combine the gradients of the tasks other than by their sum."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 class Surgery(Weighting):
     """Gradient surgery on the shared parameters; the others get the gradient of the plain sum. Solved by torchjd.
 
-    The rows of the Jacobian are the gradients of `K s_k L_k` over the K tasks of the batch, so those of L_k where the
-    shares are even. Where all rows are equal the update is that row, as for the plain sum; but (1 + c) times it for
-    CAGrad, and of length at most 1 for Nash-MTL.
+    The rows of the Jacobian are the gradients of `K s_k L_k` over the K tasks of the batch: those of L_k if the shares
+    are even. If all rows are equal, the update is that row, as for the plain sum; but (1 + c) times it for CAGrad, and
+    of length at most 1 for Nash-MTL.
 
     - "pcgrad": Yu et al. 2020, algorithm 1; the mean of the projected gradients, where the paper has their sum.
     - "mgda": the shortest convex combination (Désidéri 2012; Sener & Koltun 2018, algorithm 2).
@@ -41,15 +41,15 @@ class Surgery(Weighting):
         method: one of these.
         c: of CAGrad, how far the update may be from the mean gradient; 0.5 on the paper's toy problem.
         level: which gradients are the rows. "parameters": those of the shared parameters, K backward passes in all.
-            "representation": those of what the shared parameters compute, as far as no task's own part has come in
+            "representation": those of what the shared parameters alone compute, before any task-specific part
             (Sener & Koltun 2018, equation 5, for MGDA), which takes K passes through the heads and one through the
             rest. It is for parts of one target, whose tasks have the same inputs.
-        every: find the weights of the rows anew in every so-manieth batch, which saves time (Navon et al. 2022,
-            section 5); each backward pass costs as much as the plain sum's, and a batch with new weights has K.
+        every: batches between updates of the row weights, to save time (Navon et al. 2022, section 5); each backward
+            pass costs as much as that of the plain sum, and a batch with an update has K.
 
     Raises:
-        ImportError: where torchjd or one of its solvers is missing.
-        ValueError: in `backward`, where there is no representation, or each task has inputs of its own.
+        ImportError: if torchjd or one of its solvers is missing.
+        ValueError: in `backward`, if there is no representation, or each task has inputs of its own.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Surgery(Weighting):
     ) -> None:
         super().__init__(n_losses)
         self.method, self.c, self.level, self.every = method, c, level, every
-        self._solvers = {n_losses: self._solver(n_losses)}  # here, so that what is missing is known at once
+        self._solvers = {n_losses: self._solver(n_losses)}  # here, so that a missing package is reported at once
         self.register_buffer("relative", torch.ones(n_losses))  # weights of the rows, times their number
-        self.register_buffer("alpha", torch.ones(n_losses, dtype=torch.float64))  # where Nash-MTL goes on from
+        self.register_buffer("alpha", torch.ones(n_losses, dtype=torch.float64))  # where Nash-MTL starts from
         self.register_buffer("batches", torch.tensor(0))
 
     def backward(self, losses: Tensor, share: Tensor, shared: Sequence[nn.Parameter], backward: Backward) -> None:
@@ -77,31 +77,31 @@ class Surgery(Weighting):
         rows = len(here) * share[here] * losses[here]
         if self.level == "representation":
             edges = frontier(plain, shared)
-            with _arriving(edges, self._combined(rows, here, edges)):
+            with _substituted(edges, self._combined(rows, here, edges)):
                 return backward(plain)
         gradients = self._combined(rows, here, shared)
         ours = set(shared)
         rest = [parameter for parameter in leaves(plain) if parameter not in ours]
         gradients += torch.autograd.grad(plain, rest) if rest else ()
-        # A linear loss with these gradients: the engine's own backward lays them down, as it does any others.
+        # A linear loss with these gradients, so that the engine's backward pass writes them to `.grad`.
         return backward(torch.stack([(p * g).sum() for p, g in zip([*shared, *rest], gradients, strict=True)]).sum())
 
     def _combined(self, rows: Tensor, here: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
-        """The weighted gradients of the rows with respect to what is wanted."""
+        """The weighted gradients of the rows with respect to `wanted`."""
         relative, batches = self.get_buffer("relative"), self.get_buffer("batches")
         batches += 1
         if (int(batches) - 1) % self.every:
             return _gradient((relative[here] * rows).mean(), wanted)
-        # One row after the other: on a CPU that is faster than all in one vmap, and every layer can do it.
+        # One row at a time: faster on a CPU than one vmap over all, and every layer supports it.
         each = [_gradient(row, wanted) for row in rows]
         parts = [torch.stack(part).flatten(1) for part in zip(*each, strict=True)]
         gramian = torch.stack([part.float() @ part.float().T for part in parts]).sum(0)
         if self.level == "representation" and not (gramian - gramian.diag().diag()).any():
             raise ValueError(
                 "expected tasks with the same inputs, got gradients of the representation that are all orthogonal; "
-                'use level="parameters" where each task has rows of its own'
+                'use level="parameters" if each task has rows of its own'
             )
-        if gramian.isfinite().all():  # else the loop will skip this step
+        if gramian.isfinite().all():  # else the loop skips this step
             relative[here] = len(here) * self._weights(gramian, here)
         weights = relative[here] / len(here)
         return tuple((weights.to(p.dtype) @ p).view_as(g) for p, g in zip(parts, each[0], strict=True))
@@ -110,7 +110,7 @@ class Surgery(Weighting):
         n, alpha = len(here), self.get_buffer("alpha")
         solver = self._solvers[n] = self._solvers.get(n) or self._solver(n)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cvxpy's, on how its problem could be posed better
+            warnings.simplefilter("ignore")  # from cvxpy, about the form of its problem
             if self.method != "nash":
                 weights: Tensor = solver(gramian)
                 return weights / n if self.method == "pcgrad" else weights
@@ -144,7 +144,7 @@ def _gradient(loss: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
 
 
 def _root(gramian: Tensor) -> Tensor:
-    """A matrix J with J J^T = the Gramian, for a solver that asks for the Jacobian and looks at its Gramian alone."""
+    """A matrix J with J J^T = the Gramian, for a solver that takes the Jacobian but uses only its Gramian."""
     values, vectors = torch.linalg.eigh(gramian.double())
     root: Tensor = vectors * values.clamp(min=0).sqrt()
     return root.to(gramian)
@@ -156,14 +156,14 @@ def leaves(loss: Tensor) -> list[Tensor]:
 
 
 def frontier(loss: Tensor, shared: Sequence[Tensor]) -> list[GradientEdge]:
-    """Where what shared parameters alone compute meets a task's own part: the outer edges of that half of the graph.
+    """The edges of the graph from what shared parameters alone compute to the task-specific parts.
 
     Raises:
-        ValueError: where no task has a part of its own.
+        ValueError: if no task has a part of its own.
     """
     ours, pure = set(shared), dict[Node, bool]()
     nodes = _nodes(loss)
-    for node in nodes:  # what a node depends on comes before it
+    for node in nodes:  # in topological order
         before = [pure[other] for other, _ in node.next_functions if other is not None]
         pure[node] = node.variable in ours if hasattr(node, "variable") else bool(before) and all(before)
     if pure[nodes[-1]]:
@@ -175,7 +175,7 @@ def frontier(loss: Tensor, shared: Sequence[Tensor]) -> list[GradientEdge]:
 
 
 def _nodes(loss: Tensor) -> list[Node]:
-    """The graph of a loss, each node after all that it depends on."""
+    """The nodes of a loss's graph in topological order: each after all that it depends on."""
     found: dict[Node, None] = {}
     todo: list[tuple[Node, bool]] = [(loss.grad_fn, False)] if loss.grad_fn else []
     seen: set[Node] = set()
@@ -191,8 +191,8 @@ def _nodes(loss: Tensor) -> list[Node]:
 
 
 @contextmanager
-def _arriving(edges: Sequence[GradientEdge], gradients: Sequence[Tensor]) -> Iterator[None]:
-    """The next backward pass goes on from these edges with these gradients, whatever comes to them."""
+def _substituted(edges: Sequence[GradientEdge], gradients: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, backward passes continue from these edges with these gradients instead of their own."""
     by_node: dict[Node, dict[int, Tensor]] = {}
     for edge, gradient in zip(edges, gradients, strict=True):
         by_node.setdefault(edge.node, {})[edge.output_nr] = gradient

@@ -1,7 +1,7 @@
-"""Transfer between tasks made visible: scores against single-task training, and whether gradients agree.
+"""Transfer between tasks: scores against single-task training, and whether gradients agree.
 
-Negative transfer is what the table shows: a task that scores worse among the others than alone. The cosines between
-the tasks' gradients on the shared parameters are a symptom only, seen while training goes on; `hint` reads them.
+`table` shows negative transfer: a task that scores worse in multi-task training than alone. The cosines between the
+tasks' gradients on the shared parameters are only a symptom, visible during training; `hint` interprets them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONFLICT = -0.1
-"""A pair of tasks whose mean cosine is below this conflicts. Unrelated gradients of P numbers have a cosine of 0,
-give or take 1 / sqrt(P), and noise of the batch draws every cosine towards 0: -0.1 is far out."""
+"""A pair of tasks whose mean cosine is below this conflicts. Unrelated gradients of P numbers have a cosine of
+0 ± 1 / sqrt(P), and the noise of a batch shrinks every cosine towards 0: -0.1 is far from chance."""
 AGREEMENT = 0.1
-"""A pair above this helps each other."""
+"""A pair of tasks whose mean cosine is above this agrees."""
 
 SeedScores = Mapping[str, Sequence[float]]
-"""By task, a score for each training seed."""
+"""By task, the score of each training seed."""
 
 
 def delta_percent(
@@ -46,16 +46,16 @@ def delta_percent(
 ) -> float:
     """Average relative performance against single-task training, in %; above 0 is better than alone.
 
-    `100 / K sum_k (-1)^{l_k} (M_k - S_k) / |S_k|`, l_k = 1 where lower is better (Maninis et al. 2019, section 5;
-    Vandenhende et al. 2021, equation 10, whose scores are positive). Some papers print it with the other sign.
+    `100 / K sum_k (-1)^{l_k} (M_k - S_k) / |S_k|`, l_k = 1 if lower is better (Maninis et al. 2019, section 5;
+    Vandenhende et al. 2021, equation 10, whose scores are positive). Some papers print it with the opposite sign.
 
     Args:
-        multi: M, the score of each task under multi-task training.
+        multi: M, the score of each task in multi-task training.
         single: S, its score when trained alone.
-        lower_is_better: for all tasks, or the names of those.
+        lower_is_better: True for all tasks, or the names of those.
 
     Raises:
-        ValueError: where the two do not have the same tasks, or a single-task score is 0.
+        ValueError: if the two do not have the same tasks, or a single-task score is 0.
     """
     changes = _changes(multi, single, lower_is_better)
     return math.fsum(changes.values()) / len(changes)
@@ -64,14 +64,14 @@ def delta_percent(
 def table(
     multi: SeedScores, single: SeedScores, lower_is_better: Collection[str] | bool = False
 ) -> list[dict[str, Any]]:
-    """A row for each task, the last for all together ("average").
+    """A row for each task, and a last one for all together ("average").
 
-    Seed i of the one is set against seed i of the other. `single` and `multi` are means over seeds (None in the last
+    Seed i of `multi` is compared with seed i of `single`. `single` and `multi` are means over seeds (None in the last
     row: different metrics have no mean); `delta` is the mean relative change in %, `interval_95` half the width of its
     95% interval with the seed as the unit (None for one seed).
 
     Raises:
-        ValueError: where the two do not have the same tasks and seeds, or a single-task score is 0.
+        ValueError: if the two do not have the same tasks and seeds, or a single-task score is 0.
     """
     counts = {len(scores) for scores in (*multi.values(), *single.values())}
     if len(counts) != 1 or counts == {0}:
@@ -87,7 +87,7 @@ def table(
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows of `table` as a Markdown table; tasks that lost are marked."""
+    """The rows of `table` as a Markdown table; tasks that score worse than alone are marked."""
     lines = ["| task | alone | together | Δ % |", "| --- | ---: | ---: | ---: |"]
     for row in rows:
         alone, together = ("" if row[name] is None else f"{row[name]:.4g}" for name in ("single", "multi"))
@@ -98,9 +98,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[nn.Parameter]) -> Tensor:
-    """The cosine between the gradients of every two tasks on the shared parameters: `[K, K]`.
+    """The cosine between the gradients of each pair of tasks on the shared parameters: `[K, K]`.
 
-    NaN where the batch has no rows of a task, or its gradient is zero. In evaluation mode, so that looking changes
+    NaN if the batch has no rows of a task, or its gradient is zero. Computed in evaluation mode, so that it changes
     nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
     """
     with evaluating(objective), torch.enable_grad():
@@ -116,17 +116,17 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
 
 
 class GradientCosines(Hook):
-    """Writes the cosines between the gradients of named tasks or parts to `cosines.json`, every so many steps.
+    """Writes the cosines between the gradients of named tasks or parts to `cosines.json`, every few steps.
 
-    The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null where there is none); see
+    The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null if undefined); see
     `read_cosines`.
 
     Args:
-        every: steps.
+        every: steps between two measurements.
 
     Raises:
-        ValueError: for fewer than one step; at the start of a run, where tasks have no names or share no parameters,
-            or the file is another run's.
+        ValueError: for fewer than one step; at the start of a run, if tasks have no names or share no parameters, or
+            the file belongs to another run.
     """
 
     def __init__(self, every: Count = 100) -> None:
@@ -143,7 +143,7 @@ class GradientCosines(Hook):
         record: dict[str, Any] = {"tasks": tasks, "steps": [], "cosines": []}
         if step and self._path.exists():
             record = _checked(read_json(self._path), tasks, self._path)
-        kept = sum(before < step for before in record["steps"])  # the others come again
+        kept = sum(before < step for before in record["steps"])  # the later ones are measured again
         self._record = {"tasks": tasks, "steps": record["steps"][:kept], "cosines": record["cosines"][:kept]}
         self._write()
 
@@ -171,7 +171,7 @@ def _checked(record: Any, tasks: list[str], path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Hint:
-    """What the cosines say: pairs of tasks that conflict (share less) and that agree (share more), strongest first."""
+    """Pairs of tasks whose gradients conflict (share less) or agree (share more), strongest first."""
 
     share_less: tuple[tuple[str, str, float], ...]
     share_more: tuple[tuple[str, str, float], ...]
@@ -188,10 +188,10 @@ class Hint:
 def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
     """Which tasks should share less and which more, from the mean cosine of each pair; see CONFLICT and AGREEMENT.
 
-    A hint, not a verdict: tasks in conflict may still teach each other, and only `table` says who lost.
+    A hint, not a verdict: tasks in conflict may still help each other, and only `table` shows negative transfer.
 
     Args:
-        cosines: `[K, K]`, or `[S, K, K]` at S steps, NaN where there is none.
+        cosines: `[K, K]`, or `[S, K, K]` at S steps, NaN if undefined.
         tasks: K names.
     """
     mean = cosines.reshape(-1, *cosines.shape[-2:]).nanmean(0).tolist()
@@ -203,7 +203,7 @@ def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
 
 
 def read_cosines(path: str | Path) -> tuple[list[str], list[int], Tensor]:
-    """Tasks, steps and `[S, K, K]` of a file that `GradientCosines` wrote, NaN where there is none."""
+    """Tasks, steps and cosines `[S, K, K]` of a file that `GradientCosines` wrote, NaN if undefined."""
     record = read_json(path)
     values = [
         [[math.nan if cosine is None else cosine for cosine in row] for row in rows] for rows in record["cosines"]
@@ -212,7 +212,7 @@ def read_cosines(path: str | Path) -> tuple[list[str], list[int], Tensor]:
 
 
 def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figure:
-    """The matrix at the first, the middle and the last third of the recorded steps, and the pairs along training.
+    """Plot the mean matrix of the first, middle and last third of the recorded steps, and the pairs over training.
 
     `figure(*read_cosines(path)).savefig("cosines.svg")`. The line is the mean over pairs, the band holds the middle
     80% of them.
@@ -223,12 +223,12 @@ def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figur
     places = drawing.subplot_mosaic([["0", "1", "2"], ["along"] * 3], height_ratios=[3, 2])
     bounds = [round(i * len(steps) / 3) for i in range(4)]
     for i, (start, stop) in enumerate(pairwise(bounds)):
-        axes, some = places[str(i)], slice(min(start, len(steps) - 1), max(stop, start + 1))
-        image = axes.imshow(cosines[some].nanmean(0).numpy(), vmin=-1, vmax=1, cmap="RdBu")
-        axes.set_title(f"steps {steps[some][0]} to {steps[some][-1]}")
+        axes, third = places[str(i)], slice(min(start, len(steps) - 1), max(stop, start + 1))
+        image = axes.imshow(cosines[third].nanmean(0).numpy(), vmin=-1, vmax=1, cmap="RdBu")
+        axes.set_title(f"steps {steps[third][0]} to {steps[third][-1]}")
         axes.set_xticks([])
         axes.set_yticks([])
-        if len(tasks) <= 12:  # more names cannot be read
+        if len(tasks) <= 12:  # more names are illegible
             axes.set_xticks(range(len(tasks)), tasks, rotation=90)
             axes.set_yticks(range(len(tasks)) if i == 0 else [], tasks if i == 0 else [])
     drawing.colorbar(image, ax=[places[name] for name in "012"], label="cosine of the gradients")
@@ -245,7 +245,7 @@ def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figur
 def _changes(
     multi: Mapping[str, float], single: Mapping[str, float], lower_is_better: Collection[str] | bool
 ) -> dict[str, float]:
-    """By task, the relative change in %, above 0 where it is for the better."""
+    """By task, the relative change in %, above 0 if it is an improvement."""
     if not single or set(multi) != set(single):
         raise ValueError(f"expected scores of the same tasks, got {sorted(multi)} and {sorted(single)}")
     if zeros := [task for task, score in single.items() if score == 0]:

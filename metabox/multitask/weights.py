@@ -1,4 +1,4 @@
-"""Weights of the losses: chosen, learned from noise, gradients or pace, random, or those of the worst case."""
+"""Weights of the losses: fixed, from learned noise, gradients or pace, random, or of the worst case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metabox.nn.sets import one_hot
 from metabox.ranges import Count, NotNegative, Positive, TwoOrMore, Within
 from metabox.training.weighting import Backward, Weighting
 
-SMALLEST = 1e-3
+FLOOR = 1e-3  # of the weights and losses in GradNorm
 
 
 class Weights(Weighting):
@@ -33,11 +33,11 @@ class Weights(Weighting):
 
 
 class Fixed(Weights):
-    """Weights that are chosen once; all 1 is the plain sum, the mandatory baseline.
+    """Weights that stay fixed; all 1 is the plain sum, the mandatory baseline.
 
     Args:
         n_losses: K.
-        weights: w, K numbers of at least 0; all 1 where none are given.
+        weights: w, K numbers of at least 0; all 1 by default.
     """
 
     def __init__(self, n_losses: TwoOrMore, weights: Sequence[NotNegative] | None = None) -> None:
@@ -58,8 +58,8 @@ class Uncertainty(Weights):
     negative log likelihood as L_k this is equation (7), where `L = |y - f|^2 / 2` at sigma = 1, and equation (10).
 
     Deviations:
-        v stays between -LIMIT and LIMIT. A density may exceed 1, so the loss of a real target may be negative, and
-        then the paper's total has no minimum: v would fall without end.
+        v is clamped between -LIMIT and LIMIT. A density may exceed 1, so the loss of a real target may be negative, and
+        then the total in the paper has no minimum: v would fall without bound.
     """
 
     LIMIT = 5.0
@@ -80,18 +80,18 @@ class Uncertainty(Weights):
 class GradNorm(Weights):
     """Weights that bring the norms of the tasks' gradients to one scale (Chen et al. 2018, algorithm 1).
 
-    With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the tasks' mean of that, w
-    takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is scaled
-    to the sum K. Tasks without rows in the batch keep their weight and are left out of the means.
+    With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the mean of this ratio over
+    tasks, w takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is
+    scaled to the sum K. Tasks without rows in the batch keep their weight and are left out of the means.
 
     Deviations:
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
-        of the losses, where the paper has Adam ("insensitive to the optimizer chosen"). A weight stays above SMALLEST
-        (before scaling), and losses below it count as SMALLEST: the paper's losses are never negative.
+        of the losses; the paper uses Adam ("insensitive to the optimizer chosen"). Weights (before scaling) and losses
+        are clamped to at least FLOOR: losses in the paper are never negative.
 
     Args:
         n_losses: K.
-        alpha: how much a task that learns slowly is favoured; 1.5 on NYUv2, 0.12 for the paper's even tasks.
+        alpha: how much a task that learns slowly is favoured; in the paper 1.5 on NYUv2, 0.12 for symmetric tasks.
         step: learning rate of w.
         layer: W: the "last" shared layer (the last parameter of two axes or more), or "all" shared parameters.
     """
@@ -123,16 +123,16 @@ class GradNorm(Weights):
 
     @torch.no_grad()
     def update(self, losses: Tensor, present: Tensor, norms: Tensor) -> None:
-        """The step of w, from `norms [K]`, those of the gradients of L_k."""
+        """Make the step of w, from the norms `[K]` of the gradients of L_k."""
         w, first = self.get_buffer("w"), self.get_buffer("first")
-        losses = losses.clamp(min=SMALLEST)
+        losses = losses.clamp(min=FLOOR)
         first.copy_(torch.where(present & first.isnan(), losses, first))
         ratio = losses / first
         rate = ratio / ratio[present].mean()  # r_k
         scale = (w * norms)[present].mean()
         above = (w * norms - scale * rate**self.alpha).sign()
         slope = torch.where(present & (scale > 0), above * norms / scale, 0)
-        w.copy_((w - self.step * slope).clamp(min=SMALLEST))
+        w.copy_((w - self.step * slope).clamp(min=FLOOR))
         w.mul_(self.n_losses / w.sum())
 
 
@@ -142,13 +142,13 @@ class DWA(Weights):
     `w_k = K softmax_k(L_k(t - 1) / L_k(t - 2) / temperature)`, L_k(t) the mean loss of period t; 1 in the first two.
 
     Deviations:
-        An outer loop over endless tasks has no epochs: a period is a number of batches. The ratio of a task that has
-        no positive loss in both periods counts as 1.
+        An outer loop over endless tasks has no epochs: a period is a number of batches. The ratio is 1 unless the
+        losses of both periods are positive.
 
     Args:
         n_losses: K.
-        temperature: large ones make the weights even.
-        period: batches.
+        temperature: large values make the weights even.
+        period: number of batches.
     """
 
     def __init__(self, n_losses: TwoOrMore, temperature: Positive = 2.0, period: Count = 100) -> None:
@@ -170,29 +170,29 @@ class DWA(Weights):
 
 
 class Random(Weights):
-    """Random loss weighting: w is drawn anew for every batch (Lin et al. 2022): `w = K softmax(normal)`.
+    """Random loss weighting: `w = K softmax(normal)`, drawn for every batch (Lin et al. 2022).
 
     A method that adapts its weights should beat it.
 
     Deviations:
-        The factor K keeps the scale of the plain sum, whose losses weigh 1; the paper's weights add up to 1.
+        The factor K keeps the scale of the plain sum, whose weights are 1; in the paper the weights add up to 1.
     """
 
     def weights(self, losses: Tensor, share: Tensor) -> Tensor:
         return self.n_losses * torch.randn(self.n_losses).softmax(0).to(
             losses, non_blocking=True
-        )  # drawn on the CPU: alike on a GPU
+        )  # drawn on the CPU, so that a GPU gets the same weights
 
 
 class WorstCase(Weights):
     """min over theta of max_k L_k, by group DRO (Sagawa et al. 2020, algorithm 1).
 
     The total is `sum_k q_k L_k`: q takes a step of exponentiated gradient ascent, `q_k <- q_k exp(step L_k)`, scaled
-    to the sum 1, over the tasks of the batch. What counts is the loss: shares and the weights of parts do not.
+    to the sum 1, over the tasks of the batch. Only losses count, not shares or the weights of parts.
 
     Args:
         n_losses: K.
-        step: of q; `inf` puts all weight on the largest loss of the batch.
+        step: step size of q; `inf` puts all weight on the largest loss of the batch.
     """
 
     def __init__(self, n_losses: TwoOrMore, step: Annotated[float, Within(above=0, infinite=True)] = 0.01) -> None:

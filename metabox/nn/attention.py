@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, and how queries of neural processes read the support by it."""
+"""Scaled dot-product attention, and the cross-attention of neural processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metabox.ranges import Count
 
 
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-    """torch's fused attention; on a CPU in float32 at least, for the backward pass of its kernel is slow in bf16."""
+    """torch's fused attention; on a CPU in float32 at least, since the kernel's backward pass is slow in bf16."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
     with torch.autocast("cpu", enabled=False):
@@ -25,11 +25,11 @@ def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Te
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-    """Scaled dot-product attention, which is zero for a query that sees nothing.
+    """Scaled dot-product attention; zero for a query with no visible key.
 
     query `[T, heads, M, D]`, key and value `[T, heads, N, D]`, visible: bool, broadcast to `[T, heads, M, N]`.
     """
-    # A softmax over nothing would be NaN: who sees nothing is shown everything, and what comes of it is dropped.
+    # A softmax over nothing would be NaN: a query without visible keys sees all, and its result is zeroed.
     nothing = ~visible.any(-1, keepdim=True)
     return dot_product_attention(query, key, value, visible | nothing).masked_fill(nothing, 0.0)
 
@@ -38,17 +38,17 @@ AttentionKind = Literal["uniform", "laplace", "dot", "multihead"]
 
 
 class CrossAttention(nn.Module):
-    """Queries read the values of keys that are like them (Kim et al. 2019, section 3), within each of several groups.
+    """Attention of queries to keys (Kim et al. 2019, section 3), within each of several groups.
 
-    Keys and queries go through one perceptron first. "uniform": the mean of the values. "laplace": weights in
-    proportion to `exp(-|q - k|_1)`. "dot": to exp(q.k / sqrt(D)). "multihead": dot-product attention between linear
-    maps of queries, keys and values, `heads` of them side by side, and a linear map of the result.
+    Keys and queries pass through one perceptron first. "uniform": the mean of the values. "laplace": weights
+    proportional to `exp(-|q - k|_1)`. "dot": to exp(q.k / sqrt(D)). "multihead": dot-product attention between linear
+    maps of queries, keys and values, in `heads` heads, and a linear map of the result.
 
     Args:
         kind: one of the four.
-        features: width of the inputs that queries and keys are made of.
+        features: width of the inputs that queries and keys are computed from.
         width: of keys, queries and values.
-        heads: attention heads, a divisor of `width`; for "multihead" alone.
+        heads: attention heads, a divisor of `width`; only for "multihead".
     """
 
     @checked
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
         self.kind = kind
         self.heads = check_heads(heads, width) if kind == "multihead" else 1
         if kind != "uniform":
-            # The difference of a query and a key knows nothing of a last bias.
+            # A last bias cancels in the difference of a query and a key.
             self.represent = Perceptron(features, width, width, depth=2, bias=kind != "laplace")
         make = partial(nn.Linear, width, width, bias=False) if kind == "multihead" else nn.Identity
         self.query, self.key, self.value, self.out = make(), make(), make(), make()
@@ -65,7 +65,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, support: Tensor, values: Tensor, groups: Tensor) -> Tensor:
         """Inputs `[T, M, F]` and `[T, N, F]`, values `[T, N, R]`, groups `[T, N, G]` -> `[T, M, G, R]`.
 
-        A group without a member reads zeros.
+        An empty group gives zeros.
         """
         m, g = x.shape[1], groups.shape[2]
         if self.kind == "uniform":
@@ -82,7 +82,7 @@ class CrossAttention(nn.Module):
             split_heads(map_(part), self.heads)
             for map_, part in ((self.query, query), (self.key, key), (self.value, values))
         )
-        # A query stands once for each group, one after the other.
+        # Repeat each query for each group.
         query, visible = query[:, :, :, None].expand(-1, -1, -1, g, -1), visible.expand(-1, m if g > 1 else 1, -1, -1)
         seen = attend(query.flatten(2, 3), key, values, visible.flatten(1, 2)[:, None])
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2)).unflatten(1, (m, g))

@@ -21,9 +21,9 @@ class Backbone(nn.Module, Configured, ABC):
     """Maps one input to one feature vector. The constructor's first argument is `x_shape`.
 
     out_features: width of that vector
-    map_shape: where the vector is a feature map, laid flat, its (channels, height, width); None elsewhere
+    map_shape: (channels, height, width) if the vector is a flattened feature map, else None
     norm: how it normalises, a key of `metabox.nn.norm.NORMS`
-    origin: where its first weights are from, if they were trained before
+    origin: source of its initial weights, if they are pre-trained
     """
 
     out_features: int
@@ -40,14 +40,14 @@ class Backbone(nn.Module, Configured, ABC):
         """`[B, *x_shape]` floats (images in 0...1) -> `[B, out_features]`."""
 
     def forward(self, x: Tensor, task: dict[str, Tensor] | None = None) -> Tensor:
-        """Any leading axes: `[T, N, *x_shape]` -> `[T, N, out_features]`. uint8 becomes floats in 0...1 here.
+        """Any leading axes: `[T, N, *x_shape]` -> `[T, N, out_features]`. uint8 is scaled to floats in 0...1.
 
-        `task` is what `adapt` returned for the tasks of axis 0.
+        `task` is the second result of `adapt` for the tasks of axis 0.
         """
         return self._run(x, Context(known=task or {}))
 
     def adapt(self, x: Tensor, mask: Tensor, task: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The support: x `[T, N, *x_shape]`, mask `[T, N]` -> features, and `task` with the support's statistics.
+        """Embed the support: x `[T, N, *x_shape]`, mask `[T, N]` -> features, and `task` with the support's statistics.
 
         `task` may hold FiLM parameters, `film.NAME [T, 2, channels]`, for the layers that `film_sizes` names.
         """
@@ -66,7 +66,7 @@ class Backbone(nn.Module, Configured, ABC):
         if 0 in lead:
             return x.new_zeros(*lead, self.out_features)
         context.n_tasks = lead[0] if lead else 1
-        # Padding goes through as well: shapes stay fixed, and samplers pad with images of the task.
+        # Padding passes through too: shapes stay fixed, and samplers pad with images of the task.
         return self.features(x.reshape(-1, *self.x_shape), context).view(*lead, self.out_features)
 
 
@@ -108,24 +108,26 @@ class Conv4(Backbone):
             raise ValueError(f'expected images of at least 16x16 for four poolings, got {x_shape}; use "stride"')
         self.map_shape = (width, height, width_px)
         self.out_features = math.prod(self.map_shape)
-        # Channels last: faster convolutions on a CPU, and what tensor cores want.
+        # Channels last: faster convolutions on a CPU and on tensor cores.
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             conv, norm, pool = cast(nn.ModuleList, block)
-            x = torch.relu(pool(norm(conv(x), context)))  # pooling first: the same, on a quarter of the pixels
+            x = torch.relu(
+                pool(norm(conv(x), context))
+            )  # ReLU after pooling: the same result, on a quarter of the pixels
         return x.flatten(1)
 
 
 class MLP(Backbone):
-    """A perceptron for vectors (any shape is flattened).
+    """A perceptron for vectors; other shapes are flattened.
 
     Args:
         x_shape: the shape of one input.
         width: units of every layer.
-        depth: number of layers, each followed by GELU.
+        depth: number of linear layers, each followed by GELU.
     """
 
     def __init__(self, x_shape: Shape, width: Count = 128, depth: Natural = 2) -> None:
@@ -160,7 +162,7 @@ def image_shape(backbone: Backbone) -> tuple[int, int, int]:
     """(channels, height, width) of a backbone that takes images.
 
     Raises:
-        ValueError: where its inputs are none.
+        ValueError: if its inputs are not images.
     """
     if len(backbone.x_shape) != 3:
         raise ValueError(
@@ -172,10 +174,10 @@ def image_shape(backbone: Backbone) -> tuple[int, int, int]:
 
 
 def make_backbone(make: MakeBackbone | None, x_shape: tuple[int, ...]) -> Backbone:
-    """What `make` builds, or if it is None: `Conv4` for images, `MLP` for anything else.
+    """What `make` builds, or if it is None, `Conv4` for images and `MLP` for anything else.
 
     Raises:
-        ValueError: if `make` builds something else than a backbone.
+        ValueError: if `make` builds anything but a backbone.
     """
     if make is None:
         return Conv4(x_shape) if len(x_shape) == 3 else MLP(x_shape)

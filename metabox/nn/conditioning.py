@@ -1,4 +1,4 @@
-"""Conditioning: features meet a task code, whether it was given (a descriptor z_i) or inferred (from D_i^tr)."""
+"""Conditioning of features on a task code, given (a descriptor z_i) or inferred (from D_i^tr)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Conditioner(nn.Module, Configured, ABC):
 
 
 class Concat(Conditioner):
-    """The code beside the features."""
+    """Concatenate the code to the features."""
 
     def __init__(self, features: Count, code: Count) -> None:
         super().__init__(features, code)
@@ -40,9 +40,9 @@ class Concat(Conditioner):
 
 
 class Add(Conditioner):
-    """h + W code. Before a linear layer it can do what `Concat` can, and no more.
+    """h + W code. Before a linear layer it is as expressive as `Concat`, if that layer has no more outputs than inputs.
 
-    Where that layer has no more outputs than h is wide: to a wider one, `Concat` can add a vector that no h gives.
+    To the outputs of a wider layer, `Concat` can add a vector that no h gives.
     """
 
     def __init__(self, features: Count, code: Count) -> None:
@@ -57,8 +57,8 @@ class Add(Conditioner):
 class Gate(Conditioner):
     """Multiplicative gating: h * (1 + W code), feature by feature.
 
-    On the features of K networks side by side it contains K independent networks, and before a linear layer, on K
-    copies of shared features, K independent heads: with a one-hot code it switches off all but one block of h.
+    On the concatenated features of K networks it contains K independent networks, and before a linear layer, on K
+    copies of shared features, K independent heads: with a one-hot code it can switch off all but one block of h.
     """
 
     def __init__(self, features: Count, code: Count) -> None:
@@ -84,12 +84,12 @@ class FiLM(Conditioner):
 
 
 class Heads(Conditioner):
-    """A linear layer per task, picked by a one-hot code and mixed by a soft one: sum_k z_k (W_k h + b_k).
+    """A linear layer per task, selected by a one-hot code and mixed by a soft one: sum_k z_k (W_k h + b_k).
 
     Args:
         features: width of h.
         code: K, the number of tasks.
-        out_features: of each layer; as many as features where it is not given.
+        out_features: outputs of each layer; by default as many as features.
     """
 
     def __init__(self, features: Count, code: Count, out_features: Count | None = None) -> None:
@@ -103,16 +103,16 @@ class Heads(Conditioner):
 
 
 class BackboneFiLM(nn.Module):
-    """FiLM for every layer of a backbone that can be modulated: a code `[T, code]` to what `Backbone.adapt` takes.
+    """FiLM for every layer of a backbone that can be modulated: a code `[T, code]` to the `task` of `Backbone.adapt`.
 
-    The result holds, for each layer, `film.NAME [T, 2, channels]`: a scale (but for 1) and a shift, linear in the code.
+    The result holds `film.NAME [T, 2, channels]` for each layer: a scale (minus 1) and a shift, linear in the code.
 
     Args:
         sizes: the layers, name to channels, as `Backbone.film_sizes` gives them.
         code: width of the task code.
 
     Raises:
-        ValueError: where there is no such layer.
+        ValueError: if there is no such layer.
     """
 
     def __init__(self, sizes: dict[str, int], code: int) -> None:

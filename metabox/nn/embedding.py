@@ -1,4 +1,4 @@
-"""Embedding: a backbone, what it knows of the task, and the task's descriptor, as every learner's first layer."""
+"""Embedding: a backbone, its task statistics, and the task's descriptor, as every learner's first layer."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from metabox.targets import TaskSpec
 
 
 class Embedding(nn.Module):
-    """Inputs `[T, N, *x_shape]` to features `[T, N, out_features]`, conditioned on the descriptor where tasks have one.
+    """Inputs `[T, N, *x_shape]` to features `[T, N, out_features]`, conditioned on the descriptor if tasks have one.
 
-    Like a learner it has two functions: the support goes through `adapt`, the queries through `forward`.
+    Like a learner it has two functions: `adapt` for the support, `forward` for the queries.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         condition: how the descriptor enters.
-        causal: for a learner that reads the support as a sequence; then no statistics of the whole support may be used.
+        causal: whether the learner reads the support as a sequence, which forbids statistics of the whole support.
 
     Raises:
-        ValueError: where `causal` meets a backbone that normalises by the support.
+        ValueError: if `causal` is True and the backbone normalises by the support.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Embedding(nn.Module):
     def adapt(
         self, support: Examples, descriptor: Tensor | None = None, task: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features of the support `[T, N, D]`, and what queries need: a part of phi, each name with T in front.
+        """Features of the support `[T, N, D]`, and the task statistics that queries need: a part of phi.
 
-        `task` holds FiLM parameters for the backbone (see `metabox.nn.norm.Context`), and becomes a part of that.
+        They are what the backbone measures on the support, the descriptor if there is one, and `task`, which holds FiLM
+        parameters for the backbone (see `metabox.nn.norm.Context`).
         """
         h, known = self.backbone.adapt(support.x, support.mask, task)
         phi = {f"backbone.{name}": value for name, value in known.items()}
@@ -57,7 +58,7 @@ class Embedding(nn.Module):
         return h, phi
 
     def forward(self, x: Tensor, phi: dict[str, Tensor]) -> Tensor:
-        """Features of queries `[T, M, D]`; phi may hold more than `adapt` put there."""
+        """Features of queries `[T, M, D]`; phi may hold more than the task statistics."""
         prefix = "backbone."
         task = {name[len(prefix) :]: value for name, value in phi.items() if name.startswith(prefix)}
         h: Tensor = self.backbone(x, task)

@@ -13,7 +13,7 @@ def task_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """`F.linear` with the weights of each task: x `[T, M, D]`, weight `[T, K, D]`, bias `[T, K]` -> `[T, M, K]`.
 
     Raises:
-        ValueError: where x and the weights are not of the same tasks.
+        ValueError: if x and the weights are not of the same tasks.
     """
     _check(x, weight)
     y = x @ weight.transpose(1, 2)
@@ -28,11 +28,11 @@ def task_conv2d(
     x `[T, M, C, H, W]`, weight `[T, C', C, k, k]`, bias `[T, C']` -> `[T, M, C', H', W']`.
 
     Raises:
-        ValueError: where x and the weights are not of the same tasks.
+        ValueError: if x and the weights are not of the same tasks.
     """
     _check(x, weight)
     channels, bias = weight.shape[1], None if bias is None else bias.flatten()
-    # An image of the batch holds the m-th images of all tasks: [M, T * C, H, W].
+    # One image of the batch holds the m-th images of all tasks: [M, T * C, H, W].
     together = x.transpose(0, 1).flatten(1, 2)
     y = F.conv2d(together, weight.flatten(0, 1), bias, padding=padding, stride=stride, groups=len(weight))
     of_tasks: Tensor = y.unflatten(1, (-1, channels))
@@ -45,11 +45,11 @@ class StaticHyper(nn.Module):
     a_i = W_i z + B_i for every input channel i; K_i = <W_out, a_i> + B_out, with W_out and B_out shared by all i.
 
     Args:
-        code: N_z, numbers in an embedding.
+        code: N_z, size of an embedding.
         inputs: N_in, input channels.
         outputs: N_out, output channels.
-        kernel: f_size, side of a kernel; 1 gives the weights of a linear layer.
-        hidden: d, numbers in a_i; N_z in the paper.
+        kernel: f_size, side of a kernel; 1 generates the weights of a linear layer.
+        hidden: d, size of a_i; N_z in the paper.
     """
 
     def __init__(self, code: int, inputs: int, outputs: int, kernel: int = 1, hidden: int | None = None) -> None:
@@ -60,7 +60,7 @@ class StaticHyper(nn.Module):
         self.outer = nn.Linear(hidden, kernel * outputs * kernel)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z `[..., N_z]` -> kernels `[..., N_out, N_in, f, f]`, scaled to keep the size of what they act on."""
+        """z `[..., N_z]` -> kernels `[..., N_out, N_in, f, f]`, scaled to preserve the size of activations."""
         a = self.inner(z).unflatten(-1, (self.inputs, -1))
         k = self.outer(a).unflatten(-1, (self.kernel, self.outputs, self.kernel))  # [..., N_in, f, N_out, f]
         return torch.movedim(k, -2, -4) / math.sqrt(self.inputs * self.kernel**2)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 class Grid(nn.Module):
     """A regular grid over `[low - margin, high + margin]` in each of one or two dimensions.
 
-    In the code a grid always has two axes, G and H; over one dimension G is 1.
+    The grid always has two axes, G and H; in one dimension G is 1.
 
     Args:
-        dim: inputs, 1 or 2.
-        low: end of the range that inputs lie in.
-        high: its other end.
+        dim: number of dimensions, 1 or 2.
+        low: lower end of the range of inputs.
+        high: upper end.
         points_per_unit: grid points per unit of x.
-        multiple: the number of points of an axis is a multiple of this; further ones widen both margins.
-        margin: what is added to both ends of the range.
+        multiple: the number of points on an axis is a multiple of this; additional ones widen both margins.
+        margin: extension of the range at both ends.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Grid(nn.Module):
     def weights(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """exp(-d²/2 scale²) between inputs `[T, N, dim]` and the grid, by axis: `[T, N, G]` and `[T, N, H]`."""
         at = self.first + torch.arange(self.size, device=x.device) / self.points_per_unit
-        # The scale comes last: what is before it needs no gradient.
+        # The scale comes last: nothing before it needs a gradient.
         square = (x[..., None] - at).square()  # [T, N, dim, size]
         near = torch.exp((square * (-0.5 * scale**-2)).clamp(min=FARTHEST))
         if self.dim == 2:
@@ -48,7 +48,7 @@ class Grid(nn.Module):
         return f"{self.dim}, size={self.size}, points_per_unit={self.points_per_unit}"
 
 
-FARTHEST = -40.0  # exp(-40) is nothing beside 1; much smaller numbers underflow, which is slow on a CPU
+FARTHEST = -40.0  # exp(-40) is negligible beside 1; much smaller numbers are denormal, which is slow on a CPU
 
 
 class SetConv(nn.Module):
@@ -56,7 +56,7 @@ class SetConv(nn.Module):
 
     Args:
         grid: the grid.
-        scale: the length scale at first.
+        scale: initial length scale.
     """
 
     def __init__(self, grid: Grid, scale: float) -> None:
@@ -73,7 +73,7 @@ class SetConv(nn.Module):
             return field
 
     def from_grid(self, field: Tensor, x: Tensor) -> Tensor:
-        """What a field `[T, V, G, H]` is at x `[T, M, dim]`: `[T, M, V]`, float32."""
+        """A field `[T, V, G, H]` at x `[T, M, dim]`: `[T, M, V]`, float32."""
         with torch.autocast(x.device.type, enabled=False):
             g, h = self.grid.weights(x.float(), self.log_scale.exp())
             columns: Tensor = (field.float().flatten(1, 2) @ h.mT).unflatten(1, field.shape[1:3])  # [T, V, G, M]
@@ -82,12 +82,12 @@ class SetConv(nn.Module):
 
 class GridUNet(nn.Module):
     """The U-Net of Gordon et al.'s code (github.com/cambridge-mlg/convcnp): strided convolutions and ReLU on the way
-    down, transposed ones on the way up, each beside what the way down had at that size.
+    down, transposed ones on the way up, each concatenated with the output of that size on the way down.
 
-    Its shape commutes with shifts by 2^depth points, except near the ends, which are padded with zeros.
+    It is equivariant to shifts by 2^depth points, except near the ends, which are padded with zeros.
 
     Args:
-        dim: 1 or 2; kernels are of size 1 along the axis that is not there.
+        dim: 1 or 2; with 1, kernels have size 1 along the first axis.
         inputs: channels of the input.
         width: channels of every level.
         depth: levels, each half as long as the one above; both sides must be multiples of 2^depth.
@@ -105,7 +105,7 @@ class GridUNet(nn.Module):
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(width if i == 0 else 2 * width, width, size, stride, padding, more) for i in range(depth)
         )
-        self.to(memory_format=torch.channels_last)  # faster on a CPU, and what tensor cores want
+        self.to(memory_format=torch.channels_last)  # faster on a CPU and on tensor cores
 
     def forward(self, x: Tensor) -> Tensor:
         """`[T, inputs, G, H]` -> `[T, width, G, H]`."""

@@ -1,4 +1,4 @@
-"""How labels enter and leave a recurrent learner: one-hot, or as strings of five characters."""
+"""Label encodings of a recurrent learner: one-hot, or strings of five characters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTH = 5  # characters of a string
 def strings(n: int) -> Tensor:
     """The strings of the ids 0 ... n - 1, one-hot per character: bool `[n, LENGTH * CHARACTERS]`.
 
-    A string's characters are the digits of its id in base 5, the highest first: 0 is 'aaaaa', 6 is 'aaabb'.
+    The characters are the digits of the id in base 5, the most significant first: 0 is 'aaaaa', 6 is 'aaabb'.
     """
     power = CHARACTERS ** torch.arange(LENGTH - 1, -1, -1)
     digits = torch.arange(n)[:, None] // power % CHARACTERS
@@ -29,9 +29,9 @@ def strings(n: int) -> Tensor:
 
 
 class LabelCode(nn.Module):
-    """Labels to the vectors that a network reads, and the scores that it writes to natural parameters.
+    """Encode labels as network input, and decode a network's scores to natural parameters.
 
-    "one-hot": a class is a one-hot vector, and the scores are its logits. Real and binary targets pass as they are.
+    "one-hot": a class is a one-hot vector, and the scores are its logits. Real and binary targets are unchanged.
 
     "strings" (Santoro et al. 2016, section 4.1): a class is a string of five characters out of five, read as five
     one-hot vectors. The scores are five softmaxes, so that p(string) is the product of p(character):
@@ -39,13 +39,13 @@ class LabelCode(nn.Module):
 
     Args:
         spec: the tasks.
-        kind: which of the two.
+        kind: "one-hot" or "strings".
 
     Raises:
-        ValueError: where strings are asked of targets that are not classes, or of more than 3,125 of them.
+        ValueError: if kind is "strings" and targets are not classes, or are more than 3,125 classes.
     """
 
-    table: Tensor  # [C, 25], which string is which
+    table: Tensor  # [C, 25], the string of each class
 
     @checked
     def __init__(self, spec: TaskSpec, kind: LabelKind = "one-hot") -> None:

@@ -1,4 +1,4 @@
-"""How labels enter the tokens of an in-context transformer and are read off them: by class, or as one vector."""
+"""How the tokens of an in-context transformer encode labels and predictions: by class, or as one vector."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from metabox.targets import Target
 
 
 class LabelTokens(nn.Module, ABC):
-    """Labels to tokens and back; `label_tokens(target, width)` makes the right one."""
+    """Labels to tokens, and tokens to predictions; `label_tokens(target, width)` makes the right one."""
 
     @abstractmethod
     def support(self, x: Tensor, support: Examples) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens `[T, N, D]` of inputs `[T, N, D]` and their labels, and what is to be kept in phi."""
+        """Tokens `[T, N, D]` of inputs `[T, N, D]` and their labels, and entries for phi."""
 
     @abstractmethod
     def query(self, x: Tensor, phi: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Tokens `[T, M, D]` of inputs without a label, and a first guess that `read` starts from."""
+        """Tokens `[T, M, D]` of inputs without a label, and an initial guess for `read`."""
 
     @abstractmethod
     def read(self, tokens: Tensor, guess: Tensor | None, phi: dict[str, Tensor]) -> Tensor:
-        """Natural parameters `[T, M, P]` of the transformer's outputs `[T, M, D]`."""
+        """Natural parameters `[T, M, P]` from the transformer's outputs `[T, M, D]`."""
 
 
 class VectorTokens(LabelTokens):
-    """A label enters by a linear map, and a prediction leaves by one.
+    """A linear map embeds labels, and another reads out predictions.
 
     Args:
         target: the kind of label.
@@ -87,7 +87,7 @@ class ClassTokens(LabelTokens):
             size = phi["member"].sum(1)[:, None]  # [T, 1, C]
             likeness = (sharpness * (cosine - 1)).exp() @ phi["member"] / size.clamp(min=1)
             probability = likeness / likeness.sum(-1, keepdim=True).clamp(min=SMALLEST)
-            # A class without support is as unlike the query as one can be.
+            # A class without support has cosine -1, the least.
             guess = torch.where(size > 0, likeness, (-2 * sharpness).exp()).clamp(min=SMALLEST).log()
         return x + probability.to(x.dtype) @ phi["codes"], guess
 
@@ -97,7 +97,7 @@ class ClassTokens(LabelTokens):
 
 
 def label_tokens(target: Target, width: int) -> LabelTokens:
-    """How labels of this kind enter and leave tokens of D = width features."""
+    """The `LabelTokens` for this kind of target, with D = width."""
     return VectorTokens(target, width) if target.n_classes is None else ClassTokens(target.n_classes, width)
 
 

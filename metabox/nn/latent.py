@@ -1,4 +1,4 @@
-"""The encoders of neural processes: a set of pairs to one code each, and to a distribution of a latent z."""
+"""The encoders of neural processes: pairs to codes, and to a distribution of a latent z."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PairEncoder(nn.Module):
     Args:
         inputs: width of a pair.
         width: units of all layers.
-        self_attention: number of self-attention layers, which may be 0.
+        self_attention: number of self-attention layers.
         heads: attention heads of such a layer.
     """
 
@@ -26,7 +26,7 @@ class PairEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, width) for _ in range(self_attention))
 
     def forward(self, pairs: Tensor, groups: Tensor) -> Tensor:
-        """`groups [T, N, G]` is above 0 where a pair belongs to a group; pairs of one group see each other."""
+        """`groups [T, N, G]` is above 0 if a pair belongs to a group; pairs in one group see each other."""
         codes: Tensor = self.perceptron(pairs)
         visible = groups @ groups.transpose(1, 2) > 0
         for layer in self.layers:
@@ -37,8 +37,8 @@ class PairEncoder(nn.Module):
 class LatentEncoder(nn.Module):
     """Pairs to q(z | s) = N(mean, scale), scale = 0.1 + 0.9 sigmoid(.), as in the notebook of Kim et al. 2019.
 
-    s is the mean of the codes s_i; one ReLU layer and one linear layer follow. Where the pairs are in several groups
-    (classes), s and the ReLU layer are computed for each, and their outputs averaged over the groups that have a pair.
+    s is the mean of the codes s_i; one ReLU layer and one linear layer follow. If there are several groups (classes), s
+    and the ReLU layer are computed for each, and their outputs averaged over the groups that have a pair.
 
     Args:
         inputs: width of a pair.
@@ -58,6 +58,6 @@ class LatentEncoder(nn.Module):
         """Pairs `[T, N, inputs]`, groups `[T, N, G]` -> mean and scale, each `[T, latent]`."""
         s = torch.relu(self.penultimate(class_mean(self.encoder(pairs, groups), groups)))
         s = masked_mean(s, groups.any(1))
-        with torch.autocast(s.device.type, enabled=False):  # a KL divergence is no place for bf16
+        with torch.autocast(s.device.type, enabled=False):  # bf16 is too coarse for a KL divergence
             mean, raw = self.head(s.to(self.head.weight.dtype)).chunk(2, dim=-1)
             return mean, 0.1 + 0.9 * raw.sigmoid()

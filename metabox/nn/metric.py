@@ -1,4 +1,4 @@
-"""How like each other features are, in float32 whatever the autocast: bf16 would blur distances and cosines."""
+"""Distances and cosines of features, in float32 even under autocast, since bf16 would blur them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORTEST = 1e-4  # a shorter vector has no direction: its cosines fade to 0, and their gradients stay small
+SHORTEST = 1e-4  # below this length cosines fade to 0, and their gradients stay small
 
 
 def exact(values: Tensor) -> Tensor:
-    """At least float32."""
+    """In float32 at least."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -18,7 +18,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances of a `[T, M, D]` and b `[T, N, D]`: `[T, M, N]`."""
     with torch.autocast(a.device.type, enabled=False):
         a, b = exact(a), exact(b)
-        # As |a|^2 - 2ab + |b|^2, because the M * N differences would be D times as many numbers.
+        # As |a|^2 - 2ab + |b|^2, since the M * N differences would take D times the memory.
         return a.square().sum(-1)[..., None] - 2 * a @ b.transpose(1, 2) + b.square().sum(-1)[:, None]
 
 

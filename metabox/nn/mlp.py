@@ -1,4 +1,4 @@
-"""A perceptron over parts that lie beside each other."""
+"""A perceptron over a concatenation of parts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 class Perceptron(nn.Sequential):
     """Linear layers with ReLU between them.
 
-    Called with several parts `[..., size]`, it is the perceptron of their concatenation, where they are broadcast
-    against each other first. The first layer maps each part by itself and adds up, which is the same number at a
-    smaller price: what many rows share (a task's code, a sample of z) is mapped once, and never repeated.
+    Called with several parts `[..., size]`, it is the perceptron of their concatenation, after broadcasting them
+    against each other. The first layer maps each part separately and adds the results, which is equal and cheaper: what
+    many rows share (a task code, a sample of z) is mapped once, and never repeated.
 
     Args:
-        inputs: width of all parts together.
+        inputs: total width of the parts.
         width: units of the hidden layers.
         outputs: units of the last layer.
         depth: number of linear layers.

@@ -1,4 +1,4 @@
-"""Normalisation of images in a backbone, and what it may know of the task: statistics and FiLM."""
+"""Normalisation of images in a backbone, with statistics and FiLM parameters of the task."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ NORMS: dict[str, str] = {
     "transductive": "TRANSDUCTIVE: statistics of all queries of a task together",
     "group": "group norm, each image by itself: no query influences another",
 }
-"""What a result has to say of each mode."""
+"""The description of each mode in results."""
 
 MOMENTUM = 0.1
 
 
 @dataclass
 class Context:
-    """What the layers of a backbone know of the tasks while their images pass through.
+    """Task statistics for the layers of a backbone, during one forward pass.
 
-    known: by layer, FiLM parameters `film.NAME [T, 2, channels]`, and for queries what the support left behind
-    mask: `[T, N]` where the images are a support, None where they are queries
-    measured: what the support leaves behind: moments `norm.NAME [T, 2, channels]`, and numbers of images `count.NAME
-        [T]` where they matter
+    known: by layer, FiLM parameters `film.NAME [T, 2, channels]`, and for queries what was measured on the support
+    mask: `[T, N]` if the images are a support, None if they are queries
+    measured: on the support: moments `norm.NAME [T, 2, channels]`, and with "task" numbers of images `count.NAME [T]`
     """
 
     known: dict[str, Tensor] = field(default_factory=dict)
@@ -44,24 +43,24 @@ class Context:
 
 
 class Norm(nn.Module):
-    """One normalisation layer, then FiLM where the context has some for it (as Requeima et al. 2019 place it).
+    """One normalisation layer, then FiLM if the context has parameters for it (placed as in Requeima et al. 2019).
 
-    * "batch" (Ioffe & Szegedy 2015): running statistics in evaluation; in training those of all images that pass
-      through together, of whatever task.
+    * "batch" (Ioffe & Szegedy 2015): running statistics in evaluation; in training those of all images in the batch, of
+      all tasks.
     * "support" (MetaBN of Bronskill et al. 2020, "TaskNorm"): support and queries by the moments of the task's support.
     * "task" (TaskNorm-I, there): these moments, m_s and v_s, pooled with those of the image itself, m_i and v_i:
       m = a m_s + (1 - a) m_i and v = a (v_s + (m_s - m)^2) + (1 - a) (v_i + (m_i - m)^2), where
       a = sigmoid(SCALE n + OFFSET) for a support of n images; SCALE and OFFSET are learned, and zero at first.
-    * "transductive" (as in Finn et al. 2017): the support by its own moments, and the queries by theirs, padded ones
-      included, so that queries see each other.
+    * "transductive" (as in Finn et al. 2017): the support by its own moments, and the queries by theirs, including
+      padding, so that queries influence each other.
     * "group" (Wu & He 2018): up to 32 groups of at least two channels.
 
-    Moments are those of each channel. An empty support has the running ones, which "support", "task" and
-    "transductive" keep for it alone. Except for SCALE and OFFSET, the weights of one kind but "group" fit the others.
+    Moments are per channel. An empty support uses running ones, which "support", "task" and "transductive" keep only
+    for this case. Except for SCALE and OFFSET, weights are interchangeable between all kinds but "group".
 
     Args:
         channels: of the images `[B, channels, height, width]`.
-        kind: whose statistics.
+        kind: which statistics normalise the images.
         name: the key of this layer in a `Context`.
     """
 
@@ -78,7 +77,7 @@ class Norm(nn.Module):
             self.scale_offset = nn.Parameter(torch.zeros(2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """x `[T * N, channels, height, width]`, the images of a task one after the other."""
+        """x `[T * N, channels, height, width]`, the images of a task one after another."""
         x = self.norm(x) if self.kind in ("batch", "group") else self._by_task(x, context)
         film = context.known.get(f"film.{self.name}")
         if film is None:
@@ -100,7 +99,7 @@ class Norm(nn.Module):
         return ((exact - mean) * (var + self.norm.eps).rsqrt() * weight + bias).to(x.dtype)
 
     def _of_task(self, own: Tensor, context: Context) -> Tensor:
-        """The moments `[T, 2, channels]` that belong to each task, of its images' own ones `[T, N, 2, channels]`."""
+        """The moments of each task `[T, 2, channels]`, from those of its images `[T, N, 2, channels]`."""
         norm = cast(nn.BatchNorm2d, self.norm)
         running = torch.stack([cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)])
         if context.mask is None and self.kind != "transductive":
@@ -123,7 +122,7 @@ class Norm(nn.Module):
         return moments
 
     def _blend(self, own: Tensor, context: Context) -> Tensor:
-        """The share of the support's moments in each task: `[T]`."""
+        """The share `[T]` of the support's moments."""
         count = (context.known if context.mask is None else context.measured).get(f"count.{self.name}")
         count = own.new_zeros(len(own)) if count is None else count
         scale, offset = self.scale_offset

@@ -1,8 +1,8 @@
-"""How labels meet inputs in learners that compare a query with the support: by class, or as one vector.
+"""How learners that compare a query with the support combine labels and inputs: by class, or as one vector.
 
-A class is no vector to read: what is known of it is the support that carries its name. Its examples are a group of
-their own, pooled or attended to by themselves, and each (query, class) pair gets a score; any way works, and renaming
-the classes renames the predictions. Other targets are vectors beside x, and the whole support is one group.
+A class is defined by its support, not by a vector. Its examples form a group, which is pooled or attended to
+separately, and each (query, class) pair gets a score; any way works, and renaming the classes renames the predictions.
+Other targets are vectors that are concatenated to x, and the whole support is one group.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from metabox.targets import Target
 
 
 class Pairing(nn.Module):
-    """Groups of the support, and the scores of a query with each; `pairing(target)` makes the right one.
+    """Groups of the support, and scores of a query with each; `pairing(target)` makes the right one.
 
-    label_size: numbers by which a label enters beside x
+    label_size: width of a label in a pair
     outputs: natural parameters of one (query, group) pair
-    codes: codes that a score is made of: the group's, and that of the whole support if it is another
+    codes: number of codes in a score: the group's, and that of the whole support if it is not the group
     bias: whether a last bias, which all pairs share, has an effect
     """
 
@@ -32,15 +32,15 @@ class Pairing(nn.Module):
     bias: bool
 
     def pairs(self, h: Tensor, examples: Examples) -> Tensor:
-        """Features `[T, N, D]` beside their labels: `[T, N, D + label_size]`."""
+        """Features `[T, N, D]` with their labels: `[T, N, D + label_size]`."""
         raise NotImplementedError
 
     def groups(self, examples: Examples) -> Tensor:
-        """Which examples are read together: floats `[T, N, G]`."""
+        """Which group each example is in: floats `[T, N, G]`."""
         raise NotImplementedError
 
     def readable(self, examples: Examples) -> Tensor:
-        """The groups, and last the whole support if it is none of them: `[T, N, G or G + 1]`."""
+        """The groups, and last the whole support if it is not one of them: `[T, N, G or G + 1]`."""
         raise NotImplementedError
 
     def score(self, decoder: Callable[..., Tensor], h: Tensor, codes: Tensor, *more: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ class Pairing(nn.Module):
         raise NotImplementedError
 
     def sources(self, codes: Tensor, code: Tensor) -> tuple[Tensor, ...]:
-        """What weights are generated from, parts that broadcast to `[T, G, ...]`.
+        """The inputs of a weight generator, as parts that broadcast to `[T, G, ...]`.
 
-        Each class has weights of its own, made of its code in `codes [T, G, R]` and of the task's `code [T, Z]`; other
-        targets have one set of weights, made of the task's code alone.
+        Each class has its own weights, from its code in `codes [T, G, R]` and the task code `code [T, Z]`; other
+        targets have one set of weights, from the task code only.
         """
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class ByClass(Pairing):
 
 
 class ByVector(Pairing):
-    """The whole support is the only group, and a label a vector beside x."""
+    """The whole support is the only group, and a label is a vector concatenated to x."""
 
     codes, bias = 1, True
 
@@ -111,5 +111,5 @@ class ByVector(Pairing):
 
 
 def pairing(target: Target) -> Pairing:
-    """How labels of this kind meet inputs."""
+    """The `Pairing` for this kind of target."""
     return ByVector(target) if target.n_classes is None else ByClass(target.n_classes)

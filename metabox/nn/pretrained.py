@@ -1,4 +1,4 @@
-"""Backbones with weights from elsewhere: the classification networks of torchvision."""
+"""Pre-trained backbones: the classification networks of torchvision."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class TorchVision(Backbone):
     """Any classification network of torchvision, without its last layer.
 
     Grey images are repeated to three channels. With `weights`, colours are normalised by the mean and standard
-    deviation that these were trained with. Its batch norm is that of torchvision: in evaluation running statistics.
+    deviation of their training. Its batch norm is that of torchvision, with running statistics in evaluation.
 
     Args:
         x_shape: `(channels, height, width)`, with one channel or three.
-        name: the network, "resnet18" or "vit_b_16" say (`torchvision.models.list_models()` names all).
-        weights: pre-trained ones: "DEFAULT" are the best that there are, others are named as in torchvision,
-            "IMAGENET1K_V1" say; none, where it is None. torchvision downloads them once.
-        freeze: leave its weights, and the statistics of its batch norm, as they are.
-        size: side of the square that images are resized to; as they are, where it is None.
+        name: the network, such as "resnet18" or "vit_b_16" (`torchvision.models.list_models()` lists all).
+        weights: pre-trained weights by their torchvision name, such as "IMAGENET1K_V1", or "DEFAULT" for the best
+            available; None for none. torchvision downloads them once.
+        freeze: do not change its weights and the statistics of its batch norm.
+        size: side of the square that images are resized to; None leaves them unchanged.
 
     Raises:
-        ValueError: for inputs that are no images with one channel or three, an unknown network or unknown weights, a
-            size that the network does not take, or weights that are not on this machine and cannot be downloaded.
+        ValueError: if inputs are not images with one channel or three, the network or its weights are unknown, the
+            network does not accept the size, or the weights are not on this machine and cannot be downloaded.
     """
 
     mean: Tensor
@@ -70,7 +70,9 @@ class TorchVision(Backbone):
     def features(self, x: Tensor, context: Context) -> Tensor:
         if self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # grey becomes three channels
+        x = ((x - self.mean) / self.std).contiguous(
+            memory_format=torch.channels_last
+        )  # grey broadcasts to three channels
         h: Tensor = self.network(x)
         return h
 
@@ -87,8 +89,8 @@ class TorchVision(Backbone):
 
 
 def _load(name: str, weights: str | None) -> tuple[nn.Module, Any]:
-    """A network without its last layer, and the preprocessing that belongs to its weights, if it has some."""
-    from torchvision import models  # takes a while to import
+    """A network without its last layer, and the preprocessing of its weights, if it has weights."""
+    from torchvision import models  # slow to import
 
     known = models.list_models(module=models)
     if name not in known:
@@ -102,7 +104,7 @@ def _load(name: str, weights: str | None) -> tuple[nn.Module, Any]:
         chosen = there[weights]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about the first weights of two old networks
+            warnings.simplefilter("ignore", FutureWarning)  # about the initial weights of two old networks
             network = models.get_model(name, weights=chosen)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         if chosen is None:
@@ -113,7 +115,7 @@ def _load(name: str, weights: str | None) -> tuple[nn.Module, Any]:
             f"Download {chosen.url} elsewhere and put it there, or set TORCH_HOME to the folder that has "
             f"hub/checkpoints/{path.name} in it"
         ) from error
-    for auxiliary in ("aux1", "aux2", "AuxLogits"):  # classifiers halfway, of GoogLeNet and Inception
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):  # auxiliary classifiers of GoogLeNet and Inception
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
             network.aux_logits = False

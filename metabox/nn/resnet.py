@@ -19,17 +19,17 @@ LEAK = 0.1
 class DropBlock(nn.Module):
     """Zeroes square blocks of a feature map in training (Ghiasi et al. 2018, algorithm 1 and equation 1).
 
-    Blocks lie wholly inside the map, in each channel by itself, and may overlap. One begins at each place where it fits
-    with probability gamma = rate / size^2 * (h w) / ((h - size + 1) (w - size + 1)). What is left is scaled up by the
-    share of it, over all images together.
+    Blocks lie wholly inside the map, separately in each channel, and may overlap. One begins at each position where it
+    fits with probability gamma = rate / size^2 * (h w) / ((h - size + 1) (w - size + 1)). The rest is divided by its
+    share, over all images together.
 
     Args:
-        rate: share of the numbers to drop; less are where blocks overlap.
-        size: side of a block; that of the map, where the map is smaller.
+        rate: share of activations to drop; fewer are dropped if blocks overlap.
+        size: side of a block, reduced to that of the map if the map is smaller.
         ramp: the rate rises linearly from zero over this many calls in training.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     calls: Tensor
@@ -48,7 +48,7 @@ class DropBlock(nn.Module):
         h, w = x.shape[2:]
         size = min(self.size, h, w)
         room = h - size + 1, w - size + 1
-        # A tensor, so that nothing waits for the device.
+        # A tensor, to avoid waiting for the device.
         gamma = (self.calls / max(1, self.ramp)).clamp(max=1) * (self.rate / size**2 * h * w / math.prod(room))
         begins = (torch.rand(*x.shape[:2], *room, device=x.device) < gamma).float()
         left = 1 - F.max_pool2d(F.pad(begins, [size - 1] * 4), size, stride=1)
@@ -64,23 +64,23 @@ class ResNet12(Backbone):
     Four blocks: three 3x3 convolutions, each batch-normalised and all but the third followed by LeakyReLU(0.1); plus a
     batch-normalised 1x1 convolution of the block's input; LeakyReLU(0.1); 2x2 max-pooling; then dropout in the first
     two blocks, DropBlock in the others. Everything is as in the authors' code (github.com/kjunelee/MetaOptNet and
-    github.com/WangYueFt/rfs), which has a pooling in every block; the RFS paper's text leaves out the last one.
+    github.com/WangYueFt/rfs), which pools in every block; the RFS paper's text leaves out the last pooling.
 
-    Deviations: the ramp of DropBlock's rate counts calls in training alone, while that code counts those in evaluation
-    too. A block of DropBlock that is larger than the map is cut to its size, where that code fails.
+    Deviations: the ramp of DropBlock's rate counts calls in training only, while that code counts those in evaluation
+    too. A block of DropBlock that is larger than the map is reduced to its size, where that code fails.
 
     Args:
         x_shape: `(channels, height, width)`.
         widths: channels of the four blocks; (64, 128, 256, 512) is the smaller ResNet-12 of other papers.
-        average: average the last feature map over its places, as RFS does; else keep the map, as MetaOptNet does.
+        average: average the last feature map over its positions, as RFS does; else keep the map, as MetaOptNet does.
         drop_rate: of dropout and DropBlock.
-        drop_size: side of a dropped block, at 84x84 pixels 5; 2 for the 32x32 pixels of CIFAR-FS.
+        drop_size: side of a dropped block, 5 for 84x84 pixels, 2 for the 32x32 pixels of CIFAR-FS.
         drop_ramp: calls in training over which DropBlock's rate rises to `drop_rate` (a step makes two, for support
             and queries).
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
 
     Raises:
-        ValueError: for inputs that are no images of at least 16x16, or options out of range.
+        ValueError: if inputs are not images of at least 16x16, or an option is out of range.
     """
 
     def __init__(
@@ -140,24 +140,24 @@ class _ResNet12Block(nn.Module):
 
 
 class SNAILEmbedding(Backbone):
-    """The residual network that SNAIL sees mini-ImageNet through (Mishra et al. 2018, appendix), 14 layers deep.
+    """The 14-layer residual network of SNAIL for mini-ImageNet (Mishra et al. 2018, appendix).
 
     Four blocks: three times a 3x3 convolution, batch norm and LeakyReLU(0.1); plus a 1x1 convolution of the block's
-    input; 2x2 max-pooling; dropout. Then a 1x1 convolution with 2,048 filters, the mean over the 6x6 places that 84x84
-    pixels end as, ReLU, dropout, and a 1x1 convolution with 384 filters.
+    input; 2x2 max-pooling; dropout. Then a 1x1 convolution with 2,048 filters, the mean over the 6x6 positions left of
+    84x84 pixels, ReLU, dropout, and a 1x1 convolution with 384 filters.
 
     Deviations: the mean is taken before the convolution with 2,048 filters, which gives the same numbers for less
-    arithmetic, and over all places, however many there are. The paper's "dropout 0.9" is read as the probability of
-    keeping a number, as it was in the library of that time.
+    arithmetic, and over any number of positions. The paper's "dropout 0.9" is read as the probability of keeping an
+    activation, as in the library of that time.
 
     Args:
         x_shape: `(channels, height, width)`.
         widths: channels of the four blocks.
-        drop_rate: share of the numbers that dropout drops.
+        drop_rate: share of activations that dropout drops.
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
 
     Raises:
-        ValueError: where the inputs are no images.
+        ValueError: if the inputs are not images.
     """
 
     def __init__(

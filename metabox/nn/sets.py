@@ -1,4 +1,4 @@
-"""Pooling of sets with padding, and which class each element is of."""
+"""Pooling of sets with padding, and class membership of their elements."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def one_hot(ids: Tensor, size: int) -> Tensor:
-    """Which of `size` numbers each id is: `[...]` -> bool `[..., size]`, all False for an id that is none of them."""
-    return ids[..., None] == torch.arange(size, device=ids.device)  # F.one_hot reads ids, and so waits for the device
+    """One-hot ids in 0 ... size - 1: `[...]` -> bool `[..., size]`, all False for an id out of range."""
+    return ids[..., None] == torch.arange(size, device=ids.device)  # F.one_hot reads ids, which waits for the device
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

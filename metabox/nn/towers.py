@@ -1,9 +1,9 @@
-"""K networks side by side: stacked layers, what joins them, and which of their parameters the tasks share.
+"""K networks side by side: stacked layers, units that join them, and which of their parameters the tasks share.
 
-Parameters of K networks are one tensor with K in front. Rows pass them in one of two ways: every network sees the same
-rows (x `[K, B, ...]`), or a task code `[T, K]` says which network the rows of each task pass (x `[T, M, ...]`). There
-the weights are mixed, sum_k z_k W_k, so that a row costs one network and not K: with a one-hot code this is network k
-exactly, with a soft one every layer's output is the mixture of K layers' outputs.
+Parameters of K networks are one tensor with K in front. Either every network sees the same rows (x `[K, B, ...]`), or a
+task code `[T, K]` selects the network for the rows of each task (x `[T, M, ...]`). In the latter case the weights are
+mixed, sum_k z_k W_k, so that a row costs one network and not K: with a one-hot code this is exactly network k, with a
+soft one every layer's output is the mixture of K layers' outputs.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def shared_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def task_parameters(module: nn.Module, i: int) -> dict[str, Tensor]:
-    """theta_i: the parameters that the loss of task (or part) i alone reaches, by name; each is a view of a stack.
+    """theta_i: the parameters that only the loss of task (or part) i reaches, by name; each is a view of a stack.
 
-    So it is while a task's code is one-hot. A soft code lets the loss of a task reach those of all tasks.
+    This holds while the code of a task is one-hot. With a soft code the loss of a task reaches those of all tasks.
 
     Raises:
-        IndexError: where the module has fewer tasks than that.
+        IndexError: if the module has at most i tasks.
     """
     parameters = dict(module.named_parameters())
     return {name: parameters[name].split(shares)[i] for name, shares in _shares(module).items()}
 
 
 def _shares(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The parameters that are split among the tasks, by name: how many rows of axis 0 are whose."""
+    """The parameters that are split among the tasks, by name: the number of rows of axis 0 for each task."""
     return {
         f"{prefix}.{name}".lstrip("."): part.shares
         for prefix, part in module.named_modules()
@@ -47,29 +47,29 @@ def _shares(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 class Split(nn.Module):
-    """A module whose parameters are those of several tasks, one after the other along axis 0.
+    """A module whose parameters are those of several tasks, one after another along axis 0.
 
-    shares: how many rows of axis 0 belong to task 0, 1, ...; empty where the losses of several tasks reach all of them
+    shares: how many rows of axis 0 belong to task 0, 1, ...; empty if the losses of several tasks reach all of them
     """
 
     shares: tuple[int, ...] = ()
 
 
 def mixed(code: Tensor | None, stacked: Tensor) -> Tensor:
-    """sum_k z_k W_k: code `[T, K]`, stacked `[K, ...]` -> `[T, ...]`; as it is where there is no code."""
+    """sum_k z_k W_k: code `[T, K]`, stacked `[K, ...]` -> `[T, ...]`; without a code `stacked` unchanged."""
     return stacked if code is None else torch.tensordot(code.to(stacked.dtype), stacked, dims=1)
 
 
 class Stack(Split):
-    """K linear layers or 3x3 convolutions side by side, each initialised as torch does a single one.
+    """K linear layers or convolutions side by side, each initialised as by torch.
 
     Args:
         copies: K.
         inputs: features or channels in.
         outputs: features or channels out.
-        kernel: None for linear layers; the (odd) side of a convolution's window.
+        kernel: side of a convolution's kernel, odd; None for linear layers.
         stride: of a convolution.
-        bias: whether they have one.
+        bias: whether layers have one.
         of_tasks: whether layer k belongs to task k alone.
     """
 
@@ -101,14 +101,14 @@ class Stack(Split):
 
 
 class PartHeads(Split):
-    """A linear layer for each of K parts, of its own number of outputs: h `[K, B, features]` -> `[B, sum(sizes)]`.
+    """A linear layer for each of K parts, with different numbers of outputs: h `[K, B, features]` -> `[B, sum(sizes)]`.
 
     Args:
         features: width of h.
-        sizes: outputs of each part; they come out one part after the other.
+        sizes: outputs of each part, which are concatenated.
     """
 
-    place: Tensor  # [sum(sizes)], where each output stands among K times the largest size
+    place: Tensor  # [sum(sizes)], index of each output among K times the largest size
 
     def __init__(self, features: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -120,8 +120,8 @@ class PartHeads(Split):
         self.register_buffer("place", place, persistent=False)
 
     def forward(self, h: Tensor, code: Tensor | None = None) -> Tensor:
-        """No part is chosen: `code` is None."""
-        # One product of matrices, padded with zeros to the largest size; the padding is dropped after it.
+        """`code` is None, since all parts are computed."""
+        # One matrix product, padded with zeros to the largest size; the padding is dropped afterwards.
         whole = self.weight.new_zeros(len(h) * max(self.shares), self.weight.shape[1])
         padded = whole.index_copy(0, self.place, self.weight).unflatten(0, (len(h), -1))
         y = task_linear(h, padded).transpose(0, 1).flatten(1)[:, self.place]
@@ -131,14 +131,14 @@ class PartHeads(Split):
 class Stitch(Split):
     """The cross-stitch unit (Misra et al. 2016, equation 1) of K networks: x_i <- sum_j alpha_ij x_j.
 
-    One alpha for each channel (or feature), as in section 4 there. At first alpha_ii = `same`, and the rest of 1 is
-    divided among the other networks.
+    One alpha for each channel (or feature), as in section 4 of the paper. Initially alpha_ii = `same`, and the rest of
+    1 is divided among the other networks.
 
     Args:
         copies: K.
-        channels: of what is stitched.
-        same: alpha_ii at first.
-        of_tasks: whether x_i goes to task i alone from here.
+        channels: of the activations.
+        same: initial alpha_ii.
+        of_tasks: whether x_i is used by task i only.
     """
 
     def __init__(self, copies: int, channels: int, same: float = 0.9, of_tasks: bool = False) -> None:
@@ -156,31 +156,31 @@ class Stitch(Split):
 class Towers(nn.Module):
     """K networks of one shape, without their last layers: flat inputs `[K or T, B, features]` to `out_features`.
 
-    Vectors go through linear layers with ReLU. Images go through 3x3 convolutions of stride 2, each normalised by the
-    image itself, since the statistics of a batch would carry information from task to task, and ReLU. Features beside
-    an image's pixels become constant channels of it.
+    Vectors go through linear layers with ReLU. Images go through 3x3 convolutions of stride 2, normalisation of each
+    image separately, since batch statistics would leak information between tasks, and ReLU. Additional features become
+    constant channels of an image.
 
     Args:
-        x_shape: the shape of one input; it arrives laid flat.
-        beside: features that follow it there.
+        x_shape: the shape of one input, which is passed flattened.
+        extra: number of additional features after it.
         copies: K.
         width: units or channels of a layer.
         depth: layers.
-        stitch: alpha_ii of the cross-stitch unit after each layer, at first; None for networks without such units.
+        stitch: initial alpha_ii of the cross-stitch unit after each layer; None for no such units.
     """
 
     def __init__(
-        self, x_shape: tuple[int, ...], beside: int, copies: int, width: int, depth: int, stitch: float | None = None
+        self, x_shape: tuple[int, ...], extra: int, copies: int, width: int, depth: int, stitch: float | None = None
     ) -> None:
         super().__init__()
         self.x_shape, self.is_image = x_shape, len(x_shape) == 3
         kernel, inputs = (3, x_shape[0]) if self.is_image else (None, math.prod(x_shape))
-        sizes = [inputs + beside] + [width] * depth
+        sizes = [inputs + extra] + [width] * depth
         self.layers = nn.ModuleList(
             Stack(copies, a, b, kernel=kernel, stride=2 if kernel else 1, of_tasks=stitch is None)
             for a, b in itertools.pairwise(sizes)
         )
-        # What leaves the last unit goes to one task only, and so does that unit's alpha_i.
+        # Each output of the last unit is used by one task only, and so is that unit's alpha_i.
         self.stitches = nn.ModuleList(
             nn.Identity() if stitch is None else Stitch(copies, width, stitch, of_tasks=i == depth - 1)
             for i in range(depth)
@@ -191,8 +191,8 @@ class Towers(nn.Module):
     def forward(self, h: Tensor, code: Tensor | None = None) -> Tensor:
         if self.is_image:
             pixels = math.prod(self.x_shape)
-            x, beside = h[..., :pixels].unflatten(-1, self.x_shape), h[..., pixels:, None, None]
-            h = torch.cat([x, beside.expand(*beside.shape[:3], *self.x_shape[1:])], dim=2)
+            x, extra = h[..., :pixels].unflatten(-1, self.x_shape), h[..., pixels:, None, None]
+            h = torch.cat([x, extra.expand(*extra.shape[:3], *self.x_shape[1:])], dim=2)
         for layer, stitch in zip(self.layers, self.stitches, strict=True):
             h = layer(h, code)
             if self.is_image:

@@ -1,4 +1,4 @@
-"""A transformer whose keys and values can be kept: the support is read once, queries any time after."""
+"""A transformer with stored keys and values: the support is read once, queries at any later time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from metabox.nn.mlp import Perceptron
 class TransformerLayer(nn.Module):
     """`torch.nn.TransformerEncoderLayer(norm_first=True)` without dropout, over given keys and values.
 
-    Attention over nothing gives zero; with `sink` one learned key and value is always visible instead.
+    Attention without visible keys gives zero; with `sink` a learned key and value is always visible.
 
     Args:
         width: features of a token.
         heads: attention heads, a divisor of `width`.
         feed_forward: hidden units of the feed-forward part.
         activation: of the feed-forward part, "relu" or "gelu".
-        sink: whether there is a learned key and value beside those of the tokens.
+        sink: whether to add a learned key and value to those of the tokens.
 
     Raises:
         ValueError: if the heads do not divide the width.
@@ -42,7 +42,7 @@ class TransformerLayer(nn.Module):
             self.feed_forward = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What tokens `[T, N, D]` offer to be attended to: two of `[T, heads, N, D/heads]`."""
+        """Keys and values of tokens `[T, N, D]`: two of `[T, heads, N, D/heads]`."""
         key, value = self.key_value(self.norms[0](tokens)).chunk(2, dim=-1)
         return split_heads(key, self.heads), split_heads(value, self.heads)
 
@@ -64,12 +64,12 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers that write the keys and values of some tokens, for others to read; a norm ends it.
+    """Layers that write the keys and values of some tokens for others to read, and a final norm.
 
-    What is written is a part of phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i.
+    The keys and values are a part of phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i.
 
     Args:
-        layers: of one width.
+        layers: the layers, all of the same width.
         width: features of a token.
     """
 
@@ -79,20 +79,20 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def write(self, tokens: Tensor, visible: Tensor, held: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The keys and values of tokens `[T, N, D]`, behind those that are `held`.
+        """The keys and values of tokens `[T, N, D]`, appended to those `held` already.
 
-        Each token sees what is `visible [T, 1 or N, held + N]`.
+        Each token sees the keys that are `visible [T, 1 or N, held + N]`.
         """
         return self._write(tokens, visible, held, to_the_end=False)[0]
 
     def write_and_read(self, tokens: Tensor, visible: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The same without any held, and the tokens after the last layer `[T, N, D]`."""
+        """The same with none held, and the tokens after the last layer `[T, N, D]`."""
         return self._write(tokens, visible, None, to_the_end=True)
 
     def read(self, phi: dict[str, Tensor], tokens: Tensor, visible: Tensor, itself: bool = False) -> Tensor:
-        """Tokens `[T, M, D]` after the last layer; each sees what is `visible [T, 1 or M, N]` of phi.
+        """Tokens `[T, M, D]` after the last layer; each sees the keys in phi that are `visible [T, 1 or M, N]`.
 
-        With `itself`, it also sees itself, and still no other one.
+        With `itself`, each also sees itself, but no other token.
         """
         if itself:
             t, m = tokens.shape[:2]
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         for i, layer in enumerate(self.layers):
             keys, values = phi[f"keys.{i}"], phi[f"values.{i}"]
             if itself:
-                own_keys, own_values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList forgets
+                own_keys, own_values = layer.keys_values(tokens)  # type: ignore[operator]  # a ModuleList has no item type
                 keys, values = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
             tokens = layer(tokens, keys, values, visible)
         normed: Tensor = self.norm(tokens)
@@ -114,16 +114,16 @@ class Transformer(nn.Module):
         for i, layer in enumerate(self.layers):
             for name, new in zip((f"keys.{i}", f"values.{i}"), layer.keys_values(tokens), strict=True):  # type: ignore[operator]
                 written[name] = torch.cat([held[name], new], dim=2) if held else new
-            if to_the_end or i + 1 < len(self.layers):  # else nobody reads the last layer's tokens
+            if to_the_end or i + 1 < len(self.layers):  # else the last layer's tokens are not used
                 tokens = layer(tokens, written[f"keys.{i}"], written[f"values.{i}"], visible)
         return written, self.norm(tokens) if to_the_end else tokens
 
 
 def recompute(model: nn.Module) -> None:
-    """From now on each transformer layer in the model keeps only its inputs, and is computed anew in the backward pass.
+    """Make each transformer layer in the model keep only its inputs, and recompute the rest in the backward pass.
 
-    Gradient checkpointing (Chen et al. 2016): of a long support's memory little more than keys and values remains, for
-    about a third more time. The numbers stay the same.
+    Gradient checkpointing (Chen et al. 2016): the memory of a long support shrinks to little more than keys and values,
+    for about a third more time. Results do not change.
     """
     for module in model.modules():
         if isinstance(module, TransformerLayer):

@@ -16,11 +16,11 @@ from metabox.ranges import Count, Natural, Shape
 
 
 class UNet(Backbone):
-    """An encoder, a decoder, and bridges between their levels of one size (Ronneberger et al. 2015).
+    """An encoder, a decoder, and skip connections between levels of equal size (Ronneberger et al. 2015).
 
-    A level is one block of 3x3 convolution, normalisation and ReLU; each one down halves the image and doubles the
-    channels. The paper has two blocks a level, unpadded convolutions and learned upsampling; here one block, padding,
-    and the nearest pixel. The feature map has the size of the image.
+    A level is one block of 3x3 convolution, normalisation and ReLU; each level down halves the image and doubles the
+    channels. The paper has two blocks per level, unpadded convolutions and learned upsampling; here one block, padding,
+    and nearest-pixel upsampling. The feature map has the size of the image.
 
     Args:
         x_shape: `(channels, height, width)`.
@@ -29,7 +29,7 @@ class UNet(Backbone):
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
 
     Raises:
-        ValueError: where the inputs are no images, or too small for as many levels.
+        ValueError: if the inputs are not images, or too small for so many levels.
     """
 
     def __init__(self, x_shape: Shape, width: Count = 16, depth: Natural = 3, norm: NormKind = "batch") -> None:

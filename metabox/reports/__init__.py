@@ -1,1 +1,1 @@
-"""Reports: what finished runs say, as one HTML page, as Markdown and as JSON."""
+"""Reports of finished runs, as one HTML page, as Markdown and as JSON."""

@@ -1,4 +1,4 @@
-"""The table of claims: what was published, what we measured, and how to measure it again."""
+"""The table of claims: published values, our measurements, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCES = ("source", "value", "interval", "metric", "protocol", "verified")
 
 
 def claim_table(runs: list[Run], plugins: Sequence[str] = ()) -> dict[str, Any]:
-    """The runs of one claim (or, without one, of one protocol): a row for each recipe, its seeds side by side."""
+    """The runs of one claim (or of one protocol, if there is none): a row for each recipe, with all its seeds."""
     rows: dict[str, list[Run]] = {}
     for run in runs:
         rows.setdefault(run.configuration, []).append(run)
@@ -55,7 +55,7 @@ def _row(runs: list[Run], plugins: Sequence[str]) -> dict[str, Any]:
 
 
 def _seed(run: Run, metric: str) -> dict[str, Any]:
-    """One training run: its score with the interval over tasks, and the facts of its making."""
+    """One training run: its score with the interval over tasks, and how it was made."""
     scale = 100 if metric.startswith("accuracy") else 1
     measured = metric in run.scores.per_task
     interval = scale * run.scores.interval(metric) if measured else math.inf
@@ -86,7 +86,7 @@ def _hardware(made: dict[str, Any]) -> str:
 
 
 def _deviation(values: list[float]) -> float | None:
-    """The standard deviation, which one value does not have."""
+    """The standard deviation; None for fewer than two values."""
     if len(values) < 2:
         return None
     return statistics.stdev(values)
@@ -95,8 +95,8 @@ def _deviation(values: list[float]) -> float | None:
 def _verdict(claim: dict[str, Any] | None, metric: str, mean: float | None, seeds: list[dict[str, Any]]) -> str:
     """Whether the mean over seeds meets the published value.
 
-    The two intervals together, as the root of the sum of squares, are what is put down to the draw of test tasks. Ours
-    is the widest among the seeds: all have seen the same tasks, so more seeds do not narrow it.
+    A difference within the root of the sum of squares of the two intervals is attributed to the draw of test tasks. Our
+    interval is the widest among the seeds: all have the same test tasks, so more seeds do not narrow it.
     """
     if claim is None:
         return "no claim"
@@ -108,12 +108,12 @@ def _verdict(claim: dict[str, Any] | None, metric: str, mean: float | None, seed
     difference = mean - claim["value"]
     if abs(difference) <= math.hypot(claim.get("interval") or 0, max(intervals)):
         return "reproduced"
-    better = (difference > 0) == metric.startswith("accuracy")  # of a loss, less is better
+    better = (difference > 0) == metric.startswith("accuracy")  # for a loss, less is better
     return f"{'above' if better else 'short'} by {abs(difference):.2f}"
 
 
 def about(name: str) -> str:
-    """What the package's recipe of that name says of itself: how it differs from the paper."""
+    """The comment at the top of the package's recipe of that name, which says how it differs from the paper."""
     path = discover.recipes().get(name)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comment = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
@@ -124,12 +124,12 @@ def about(name: str) -> str:
 def repeat(run: Run, plugins: Sequence[str] = ()) -> tuple[str, list[str]]:
     """The command that trains and evaluates a run again, and how its recipe differs from the package's.
 
-    The command is a recipe of the package with the options that were changed, if that resolves to the very same
-    recipe; else the recipe in the folder of the run, which the report holds too.
+    The command names a recipe of the package with the changed options, if that resolves to exactly the same recipe;
+    else the recipe in the run folder, which is also in the report.
 
     Args:
         run: of any recipe.
-        plugins: words of the command line that allow the user's own modules.
+        plugins: command-line arguments that load the user's own modules.
     """
     path, allow = discover.recipes().get(run.name), [_from_here(word) for word in plugins]
     if path is not None:
@@ -150,6 +150,6 @@ def repeat(run: Run, plugins: Sequence[str] = ()) -> tuple[str, list[str]]:
 
 
 def _from_here(word: str) -> str:
-    """A path below the working directory without what is above it, which is nobody else's business."""
+    """A path below the working directory relative to it, because a report should not show private paths."""
     path = Path(word)
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else word

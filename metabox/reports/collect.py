@@ -1,4 +1,4 @@
-"""Run folders read back, and which of them may stand in one table."""
+"""Reading run folders, and grouping the runs that can be compared in one table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from metabox.evaluation import Scores
 from metabox.files import read_json
-from metabox.recipe import NOT_OF_THE_RUN, build, dump, find, find_run, make_parser, parse, protocol
+from metabox.recipe import PATH_OPTIONS, build, dump, find, find_run, make_parser, parse, protocol
 from metabox.reports import manifest
 
 NEEDED = {
@@ -33,12 +33,12 @@ NEEDED = {
 class Run:
     """A finished run.
 
-    folder: where it lies
-    text, recipe: its resolved recipe, as YAML and as what that says
-    result: what the evaluation that the recipe itself asks for has given
+    folder: of the run
+    text, recipe: its resolved recipe, as YAML and as a dictionary
+    result: of the recipe's own evaluation
     others: results of other lists of tasks or protocols
     curve: the lines of metrics.jsonl
-    changed: files that are not as they were when they were recorded; None where nothing was recorded
+    changed: files that have changed since they were recorded; None if nothing was recorded
     """
 
     folder: Path
@@ -67,12 +67,12 @@ class Run:
 
     @property
     def configuration(self) -> str:
-        """The same for runs that differ in nothing but the seed."""
+        """A string that is equal for runs that differ only in the seed."""
         return json.dumps(self.recipe | {"seed": None}, sort_keys=True)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """What two results must share to stand in one table, as flat names and values."""
+        """What two results must have in common to be compared, as flat names and values."""
         return protocol_of(self.result)
 
     @cached_property
@@ -83,7 +83,7 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """
     Raises:
-        ValueError: where the folder holds no finished run, or a file of it is not what it should be.
+        ValueError: if the folder holds no finished run, or one of its files is invalid.
     """
     folder = Path(folder)
     parser = make_parser(find_run(folder))
@@ -108,10 +108,11 @@ def read_run(folder: str | Path) -> Run:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[list[Run]]:
-    """The runs of each claim, or, where they have none, of each protocol: what may stand in one table.
+    """The runs grouped into tables: those of one claim, or, if they have none, of one protocol.
 
     Raises:
-        ValueError: where a run comes twice, or runs of one claim have different protocols, saying in what.
+        ValueError: if a run occurs twice, or runs of one claim have different protocols; the message says how they
+            differ.
     """
     tables: dict[str, list[Run]] = {}
     seen: dict[tuple[str, int], Run] = {}
@@ -131,10 +132,10 @@ def read_runs(folders: Sequence[str | Path]) -> list[list[Run]]:
 
 
 def check_recipes(recipes: Sequence[str], options: list[str]) -> None:
-    """Find out before anything is trained whether the runs of these recipes may stand in one report.
+    """Check before training that the runs of these recipes can be in one report.
 
     Raises:
-        ValueError: where a recipe or its data are not there, or recipes of one claim have different protocols.
+        ValueError: if a recipe or its data are missing, or recipes of one claim have different protocols.
     """
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in recipes:
@@ -161,8 +162,8 @@ def _check_one_protocol(one: dict[str, Any], other: dict[str, Any], where: str) 
 
 
 def settings(config: Namespace) -> dict[str, Any]:
-    """A resolved recipe as plain values, without what belongs to a machine."""
-    plain = {name: value for name, value in config.as_dict().items() if name not in NOT_OF_THE_RUN and name[0] != "_"}
+    """A resolved recipe as plain values, without the paths on this machine."""
+    plain = {name: value for name, value in config.as_dict().items() if name not in PATH_OPTIONS and name[0] != "_"}
     read: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return read
 
@@ -174,7 +175,7 @@ def protocol_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(result: dict[str, Any]) -> Scores:
-    """The scores, from those of every task (null where it has none): the summary beside them is for people."""
+    """The scores of a result, from those of every task (null if it has none); its summary is for readers only."""
     summary, columns = result["summary"], result["per_task"].items()
     per_task = {name: [math.nan if value is None else value for value in column] for name, column in columns}
     pooled = {name: summary[name] for name in ("calibration_error",) if name in summary}
@@ -182,13 +183,13 @@ def scores_of(result: dict[str, Any]) -> Scores:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Where two flat settings differ: `name: this against that`."""
+    """The differences between two flat settings, each as `name: one against other`."""
     names = sorted(one.keys() | other.keys())
     return [f"{name}: {one.get(name)} against {other.get(name)}" for name in names if one.get(name) != other.get(name)]
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names, without those that are null."""
+    """Nested settings by dotted names, without null values."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -216,7 +217,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _is_own(result: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    """Whether a result is the one that `metabox train` has written: of the recipe itself, its list and number."""
+    """Whether a result is the one that `metabox train` wrote: of the recipe itself, its list and number of tasks."""
     asked = flat(recipe.get("evaluation") or recipe["tasks"])
     protocol = flat({name: value for name, value in result["protocol"].items() if name in ("class_path", "init_args")})
     summary = result["summary"]

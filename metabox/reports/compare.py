@@ -1,4 +1,4 @@
-"""Two runs on the same episodes: the mean difference of their scores, task by task."""
+"""Paired comparison of two runs on the same episodes: the mean difference of their scores over tasks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 from metabox.evaluation import interval_of, mean_of
 from metabox.reports.collect import Run
 
-NOT_OF_THE_TASKS = ("batch_norm", "transductive", "pretrained")  # the learner's, not the sampler's
+LEARNER_KEYS = (
+    "batch_norm",
+    "transductive",
+    "pretrained",
+)  # of the protocol, what describes the learner, not the tasks
 
 
 def comparisons(runs: list[Run]) -> list[dict[str, Any]]:
-    """Every pair of runs on the same list of tasks, but for two seeds of one recipe; see `paired`."""
+    """Every pair of runs on the same list of tasks, except two seeds of one recipe; see `paired`."""
     found = []
     for one, other in combinations(runs, 2):
         metric = headline(one)
@@ -25,11 +29,11 @@ def comparisons(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
-    """The mean difference one - other over tasks, and two tests that it is none.
+    """The mean difference one - other over tasks, and two tests that it is zero.
 
     `interval_95` is half the width of the paired t interval, `t_test_p` its p value; `wilcoxon_p` that of the signed
     rank test (tasks without a difference are left out), for differences that are far from normal. Both p values are
-    None where no task tells the two apart. Tasks that one of the two has no score for (NaN) are left out.
+    None if the two do not differ on any task. Tasks for which one of the two has no score (NaN) are left out.
     """
     from scipy import stats
 
@@ -49,11 +53,11 @@ def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
 
 
 def headline(run: Run) -> str:
-    """The metric that a run is about."""
+    """The main metric of a run: that of its claim, or else accuracy, or else nll."""
     if run.claim and run.claim["metric"] in run.scores.per_task:
         return str(run.claim["metric"])
     return "accuracy" if "accuracy" in run.scores.per_task else "nll"
 
 
 def tasks_of(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.protocol.items() if name not in NOT_OF_THE_TASKS}
+    return {name: value for name, value in run.protocol.items() if name not in LEARNER_KEYS}

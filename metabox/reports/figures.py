@@ -1,4 +1,4 @@
-"""Figures as inline SVG: colours come from the page, so that they are legible in the dark and in print."""
+"""Figures as inline SVG: colours come from the page, so that they are legible in dark mode and in print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: its SVG, and the same in words."""
+    """A figure: its SVG, and its text alternative."""
 
     title: str
     text: str
@@ -28,11 +28,11 @@ SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 INK = "#010203"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart. In the page, --series-1 and so on."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish. In the page, --series-1 and so on."""
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
-    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.parse_math": False,  # a name may have dollar signs
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -48,7 +48,7 @@ STYLE: Any = {
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(curves: dict[str, list[dict[str, Any]]], name: str) -> Picture | None:
-    """One metric, `train loss` or `val accuracy`, along the steps of several runs."""
+    """One metric, such as `train loss` or `val accuracy`, over the steps of several runs."""
     part, _, metric = name.partition(" ")
     figure, axes = _new("step", name)
     says = []
@@ -63,16 +63,16 @@ def learning_curves(curves: dict[str, list[dict[str, Any]]], name: str) -> Pictu
     if not says:
         return None
     _legend(figure, columns=1)
-    return draw(figure, f"{name} along training", "; ".join(says))
+    return draw(figure, f"{name} during training", "; ".join(says))
 
 
 @matplotlib.rc_context(STYLE)
 def accuracy_along(name: str, label: str, found: dict[str, Any]) -> Picture:
-    """Accuracy along ways or shots, the trained ones shaded."""
+    """Accuracy by number of ways or shots; the range of training is shaded."""
     figure, axes = _new(label, "accuracy, %")
     points = found["points"]
     if found["trained"]:
-        (low, high), edge = found["trained"], 0.02 * (points[-1][name] - points[0][name])  # one value has a width too
+        (low, high), edge = found["trained"], 0.02 * (points[-1][name] - points[0][name])  # a single value is visible
         axes.axvspan(low - edge, high + edge, color=SERIES[0], alpha=0.2, linewidth=0, label="as in training")
     _with_intervals(axes, [point[name] for point in points], points)
     if name == "n_way":
@@ -90,7 +90,7 @@ def by_instance(points: list[dict[str, Any]]) -> Picture:
 
 @matplotlib.rc_context(STYLE)
 def reliability(bins: list[dict[str, float]]) -> Picture:
-    """Confidence against the share that is right; the bars say how many predictions stand behind a point."""
+    """The share of correct predictions against confidence; bars show the share of predictions in each bin."""
     figure, axes = _new("confidence of the prediction, %", "right, %")
     total = sum(b["predictions"] for b in bins)
     x, y = [100 * b["confidence"] for b in bins], [100 * b["correct"] for b in bins]

@@ -1,6 +1,6 @@
-"""`manifest.json`: hashes of the files of a run, so that a report can tell when one was changed afterwards.
+"""`manifest.json`: hashes of the files of a run, so that a report can detect later changes.
 
-They guard against accidents and against numbers mended by hand. Who changes a file and its hash is not found out.
+They guard against accidents and against numbers edited by hand. Changing a file together with its hash goes undetected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_finished(folder: Path) -> bool:
 def check_recipe(folder: Path, recipe: str) -> None:
     """
     Raises:
-        ValueError: if the folder holds a run of another recipe, or its recipe was damaged.
+        ValueError: if the folder holds a run of another recipe, or its recipe is damaged.
     """
     path = folder / RECIPE
     if not path.exists():
@@ -39,7 +39,7 @@ def check_recipe(folder: Path, recipe: str) -> None:
 
 
 def begin(folder: Path, recipe: str) -> bool:
-    """Write the recipe of a run, its hash first: there is never a recipe that nothing can be checked against.
+    """Write the recipe of a run, its hash first, so that there is never a recipe without a recorded hash.
 
     Returns:
         Whether the end of the training has been recorded.
@@ -59,10 +59,10 @@ def begin(folder: Path, recipe: str) -> bool:
 def check(folder: str | Path) -> None:
     """Check the files that a run is rebuilt from, if their hashes were recorded: all but curves and results.
 
-    Until a run has ended only the recipe is, for the others change, and carry hashes of their own.
+    Until a run has ended, only the recipe is checked; the other files still change, and hold hashes of their own.
 
     Raises:
-        ValueError: if one is not as it was recorded, naming it, or the manifest is not one.
+        ValueError: if a file has changed since it was recorded (the message names it), or the manifest is invalid.
     """
     folder = Path(folder)
     known = _read(folder)
@@ -77,13 +77,13 @@ def check(folder: str | Path) -> None:
 def record(folder: Path, result: Path, *, trained: bool) -> None:
     """Record the files of a run, after its training has ended or a result has been added.
 
-    Once a run has ended, what is recorded stays as it is, but for the new result: files that were changed are not
-    recorded anew by evaluating them.
+    Once a run has ended, only the new result is added to the record: evaluating a run does not record its changed
+    files.
 
     Args:
         folder: of the run.
         result: the file that was just written.
-        trained: whether the files of the training were just written too.
+        trained: whether the files of training were just written too.
     """
     known = _read(folder)
     now = _hashes(folder)
@@ -93,10 +93,10 @@ def record(folder: Path, result: Path, *, trained: bool) -> None:
 
 
 def changes(folder: Path) -> list[str] | None:
-    """The files that are no longer as they were recorded, or None where nothing was recorded.
+    """The files that have changed since they were recorded, or None if nothing was recorded.
 
     Raises:
-        ValueError: where the manifest is not one.
+        ValueError: if the manifest is invalid.
     """
     known = _read(folder)
     if not known:
@@ -109,14 +109,14 @@ def changes(folder: Path) -> list[str] | None:
 
 
 def check_run(folder: Path) -> dict[str, str]:
-    """Read the files of a run, whether it has ended or not: name to what is wrong, nothing if it is whole.
+    """Read the files of a run, finished or not; returns for each file what is wrong with it, or an empty string.
 
     Raises:
-        ValueError: if the manifest is not one.
+        ValueError: if the manifest is invalid.
     """
     from metabox.training.checkpoints import load_tensors
     from metabox.training.description import read_description
-    from metabox.training.environment import read_facts
+    from metabox.training.environment import read_environment
 
     known = _read(folder)
     found = dict.fromkeys([*known.get("files", {}), *_hashes(folder)], "")
@@ -125,7 +125,7 @@ def check_run(folder: Path) -> dict[str, str]:
         found |= {change.partition(" ")[0]: change.partition(" ")[2].strip("()") for change in changes(folder) or []}
         found |= {name: "missing" for name in NEEDED if not (folder / name).is_file()}
     readers: dict[str, Callable[[], object]] = {"best.safetensors": lambda: load_tensors(folder / "best.safetensors")}
-    readers |= {"environment.json": lambda: read_facts(folder), "model.json": lambda: read_description(folder)}
+    readers |= {"environment.json": lambda: read_environment(folder), "model.json": lambda: read_description(folder)}
     for name, read in readers.items():
         if found.get(name) == "":
             try:

@@ -1,4 +1,4 @@
-"""What a report measures anew, from a run's weights and its tasks: no file of the run holds it."""
+"""Measurements for a report from a run's weights and its tasks, which no file of the run holds."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ WAYS = (2, 5, 10, 20)
 BATCH = 50
 BINS = 15
 LISTED = 15  # classes with the most errors
-WORST, SHOWN = 3, 12  # tasks in pictures, and images of each part
-ROOM = 20  # letters below a picture
-FEW_QUERIES = 5  # of a class, so that more shots fit among its images
-COUNTABLE = 5_000_000  # drawings, beyond which a set is endless
+WORST, SHOWN = 3, 12  # tasks that are shown, and images of their support and of their queries
+ROOM = 20  # characters of a name below a picture
+FEW_QUERIES = 5  # per class, so that its images suffice for more shots
+COUNTABLE = 5_000_000  # images; a larger set counts as endless
 
 
 class Predicted(NamedTuple):
-    """All predictions of a list of tasks, and of each the number of its task; K of them."""
+    """The K predictions of a list of tasks, each with the number of its task; every field is `[K]`."""
 
     task: Tensor
     confidence: Tensor
@@ -45,10 +45,10 @@ class Predicted(NamedTuple):
 
 
 def measure(run: Run, n_tasks: int) -> dict[str, Any]:
-    """Everything that fits the run's kind of task, on the first `n_tasks` tasks of its test list.
+    """All measurements that apply to the run's kind of task, on the first `n_tasks` tasks of its test list.
 
     Raises:
-        ValueError: where the weights are damaged or the data are not there.
+        ValueError: if the weights are damaged or the data are missing.
     """
     parser = make_parser(find_run(run.folder))
     config = parse(parser, [])
@@ -71,7 +71,7 @@ def measure(run: Run, n_tasks: int) -> dict[str, Any]:
 def _along(
     name: str, values: tuple[int, ...], parser: ArgumentParser, config: Namespace, rebuilt: Rebuilt, n_tasks: int
 ) -> dict[str, Any]:
-    """Accuracy of tasks with other ways or shots, where the images and the learner have room for them."""
+    """Accuracy of tasks with other ways or shots, as far as the images and the learner allow them."""
     asked = config.evaluation or config.tasks
     own = _ends(asked.init_args[name])
     trained = config.tasks.get(f"init_args.{name}")  # tasks of another kind may have none
@@ -101,7 +101,7 @@ def _percent(scores: Scores, metric: str) -> dict[str, float | None]:
 
 
 def instances(rebuilt: Rebuilt, n_tasks: int) -> list[dict[str, Any]]:
-    """Accuracy at a class's first, second, ... instance, for learners that read a sequence."""
+    """Accuracy at the first, second, ... instance of a class, for learners that read a sequence."""
     if not rebuilt.learner.ordered:
         return []
     scores = evaluate(rebuilt.learner, rebuilt.tasks, n_tasks=n_tasks, objective=StreamLoss)
@@ -125,7 +125,7 @@ def predict(rebuilt: Rebuilt, n_tasks: int) -> Predicted:
 
 
 def _episodes(rebuilt: Rebuilt, n_tasks: int, first: int = 0) -> Iterator[tuple[int, Episodes, Tensor, Examples]]:
-    """Batches of test tasks with log p of every class `[T, M, C]` and the examples these are judged on."""
+    """Batches of test tasks with log p of every class `[T, M, C]` and the examples that are predicted."""
     target = rebuilt.learner.spec.target
     assert isinstance(target, Classes)
     predictor = rebuilt.objective(rebuilt.learner).eval()
@@ -137,7 +137,7 @@ def _episodes(rebuilt: Rebuilt, n_tasks: int, first: int = 0) -> Iterator[tuple[
 
 
 def reliability(predicted: Predicted) -> list[dict[str, float]]:
-    """How often predictions of about the same confidence are right: what the calibration error sums up."""
+    """The share of correct predictions in bins of confidence, which the calibration error summarises."""
     place = (predicted.confidence * BINS).long().clamp(max=BINS - 1)
     found = []
     for i in range(BINS):
@@ -149,7 +149,7 @@ def reliability(predicted: Predicted) -> list[dict[str, float]]:
 
 
 def errors(tasks: NWayKShot, predicted: Predicted) -> dict[str, list[dict[str, Any]]]:
-    """Errors by class, most first, and by the folder of a class (an alphabet, say); none for endless sets."""
+    """Errors by class, most first, and by the folder of a class (such as an alphabet); none for endless sets."""
     names = class_names(tasks, predicted.origin)
     if names is None:
         return {"classes": [], "groups": []}
@@ -174,7 +174,7 @@ def class_names(tasks: NWayKShot, origin: Tensor) -> list[str] | None:
 
 
 def _count(names: list[str], wrong: list[bool]) -> dict[str, tuple[int, int]]:
-    """Of each name how many there are, and how many of them are wrong."""
+    """For each name, how many there are and how many of them are wrong."""
     total, bad = Counter(names), Counter(name for name, is_wrong in zip(names, wrong, strict=True) if is_wrong)
     return {name: (total[name], bad[name]) for name in sorted(total)}
 
@@ -186,7 +186,7 @@ def _most(counts: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def worst(rebuilt: Rebuilt, predicted: Predicted) -> list[dict[str, Any]]:
-    """The tasks with the lowest accuracy: images of the support, and of the queries those predicted worst first."""
+    """The tasks with the lowest accuracy: images of their support, and of their queries, worst predictions first."""
     n_tasks = int(predicted.task.max()) + 1
     n = torch.bincount(predicted.task, minlength=n_tasks)
     accuracy = torch.bincount(predicted.task, predicted.correct, minlength=n_tasks) / n
@@ -208,7 +208,7 @@ def worst(rebuilt: Rebuilt, predicted: Predicted) -> list[dict[str, Any]]:
             for i in truth.argsort(stable=True)[: min(SHOWN, int(examples.mask.sum()))].tolist()
         ]
         x, y = (part[0][episodes.support.mask[0]] for part in (episodes.support.x, episodes.support.y))
-        support = [{"image": picture(x[i]), "label": names[int(y[i])]} for i in _some_of_each(y)]
+        support = [{"image": picture(x[i]), "label": names[int(y[i])]} for i in _first_of_each(y)]
         found.append(
             {"task": task, "percent": 100 * float(accuracy[task]), "support": support, "predictions": predictions}
         )
@@ -216,7 +216,7 @@ def worst(rebuilt: Rebuilt, predicted: Predicted) -> list[dict[str, Any]]:
 
 
 def _names_of_labels(rebuilt: Rebuilt, episodes: Episodes) -> list[str]:
-    """What the labels of one task stand for: the class's name, or the label itself where that is none or too long."""
+    """What the labels of one task stand for: the name of the class, or the label if there is none or it is too long."""
     names = [f"class {i}" for i in range(rebuilt.learner.spec.target.size)]
     parts = (episodes.support, episodes.query)
     mask, y = torch.cat([part.mask[0] for part in parts]), torch.cat([part.y[0] for part in parts])
@@ -227,8 +227,8 @@ def _names_of_labels(rebuilt: Rebuilt, episodes: Episodes) -> list[str]:
     return names
 
 
-def _some_of_each(y: Tensor) -> list[int]:
-    """Up to SHOWN places, by class, as many of each class as there is room for."""
+def _first_of_each(y: Tensor) -> list[int]:
+    """Indices of up to SHOWN examples, sorted by class: the first instances of every class."""
     instance = (y[:, None] == y).tril().sum(-1)
     first = instance.argsort(stable=True)[:SHOWN]
     return first[y[first].argsort(stable=True)].tolist()

@@ -24,16 +24,16 @@ from metabox.reports.tables import Block, sections
 def write_report(
     folders: Sequence[str | Path], out: str | Path, *, n_tasks: int = 100, plugins: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Read runs, measure what their files do not hold, and write the report in three forms; returns that of the JSON.
+    """Read runs, measure what their files do not hold, and write the report in three forms; returns the JSON content.
 
     Args:
         folders: of finished runs.
         out: folder of the report.
-        n_tasks: test tasks of each figure that is measured anew; 0 measures nothing, and needs neither data nor time.
-        plugins: words of the command line that allow the user's own modules, for the commands that repeat the runs.
+        n_tasks: test tasks of each new measurement; 0 measures nothing, and needs neither data nor time.
+        plugins: command-line arguments that load the user's own modules, for the commands that repeat the runs.
 
     Raises:
-        ValueError: where a folder holds no finished run, or runs of one claim have different protocols.
+        ValueError: if a folder holds no finished run, or runs of one claim have different protocols.
     """
     if n_tasks < 0:
         raise ValueError(f"expected n_tasks of at least 0, got {n_tasks}; 0 measures nothing anew")
@@ -53,7 +53,7 @@ def write_report(
 
 
 def _run(run: Run, n_tasks: int) -> dict[str, Any]:
-    """All of a run but its row in the table of claims."""
+    """The content for one run, except its row in the table of claims."""
     measured, why = None, "Nothing was measured anew for this report."
     if n_tasks:
         try:
@@ -85,7 +85,7 @@ def _run(run: Run, n_tasks: int) -> dict[str, Any]:
 
 
 def by_task(scores: Scores, metric: str) -> list[dict[str, Any]]:
-    """The score on each named task, the worst first."""
+    """The score on each named task, worst first."""
     rows = scores.rows_by_task(metric).items() if scores.tasks else ()
     found = [{"name": name, **_score(values, metric)} for name, values in rows if not all(map(math.isnan, values))]
     return sorted(found, key=lambda row: row["mean"], reverse=not metric.startswith("accuracy"))
@@ -102,35 +102,35 @@ def _score(values: list[float], metric: str) -> dict[str, Any]:
 
 
 def as_html(content: dict[str, Any]) -> str:
-    """One page that needs nothing else. Whatever comes from a file of a run is escaped."""
+    """The report as one self-contained page. Whatever comes from a file of a run is escaped."""
     page: str = _template("page.html", autoescape=True).render(sections=sections(content), **content)
     return page
 
 
 def as_markdown(content: dict[str, Any]) -> str:
-    """The same without pictures. Whatever comes from a file of a run is escaped."""
+    """The report as Markdown, without pictures. Whatever comes from a file of a run is escaped."""
     text = _template("page.md", finalize=markdown).render(sections=sections(content), **content)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 class Verbatim(str):
-    """Text that Markdown shows as it is: a block of code."""
+    """Text that is not escaped in Markdown: a block of code."""
 
 
 def indented(text: str) -> Verbatim:
-    """A block of code. Unlike one between fences, it cannot be ended by what stands in it."""
+    """An indented block of code, which, unlike a fenced one, cannot be ended by its content."""
     return Verbatim("\n".join(f"    {line}" for line in text.splitlines()))
 
 
 def markdown(value: object) -> object:
-    """Text without a meaning in Markdown or HTML, on one line."""
+    """Text on one line, escaped so that it has no special meaning in Markdown or HTML."""
     if isinstance(value, Verbatim):
         return value
     return re.sub(r"([\\`*_{}\[\]<>()#|&~$!])", r"\\\1", " ".join(str(value).split()))
 
 
 def runs_of_pictures(blocks: list[Block]) -> list[tuple[bool, list[Block]]]:
-    """The blocks in their order, pictures that follow each other together: they stand side by side."""
+    """The blocks in order, with successive pictures grouped to be shown side by side."""
     return [(picture, list(run)) for picture, run in groupby(blocks, lambda block: block.kind == "picture")]
 
 

@@ -1,4 +1,4 @@
-"""What finished runs came to, for choosing among them: validation first, then the test, over seeds."""
+"""Scores of finished runs over seeds, for choosing among them: of validation, then of the test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from metabox.reports.collect import Run, read_run
 
 
 def scores_of_run(folder: str | Path) -> dict[str, Any]:
-    """`chosen_by`, the metric that the weights were chosen by; their `validation`; the `test` that the recipe asks for.
+    """`chosen_by`, the metric that selected the weights; their `validation` scores; the recipe's own `test` scores.
 
     Raises:
-        ValueError: if the folder holds no finished run, or a file of it is not what it should be.
+        ValueError: if the folder holds no finished run, or one of its files is invalid.
     """
     run = read_run(folder)
     if run.changed:
@@ -41,10 +41,10 @@ def _plain(scores: dict[str, Any]) -> dict[str, float | None]:
 
 
 def combinations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean and the standard deviation over seeds, which one seed does not have, for each recipe with its options.
+    """For each recipe with its options, the mean and standard deviation over seeds (None for a single seed).
 
     Args:
-        rows: for each run `recipe`, `options`, `seed`, and either what `scores_of_run` says or why it has `failed`.
+        rows: for each run `recipe`, `options`, `seed`, and either the items of `scores_of_run` or why it `failed`.
     """
     together: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

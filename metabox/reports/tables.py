@@ -1,4 +1,4 @@
-"""What a report says, as blocks that a page, a Markdown file or another medium can show."""
+"""The content of a report as blocks, for a page, a Markdown file or another medium."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Task:
-    """A task in pictures: images of the support, and images with what was predicted of them."""
+    """A task in pictures: images of the support, and images of queries with their predictions."""
 
     title: str
     support: list[dict[str, Any]]
@@ -53,7 +53,7 @@ class Section:
 
 
 def sections(content: dict[str, Any]) -> list[Section]:
-    """A report's content, as `report.content` has gathered it, in the order of reading."""
+    """The sections of a report's content, as gathered by `page.write_report`, in reading order."""
     runs = content["runs"]
     return [
         *(_claim(table) for table in content["claims"]),
@@ -94,7 +94,7 @@ def _claim(table: dict[str, Any]) -> Section:
 
 
 def _subject(protocol: dict[str, Any]) -> str:
-    """What was measured, in a few words; what sets a result apart from the usual comes last."""
+    """What was measured, in a few words; unusual properties come last."""
     words = [str(protocol.get("class_path", "tasks")).rpartition(".")[2]]
     counts = [(protocol.get(f"init_args.{name}"), label) for name, label in (("n_way", "way"), ("n_shot", "shot"))]
     words += [f"{str(count).strip('[]').replace(', ', ' to ')}-{label}" for count, label in counts if count is not None]
@@ -121,7 +121,7 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _each(seeds: list[dict[str, Any]], say: Any) -> str:
-    """One text for all seeds where they agree, else one for each."""
+    """One text for all seeds if they agree, else one for each."""
     texts = [str(say(seed)) for seed in seeds]
     if len(set(texts)) == 1:
         return texts[0]
@@ -185,8 +185,8 @@ def _comparisons(pairs: list[dict[str, Any]]) -> Section:
 
     columns = ["run", "against", "metric", "difference, paired ±", "p, paired t", "p, Wilcoxon"]
     note = (
-        "Pairs of runs on the very same test tasks: the mean over tasks of the first score minus the second, with its "
-        f"95% interval. The interval is over tasks: another seed of training may differ by more. "
+        "Pairs of runs on exactly the same test tasks: the mean over tasks of the first score minus the second, with "
+        f"its 95% interval. The interval is over tasks: another seed of training may differ by more. "
         f"{_count(len(pairs), 'comparison')}; the p values are not corrected for their number."
     )
     return Section("Comparisons on the same tasks", note, [Table("", columns, [row(pair) for pair in pairs])])
@@ -229,8 +229,8 @@ def _run(run: dict[str, Any]) -> Section:
         blocks += [Task(title, task["support"], task["predictions"])]
     note = (
         "The scores are those of the run. All else was measured for this report, on the first "
-        f"{_count(measured['tasks'], 'task')} of the test list. By shots and ways: tasks of "
-        "their own, with five queries of a class where there are as many, and all else as in the evaluation."
+        f"{_count(measured['tasks'], 'task')} of the test list. The figures by shots and ways have other tasks, "
+        "with up to five queries per class, and all else as in the evaluation."
     )
     return Section(run["label"], note, blocks)
 
@@ -241,8 +241,8 @@ def _scores(run: dict[str, Any]) -> list[Block]:
     def cells(name: str, score: dict[str, Any]) -> list[str]:
         scale, unit = (100, "%") if score["metric"].startswith("accuracy") else (1, "")
         interval = score["interval_95"]
-        said = _number(scale * score["mean"], None if interval is None else scale * interval, unit)
-        return [name, said, str(score["n_tasks"])]
+        shown = _number(scale * score["mean"], None if interval is None else scale * interval, unit)
+        return [name, shown, str(score["n_tasks"])]
 
     rows = [cells(score["metric"].replace("_", " "), score) for score in run["scores"]]
     rows += [[name.replace("_", " "), f"{value:.3f}", "all together"] for name, value in run["pooled"].items()]
@@ -256,7 +256,7 @@ def _scores(run: dict[str, Any]) -> list[Block]:
 
 def _recipes(rows: list[dict[str, Any]]) -> Section:
     note = (
-        "Each recipe.yaml with every option, as it was in the run of the first seed. Kept as a file, it is one that "
-        "`metabox train FILE` repeats."
+        "Each recipe.yaml with every option, as it was in the run of the first seed. Save it as a file and repeat the "
+        "run by `metabox train FILE`."
     )
     return Section("Resolved recipes", note, [Code(row["recipe"], row["text"], folded=True) for row in rows])

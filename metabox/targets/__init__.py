@@ -1,4 +1,4 @@
-"""What y can be: each kind of target with its likelihood, how it enters a network, its checks and its scores."""
+"""What y can be: each kind of target with its likelihood, encoding, checks and scores."""
 
 from metabox.discover import lazy
 

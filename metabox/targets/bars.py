@@ -1,4 +1,4 @@
-"""Real vectors whose density is a histogram over quantiles of the training tasks."""
+"""Real vectors whose density is a histogram over quantiles of the training labels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from metabox.ranges import Count, Within
 from metabox.targets.vector import Vector
 
 MEDIAN = 0.6744897501960817
-"""Of a half-normal distribution of scale 1."""
+"""Median of a half-normal distribution of scale 1."""
 
 
 class Bars(Vector):
     """dy numbers, each with a density that is constant within bars and half normal in the two outermost.
 
-    The "Riemann distribution" of Müller et al. 2022 ("Transformers Can Do Bayesian Inference", section 4), with tails
-    as there. Borders are quantiles of the labels of training tasks, so that each bar has about as many of them; they
-    are kept with the weights. The natural parameters are the logits of the bars, P = dy * n_bars. No parametric form is
-    assumed: several modes and skewness can be said.
+    The "Riemann distribution" of Müller et al. 2022 ("Transformers Can Do Bayesian Inference", section 4), with its
+    tails. Borders are quantiles of the labels of training tasks, so that all bars hold about equally many; they are
+    saved with the weights. The natural parameters are the logits of the bars, P = dy * n_bars. No parametric form is
+    assumed: the density can be skewed or have several modes.
 
     Args:
         size: dy.
-        n_bars: bars of each number, the tails included.
+        n_bars: bars for each number, including the two tails.
 
     Raises:
         ValueError: for a size below 1, or fewer than 3 bars.
@@ -59,11 +59,11 @@ class Bars(Vector):
         return y.isinf()
 
     def fit(self, y: Tensor, mask: Tensor) -> None:
-        """Put the borders at the quantiles 1/B, 2/B, ... of the labels, and the tails' medians at 1/2B and 1 - 1/2B."""
+        """Set the borders to the quantiles 1/B, 2/B, ... of the labels, the tails' medians to 1/2B and 1 - 1/2B."""
         values = y[mask].double().sort(0).values  # [K, dy]
         at = torch.arange(1, 2 * self.n_bars, device=y.device) / (2 * self.n_bars)
         quantiles = _quantiles(values, at).T  # [dy, 2B - 1]
-        # Ties, of rounded or constant labels, would be bars of no width.
+        # Ties, from rounded or constant labels, would give bars of zero width.
         spread = (values[-1] - values[0]).clamp(min=1e-6 * values.abs().amax(0)).masked_fill(values[-1] == values[0], 1)
         least = (1e-4 / self.n_bars * spread)[:, None] * torch.arange(2 * self.n_bars - 1, device=y.device)
         quantiles = (quantiles - least).cummax(1).values + least
@@ -72,7 +72,7 @@ class Bars(Vector):
         self.statistics.tails.copy_((edges[:, [1, 3]] - edges[:, [0, 2]]) / MEDIAN)
 
     def log_probs(self, params: Tensor) -> Tensor:
-        """log p of every bar: `[..., P]` -> `[..., dy, B]`."""
+        """log p of each bar: `[..., P]` -> `[..., dy, B]`."""
         bars: Tensor = params.float().unflatten(-1, (self.size, self.n_bars))
         return bars.log_softmax(-1)
 
@@ -100,10 +100,10 @@ class Bars(Vector):
         return (self.log_probs(params).exp() * centres).sum(-1)
 
     def quantile(self, params: Tensor, q: float) -> Tensor:
-        """The number that y is below of with probability q in (0, 1): `[..., P]` -> `[..., dy]`.
+        """The q-quantile of each number of y, 0 < q < 1: `[..., P]` -> `[..., dy]`.
 
         Raises:
-            ValueError: for q outside of (0, 1).
+            ValueError: if q is not between 0 and 1.
         """
         if not 0 < q < 1:
             raise ValueError(f"expected q between 0 and 1, got {q}")
@@ -115,7 +115,7 @@ class Bars(Vector):
         bar = bar[..., 0]
         k = (bar - 1).clamp(0, self.n_bars - 3)[..., None]
         low, width = (part.expand(*p.shape[:-1], -1).gather(-1, k)[..., 0] for part in (borders, borders.diff(dim=-1)))
-        # Of a half-normal distribution: P(|z| < u) = erf(u / sqrt 2).
+        # For a half-normal distribution, P(|z| < u) = erf(u / sqrt 2).
         left = borders[:, 0] - tails[:, 0] * math.sqrt(2) * torch.erfinv(1 - share)
         right = borders[:, -1] + tails[:, 1] * math.sqrt(2) * torch.erfinv(share)
         return torch.where(bar == 0, left, torch.where(bar == self.n_bars - 1, right, low + share * width))
@@ -128,7 +128,7 @@ class Bars(Vector):
 
 
 class Statistics(nn.Module):
-    """Borders between bars `[dy, B - 1]` and the scales of the two tails `[dy, 2]`; at first of a standard normal."""
+    """Borders between bars `[dy, B - 1]` and the scales of the two tails `[dy, 2]`; initially for a standard normal."""
 
     borders: Tensor
     tails: Tensor
@@ -141,7 +141,7 @@ class Statistics(nn.Module):
 
 
 def _quantiles(values: Tensor, at: Tensor) -> Tensor:
-    """Of each column of sorted values `[K, dy]`, linear between neighbours: `[len(at), dy]`."""
+    """Quantiles of each column of sorted values `[K, dy]`, linearly interpolated: `[len(at), dy]`."""
     place = at.to(values) * (len(values) - 1)
     low = place.long()
     return torch.lerp(values[low], values[(low + 1).clamp(max=len(values) - 1)], (place - low)[:, None])

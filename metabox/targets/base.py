@@ -1,6 +1,6 @@
 """The kind of a task's targets: p(y | params) and everything else that depends on what y is.
 
-P natural parameters per query point become log p(y|x), in float32 whatever the autocast. The loss L_i of a task is the
+P natural parameters per query point become log p(y|x), in float32 even under autocast. The loss L_i of a task is the
 negative log likelihood of its query examples. One reduction is used everywhere: `task_mean` over a task's valid
 examples, then the mean over tasks.
 """
@@ -23,111 +23,111 @@ if TYPE_CHECKING:
 
 
 def task_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each task's valid examples: values `[T, M]`, mask `[T, M]` -> `[T]`, 0 for a task with none."""
-    # where, not a product: what stands in the padding may be infinite
+    """The mean of each task's valid examples: values `[T, M]`, mask `[T, M]` -> `[T]`, 0 for a task without any."""
+    # torch.where instead of a product: values in the padding may be infinite
     return torch.where(mask, values, 0.0).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def score_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each task's scores that are there: `[T, M]`, NaN for none -> `[T]`, NaN for none."""
+    """The mean of each task's scores, ignoring NaN: `[T, M]` -> `[T]`, NaN for a task without any."""
     there = mask & ~values.isnan()
     return task_mean(values, there).masked_fill(~there.any(1), math.nan)
 
 
 class Target(Configured, ABC):
-    """What y is, and p(y | params): one file for each kind, and no learner asks which it is.
+    """What y is, and p(y | params). Each kind is one file, and no learner asks which kind it has.
 
     Two targets are equal if they were made with the same arguments.
 
     Args:
-        size: number of classes, of reals, of labels.
+        size: number of classes, reals or labels.
 
     Raises:
         ValueError: for a size below 1.
     """
 
     word: ClassVar[str]
-    """What the kind is called in messages, in the plural."""
+    """The plural noun for this kind in messages."""
     parts: tuple[Part, ...] = ()
-    """Named parts, for `Parts` alone."""
+    """Named parts, for `Parts` only."""
     statistics: nn.Module | None = None
-    """What a kind keeps of the training tasks, as buffers, which a learner saves with its weights; see `fit`."""
+    """Statistics of the training tasks, as buffers, which a learner saves with its weights; see `fit`."""
 
     def __init__(self, size: Count) -> None:
         self.size = size
 
     @property
     def n_classes(self) -> int | None:
-        """C, if labels are classes of which each task has a set of its own."""
+        """C if labels are classes, for which each task has a label set; else None."""
         return None
 
     @property
     @abstractmethod
     def n_params(self) -> int:
-        """P, the natural parameters that a learner gives per query point."""
+        """P, the natural parameters that a learner predicts per query point."""
 
     @property
     def label_size(self) -> int:
-        """Numbers of one label as `encode` writes it."""
+        """Numbers in one encoded label; see `encode`."""
         return self.size
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one label in y: `()` for classes, `(size,)` for vectors."""
+        """Shape of one label in y: `()` for classes, `(size,)` for vectors."""
 
     @property
     @abstractmethod
     def single(self) -> Target:
-        """The target of one number of a label, which is predicted by itself in a part (see `Parts`)."""
+        """The target of a single number of a label, as a part predicts it (see `Parts`)."""
 
     @abstractmethod
     def wrong(self, y: Tensor) -> Tensor:
-        """Which of the numbers of labels, none of them NaN, no label can have: bool, of the shape of y."""
+        """Which numbers in y are invalid for a label: bool, of the shape of y, which has no NaN."""
 
     @property
     @abstractmethod
     def values(self) -> str:
-        """The numbers that a label can have, in words."""
+        """The valid numbers of a label, in words."""
 
     @abstractmethod
     def check(self, y: Tensor, mask: Tensor, *, values: bool = True) -> None:
-        """Raise a ValueError unless y, of which mask `[T, N]` tells the padding, is of this kind.
+        """Raise a ValueError unless y is of this kind.
 
         Args:
             y: as in `Examples`.
-            mask: `[T, N]`.
-            values: read the numbers too, which waits for the device.
+            mask: `[T, N]`, False for padding.
+            values: also read the numbers, which waits for the device.
         """
 
     @abstractmethod
     def encode(self, y: Tensor, mask: Tensor) -> Tensor:
-        """Labels as a network reads them `[T, N, label_size]`, zeros for padding."""
+        """Labels as network input `[T, N, label_size]`, zeros for padding."""
 
     @abstractmethod
     def expand(self, values: Tensor) -> Tensor:
-        """Numbers of labels side by side `[..., K]` as a network reads them: classes one-hot `[..., C * K]`."""
+        """K numbers of labels `[..., K]` as network input: classes one-hot `[..., C * K]`, others unchanged."""
 
     @abstractmethod
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         """log p(y) in nats: params `[T, M, P]`, y as in `Examples` -> `[T, M]`."""
 
     def error(self, params: Tensor, y: Tensor) -> Tensor:
-        """How far off predictions are, `[T, M]`: what a learner that adapts by gradients descends on.
+        """The error `[T, M]` that a learner which adapts by gradient descent minimises.
 
-        The negative log likelihood, of which nothing but the mean counts for reals: half the squared error.
+        The negative log likelihood; for reals half the squared error of the mean.
         """
         return -self.log_prob(params, y)
 
     @abstractmethod
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """What people read beside the likelihood, each `[T, M]`: accuracy, squared error; NaN for none."""
+        """Scores to report beside the likelihood, each `[T, M]`: accuracy, squared error; NaN for none."""
 
     @abstractmethod
     def mixture(self, params: Tensor) -> Tensor:
-        """The one prediction that stands for several, all equally likely: `[T, S, M, P]` -> `[T, M, P]`, float32.
+        """One prediction for the equal mixture of S predictions: `[T, S, M, P]` -> `[T, M, P]`, float32.
 
-        It has the mixture's probabilities if it can (classes, labels), else its mean and variance.
+        It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
         """
 
     def loss(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
@@ -135,11 +135,11 @@ class Target(Configured, ABC):
         return self.losses(params, y, mask)[0]
 
     def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_i, and the loss `[T]` of each named part, for a target that has parts."""
+        """L_i, and the loss `[T]` of each named part if the target has parts."""
         return task_mean(-self.log_prob(params, y), mask), {}
 
     def fit(self, y: Tensor, mask: Tensor) -> None:
-        """Take `statistics` of the labels of training tasks, y as in `Examples`, before the first step."""
+        """Compute `statistics` from the labels of training tasks, y as in `Examples`, before the first step."""
 
     def union(self, other: Target) -> Target:
         """The target of a learner that serves both.

@@ -13,10 +13,10 @@ from metabox.targets.base import Target
 class Classes(Target):
     """One of C classes, by its id; the natural parameters are logits.
 
-    A learner puts the logits outside of a task's label set so low that their probability is 0.
+    A learner sets the logits outside a task's label set so low that their probability is 0.
 
     Args:
-        size: C, the most classes that a task has.
+        size: C, the largest number of classes of a task.
     """
 
     word = "classes"
@@ -61,7 +61,7 @@ class Classes(Target):
         return one_hot(values.long(), self.size).transpose(-1, -2).flatten(-2)
 
     def log_probs(self, params: Tensor) -> Tensor:
-        """log p of every class, `[T, M, C]`."""
+        """log p of each class, `[T, M, C]`."""
         return params.float().log_softmax(-1)
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:

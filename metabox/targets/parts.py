@@ -1,7 +1,7 @@
-"""Targets with named parts, each of its own kind and size; a label that is missing is NaN, and is never guessed.
+"""Targets with named parts, each with its kind and size; a missing label is NaN, and is never imputed.
 
-A target of parts is one tensor of floats `[T, N, K]`, each part's columns after the other. `join_parts` makes it and
-`split_parts` takes it apart.
+A target with parts is one tensor of floats `[T, N, K]`, the columns of one part after another. `join_parts` makes it
+and `split_parts` takes it apart.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Part:
     """One named part of a target.
 
     Args:
-        name: what scores and tables call it.
-        target: its kind and size, `Classes(3)` say.
-        spatial: (H, W) for a target at every pixel; () for one.
-        weight: what its loss counts in the sum over parts.
+        name: its name in scores and tables.
+        target: its kind and size, such as `Classes(3)`.
+        spatial: (H, W) for a target at every pixel; () for a single one.
+        weight: of its loss in the sum over parts.
 
     Raises:
-        ValueError: if it has no name, or sizes below 1, or a weight below 0, or parts of its own.
+        ValueError: if the name is empty, a size is below 1, the weight is below 0, or the target has parts.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Part:
 
     @property
     def places(self) -> int:
-        """Pixels, or 1."""
+        """Number of pixels, 1 without spatial axes."""
         return math.prod(self.spatial)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one target: `(H, W)` or `()` for classes, `(dy, H, W)` or `(dy,)` for reals, likewise with L."""
+        """Shape of one target: `(H, W)` or `()` for classes, `(dy, H, W)` or `(dy,)` for reals, L for labels."""
         return (*self.target.shape, *self.spatial)
 
     @property
@@ -66,18 +66,18 @@ class Part:
 
     @property
     def label_size(self) -> int:
-        """Numbers in one target as `encode` writes it."""
+        """Numbers in one encoded target; see `encode`."""
         return self.size * self.places + self.columns
 
     @property
     def n_params(self) -> int:
-        """Natural parameters of one target: every number of it is predicted by itself."""
+        """Natural parameters of one target; each of its numbers is predicted separately."""
         return self.target.single.n_params * self.columns
 
     def encode(self, y: Tensor) -> Tensor:
-        """Targets `[..., columns]` as a network's input `[..., label_size]`.
+        """Targets `[..., columns]` as network input `[..., label_size]`.
 
-        First the values, zeros where they are missing, classes one-hot as `[C, *spatial]`; then which are there.
+        First the values, with zeros for missing ones and classes one-hot as `[C, *spatial]`; then which are present.
         """
         there = y.isfinite()
         values = self.target.expand(torch.where(there, y, 0.0))
@@ -85,7 +85,7 @@ class Part:
         return torch.cat([(values * known).to(y.dtype), there.to(y.dtype)], dim=-1)
 
     def check(self, y: Tensor) -> None:
-        """Raise a ValueError unless targets `[..., columns]` are NaN or what they should be."""
+        """Raise a ValueError unless targets `[..., columns]` are NaN or valid."""
         y = y[~y.isnan()]
         wrong = self.target.wrong(y)
         if bool(wrong.any()):
@@ -96,18 +96,18 @@ class Part:
 
 
 class Parts(Target):
-    """Named parts, each with the likelihood of its kind; a label that is missing counts for nothing.
+    """Named parts, each with the likelihood of its kind; missing labels are ignored.
 
-    log p = sum over parts of weight_j times the mean log p of the part's labels that are there: over pixels, and over
-    the `size` of reals and binary labels, so that parts of many numbers do not drown parts of one. Its negative is the
-    multi-task loss sum_j w_j L_j, and a log likelihood up to these weights. P holds the parts' parameters side by side,
-    `part_params[j]` of them, each laid out as `[channels, *spatial]` (reals: the means, then the raw scales).
+    log p = sum over parts of weight_j times the mean log p of the part's labels that are present: over pixels, and over
+    the `size` of reals and binary labels, so that parts of many numbers do not dominate parts of one. This is a log
+    likelihood up to the weights, and its negative is the multi-task loss sum_j w_j L_j. P concatenates the parts'
+    parameters, `part_params[j]` each, laid out as `[channels, *spatial]` (reals: the means, then the raw scales).
 
     Args:
-        parts: one or more, of different names.
+        parts: one or more, with different names.
 
     Raises:
-        ValueError: if there are none, or two of one name.
+        ValueError: if there are none, or two with the same name.
     """
 
     word = "columns of parts"
@@ -168,7 +168,7 @@ class Parts(Target):
         return columns
 
     def log_probs(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Each part's mean log p of an example's labels `[T, M]`, NaN for an example without any."""
+        """Mean log p of an example's labels in each part `[T, M]`, NaN for an example without any."""
         return {
             part.name: _mean_of(kind.log_prob(p, label), there)
             for part, kind, p, label, there in self._numbers(params, y)
@@ -179,13 +179,13 @@ class Parts(Target):
         return torch.stack([part.weight * by_part[part.name].nan_to_num(0.0) for part in self.parts]).sum(0)
 
     def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each part's mean over a task's examples that have it, 0 for a task without any."""
+        """The weighted sum, and each part's mean over the examples of a task that have it, 0 if none has."""
         by_part = self.log_probs(params, y).items()
         losses = {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
         return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0), losses
 
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """`accuracy_NAME` or `squared_error_NAME` of each part, NaN for an example without a label of it."""
+        """`accuracy_NAME` or `squared_error_NAME` of each part, NaN for an example without that label."""
         return {
             f"{name}_{part.name}": _mean_of(values, there)
             for part, kind, p, label, there in self._numbers(params, y)
@@ -202,9 +202,9 @@ class Parts(Target):
         return torch.cat(mixed, dim=-1)
 
     def _numbers(self, params: Tensor, y: Tensor) -> Iterator[tuple[Part, Target, Tensor, Tensor, Tensor]]:
-        """Each part, its kind, and of all numbers of its targets one after the other the parameters and the label.
+        """Each part, its kind, the parameters and labels of all numbers of its targets in sequence.
 
-        And which labels are there, `[T, M, columns]`.
+        And which labels are present, `[T, M, columns]`.
         """
         pieces = params.split(self.part_params, dim=-1)
         for part, kind, p, labels in zip(self.parts, self.kinds, pieces, self.split(y), strict=True):
@@ -215,7 +215,7 @@ class Parts(Target):
 
 
 def _mean_of(values: Tensor, there: Tensor) -> Tensor:
-    """The mean over the labels that are there: values `[T, M * columns]`, there `[T, M, columns]` -> `[T, M]`."""
+    """The mean over the labels that are present: values `[T, M * columns]`, there `[T, M, columns]` -> `[T, M]`."""
     return torch.where(there, values.view(there.shape), 0.0).sum(-1) / there.sum(-1)
 
 
@@ -223,7 +223,7 @@ def split_parts(parts: Sequence[Part], y: Tensor) -> dict[str, Tensor]:
     """A target `[T, N, K]` -> each part's `[T, N, *part.shape]`.
 
     Raises:
-        ValueError: if y has not as many columns as the parts.
+        ValueError: if y does not have as many columns as the parts.
     """
     if y.shape[-1] != sum(part.columns for part in parts):
         raise ValueError(f"expected y [T, N, {sum(part.columns for part in parts)}] for {parts}, got {list(y.shape)}")
@@ -233,10 +233,10 @@ def split_parts(parts: Sequence[Part], y: Tensor) -> dict[str, Tensor]:
 
 
 def join_parts(parts: Sequence[Part], values: Mapping[str, Tensor]) -> Tensor:
-    """Each part's targets `[T, N, *part.shape]` -> one target `[T, N, K]`; a part that is not given is missing.
+    """Each part's targets `[T, N, *part.shape]` -> one target `[T, N, K]`, NaN for parts that are not given.
 
     Raises:
-        ValueError: if a name is not that of a part, or a shape does not fit.
+        ValueError: if a name is not one of the parts', or a shape does not fit.
     """
     names = [part.name for part in parts]
     if (unknown := sorted(set(values) - set(names))) or not values:

@@ -13,11 +13,11 @@ from metabox.targets.vector import Vector
 
 
 class Reals(Vector):
-    """dy independent normal numbers; P = 2 dy: the means, then the raw scales (softplus, above `min_scale`).
+    """dy independent normal numbers; P = 2 dy: the means, then the raw scales (`min_scale` + softplus).
 
     Args:
         size: dy.
-        noise: a fixed standard deviation; then P = dy.
+        noise: a fixed standard deviation, in which case P = dy.
         min_scale: the smallest learned standard deviation, as in Garnelo et al. 2018 and Kim et al. 2019 (0.1 there).
 
     Raises:
@@ -51,7 +51,7 @@ class Reals(Vector):
         return y.isinf()
 
     def mean_and_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """`[T, M, P]` -> two of `[T, M, dy]`."""
+        """`[T, M, P]` -> mean and standard deviation, each `[T, M, dy]`."""
         params = params.float()
         if self.noise:
             return params, torch.full_like(params, self.noise)
@@ -70,7 +70,7 @@ class Reals(Vector):
         return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}
 
     def mixture(self, params: Tensor) -> Tensor:
-        """Here the normal with the mixture's mean and, unless the noise is fixed, its variance."""
+        """The normal with the mixture's mean and, unless the noise is fixed, its variance."""
         means, scales = self.mean_and_scale(params)
         mean = means.mean(1)
         if self.noise:

@@ -22,12 +22,12 @@ class TaskSpec:
     """What a learner must know to be built.
 
     x_shape: shape of one input; three axes mean an image `[channels, height, width]`
-    target: what y is, `Classes(5)` say
-    descriptor_size: dz, 0 if tasks carry no descriptor
-    tasks: names of the tasks, if they are finitely many and known
+    target: what y is, such as `Classes(5)`
+    descriptor_size: dz, 0 if tasks have no descriptor
+    tasks: names of the tasks, if there is a finite list of them
 
     Raises:
-        ValueError: for sizes out of range, or a target that is none.
+        ValueError: if a size is out of range, or the target is not a `Target`.
     """
 
     x_shape: Shape
@@ -39,24 +39,24 @@ class TaskSpec:
         check_fields(self)
 
     def __repr__(self) -> str:
-        """Without what is not there, and the number of tasks instead of all their names."""
+        """Leave out empty fields, and show the number of tasks instead of their names."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
         given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != ())
         return f"TaskSpec({given})"
 
     def union(self, other: TaskSpec) -> TaskSpec:
-        """The spec of a learner that serves both: the larger number of classes.
+        """The spec of a learner that serves both, with the larger number of classes.
 
         Raises:
-            ValueError: if they are not of one kind.
+            ValueError: if the specs are not of one kind.
         """
         if any(getattr(self, name) != getattr(other, name) for name in ("x_shape", "descriptor_size", "tasks")):
             raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
         return replace(self, target=self.target.union(other.target))
 
     def scored_by(self, target: Target) -> TaskSpec:
-        """The same tasks with another target for the same y.
+        """The same tasks with another target, such as another likelihood, for the same y.
 
         Raises:
             ValueError: if y is not of the other target's kind and size.
@@ -68,11 +68,11 @@ class TaskSpec:
         return replace(self, target=target)
 
     def covers(self, other: TaskSpec) -> bool:
-        """Whether a learner of this spec serves tasks of the other: the kind of y counts, not how it is scored."""
+        """Whether a learner with this spec serves tasks of the other: the kind of y matters, not its likelihood."""
         return self.union(other) == self
 
     def check_x(self, x: Tensor, mask: Tensor | None = None, *, values: bool = True) -> None:
-        """Raise a ValueError unless x is `[T, N, *x_shape]` and, with `values`, finite where the mask is True."""
+        """Raise a ValueError unless x is `[T, N, *x_shape]` and, with `values`, finite wherever the mask is True."""
         if tuple(x.shape[2:]) != self.x_shape or x.ndim != 2 + len(self.x_shape):
             wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
             raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
@@ -89,8 +89,8 @@ class TaskSpec:
     def check(self, examples: Examples, descriptor: Tensor | None = None, *, values: bool = True) -> None:
         """Raise a ValueError unless the examples are of this kind.
 
-        With `values`, also read the numbers: NaN, infinity and labels out of range. That waits
-        for the device, so training skips it after the first batch.
+        With `values`, also check the numbers for NaN, infinity and labels out of range. This waits for the device, so
+        training skips it after the first batch.
         """
         self.check_x(examples.x, examples.mask, values=values)
         self.target.check(examples.y, examples.mask, values=values)
@@ -100,12 +100,12 @@ class TaskSpec:
         ):
             expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
             got = "none" if descriptor is None else _shape(descriptor)
-            raise ValueError(f"expected {expected}, got {got}; the learner's spec says descriptor_size")
+            raise ValueError(f"expected {expected}, got {got}; the learner's spec has descriptor_size {wanted[1]}")
         if values and descriptor is not None:
             check_finite("descriptor", descriptor, None)
 
     def check_episodes(self, episodes: Episodes) -> None:
-        """Raise a ValueError unless the episodes can be learned from; reads every number."""
+        """Raise a ValueError unless the episodes are valid for this spec; reads every number."""
         self.check(episodes.support, episodes.descriptor)
         self.check(episodes.query, episodes.descriptor)
         if self.tasks and (
@@ -129,7 +129,7 @@ class TaskSpec:
 
 
 def check_brightness(x: Tensor, mask: Tensor | None) -> None:
-    """Raise a ValueError unless images `[T, N, ...]` in floats are from 0 to 1 where the mask is True."""
+    """Raise a ValueError unless float images `[T, N, ...]` are from 0 to 1 wherever the mask is True."""
     real = x if mask is None else x[mask]
     low, high = (float(end) for end in real.aminmax()) if real.numel() else (0.0, 1.0)
     if low < 0 or high > 1:

@@ -9,7 +9,7 @@ from metabox.targets.base import Target
 
 
 class Vector(Target):
-    """y `[T, N, size]` as floats: what kinds of vectors share."""
+    """y `[T, N, size]` as floats: the base of all targets that are vectors."""
 
     @property
     def shape(self) -> tuple[int, ...]:

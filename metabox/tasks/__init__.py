@@ -1,4 +1,4 @@
-"""Every p(T), one file each. `from metabox.tasks import Omniglot` finds any of them; there is no list to extend."""
+"""Task distributions p(T), one file each, found by `from metabox.tasks import Omniglot` without a list to extend."""
 
 from metabox.discover import lazy
 

@@ -1,7 +1,7 @@
-"""Descriptors z_i: what a learner may be told of a task. Each kind turns K tasks into K vectors, `[K, dz]` float32.
+"""Descriptors z_i: what a learner is told about a task. Each kind turns K tasks into K vectors, `[K, dz]` float32.
 
-A learned task embedding is none of these: it is a linear layer on `OneHot`, whose weight holds one column for each
-task, so a conditioner that begins with a linear layer (`Add`, `Gate`, `FiLM`) learns one by itself.
+A learned task embedding needs no descriptor of its own: it is a linear layer on `OneHot`, whose weight has one column
+for each task, so a conditioner that begins with a linear layer (`Add`, `Gate`, `FiLM`) learns one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Encoder = Callable[[str], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of one task, for a descriptor to choose from.
+    """What is known about one task, for a descriptor to choose from.
 
     name: its name
-    features: metadata, the same numbers for every task: age and years as a customer, say
+    features: metadata, the same numbers for every task (age and years as a customer, say)
     text: a description in words
-    specification: what the task is, field by field: a truth value, a number, or a word among a few
+    specification: what the task is, by field: a truth value, a number, or one of a few words
     """
 
     name: str
@@ -45,26 +45,26 @@ class About:
 
 
 class Descriptor(Configured, ABC):
-    """What of the tasks a learner is told."""
+    """What a learner is told about the tasks."""
 
     @abstractmethod
     def vectors(self, tasks: Sequence[About]) -> Tensor:
         """z_i of each task, `[K, dz]` float32.
 
         Raises:
-            ValueError: where something that is to be told is not known of every task, naming those.
+            ValueError: if what it needs is not known for every task, naming those tasks.
         """
 
 
 class OneHot(Descriptor):
-    """The index of a task: `[K, K]`. Says nothing of a task that was not trained."""
+    """The index of a task: `[K, K]`. It says nothing about a task that was not trained."""
 
     def vectors(self, tasks: Sequence[About]) -> Tensor:
         return torch.eye(len(tasks))
 
 
 class Metadata(Descriptor):
-    """The features of a task, those of a user say.
+    """The features of a task, such as those of a user.
 
     Args:
         standardise: shift and scale each feature to mean 0 and variance 1 over the tasks.
@@ -92,8 +92,8 @@ class Text(Descriptor):
     """The description of a task in words, as a vector.
 
     Args:
-        encoder: from a text to a vector, the same length for all; by default `NGrams()`. Any function will do, such as
-            the method `encode` of a sentence encoder.
+        encoder: maps a text to a vector, of the same length for all texts; by default `NGrams()`. Any function will do,
+            such as the method `encode` of a sentence encoder.
     """
 
     def __init__(self, encoder: Encoder | None = None) -> None:
@@ -112,7 +112,7 @@ class Text(Descriptor):
 class Specification(Descriptor):
     """The formal specification of a task as a vector, field by field in the order of the fields' names.
 
-    A number stays as it is, a truth value is 0 or 1, and a word is one-hot among the words of that field, sorted.
+    A number is kept, a truth value is 0 or 1, and a word is one-hot among the sorted words of its field.
     """
 
     def vectors(self, tasks: Sequence[About]) -> Tensor:
@@ -135,10 +135,10 @@ class Beside(Descriptor):
     """Several descriptors side by side.
 
     Args:
-        parts: `OneHot` among them is the first, which is where a learner with heads looks for the task's index.
+        parts: the descriptors; `OneHot` must be the first, since a learner with heads reads the task's index there.
 
     Raises:
-        ValueError: where there are none, or `OneHot` is not the first.
+        ValueError: if there are none, or if `OneHot` is not the first.
     """
 
     def __init__(self, parts: list[Descriptor]) -> None:
@@ -152,16 +152,16 @@ class Beside(Descriptor):
 
 
 class NGrams(Configured):
-    """A text as its hashed character n-grams, a vector of norm 1: texts that share words or stems come out alike.
+    """A text as its hashed character n-grams, a vector of norm 1: texts that share words or stems have similar vectors.
 
     Each n-gram of the text in lower case, with one space between words and at both ends, adds +1 or -1 to one of
-    `size` places. Place and sign are bits of its hash, so that n-grams which meet cancel as often as they add up, and
-    products of vectors are right on average (Weinberger et al. 2009, "Feature hashing for large scale multitask
+    `size` places. Place and sign are bits of its hash, so that n-grams that collide cancel as often as they add up, and
+    inner products of vectors are right on average (Weinberger et al. 2009, "Feature hashing for large scale multitask
     learning", equation 2).
 
     Args:
         size: length of the vectors.
-        lengths: n, each of them.
+        lengths: the values of n.
     """
 
     def __init__(self, size: Count = 256, lengths: tuple[Count, ...] = (3, 4, 5)) -> None:

@@ -1,4 +1,4 @@
-"""Finitely many named tasks with data of their own: multi-task learning, with or without a support."""
+"""Finitely many named tasks, each with its own data: multi-task learning, with or without a support."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from metabox.tasks.sampler import EpisodeSampler
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rows:
-    """All examples of all tasks, one in a row.
+    """All examples of all tasks, one per row.
 
     x: `[n, *x_shape]`, images as uint8; may be memory-mapped
-    y: `[n]` class ids, or `[n, size]` for other kinds of target (NaN where a label of a part is missing)
+    y: `[n]` class ids, or `[n, size]` for other kinds of target (NaN for a missing label of a part)
     split: "train", "val" or "test", `[n]`
-    spec: the kind of task, with the K names of the tasks in it (none where it is one task)
-    task: which task each row is of, `[n]`; all of one, where it is None
+    spec: the kind of task, with the K names of the tasks in it (none if there is only one task)
+    task: the task of each row, `[n]`; None if there is only one
     descriptors: z_i of each task, `[K, dz]`
-    ways: how many classes each task has, `[K]`; all of them, where it is None
+    ways: how many classes each task has, `[K]`; None if each has all
 
     Raises:
-        ValueError: where the parts do not fit together, or a task lacks rows to train on.
+        ValueError: if the parts do not fit together, or a task lacks rows to train on.
     """
 
     x: Tensor
@@ -79,7 +79,7 @@ class Rows:
         if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
             raise ValueError("expected finite descriptors, got NaN or infinity")
         one = torch.zeros(1, size) if size else None
-        self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # of one task, for the rows are of all
+        self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # as one task, although the rows are of all
 
 
 class FiniteOptions(TypedDict, total=False):
@@ -92,24 +92,24 @@ class FiniteOptions(TypedDict, total=False):
 
 
 class FiniteTasks(Sized, EpisodeSampler):
-    """Rows of finitely many tasks: first a task for each place in the batch, then data within the task.
+    """Rows of finitely many tasks: first a task is drawn for each place in the batch, then data within the task.
 
-    In training tasks are drawn at random, with support and query both from the task's training rows, never the same
-    one. In validation and test each task comes in its turn: the query is of that split, and the support still of the
-    training rows, since the task is the same and its labels for training are known. With `n_query` as large as the
-    largest task, an evaluation of as many tasks as there are goes once through all the data.
+    In training, tasks are drawn at random, and support and query are different training rows of the task. In
+    validation and test, tasks come in turn: the query is of that split, and the support still of the training rows,
+    since the task is the same and its training labels are known. With `n_query` as large as the largest task, an
+    evaluation with one episode per task uses all the data once.
 
     A subclass implements `load`.
 
     Args:
-        n_support: support examples of a task, or a range [low, high]; 0 where only the descriptor tells the task.
-        n_query: query examples, or a range; fewer where a task has no more.
-        temperature: tasks are drawn in training with probability as their number of training rows to the power
+        n_support: support examples of a task, or a range [low, high]; 0 if only the descriptor identifies the task.
+        n_query: query examples, or a range; fewer if a task has no more.
+        temperature: in training, the probability of a task is proportional to its number of training rows to the power
             1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
-        descriptor_dropout: the share of tasks in a batch whose descriptor is not told, but zeros.
+        descriptor_dropout: the share of tasks in a batch whose descriptor is replaced with zeros.
 
     Raises:
-        ValueError: for options out of range; at the first use, where the data are not there or do not fit.
+        ValueError: if an option is out of range; at the first use, if the data are missing or do not fit.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ class FiniteTasks(Sized, EpisodeSampler):
 
     @abstractmethod
     def load(self) -> Rows:
-        """All the data, at the first use."""
+        """All the data; called once, at the first use."""
 
     @cached_property
     def _rows(self) -> Rows:
         return self.load()
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # known once the data are loaded
         return self._rows.spec
 
     def fingerprint(self) -> str:
@@ -144,7 +144,7 @@ class FiniteTasks(Sized, EpisodeSampler):
 
     @cached_property
     def _places(self) -> dict[Split, tuple[Integers, Integers, Integers]]:
-        """Of each split: its rows task by task, and where each task's begin and how many they are, two of `[K]`."""
+        """For each split: its rows, sorted by task, and the start and number of each task's rows, both `[K]`."""
         rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
         task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
         split = np.asarray(rows.split)
@@ -164,7 +164,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         task = self._tasks(draws, split)
         if split == "train":
             count = self._places["train"][2][task]
-            n_support = np.minimum(n_support, count - 1)  # one is left to ask for
+            n_support = np.minimum(n_support, count - 1)  # one is left for the query
             n_query = np.minimum(n_query, count - n_support)
             chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
             column = np.arange(max(1, int(n_query.max())))
@@ -179,7 +179,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         return self._episodes(draws, task, support, query).to(device)
 
     def _tasks(self, draws: Draws, split: Split) -> Integers:
-        """Which task each row of the batch is of, `[T]`."""
+        """The task of each row of the batch, `[T]`."""
         (there,) = np.nonzero(self._places[split][2])
         if not len(there):
             raise ValueError(f"expected rows in split {split!r}, got none; this set has others")
@@ -192,9 +192,9 @@ class FiniteTasks(Sized, EpisodeSampler):
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
 
     def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
-        """`most` rows of each task without replacement, in random order, or all where it has fewer: `[T, W]`.
+        """`most` rows of each task without replacement, in random order, or all if it has fewer: `[T, W]`.
 
-        Rows beyond a task's own are any. How they are drawn does not depend on which tasks stand side by side.
+        Entries beyond a task's rows are arbitrary. The draws do not depend on the other tasks of the batch.
         """
         rows, start, size = self._places[split]
         there, n = size[size > 0], size[task]
@@ -241,7 +241,7 @@ def _first(chosen: Integers, count: Integers) -> Integers:
 
 
 class InMemory(FiniteTasks):
-    """Finitely many tasks of your own, given as tensors.
+    """Finitely many tasks given as tensors.
 
     Args:
         rows: all examples of all tasks.

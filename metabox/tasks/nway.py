@@ -1,6 +1,6 @@
 """N-way K-shot episodes from images that are sorted into classes.
 
-`NWayKShot` decides which class and which drawing stands where: integers, drawn on the host for all tasks at once. A
+`NWayKShot` chooses the class and the drawing of each place: integers, drawn on the host for all tasks at once. A
 `ClassImages` turns them into pixels on the device, in one gather (stored sets) or one rendering (procedural ones).
 """
 
@@ -26,15 +26,15 @@ from metabox.targets import Classes, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 
-AHEAD = 64  # indices drawn at once, where calls follow each other
-EXAMPLES_AHEAD = 1 << 19  # but not more than so many examples
-MOST = 1 << 20  # images of a task, beyond which nobody would wait for one
+AHEAD = 64  # indices drawn at once, if calls follow each other
+EXAMPLES_AHEAD = 1 << 19  # but not more than this many examples
+MOST = 1 << 20  # images of a task; more would take too long to draw
 
 
 class _Plan(NamedTuple):
-    """Which drawing stands where in the tasks of one index, on the host."""
+    """The drawing at each place in the tasks of one index, on the host."""
 
-    drawn: Tensor  # ids of drawings [T, N + M], some drawing in the padding too
+    drawn: Tensor  # ids of drawings [T, N + M], arbitrary ones in the padding
     origin: Tensor  # the same with -1 in the padding
     label: Tensor  # [T, N + M]
     mask: Tensor  # [T, N + M]
@@ -42,7 +42,7 @@ class _Plan(NamedTuple):
 
 
 class _Pool:
-    """The classes a split may draw from, laid out so that a group is one run of them."""
+    """The classes of a split, sorted so that each group is contiguous."""
 
     def __init__(self, images: ClassImages, split: Split, grouped: bool) -> None:
         classes = images.splits.get(split)
@@ -80,8 +80,8 @@ class NWayOptions(TypedDict, total=False):
 class NWayKShot(EpisodeSampler):
     """Draws N-way K-shot episodes: classes and drawings without replacement, labels in random order.
 
-    Support and query never share a drawing. Where way, shot or query have a range, each task draws
-    its own and the batch is padded to the largest, with masks. `images` is called at the first use.
+    Support and query never share a drawing. If way, shot or query have a range, each task draws
+    its own and the batch is padded to the largest, with masks. `load` is called at the first use.
 
     Args:
         n_way: classes in a task, or a range [low, high] from which each task draws its own.
@@ -90,13 +90,13 @@ class NWayKShot(EpisodeSampler):
         imbalanced: draw the number of shots for each class of a task separately, instead of once for the task.
         within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
         augment: changes the images of the training split at random.
-        names: draw the class labels of each task without replacement from this many ids, instead of giving out
-            0 ... n_way - 1. A learner is not told which ids a task has, so its label set is all of them, and it is
+        names: draw the class labels of each task without replacement from this many ids, instead of using
+            0 ... n_way - 1. A learner is not told which ids a task has, so the label set is all of them, and it is
             scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
 
     Raises:
-        ValueError: where there are fewer names than classes in a task; at the first episode of a split, where it
-            has too few classes, groups or images.
+        ValueError: if there are fewer names than classes in a task; at the first episode of a split, if the
+            split has too few classes, groups or images.
     """
 
     def __init__(
@@ -186,23 +186,23 @@ class NWayKShot(EpisodeSampler):
         )
 
     def _plan(self, place: Place) -> _Plan:
-        """Which drawing stands where in the tasks of a place.
+        """The drawing at each place in the tasks of a `Place`.
 
-        A call that goes on from the one before also draws the next few: on small arrays most of
-        NumPy's time goes into being called. What is drawn does not depend on it. A plan is handed out once,
-        for its tensors become the caller's.
+        A call for the index after the last one also draws the next few, since NumPy's time on small arrays is
+        mostly overhead of calls. What is drawn does not depend on it. A plan is returned once, since the caller
+        may change its tensors.
         """
         expected, plans = self._next
         goes_on = expected == place
         if not (goes_on and plans):
             examples = place.n_tasks * self.n_way[1] * (self.n_shot[1] + self.n_query[1])
             plans = self._draw(place, min(AHEAD, max(1, EXAMPLES_AHEAD // examples)) if goes_on else 1)
-        # In one piece, because a thread may be sampling too.
+        # One assignment, because another thread may be sampling.
         self._next = replace(place, index=place.index + 1), plans[1:]
         return plans[0]
 
     def _draw(self, place: Place, n_indices: int) -> tuple[_Plan, ...]:
-        """The plans of a place and of the indices that follow, drawn together."""
+        """The plans of a place and of the next indices, drawn together."""
         pool = self._pool(place.split)
         draws = place.draws("n-way k-shot", n_indices=n_indices)
         classes, way = self._draw_classes(draws, pool)
@@ -210,12 +210,12 @@ class NWayKShot(EpisodeSampler):
         shots, each = self.n_shot[1], self.n_shot[1] + self.n_query[1]
         items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
-        number = np.arange(each)  # of a drawing among its class's: support first, then query
+        number = np.arange(each)  # of a drawing within its class: support first, then query
         alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
         rows = np.s_[: 1 if alike else None, :, None]
         end = np.where(number < shots, n_shot[rows], shots + n_query[rows])
         valid = (number < end) & has_class[rows]  # [T or 1, C, J]
-        # Support, its padding, query, its padding, each in an order of its own.
+        # Support, its padding, query, its padding, each in random order.
         order = draws.shuffled("order", (2 * (number >= shots) + ~valid).reshape(len(valid), -1))
         label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
         origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
@@ -236,9 +236,9 @@ class NWayKShot(EpisodeSampler):
         group = draws.integers("group", 0, len(pool.start) - 1)
         length = pool.length[group]
         way = draws.integers("way", low, np.minimum(high, length))
-        # A group smaller than the widest way: its missing places are masked, and hold any class.
+        # If a group is smaller than the largest way, its missing places are masked and hold an arbitrary class.
         room = np.maximum(length, high)
-        # Bounds of the pool, not of this batch: they set how many words a task's draw takes.
+        # Bounds of the pool, not of this batch: they determine how many words a task draws.
         smallest, largest = (max(int(bound), high) for bound in (pool.length.min(), pool.length.max()))
         place = draws.distinct("classes", high, room, smallest=smallest, largest=largest)
         if self.within_groups:
@@ -246,7 +246,7 @@ class NWayKShot(EpisodeSampler):
         return pool.classes[pool.start[group, None] + np.minimum(place, length[:, None] - 1)], way
 
     def _draw_counts(self, draws: Draws) -> tuple[Integers, Integers]:
-        """Shots and queries of each class, `[T, C]`, or `[T, 1]` where a task's classes share one number."""
+        """Shots and queries of each class, `[T, C]`, or `[T, 1]` if a task's classes share one number."""
         columns = self.n_way[1] if self.imbalanced else 1
         return draws.integers("shots", *self.n_shot, columns), draws.integers("queries", *self.n_query, 1)
 
@@ -258,5 +258,5 @@ def _pick(values: NDArray[Any], columns: Integers) -> NDArray[Any]:
 
 
 def _real_first(place: Integers, length: Integers) -> Integers:
-    """Each row with the places below its length before the others, both in their random order."""
+    """Each row with the places below its length first, both parts in their random order."""
     return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)

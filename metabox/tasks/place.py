@@ -1,4 +1,4 @@
-"""Where in the endless list of tasks a batch stands."""
+"""The position of a batch in the endless list of tasks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from metabox.seeding import WORD, Draws
 class Place:
     """The tasks `first ... first + n_tasks - 1` of the endless list at (seed, split, index).
 
-    An outer loop has its step as `index` and `rank * n_tasks` as `first`, so that ranks share one list and never
-    overlap; an evaluation stays at index 0 and walks along `first`.
+    An outer loop has its step as `index` and `rank * n_tasks` as `first`, so that processes share one list and never
+    overlap; an evaluation stays at index 0 and advances `first`.
 
     Args:
         n_tasks: how many tasks.
         split: which classes or rows: "train", "val" or "test".
         index: which list of the split: the training step, say.
         first: number of the first task in the list.
-        seed: another seed has other lists.
+        seed: another seed gives other lists.
 
     Raises:
-        ValueError: for a split that is none of these, or for anything but whole numbers: of at least 1 for n_tasks,
-            of at least 0 for index and first.
+        ValueError: if the split is none of these, or if the others are not whole numbers: at least 1 for n_tasks, at
+            least 0 for index and first.
     """
 
     n_tasks: Count
@@ -41,11 +41,11 @@ class Place:
             raise ValueError(f"expected task numbers of at most {WORD}, got {last}; use a new `index`")
 
     def draws(self, *address: object, n_indices: int = 1) -> Draws:
-        """The random numbers of the tasks at this place, a stream of its own for each address.
+        """The random numbers of the tasks at this place, one independent stream for each address.
 
         Args:
-            *address: who draws, what for.
-            n_indices: also the numbers at the next indices, one after the other on axis 0.
+            *address: who draws, and what for.
+            n_indices: how many indices to draw for, one after the other on axis 0.
         """
         indices = range(self.index, self.index + n_indices)
         return Draws.block(*address, self.seed, self.split, indices=indices, n_tasks=self.n_tasks, first=self.first)

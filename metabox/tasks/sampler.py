@@ -1,4 +1,4 @@
-"""Where tasks come from: `EpisodeSampler`, which every task distribution is a subclass of."""
+"""`EpisodeSampler`, the base class of every task distribution."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metabox.tasks.place import Place
 
 
 class EpisodeSampler(Configured, ABC):
-    """p(T): where tasks come from."""
+    """A task distribution p(T)."""
 
     data_arguments = ("path", "data_root", "on_device")
     spec: TaskSpec
     preprocessing: Preprocessing | None = None
-    """How images were prepared; None if x is no image, or was made by a program."""
+    """How images were preprocessed; None if x is not an image, or is generated."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -35,28 +35,28 @@ class EpisodeSampler(Configured, ABC):
         sampler come from `place.draws(...)`.
 
         Args:
-            place: how many tasks of which split, and where they stand.
-            device: where the tensors are put.
+            place: how many tasks of which split, and their position in the list.
+            device: the device of the tensors.
 
         Raises:
-            ValueError: if the split has no such tasks, or the data are not there.
+            ValueError: if the split has no such tasks, or the data are missing.
         """
 
     def identity(self) -> dict[str, object]:
-        """What the tasks depend on, and so what a resumed run compares: the record of the arguments, and the data."""
+        """What the tasks depend on, which a resumed run compares: the recorded arguments and the data."""
         return {"data": self.fingerprint(), **identity(self.config)}
 
     def class_names(self) -> dict[Split, list[str]]:
-        """Names of the classes of each split that was drawn from, if classes have names; opens no data."""
+        """Names of the classes of each split that was sampled, if classes have names; opens no data."""
         return {}
 
     def fingerprint(self) -> str:
-        """Names the data behind the tasks, so that two results can be seen to stand on the same."""
+        """Identifies the data behind the tasks, to tell whether two results used the same data."""
         return f"{type(self).__name__} (generated)"
 
 
 def _checked(sample: Callable[..., Episodes]) -> Callable[..., Episodes]:
-    """`sample`, which then need not check what it is given: a place has checked itself."""
+    """Wrap `sample` so that it need not check its argument; a `Place` has checked its own."""
 
     @functools.wraps(sample)
     def checked(self: EpisodeSampler, place: Place, device: Device = "cpu") -> Episodes:

@@ -1,1 +1,1 @@
-"""The outer loop, and what it needs: settings, the engine, checkpoints, the log."""
+"""The outer loop and what it needs: settings, engine, checkpoints and log."""

@@ -1,4 +1,4 @@
-"""Checkpoints and weights on disk: safetensors and JSON, which cannot run code, each with a hash that is checked."""
+"""Checkpoints and weights on disk: safetensors and JSON, which cannot run code, each with a verified hash."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metabox.config import differences
-from metabox.files import HASH, read_json, write_json, write_whole
+from metabox.files import HASH, read_json, write_atomically, write_json
 from metabox.training.run_folder import UNFINISHED
-from metabox.training.sharding import load_whole, load_whole_optimizer, whole
+from metabox.training.sharding import full_tensors, load_full_optimizer_state, load_full_weights
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # the newest, and one before it should the disk damage the newest
+KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], **facts: object) -> str:
-    """Write named tensors (a `state_dict`, a phi) and a few facts about them as one safetensors file.
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], **metadata: object) -> str:
+    """Write named tensors (a `state_dict`, a phi) and metadata about them as one safetensors file.
 
     Returns:
-        The hash of all of it, which the file carries too.
+        The hash of tensors and metadata, which is also stored in the file.
     """
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    about = {key: str(value) for key, value in facts.items()}
+    about = {key: str(value) for key, value in metadata.items()}
     about[HASH] = _hash(plain, about)
-    write_whole(path, lambda temporary: save_file(plain, temporary, metadata=about))
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=about))
     return about[HASH]
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the facts of a file that `save_tensors` wrote.
+    """The tensors and the metadata of a file written by `save_tensors`.
 
     Raises:
-        ValueError: if there is no such file, or it is not as it was written.
+        ValueError: if there is no such file, or it has changed since it was written.
     """
-    tensors, facts, _ = _load(Path(path))
-    return tensors, facts
+    tensors, metadata, _ = _load(Path(path))
+    return tensors, metadata
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    if not path.is_file():  # opening a pipe would wait for somebody to write
+    if not path.is_file():  # opening a pipe would wait for a writer
         raise ValueError(f"expected weights in {path}, found no such file; train first, or check the path")
     try:
         with safe_open(path, "pt") as file:
-            facts = dict(file.metadata() or {})
-            # Copies: a part of a file begins anywhere, and how a product is rounded depends on where its factors begin.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no dictionary
+            metadata = dict(file.metadata() or {})
+            # Copies, which are aligned: how a product is rounded depends on the alignment of its factors.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dictionary
     except OSError as error:
         raise OSError(f"could not read {path}: {error.strerror or error}") from error
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(f"expected a safetensors file, got a damaged or other one: {path} ({error})") from error
-    stored = facts.pop(HASH, None)
+    stored = metadata.pop(HASH, None)
     if stored is None:
         raise ValueError(f"expected a hash in {path}, got none: metabox did not write it, or it was damaged")
-    if stored != _hash(tensors, facts):
+    if stored != _hash(tensors, metadata):
         raise ValueError(
-            f"expected {path} as it was written, got tensors or facts that its hash does not belong to: "
+            f"expected {path} as it was written, got tensors or metadata that do not match its hash: "
             "it was damaged or changed; restore it"
         )
-    return tensors, facts, stored
+    return tensors, metadata, stored
 
 
-def _hash(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
-    """Of names, kinds, shapes and bytes, and of the facts."""
-    digest = blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """A hash of the names, dtypes, shapes and bytes of the tensors, and of the metadata."""
+    digest = blake2b(json.dumps(metadata, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -82,28 +82,28 @@ def _hash(tensors: dict[str, Tensor], facts: dict[str, str]) -> str:
 
 
 def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
-    """Load weights into a module of the same shape; returns the facts stored with them.
+    """Load weights into a module of the same architecture; returns the metadata stored with them.
 
     Raises:
         ValueError: if the file is missing or damaged, or belongs to another architecture.
     """
-    tensors, facts = load_tensors(path)
+    tensors, metadata = load_tensors(path)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"expected the weights of this architecture in {path}, got others: {error}") from error
-    return facts
+    return metadata
 
 
 class Checkpoints:
-    """The checkpoints of one run: folders `step-N`, each made under another name and then renamed, so always whole.
+    """The checkpoints of one run: folders `step-N`, each written under a temporary name, so never incomplete.
 
-    A checkpoint is `state.json`, the weights of each module and the moments of the optimizer. `state.json` carries a
-    hash of itself and names those of the other files, so that all of them are of one and the same moment.
+    A checkpoint is `state.json`, the weights of each module and the moments of the optimizer. `state.json` holds a
+    hash of itself and those of the other files, so that all are known to be of the same step.
 
     Args:
-        folder: where they lie.
-        settings: what the run is made of, as JSON has it; going on with other settings is refused.
+        folder: of the checkpoints.
+        settings: of the run, as plain JSON; resuming with other settings is refused.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
@@ -118,9 +118,9 @@ class Checkpoints:
         state: dict[str, Any],
         write: bool = True,
     ) -> None:
-        """All devices call this together, for weights may be in shards; one of them writes."""
-        tensors = {name: whole(module.state_dict()) for name, module in modules.items()}
-        moments = whole(optimizer.state_dict())["state"]
+        """Write a checkpoint. All processes call this together, for weights may be sharded; one of them writes."""
+        tensors = {name: full_tensors(module.state_dict()) for name, module in modules.items()}
+        moments = full_tensors(optimizer.state_dict())["state"]
         if not write:
             return
         tensors["optimizer"] = {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
@@ -134,21 +134,21 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full
             raise
-        if target.exists():  # the same step once more, after a resume: the same bits
+        if target.exists():  # the same step again, after resuming: the same bits
             self._discard(target)
         temporary.rename(target)
         for old in self._steps()[:-KEPT]:
             self._discard(old)
 
     def resume(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Load the newest checkpoint that can be read, and return its state; None if there is none at all.
+        """Load the newest checkpoint that can be read, and return its state; None if there is no checkpoint.
 
         Raises:
-            ValueError: if the run has other settings, every checkpoint is damaged, or one does not fit what it is for.
+            ValueError: if the run has other settings, every checkpoint is damaged, or one does not fit the modules.
         """
         folders = self._steps()
         for folder in reversed(folders):
-            try:  # read everything before anything is changed
+            try:  # read everything before changing anything
                 settings, state, tensors = self._read(folder, modules)
             except (ValueError, OSError) as error:
                 reason = " ".join(str(error).split())
@@ -156,8 +156,8 @@ class Checkpoints:
                 continue
             self._check_same(settings)
             try:
-                load_whole_optimizer(optimizer, tensors.pop("optimizer"))
-                load_whole(modules, tensors)
+                load_full_optimizer_state(optimizer, tensors.pop("optimizer"))
+                load_full_weights(modules, tensors)
             except (RuntimeError, ValueError) as error:
                 raise ValueError(f"expected {folder} to fit this learner, got another one's: {error}") from error
             return state
@@ -169,7 +169,7 @@ class Checkpoints:
         return None
 
     def newest(self) -> str:
-        """What there is to go on from, in words."""
+        """A clause that says which checkpoint the run can resume from."""
         folders = self._steps()
         if not folders:
             return "no checkpoint yet"
@@ -202,7 +202,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
     def _discard(self, folder: Path) -> None:
-        """Delete a checkpoint under another name, so that nobody ever finds half of it under its own."""
+        """Rename a checkpoint, then delete it, so that an incomplete one is never found under its own name."""
         condemned = self.folder / f"{UNFINISHED}old-{folder.name}"
         shutil.rmtree(condemned, ignore_errors=True)
         folder.rename(condemned)

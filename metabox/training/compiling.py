@@ -1,4 +1,4 @@
-"""torch.compile for the objective: whether, and how without harm if it fails."""
+"""torch.compile for the objective: whether to use it, and falling back if it fails."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def compiles(outer: OuterLoop, device: torch.device) -> bool:
 def compiled(
     model: Objective, episodes: Episodes, precision: Precision, graphs: bool = False, backend: str = "inductor"
 ) -> nn.Module:
-    """The model compiled, after a trial step that changes nothing; or as it is, with a line in the log, if that fails.
+    """The model compiled, after a trial step that changes nothing; if that fails, the model itself, with a warning.
 
-    Sizes of the batch that change (ragged shots) are compiled once more, as symbols, and then no more. With `graphs`
-    the kernels of each size are recorded as one CUDA graph, which takes their launches away.
+    If sizes of the batch change (ragged shots), it is compiled once more with symbolic sizes, and then no more. With
+    `graphs` the kernels of each size are recorded as one CUDA graph, which saves their launches.
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
     mode = "reduce-overhead" if graphs else None
@@ -40,7 +40,7 @@ def compiled(
         with precision.forward_context():
             loss = module(episodes)["loss"].mean()
         loss.backward()
-    except Exception as error:  # a compiler is missing, or meets what it cannot do: of many kinds
+    except Exception as error:  # of many kinds: a missing compiler, or an operation that it does not support
         log.warning("torch.compile fails here, training goes on without: %s", str(error).strip().partition("\n")[0])
         return model
     finally:

@@ -1,4 +1,4 @@
-"""`model.json`: what a model needs beside its weights, so that nobody has to have the data that it was trained on."""
+"""`model.json`: what a model needs beside its weights, so that it can be used without its training data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAME = "model.json"
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a model beside its weights.
+    """What a model needs beside its weights.
 
     Args:
         spec: what its learner was built for.
-        preprocessing: how the images that it was trained on were prepared, if they came from files.
-        class_names: the names of the classes of each split that was drawn from, if they have names.
+        preprocessing: how its training images were prepared, if they came from files.
+        class_names: the names of the classes of each split that has been sampled, if they have names.
     """
 
     spec: TaskSpec
@@ -34,15 +34,15 @@ class Description:
 
     @classmethod
     def of(cls, spec: TaskSpec, tasks: EpisodeSampler, evaluation: EpisodeSampler) -> Description:
-        """That of a run: how its training images were prepared, and the classes that it has drawn from so far."""
+        """The description of a run, with the classes of the splits that have been sampled so far."""
         return cls(spec, tasks.preprocessing, {**tasks.class_names(), **evaluation.class_names()})
 
 
 def write_description(run: Path, description: Description) -> None:
-    """Write the file whole, with a hash of its content.
+    """Write the file atomically, with a hash of its content.
 
     Raises:
-        OSError: if it cannot be written, naming it.
+        OSError: if the file cannot be written; the message names it.
     """
     prepared = description.preprocessing and asdict(description.preprocessing)
     content = {"spec": plain(description.spec), "preprocessing": prepared, "class_names": dict(description.class_names)}
@@ -50,12 +50,12 @@ def write_description(run: Path, description: Description) -> None:
 
 
 def read_description(run: str | Path) -> Description:
-    """What `write_description` has written.
+    """Read what `write_description` wrote.
 
-    Only targets of metabox and of plugins can be named in it; nothing else is imported or called.
+    The file can name only targets of metabox and of plugins; nothing else is imported or called.
 
     Raises:
-        ValueError: if the file is missing, was changed or says something else.
+        ValueError: if the file is missing, was changed or is not a description.
     """
     path = Path(run) / NAME
     if not path.exists():
@@ -78,7 +78,7 @@ def read_description(run: str | Path) -> Description:
 
 
 def _restored(record: Any) -> Any:
-    """A value from its `plain` record: a spec, and what can be in one."""
+    """A value from its `plain` record: a spec, or a part of one."""
     if isinstance(record, list):
         return tuple(_restored(value) for value in record)
     if not isinstance(record, dict):

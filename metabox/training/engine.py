@@ -1,4 +1,4 @@
-"""The engine, Lightning Fabric: precision and strategy. Only this module imports it, and only where a run begins."""
+"""The engine, Lightning Fabric: precision and strategy. Only this module imports it, and only when a run starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from metabox.training.settings import OuterLoop
 from metabox.training.sharding import shard
 
-# Fabric imports torchmetrics if it is installed, only to ask for its version; that takes longer than torch itself.
+# If torchmetrics is installed, Fabric imports it, only to read its version; that takes longer than torch itself.
 _known = {name: module for name, module in sys.modules.items() if name == "torchmetrics"}
 sys.modules["torchmetrics"] = None  # type: ignore[assignment]
 try:
@@ -24,7 +24,7 @@ finally:
 
 
 class Autocast(MixedPrecision):
-    """bf16 autocast of the forward pass that leaves the episodes alone."""
+    """bf16 autocast of the forward pass that leaves the episodes unchanged."""
 
     def convert_input(self, data: Any) -> Any:
         # Fabric would round real inputs and targets to bf16 before the model sees them.
@@ -40,7 +40,7 @@ def precision_of(outer: OuterLoop) -> Precision:
 
 
 def strategy_of(outer: OuterLoop) -> Strategy | str:
-    """Fabric's own choice, but with the time limit; one device waits for nobody."""
+    """Fabric's own choice, but with the time limit; a single device has nothing to wait for."""
     limit = timedelta(seconds=outer.timeout)
     if outer.sharded:
         world = int(outer.devices) * outer.num_nodes
@@ -64,7 +64,7 @@ def engine_of(outer: OuterLoop) -> Fabric:
             strategy=strategy_of(outer),
             plugins=[precision_of(outer)],
         )
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Fabric raises many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"expected accelerator, devices, num_nodes and strategy that this machine has, got {outer.accelerator!r}, "

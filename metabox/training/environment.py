@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine and commit; no host names and no paths."""
+"""The environment of a result: versions, machine and commit; no host names and no paths."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import metabox
 from metabox.files import read_json
 
 
-def read_facts(run: str | Path) -> dict[str, Any]:
-    """What a run was trained with, as its `environment.json` says.
+def read_environment(run: str | Path) -> dict[str, Any]:
+    """The environment that a run was trained in, from its `environment.json`.
 
     Raises:
-        ValueError: if that file is missing, or not as it was written.
+        ValueError: if the file is missing, or has changed since it was written.
     """
     path = Path(run) / "environment.json"
     if not path.exists():
@@ -26,11 +26,11 @@ def read_facts(run: str | Path) -> dict[str, Any]:
     return found
 
 
-def facts() -> dict[str, str | int | bool | None]:
-    """Versions, processor, accelerator, threads, and the git commit where the package runs from a checkout.
+def collect_environment() -> dict[str, str | int | bool | None]:
+    """Versions, processor, accelerator, threads, and the git commit if the package runs from a checkout.
 
-    `git_commit` is None outside of a checkout; `git_dirty` tells whether tracked files differ from the commit, and is
-    None if git cannot tell.
+    `git_commit` is None outside a checkout; `git_dirty` is whether tracked files differ from the commit, and None if
+    git cannot tell.
     """
     import torch  # here, because it takes a second
 
@@ -51,7 +51,7 @@ def facts() -> dict[str, str | int | bool | None]:
 
 
 def _cpu() -> str:
-    """The processor's model: Linux tells it in /proc/cpuinfo only."""
+    """The processor's model, which Linux reports only in /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -61,12 +61,12 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that this file belongs to, or None if it belongs to none."""
+    """The output of git for the checkout that this file belongs to, or None if it belongs to none."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed, perhaps below somebody else's checkout
+    if not (root / ".git").exists():  # installed, perhaps below another project's checkout
         return None
-    # Nor of the repository that a hook of git, running this, belongs to.
-    variables = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
+    # A git hook that runs this sets variables that would lead git to the hook's repository.
+    variables = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, env=variables, capture_output=True, text=True, timeout=60, check=True
@@ -76,11 +76,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
 def _is_dirty() -> bool | None:
-    """Whether tracked files differ from the commit, without starting a program that the repository's settings name."""
+    """Whether tracked files differ from the commit, without running a program that the repository's config names."""
     commands = ["core.fsmonitor=false", f"core.hooksPath={os.devnull}"]
     filters = _git("config", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$") or ""
     words = [word for setting in [*commands, *(f"{name}=" for name in filters.split())] for word in ("-c", setting)]

@@ -1,4 +1,4 @@
-"""Hooks: what looks at a run while it trains."""
+"""Hooks: observers of a run while it trains."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from metabox.objectives import Objective
 
 
 class Hook(Configured, ABC):
-    """Looks at a run while it trains, and changes nothing in it: no weights, no modes, no state of random numbers.
+    """Observes a run while it trains, and changes nothing in it: no weights, no modes, no random state.
 
-    Only the one process of a run that writes calls it. What a hook finds is a file of its own in the folder `hooks` of
-    the run. A run that goes on from a checkpoint repeats the steps after it, so `begin` cuts the file back to that
-    step, and the file ends as that of a run that was never stopped.
+    Only the process of a run that writes calls it. A hook writes its findings into a file of its own in the folder
+    `hooks` of the run. A run that resumes from a checkpoint repeats the steps after it, so `begin` truncates the file
+    to that step, and the file ends up the same as without the interruption.
     """
 
     @abstractmethod
     def check(self, objective: Objective) -> None:
-        """Find out whether there is anything to see, before anything is written.
+        """Check that the hook applies to this run, before anything is written.
 
         Args:
             objective: what is trained, with its learner.
 
         Raises:
-            ValueError: if there is nothing, saying why.
+            ValueError: if it does not, with the reason.
         """
 
     @abstractmethod
     def begin(self, objective: Objective, folder: Path, step: int) -> None:
-        """Start a run, or go on with it.
+        """Start or resume a run.
 
         Args:
             objective: what is trained, with its learner.
-            folder: for the hook's file; it may not be there yet.
-            step: of the checkpoint that the run goes on from, or 0. Findings of this step and later ones come again.
+            folder: for the hook's file; it may not exist yet.
+            step: of the checkpoint that the run resumes from, or 0. This step and later ones are observed again.
         """
 
     @abstractmethod
     def before_step(self, step: int, episodes: Episodes) -> None:
-        """See the weights before a step, and the first batch of its tasks.
+        """Observe the weights before a step, and the first batch of its tasks.
 
         Args:
             step: counted from 0.
-            episodes: on the device of the run; not to be written to.
+            episodes: on the device of the run; must not be modified.
         """

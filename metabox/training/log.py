@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: metrics.jsonl and TensorBoard events."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 class Metrics:
     """metrics.jsonl and TensorBoard events of a run, without the lines that a resumed run will write again.
 
-    Everything is on disk when `write` returns: there is no thread whose errors nobody sees, and a kill loses nothing.
+    `write` returns once everything is on disk: no thread can hide errors, and a kill loses nothing.
 
     Args:
-        out: the folder of the run.
-        step: that the run goes on from. Later lines are dropped, and so, with a warning, are lines that are none.
+        out: the run folder.
+        step: that the run resumes from. Later lines are dropped; invalid ones too, with a warning.
         enabled: whether this process writes.
     """
 
@@ -45,7 +45,7 @@ class Metrics:
     def write(self, step: int, **values: Any) -> None:
         """
         Raises:
-            OSError: if the disk takes no more, naming the file.
+            OSError: if the disk is full; the message names the file.
         """
         if not self.enabled:
             return
@@ -65,7 +65,7 @@ class Metrics:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The lines of metrics.jsonl up to a step; what is none, or half of one, is named and left out."""
+    """The lines of metrics.jsonl up to a step; invalid or incomplete ones are left out with a warning."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     kept = []
     for number, line in enumerate(lines, start=1):
@@ -82,5 +82,5 @@ def _step_of(line: bytes) -> int | None:
     try:
         step = json.loads(line.decode())["step"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return None  # damaged, or the process was killed while it wrote this line
+        return None  # damaged, or the process was killed while writing this line
     return step if isinstance(step, int) else None

@@ -1,4 +1,4 @@
-"""The outer loop: meta-train a learner across tasks. Reads from top to bottom."""
+"""The outer loop: meta-train a learner across tasks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
 from metabox.training.description import Description, write_description
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 from metabox.training.hook import Hook
 from metabox.training.log import Metrics
 from metabox.training.preflight import MakeLearner, MakeObjective, MakeWeighting, check, prepare
-from metabox.training.processes import Stop, stop_signals, together
+from metabox.training.processes import Stop, peer_failures, stop_signals
 from metabox.training.progress import Meter, Progress, Window
 from metabox.training.run_folder import owned
 from metabox.training.settings import OuterLoop
@@ -48,33 +48,33 @@ def run(
 ) -> Learner:
     """Meta-train a learner and return it in evaluation mode, with the weights that were best in validation.
 
-    A run that was stopped or killed continues from its last checkpoint when it is called again with the same
-    arguments, and ends with the same weights as one that was not (same device, same versions).
+    Calling it again with the same arguments resumes a stopped or killed run from its last checkpoint; the run ends
+    with the same weights as an uninterrupted one (same device, same versions).
 
     Args:
-        tasks: where the training tasks come from.
-        learner: builds the learner from the kind of task; a class will do.
-        outer: the settings of the outer loop.
-        evaluation: where validation tasks come from; by default like the training tasks.
+        tasks: sampler of the training tasks.
+        learner: builds the learner from a `TaskSpec`; a class will do.
+        outer: settings of the outer loop.
+        evaluation: sampler of the validation tasks; by default that of the training tasks.
         objective: what is minimised; by default `QueryLoss`.
-        weighting: how the losses of named tasks, or of a target's parts, become one step, built from their number; by
-            default by their plain sum, which is the mean loss of the batch.
-        target: how predictions of y are made and scored, instead of the sampler's own target: `Bars` for reals, or
-            `Reals` with another noise. Of the same kind and size.
-        hooks: what looks at the run while it trains, and writes into its folder `hooks`.
-        seed: of the first weights, the training tasks and dropout. Validation tasks stay the same.
-        out: the folder of the run: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and
-            model.json with all that the model needs beside its weights.
+        weighting: how the losses of named tasks, or of a target's parts, become one step; built from their number. By
+            default their plain sum, which is the mean loss of the batch.
+        target: how y is predicted and scored, instead of the sampler's own target: `Bars` for reals, or `Reals` with
+            another noise. Of the same kind and size.
+        hooks: observers of the run, which write into its folder `hooks`.
+        seed: of the initial weights, the training tasks and dropout. Validation tasks stay the same.
+        out: the run folder: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and model.json with
+            all that the model needs beside its weights.
 
     Raises:
-        ValueError: if the arguments do not fit together or to this machine, before anything is written; or `out` holds
-            another run, or another process is at work in it.
-        OSError: if the disk takes no more, naming the file; the last checkpoint stays.
-        ConnectionError: where another device's process ended, or kept this one waiting for longer than `timeout`.
+        ValueError: if the arguments do not fit together or this machine, before anything is written; or if `out` holds
+            another run, or another process is using it.
+        OSError: if the disk is full; the message names the file, and the last checkpoint stays.
+        ConnectionError: if another process of the run ended, or kept this one waiting for longer than `timeout`.
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
-    from metabox.training.engine import engine_of  # takes as long as torch, and help does without
+    from metabox.training.engine import engine_of  # as slow to import as torch; --help does without it
 
     out = Path(out)
     fabric = engine_of(outer)
@@ -86,16 +86,19 @@ def run(
     )
     leads = fabric.is_global_zero
     with owned(out, leads):
-        # What is trained, and what a resumed run goes on from.
+        # What is trained, and where a resumed run starts.
         step = Step(fabric, prepared)
         checkpoints = Checkpoints(out / "checkpoints", prepared.settings)
         progress = Progress.read(checkpoints.resume(step.saved, step.optimizer), out)
         if progress.best:
-            load_tensors(out / BEST)  # what is damaged is named before the steps that are left
+            load_tensors(out / BEST)  # a damaged file is reported now, not after the remaining steps
         finished = progress.finished(outer)
         metrics = Metrics(out, progress.step, enabled=leads and not finished)
         if metrics.enabled:
-            about = facts() | {"device": str(fabric.device), "precision": fabric.strategy.precision.precision}
+            about = collect_environment() | {
+                "device": str(fabric.device),
+                "precision": fabric.strategy.precision.precision,
+            }
             write_json(out / "environment.json", about, hashed=True)
             write_description(out, Description.of(prepared.spec, prepared.tasks, prepared.evaluation))
         watching = prepared.hooks if metrics.enabled else []
@@ -108,10 +111,10 @@ def run(
             total=outer.steps,
             initial=progress.step,
             unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
+            mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a log file
             disable=not leads,
         )
-        with bar, stop_signals() as signals, together(fabric.world_size):
+        with bar, stop_signals() as signals, peer_failures(fabric.world_size):
             stop, meter = Stop(fabric, signals), Meter(progress, outer, checkpoints)
             while not finished:
                 meter.add(*step(progress.step, watching))
@@ -131,13 +134,13 @@ def run(
                 if validates:
                     validate(fabric, prepared, step, progress, metrics, out)
                     finished = progress.finished(outer)
-                if validates or stopped:  # then no validation: a run that was stopped must end as one that was not
+                if validates or stopped:  # stopping adds no validation: an interrupted run must not differ in the end
                     checkpoints.save(done, step.saved, step.optimizer, progress.as_json(), write=leads)
                     meter.start()
                 if stopped and not finished:
                     raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from there")
 
-        fabric.barrier()  # until the file is there
+        fabric.barrier()  # until the file is written
         best = learner(prepared.spec).to(fabric.device) if outer.sharded else step.kept.learner
         load_weights(best, out / BEST)
         return best.eval()

@@ -1,4 +1,4 @@
-"""The optimizer of a run: how it is made, and what it keeps of each parameter."""
+"""The optimizer of a run, and its state for each parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metabox.training.settings import OuterLoop
 
 
 def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:
-    """torch's optimizer of that name, for groups of parameters that may have settings of their own."""
+    """The torch optimizer that `outer` names, for groups of parameters that may override its settings."""
     groups = [{"lr": outer.lr, "weight_decay": outer.weight_decay, **group} for group in groups]
     if outer.optimizer == "rmsprop":
         return RMSprop(
@@ -19,18 +19,18 @@ def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:
             eps=outer.epsilon,
             momentum=outer.momentum,
             foreach=True,
-            capturable=groups[0]["params"][0].is_cuda,  # its count of steps is where the other moments are
+            capturable=groups[0]["params"][0].is_cuda,  # keeps the step count on the device of the other moments
         )
     if outer.optimizer == "sgd":
-        # Not fused: that takes no weights in shards, nor parameters whose first gradient comes later than others'.
+        # Not fused: fused SGD takes neither sharded weights nor parameters whose first gradient comes late.
         return SGD(groups, momentum=outer.momentum, foreach=True)
     return (Adam if outer.optimizer == "adam" else AdamW)(groups, eps=outer.epsilon, fused=True)
 
 
 def moments(optimizer: Optimizer) -> tuple[str, ...]:
-    """The names of what an optimizer of `make_optimizer` keeps of each parameter that has had a gradient.
+    """The names of the state that an optimizer of `make_optimizer` keeps for each parameter that has had a gradient.
 
-    Each is a tensor like its parameter, but for `step`, one float32 number.
+    Each is a tensor like its parameter, except `step`, one float32 number.
     """
     if isinstance(optimizer, Adam):  # AdamW is one
         return ("step", "exp_avg", "exp_avg_sq")

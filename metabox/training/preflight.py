@@ -1,4 +1,4 @@
-"""What can be refused is refused before anything is written: engine, learner, tasks of every split that is needed."""
+"""Checks before anything is written: engine, learner, and the tasks of every split that is needed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MakeLearner = Callable[[TaskSpec], Learner]
 MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
-TRIED = 2  # evaluation tasks that are scored before a run
-FITTED_ON = 1000  # training tasks that a target takes its statistics from
+N_TRIAL_TASKS = 2  # evaluation tasks scored before a run
+N_FITTING_TASKS = 1000  # training tasks that a target fits its statistics to
 
 
 class Prepared(NamedTuple):
-    """A run that nothing speaks against: what it was asked for, what it trains, and what tells it from other runs."""
+    """A run that has passed its checks: its arguments, what it trains, and the settings that identify it."""
 
     tasks: EpisodeSampler
     evaluation: EpisodeSampler
@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
     episodes: Episodes
     """The first batch."""
     per_batch: int
-    """Tasks of a batch on one device."""
+    """Tasks per batch on one device."""
     settings: dict[str, Any]
 
 
@@ -67,19 +67,19 @@ def check(
     seed: int = 0,
     splits: Sequence[Split] = ("train", "val", "test"),
 ) -> bool:
-    """Find out whether a run can be trained and evaluated, without writing anything.
+    """Check that a run can be trained and evaluated, without writing anything.
 
-    The learner is built, and tried on a training batch and on a few tasks of the other splits, on the device of the
-    run. The arguments are those of `metabox.run`, which checks the splits that it needs itself.
+    Builds the learner and tries it on a training batch and on a few tasks of the other splits, on the device of the
+    run. The arguments are those of `metabox.run`, which itself checks the splits that it needs.
 
     Returns:
-        Whether this process is the one of the run that writes (global rank 0).
+        Whether this process is the one that writes (global rank 0).
 
     Raises:
         ValueError: if the machine has no such devices, the arguments do not fit together, or a split cannot give such
             tasks.
     """
-    from metabox.training.engine import engine_of  # takes as long as torch, and help does without
+    from metabox.training.engine import engine_of  # as slow to import as torch; --help does without it
 
     fabric = engine_of(outer)
     prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, hooks, seed, splits)
@@ -104,7 +104,7 @@ def prepare(
     Raises:
         ValueError: as for `check`.
     """
-    # None, for jsonargparse forgets the class_path of a value with init_args beside a class as the default.
+    # The defaults are None: with a class as default, jsonargparse drops the class_path of a value with init_args.
     evaluation, objective, hooks = evaluation or tasks, objective or QueryLoss, hooks or []
     size = world_size(fabric)
     per_batch, rest = divmod(outer.n_tasks, size * outer.accumulate)
@@ -112,7 +112,7 @@ def prepare(
         raise ValueError(
             f"expected n_tasks as a multiple of devices x accumulate = {size} x {outer.accumulate}, got {outer.n_tasks}"
         )
-    # Every rank starts from the same seed, so from the same weights.
+    # The same seed on every rank: the same initial weights.
     torch.manual_seed(step_seed(seed, -1))
     spec = tasks.spec.union(evaluation.spec)
     spec = spec if target is None else spec.scored_by(target)
@@ -122,9 +122,9 @@ def prepare(
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and size > 1:
-        raise ValueError(f"expected one device with a weighting, which sees a whole step, got {size}")
+        raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
     if hooks and outer.sharded:
-        raise ValueError(f"expected no hooks with fsdp, for they look at whole weights, got {hooks}; use ddp")
+        raise ValueError(f"expected no hooks with fsdp, for they need unsharded weights, got {hooks}; use ddp")
     for hook in hooks:
         hook.check(model)
     model.to(fabric.device)
@@ -145,7 +145,7 @@ def prepare(
     check_described(**settings)
     spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
     _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
-    settings = json.loads(json.dumps(settings))  # as a checkpoint gives them back
+    settings = json.loads(json.dumps(settings))  # as they are read back from a checkpoint
     return Prepared(tasks, evaluation, outer, objective, hooks, seed, spec, model, weigh, episodes, per_batch, settings)
 
 
@@ -153,7 +153,7 @@ def prepare(
 def _try(
     model: Objective, objective: MakeObjective, episodes: Episodes, evaluation: EpisodeSampler, splits: list[Split]
 ) -> None:
-    """A step without its backward pass, and a few tasks of each evaluation split; changes nothing."""
+    """Run a forward pass of training and a few tasks of each evaluation split; changes nothing."""
     buffers = [buffer.clone() for buffer in model.buffers()]
     where = "training"
     try:
@@ -161,8 +161,8 @@ def _try(
         predictor = objective(model.learner)
         with evaluating(model.learner):
             for where in splits:
-                score_batch(predictor, evaluation, Place(TRIED, where))
-    except RuntimeError as error:  # sizes that do not fit, or no memory
+                score_batch(predictor, evaluation, Place(N_TRIAL_TASKS, where))
+    except RuntimeError as error:  # sizes that do not fit, or out of memory
         raise ValueError(f"expected a learner that can do the {where} tasks, got {error}") from error
     finally:
         model.train()
@@ -171,10 +171,10 @@ def _try(
 
 
 def _fit(target: Target, tasks: EpisodeSampler, seed: int) -> None:
-    """Let a target that keeps statistics take them from the first training tasks."""
+    """Fit a target that keeps statistics to the first training tasks."""
     if target.statistics is None:
         return
-    parts = [tasks.sample(Place(50, first=first, seed=seed)) for first in range(0, FITTED_ON, 50)]
+    parts = [tasks.sample(Place(50, first=first, seed=seed)) for first in range(0, N_FITTING_TASKS, 50)]
     examples = [example for part in parts for example in (part.support, part.query)]
     labels = torch.cat([example.y[example.mask] for example in examples])[None]
     target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))

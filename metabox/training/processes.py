@@ -1,4 +1,4 @@
-"""The processes of a run: what they agree on, and an end in good order."""
+"""The processes of a run: how many there are, and how they stop together."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 def world_size(fabric: Fabric) -> int:
-    """Processes of a run, known before it is launched."""
+    """The number of processes of a run, known before it is launched."""
     return len(getattr(fabric.strategy, "parallel_devices", None) or [0]) * getattr(fabric.strategy, "num_nodes", 1)
 
 
 @contextmanager
-def together(world_size: int) -> Iterator[None]:
-    """Says so where a step fails because another process of the run did."""
+def peer_failures(world_size: int) -> Iterator[None]:
+    """Raise ConnectionError if a step fails because another process of the run has failed."""
     try:
         yield
     except RuntimeError as error:
         if world_size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise ConnectionError(
-                "another process of this run ended, or was waited for in vain; what it printed says why. "
+                "another process of this run ended, or did not answer in time; its output says why. "
                 f"The same command goes on from the last checkpoint ({error})"
             ) from error
         raise
 
 
 class Stop:
-    """Whether a run is to stop, about which all its processes agree.
+    """Whether a run is to stop; all its processes get the same answer.
 
-    Several hear of a signal a step later: they wait for the step before, not for that which is just being computed.
+    Several processes learn of a signal one step late: they wait for the step before, not for the one being computed.
 
     Args:
         fabric: launched.
@@ -46,7 +46,7 @@ class Stop:
         self.fabric, self.signals, self.asked = fabric, signals, torch.zeros(())
 
     def __call__(self) -> bool:
-        """To be asked once in each step."""
+        """Must be called once in each step."""
         if self.fabric.world_size == 1:
             return bool(self.signals)
         mine = torch.full((), float(bool(self.signals)), device=self.fabric.device)
@@ -56,7 +56,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM while a step runs, so that the loop can end at a whole step."""
+    """Collect SIGINT and SIGTERM while a step runs, so that the loop can end between steps."""
     received: list[int] = []
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):

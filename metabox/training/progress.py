@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint keeps beside tensors, and the numbers of steps that go into it."""
+"""The progress of a run: the state in a checkpoint beside tensors, and the metrics of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metabox.training.settings import OuterLoop
 
 @dataclass
 class Window:
-    """Sums over the steps since the last line of the log; part of a checkpoint, so that no line changes by a resume."""
+    """Sums over the steps since the last line of the log; part of a checkpoint, so that resuming changes no line."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Window:
 
     def add(self, values: dict[str, float], tasks: int) -> None:
         for name, value in values.items():
-            if not math.isnan(value):  # no task of this step has the score
+            if not math.isnan(value):  # NaN: no task of this step has the score
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
         self.steps, self.tasks = self.steps + 1, self.tasks + tasks
@@ -38,22 +38,24 @@ class Window:
 
 
 class Best(TypedDict):
+    """The best validation: its step, and its score, of which more is better."""
+
     step: int
     value: float
 
 
 @dataclass
 class Progress:
-    """The state of a run, but for its tensors.
+    """The state of a run, except its tensors.
 
     Args:
-        step: steps that were made.
+        step: number of steps made.
         best: the best validation and its step.
-        since_best: validations after that.
-        skipped: steps whose loss or gradient was not finite.
-        skipped_in_a_row: those of them since the last good step.
+        since_best: number of validations since then.
+        skipped: number of steps whose loss or gradient was not finite.
+        skipped_in_a_row: number of them since the last good step.
         seconds: of training, without validation.
-        window: of the line of the log that is to come.
+        window: of the next line of the log.
     """
 
     step: int = 0
@@ -66,21 +68,21 @@ class Progress:
 
     @classmethod
     def read(cls, state: Any, where: Path) -> Progress:
-        """What a checkpoint says, or the beginning for None.
+        """The progress from the state in a checkpoint; that of a new run for None.
 
         Raises:
-            ValueError: if it says something else, naming the folder of the run.
+            ValueError: if the state is not valid; the message names the run folder.
         """
         try:
             progress = cls() if state is None else cls(**state | {"window": Window(**state["window"])})
-            good = (state is None or state.keys() == progress.as_json().keys()) and progress._good()
+            valid = (state is None or state.keys() == progress.as_json().keys()) and progress._is_valid()
         except (AttributeError, KeyError, TypeError):
-            good = False
-        if not good:
+            valid = False
+        if not valid:
             raise ValueError(f"expected the progress of a run in the newest checkpoint of {where}, got something else")
         return progress
 
-    def _good(self) -> bool:
+    def _is_valid(self) -> bool:
         counts, window = (self.step, self.since_best, self.skipped, self.skipped_in_a_row), self.window
         numbers = [*window.sums.values(), *window.counts.values(), window.steps, window.tasks, window.seconds]
         return (
@@ -99,10 +101,10 @@ class Progress:
 
 
 class Meter:
-    """The numbers of steps, which stay on the device until they are read, and the clock.
+    """The metrics of steps, which stay on the device until they are read, and the clock.
 
     Args:
-        progress: what they are counted into.
+        progress: what they are added to.
         outer: the settings.
         checkpoints: of the run.
     """
@@ -114,17 +116,17 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """The clock goes from here."""
+        """Start the clock."""
         self.started = time.perf_counter()
 
     def add(self, good: Tensor, numbers: dict[str, Tensor]) -> None:
-        """The numbers of one more step, each `[]`, which count for nothing if it was not good."""
+        """Add the metrics of one step, each `[]`; they are ignored if the step was not good."""
         self.names.append(list(numbers))
         self.rows.append(torch.stack([good.float(), *numbers.values()]))
         self.progress.step += 1
 
     def read(self) -> None:
-        """Wait for the device, and count the steps since the last time, and the seconds.
+        """Wait for the device, and add the steps and seconds since the last call.
 
         Raises:
             FloatingPointError: after `max_skipped` steps in a row that were not good.

@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one process at a time, which writes there and nowhere else."""
+"""The run folder: owned by one process at a time, which writes there and nowhere else."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ FILES = (
     *("environment.json", "model.json", "manifest.json"),
 )
 FOLDERS = ("checkpoints", "hooks", "results", "tensorboard")
-"""What a run writes; whatever else lies in its folder is not touched."""
+"""What a run writes; other files in its folder are not touched."""
 UNFINISHED = ".tmp-"
-"""How the names of folders begin that are being made or deleted."""
+"""Prefix of folders that are being made or deleted."""
 
 
 @contextmanager
 def owned(folder: str | Path, leads: bool = True) -> Iterator[None]:
-    """Inside, no other process writes in this folder. What a killed one left half-made is cleaned up.
+    """Own a run folder: inside, no other process writes in it. Leftovers of killed processes are deleted.
 
-    The kernel takes the lock back however a process ends, so a run that was killed blocks nobody. A process that owns
-    the folder may ask again. The process's number and host are in `.owner.json` beside the lock.
+    The kernel releases the lock however a process ends, so a killed run blocks nobody. A process that owns the folder
+    may call this again. The owner's process id and host are in `.owner.json` beside the lock.
 
     Args:
-        folder: of the run; made if it is not there.
-        leads: whether this process is the one of its run that writes (global rank 0); the others own nothing.
+        folder: of the run; created if it does not exist.
+        leads: whether this process is the one that writes (global rank 0); the others own nothing.
 
     Raises:
-        ValueError: if another process or thread owns the folder, or something in it leads out of it.
-        OSError: if the folder cannot be made or locked.
+        ValueError: if another process or thread owns the folder, or a link in it leads out of it.
+        OSError: if the folder cannot be created or locked.
     """
     folder = Path(folder).resolve()
     lock = FileLock(folder / LOCK, is_singleton=True)
@@ -66,7 +66,7 @@ def owned(folder: str | Path, leads: bool = True) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Find out before long work whether its results can be written; leaves nothing in a folder that nobody ever owned.
+    """Check before long work that its results can be written; leaves nothing in a folder that was never owned.
 
     Raises:
         ValueError: as for `owned`.
@@ -78,7 +78,7 @@ def check_free(folder: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what killed processes left half-made. Only the owner of the folder may."""
+    """Delete what killed processes left unfinished. Only the owner of the folder may call it."""
     for part in (folder, *(folder / name for name in FOLDERS)):
         remove_orphans(part)
     for left in (folder / "checkpoints").glob(f"{UNFINISHED}*"):
@@ -88,7 +88,7 @@ def clean(folder: Path) -> None:
 def check_contained(folder: Path) -> None:
     """
     Raises:
-        ValueError: if a file or folder of a run is a symbolic link, or neither file nor folder (a pipe, say).
+        ValueError: if a file or folder of a run is a symbolic link, or neither file nor folder (for example a pipe).
     """
     for name in (*FILES, *FOLDERS):
         path = folder / name
@@ -113,5 +113,5 @@ def _owner(folder: Path) -> str:
     try:
         owner = read_json(folder / OWNER)
         return f"process {int(owner['pid'])} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it is just beginning or ending
+    except (OSError, ValueError, KeyError, TypeError):  # it is just starting or ending
         return "another process"

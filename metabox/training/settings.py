@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from metabox.checks import check_fields
 from metabox.ranges import BelowOne, Count, Natural, NotNegative, Positive, Within
 
-BELONGS = {
+DEPENDENT_OPTIONS = {
     "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
     "momentum": ("optimizer", ("rmsprop", "sgd")),
     "smoothing": ("optimizer", ("rmsprop",)),
     "decay_every": ("schedule", ("step",)),
     "decay": ("schedule", ("step",)),
 }
-"""Options that only some choices of another option have: which option, and which choices."""
+"""Options that apply only to some choices of another option: that option, and the choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,43 +24,43 @@ class OuterLoop:
     """How theta is trained across tasks.
 
     Args:
-        steps: optimizer steps.
-        n_tasks: tasks of one step, over all devices and accumulated batches together.
+        steps: number of optimizer steps.
+        n_tasks: tasks per step, over all devices and accumulated batches together.
         lr: peak learning rate.
-        optimizer: "adamw" decays the weights by themselves, "adam", "rmsprop" and "sgd" through the gradient.
+        optimizer: "adamw" decouples weight decay from the gradient; "adam", "rmsprop" and "sgd" add it to the gradient.
         weight_decay: strength of that decay.
         epsilon: of all but "sgd", added to the root of the mean squared gradient; it keeps steps short if gradients
             are not far above it.
         momentum: of "sgd" and "rmsprop", the share of the last step's direction that is kept; 0 for none.
         smoothing: of "rmsprop", the share of the mean squared gradient that a step keeps (Hinton's 0.9; torch's alpha).
         warmup: steps over which the learning rate rises from 0.
-        schedule: "cosine" falls to 1% of the peak at the last step, "step" is multiplied by `decay` after every
-            `decay_every` steps, "constant" stays.
-        decay_every: of "step", which wants it: the steps from one fall of the learning rate to the next.
-        decay: of "step", the factor of each fall.
+        schedule: "cosine" decays to 1% of the peak at the last step, "step" multiplies by `decay` after every
+            `decay_every` steps, "constant" stays at the peak.
+        decay_every: of "step", which requires it: steps between two decays of the learning rate.
+        decay: of "step", the factor of each decay.
         clip: largest norm of the gradient; a longer one is scaled down.
         accumulate: batches that a step's tasks are split into, to save memory.
-        recompute: compute transformer layers again in the backward pass instead of keeping what is in them, to save
-            memory where supports are long.
-        average: decay of an exponential moving average of the weights (0.999, say), which is then what is
+        recompute: recompute the activations of transformer layers in the backward pass, to save memory if supports
+            are long.
+        average: decay of an exponential moving average of the weights (for example 0.999), which is then what is
             validated and kept; 0 for none.
-        precision: of training and of validation. "auto" is bf16 autocast if the device computes faster in it, else
-            float32. A final evaluation is always in float32.
+        precision: of training and validation. "auto" is bf16 autocast if the device computes faster in it, else
+            float32. The final evaluation is always in float32.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
             step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
-            step's kernels as CUDA graphs, which wants tasks of few sizes. Where compiling fails, training goes on
-            without, and the log says so in one line.
+            step's kernels as CUDA graphs, which suits tasks of few sizes. If compiling fails, training goes on without
+            it, with a warning.
         validate_every: steps between validations; each also writes a checkpoint.
-        n_validation: validation tasks.
-        patience: stop after this many validations in a row without a new best; 0 never does.
-        max_skipped: stop after this many steps in a row with a loss or gradient that is not finite. These change
-            nothing; they are counted where the log is written, so the end comes up to 50 steps later.
+        n_validation: number of validation tasks.
+        patience: stop after this many validations in a row without a new best; 0 never stops.
+        max_skipped: stop after this many steps in a row whose loss or gradient is not finite. Such steps change
+            nothing; they are counted when the log is written, so the run may end up to 50 steps later.
         accelerator: "auto", "cpu", "gpu", "cuda", "mps" or "tpu" (Lightning Fabric).
         devices: number of devices, or "auto" for all.
-        num_nodes: machines, each started by the launcher.
-        strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a share of the weights, gradients and
-            optimizer's state, and gathers the weights for a step), or another of Lightning Fabric's.
-        timeout: seconds that the other devices are waited for, before a run on several gives up.
+        num_nodes: number of machines, each started by the launcher.
+        strategy: "auto", "ddp" (each device has all weights), "fsdp" (each has a shard of the weights, gradients and
+            optimizer state, and gathers the weights for a step), or another of Lightning Fabric's.
+        timeout: seconds that a run on several devices waits for the others before it gives up.
     """
 
     steps: Count = 2000
@@ -97,7 +97,7 @@ class OuterLoop:
         self._check_engine()
 
     def _check_choices(self) -> None:
-        for name, (choice, having) in BELONGS.items():
+        for name, (choice, having) in DEPENDENT_OPTIONS.items():
             value, default, chosen = getattr(self, name), getattr(OuterLoop, name), getattr(self, choice)
             if chosen not in having and value != default:
                 raise ValueError(
@@ -106,8 +106,8 @@ class OuterLoop:
                 )
         if self.schedule == "step" and not self.decay_every:
             raise ValueError(
-                "expected decay_every of at least 1 with schedule 'step', got 0; say how many steps lie between two "
-                "falls of the learning rate"
+                "expected decay_every of at least 1 with schedule 'step', got 0; give the steps between two decays of "
+                "the learning rate"
             )
 
     def _check_engine(self) -> None:
@@ -120,13 +120,13 @@ class OuterLoop:
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
         if self.sharded and (self.average or self.compile in ("on", "graphs")):
             raise ValueError(
-                "expected fsdp without average and compile, which want whole weights, got "
+                "expected fsdp without average and compile, which need unsharded weights, got "
                 f"{self.average} and {self.compile!r}; use ddp"
             )
 
     @property
     def sharded(self) -> bool:
-        """Whether no device has whole weights between steps."""
+        """Whether weights are sharded between steps."""
         return self.strategy == "fsdp"
 
     def lr_at(self, step: int) -> float:

@@ -1,8 +1,8 @@
-"""Weights in shards (FSDP): each device keeps a part of every weight, of its gradient and of the optimizer's state.
+"""Sharded weights (FSDP): each device keeps a shard of every weight, of its gradient and of the optimizer state.
 
-A step gathers the whole weights, and lets them go again. The objective is one unit, for learners are asked through
-`adapt` and `predict` too, which FSDP does not see: whoever asks a learner outside of the objective's forward pass does
-so inside `unsharded`. All functions here do nothing to what is not in shards; on shards all devices call them together.
+A step gathers the full weights and frees them again. The objective is one FSDP unit, because FSDP does not see calls of
+a learner's `adapt` and `predict`: outside the objective's forward pass, call a learner inside `unsharded`. All
+functions here leave unsharded values as they are; for sharded ones all devices call them together.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from metabox.training.optimizers import moments
 
-if TYPE_CHECKING:  # at run time it is imported only if there are shards, for that takes a while
+if TYPE_CHECKING:  # at run time imported only if weights are sharded, for it takes a while
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """What Fabric's `ModelParallelStrategy` asks for: the model with its parameters in shards."""
+    """Shard the parameters of a model; the function that Fabric's `ModelParallelStrategy` takes."""
     from torch.distributed.fsdp import fully_shard
 
     fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=True)
@@ -33,7 +33,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Inside, the model has its whole weights on every device, to read."""
+    """Inside, every device has the full weights of the model, to read."""
     if not _is_sharded_module(model):
         yield
         return
@@ -44,22 +44,22 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         model.reshard()
 
 
-def whole(value: Any) -> Any:
-    """A tensor with all its shards; in dictionaries and lists, each of the tensors."""
+def full_tensors(value: Any) -> Any:
+    """A tensor gathered from its shards; of dictionaries and lists, all tensors in them."""
     if isinstance(value, dict):
-        return {name: whole(part) for name, part in value.items()}
+        return {name: full_tensors(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [whole(part) for part in value]
+        return [full_tensors(part) for part in value]
     return value.full_tensor() if _is_sharded(value) else value
 
 
 def local(value: Tensor) -> Tensor:
-    """This device's shard of a tensor, or the tensor if it is whole; to be written to without gradients."""
+    """This device's shard of a tensor, or the tensor itself if it is not sharded; for writing without gradients."""
     return value.to_local() if _is_sharded(value) else value
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor in shards like those of another; each device cuts out its own."""
+    """A full tensor sharded like another; each device takes its own shard."""
     if not _is_sharded(like) or value.shape != like.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -67,11 +67,11 @@ def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def load_whole(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tensor]]) -> None:
-    """Load whole weights into modules that may be in shards.
+def load_full_weights(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tensor]]) -> None:
+    """Load full weights into modules that may be sharded.
 
     Raises:
-        ValueError: if a tensor is of another kind than the module's; nothing is loaded then.
+        ValueError: if the dtype of a tensor is not that of the module's; nothing is loaded then.
         RuntimeError: if names or shapes differ.
     """
     for name, module in modules.items():
@@ -83,18 +83,18 @@ def load_whole(modules: dict[str, nn.Module], tensors: dict[str, dict[str, Tenso
         module.load_state_dict({k: sharded_like(v, own[k]) if k in own else v for k, v in tensors[name].items()})
 
 
-def load_whole_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load the whole state of an optimizer, of parameters that may be in shards.
+def load_full_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Load the full state of an optimizer, whose parameters may be sharded.
 
-    Fused kernels believe what they are given, so every tensor is checked, and laid out like its parameter. The learning
+    Fused kernels do not check their inputs, so every tensor is checked, and laid out like its parameter. The learning
     rate and the other settings stay those of the optimizer.
 
     Args:
-        optimizer: to be loaded.
+        optimizer: to load into.
         tensors: by `NUMBER.NAME`, the parameter's number and one of the optimizer's `moments`.
 
     Raises:
-        ValueError: if one of them does not fit its parameter; nothing is loaded then.
+        ValueError: if a tensor does not fit its parameter; nothing is loaded then.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = moments(optimizer)

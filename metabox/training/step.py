@@ -1,4 +1,4 @@
-"""One step of the outer loop: sample, accumulate, weigh, clip, and skip what is not finite."""
+"""One step of the outer loop: sample, accumulate, weigh, clip, and skip if not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metabox.training.compiling import compiled, compiles
 from metabox.training.hook import Hook
 from metabox.training.optimizers import make_optimizer
 from metabox.training.preflight import Prepared
-from metabox.training.sharding import local, whole
+from metabox.training.sharding import full_tensors, local
 from metabox.training.weighting import losses_by_task
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Step:
-    """What a run trains, and how it makes a step of it. No step waits for the device, unless a weighting does.
+    """What a run trains, and how it makes a step. No step waits for the device, unless a weighting does.
 
     Args:
         fabric: launched.
@@ -57,47 +57,47 @@ class Step:
         """Make a step, counted from 0.
 
         Returns:
-            Whether the loss and its gradient were finite, `[]`; where they are not, nothing has changed. And the means
-            of what the objective found over the tasks of the step, and the norm of the gradient, each `[]`.
+            Whether the loss and its gradient were finite, `[]`; if not, nothing has changed. And the metrics: means
+            over the tasks of the step of what the objective returns, and the norm of the gradient, each `[]`.
         """
         outer, fabric = self.run.outer, self.fabric
-        # Dropout: a function of the step too.
+        # So that dropout is a function of the step.
         seed_generators(step_seed(self.run.seed, step, fabric.global_rank), fabric.device)
         for group in self.optimizer.param_groups:
             group["lr"] = outer.lr_at(step)
-        self.undo.remember()
+        self.undo.save()
         totals: dict[str, Tensor] = {}
         for i in range(outer.accumulate):
             episodes = self.sample(step, i)
             for hook in hooks if i == 0 else ():
                 hook.before_step(step, episodes)
             if self.graphs:
-                torch.compiler.cudagraph_mark_step_begin()  # what the last batch gave out may be overwritten
+                torch.compiler.cudagraph_mark_step_begin()  # the outputs of the last batch may be overwritten
             with fabric.no_backward_sync(self.module, enabled=i + 1 < outer.accumulate):
                 result = self.gradients(episodes)
-            for name, value in result.items():  # scores, which have no gradient, may be missing: NaN
+            for name, value in result.items():  # scores, which have no gradient, may be NaN: missing
                 mean = value.detach().mean() if value.requires_grad else value.nanmean()
                 totals[name] = totals.get(name, 0) + mean / outer.accumulate
         if fabric.world_size > 1:
             totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), outer.clip))
+        norm = full_tensors(torch.nn.utils.clip_grad_norm_(self.model.parameters(), outer.clip))
         good = totals["loss"].isfinite() & norm.isfinite()
         self.update(good)
         return good, totals | {"gradient_norm": norm}
 
     def sample(self, step: int, i: int) -> Episodes:
-        """This process's tasks of the i-th batch of a step."""
+        """This process's tasks of batch i of a step."""
         run, fabric = self.run, self.fabric
         first = (i * fabric.world_size + fabric.global_rank) * run.per_batch
         return run.tasks.sample(Place(run.per_batch, "train", index=step, first=first, seed=run.seed), fabric.device)
 
     def gradients(self, episodes: Episodes) -> dict[str, Tensor]:
-        """Add the gradients of a batch to `.grad`; what the objective found."""
+        """Add the gradients of a batch to `.grad`; returns what the objective does."""
         if self.weighting is None:
             result: dict[str, Tensor] = self.module(episodes)
             self.backward(result["loss"].mean())
             return result
-        with self.fabric.autocast():  # Fabric's module lets nobody else take gradients
+        with self.fabric.autocast():  # not through Fabric's module, which allows no other way to take gradients
             result = self.model(episodes)
         losses, share = losses_by_task(self.run.spec, result, episodes.task)
         self.weighting.backward(losses, share, self.shared, self.backward)
@@ -107,20 +107,20 @@ class Step:
         self.fabric.backward(loss / self.run.outer.accumulate)
 
     def update(self, good: Tensor) -> None:
-        """The optimizer's step, if the gradient is good."""
+        """Make the optimizer's step, if the gradient is good."""
         self.undo.before_update(good)
         self.optimizer.step()
-        self.undo.unless(good)
+        self.undo.restore_unless(good)
         if self.average:
             self.average.update(self.model, good)
         self.optimizer.zero_grad()
 
 
 class Undo:
-    """Puts back what a bad step has spoilt. The device decides whether it was one, so that nobody waits for it.
+    """Restores what a bad step has changed. The decision stays on the device, so that nothing waits for it.
 
-    Buffers are remembered: batch norm has seen the bad batch. Fused optimizers leave weights and moments as they are
-    where they are told of it; for others these are remembered too.
+    Buffers are saved, for batch norm has seen the bad batch. Fused optimizers skip the update of weights and moments if
+    they are told so; for other optimizers these are saved too.
 
     Args:
         optimizer: torch's own.
@@ -132,8 +132,8 @@ class Undo:
         self.buffers = [buffer for module in modules for buffer in module.buffers()]
         self.before: list[tuple[Tensor, Tensor]] = []
 
-    def remember(self) -> None:
-        """To be called before the forward pass."""
+    def save(self) -> None:
+        """Must be called before the forward pass."""
         self.before = [(buffer, buffer.clone()) for buffer in self.buffers]
 
     @torch.no_grad()
@@ -144,10 +144,10 @@ class Undo:
             self.before += [(tensor, tensor.clone()) for tensor in self._trained()]
 
     @torch.no_grad()
-    def unless(self, good: Tensor) -> None:
-        """To be called after the optimizer's step."""
+    def restore_unless(self, good: Tensor) -> None:
+        """Must be called after the optimizer's step."""
         known = {id(tensor) for tensor, _ in self.before}
-        if not self.fused:  # moments that the step has made begin with zeros
+        if not self.fused:  # moments that the step has created start at zero
             self.before += [(t, torch.zeros_like(t)) for t in self._trained() if id(t) not in known]
         for tensor, value in self.before:
             torch.where(good, tensor, value, out=tensor)
@@ -161,7 +161,7 @@ class Undo:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed torch's generators of the CPU and of a device; `torch.manual_seed` takes the time to seed every device."""
+    """Seed torch's generators of the CPU and of one device; `torch.manual_seed` takes longer, for it seeds them all."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

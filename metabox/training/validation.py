@@ -1,4 +1,4 @@
-"""Validation: the scores of what is kept, and the best weights so far on disk."""
+"""Validation: scores of the current weights, and the best weights so far on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metabox.training.checkpoints import save_tensors
 from metabox.training.log import Metrics
 from metabox.training.preflight import Prepared
 from metabox.training.progress import Best, Progress
-from metabox.training.sharding import unsharded, whole
+from metabox.training.sharding import full_tensors, unsharded
 from metabox.training.step import Step
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
     """Score the validation tasks, all processes together, and write the weights if they are the best so far."""
     learner, several = step.kept.learner, fabric.world_size > 1
     for buffer in step.kept.buffers() if several else ():
-        torch.distributed.broadcast(buffer, src=0)  # each rank's batch norm has seen other tasks
+        torch.distributed.broadcast(buffer, src=0)  # the batch norm of each rank has seen different tasks
     with unsharded(step.model), fabric.autocast():  # in the precision of training
         scores = evaluate(
             learner,
@@ -40,7 +40,7 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
     progress.since_best += 1
     if progress.best is None or value > progress.best["value"]:
         progress.best, progress.since_best = Best(step=progress.step, value=value), 0
-        weights = whole(learner.state_dict())  # all processes together: each has found the same scores
+        weights = full_tensors(learner.state_dict())  # all processes together: each has the same scores
         if fabric.is_global_zero:
             save_tensors(out / BEST, weights, step=progress.step, seconds=progress.seconds)
     metrics.write(progress.step, seconds=progress.seconds, val=scores.means())

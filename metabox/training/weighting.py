@@ -1,9 +1,9 @@
 """Weighting: how the losses of several tasks become one step. `metabox.multitask` has weights and gradient surgery.
 
-Letters as elsewhere, and K losses: of K named tasks, or of the K parts of a target. With L_k the mean loss of task k
-and s_k its share (the part of the batch's rows that are its own; 0 where the batch has none of them; a part's weight),
-the plain sum `sum_k s_k L_k` is the mean loss of the batch. It is the baseline: every weight here is 1 there, and a
-weighting that finds nothing to change leaves that sum, at that scale, so that one learning rate serves all.
+There are K losses, of K named tasks or of the K parts of a target. With L_k the mean loss of task k and s_k its share
+(its fraction of the batch's rows, 0 if the batch has none of them; for a part, its weight), the plain sum
+`sum_k s_k L_k` is the mean loss of the batch. It is the baseline, with all weights 1; a weighting that finds nothing to
+change leaves this sum, at this scale, so that one learning rate serves all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Backward = Callable[[Tensor], None]
 
 
 class Weighting(nn.Module, Configured, ABC):
-    """What a step makes of K losses. State is in buffers; parameters, where there are any, join the optimizer.
+    """How K losses become one step. State is in buffers; parameters, if there are any, join the optimizer.
 
     Args:
         n_losses: K.
@@ -41,10 +41,10 @@ class Weighting(nn.Module, Configured, ABC):
         """Add the gradients of the step to `.grad`.
 
         Args:
-            losses: `[K]`, with gradients; read only where the share is above 0.
+            losses: `[K]`, with gradients; read only if the share is above 0.
             share: `[K]`.
             shared: theta_sh, the parameters that the tasks have in common.
-            backward: the engine's own, from a scalar loss to `.grad` of every parameter.
+            backward: the engine's backward pass, from a scalar loss to `.grad` of every parameter.
         """
 
     def check(self, losses: Tensor, share: Tensor) -> None:
@@ -56,10 +56,10 @@ class Weighting(nn.Module, Configured, ABC):
 
 
 def task_names(spec: TaskSpec) -> tuple[str, ...]:
-    """The K things whose losses are weighed: the named tasks, or else the parts of the target.
+    """The names of the K weighed losses: the named tasks, or else the parts of the target.
 
     Raises:
-        ValueError: where there are no two of them.
+        ValueError: if there are fewer than two.
     """
     names = spec.tasks or tuple(part.name for part in spec.target.parts)
     if len(names) < 2:
@@ -68,21 +68,21 @@ def task_names(spec: TaskSpec) -> tuple[str, ...]:
 
 
 def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What an `Objective` found as losses `[K]` and shares `[K]`, with `sum_k s_k L_k` the mean loss of the batch.
+    """The result of an `Objective` as losses `[K]` and shares `[K]`, with `sum_k s_k L_k` the mean loss of the batch.
 
     Args:
-        spec: the tasks.
+        spec: of the tasks.
         result: of the objective.
-        task: which named task each row is of, `[T]`; not needed for parts.
+        task: the named task of each row, `[T]`; not needed for parts.
 
     Raises:
-        ValueError: where there are no two tasks or parts, or the episodes do not say which tasks they are.
+        ValueError: if there are fewer than two tasks or parts, or `task` is missing.
     """
     names, loss = task_names(spec), result["loss"]
     if not spec.tasks:
         share = torch.tensor([part.weight for part in spec.target.parts]).to(loss, non_blocking=True)
         losses = torch.stack([result[f"loss_{name}"].mean() for name in names])
-        # What is no part's own (a learner's penalty, the divergence of a latent) is every part's alike.
+        # What belongs to no part (a learner's penalty, the divergence of a latent) is shared by all alike.
         return losses + (loss.mean() - (share * losses).sum()) / share.sum(), share
     if task is None:
         raise ValueError("expected episodes that say which task each row is, got task=None; the sampler gives it")

@@ -1,4 +1,4 @@
-"""What a type checker says of calls: read by mypy, never run. An ignore here that mypy does not need is an error."""
+"""Calls that a type checker accepts or rejects: read by mypy, never run. An ignore without need is an error."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_the_command_trains_evaluates_and_sums_up_and_imports_nothing_from_the_w
     assert not list(tmp_path.glob("*.PWNED"))
     *_, failed, said = capsys.readouterr().err.splitlines()
     assert "n_way=0-seed0 failed: expected " in failed
-    assert said.startswith("metabox: error: expected every run to end well, got 1 of 2 that failed; sweeps/sweep.json")
+    assert said.startswith("metabox: error: expected every run to succeed, got 1 of 2 that failed; sweeps/sweep.json")
     good, bad = read_json("sweeps/sweep.json")["runs"]
     assert bad["failed"] in failed
     folder = Path(good["folder"])

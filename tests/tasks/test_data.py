@@ -19,7 +19,7 @@ from metabox.data import pack as pack_module
 from metabox.data.root import cache_folder, data_root
 from metabox.tasks.images.folder import ClassFolder
 from metabox.tasks.place import Place
-from metabox.training.environment import facts
+from metabox.training.environment import collect_environment
 
 # Stored images
 
@@ -239,7 +239,7 @@ def test_where_packs_and_data_are_is_argument_then_variable_then_default(monkeyp
 
 
 def test_facts_tell_versions_and_machine_but_no_host_and_no_path():
-    found = facts()
+    found = collect_environment()
     json.dumps(found)
     assert {"python", "torch", "numpy", "metabox", "cpu", "cores", "threads", "device", "git_commit"} <= set(found)
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metabox.files import read_json, write_json, write_text, write_whole
+from metabox.files import read_json, write_atomically, write_json, write_text
 from metabox.learners.lstm import LSTM
 from metabox.testing import SPECS, build, make_episodes
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
@@ -38,7 +38,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_temporary(tmp_path: Path
         raise error
 
     with pytest.raises(type(error)):
-        write_whole(path, half)
+        write_atomically(path, half)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["result.json"]
 
@@ -48,7 +48,7 @@ def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"could not write .*result\.json: No space left on device; check"):
-        write_whole(tmp_path / "result.json", full)
+        write_atomically(tmp_path / "result.json", full)
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match=r"could not write .*file/below: .*; check the folder"):
         write_text(tmp_path / "file" / "below", "text")

@@ -24,7 +24,7 @@ from metabox.files import read_json, write_json
 from metabox.reports import manifest
 from metabox.training.checkpoints import Checkpoints, load_tensors, save_tensors
 from metabox.training.description import read_description
-from metabox.training.environment import read_facts
+from metabox.training.environment import read_environment
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 
@@ -77,7 +77,7 @@ def read_all(folder: Path, path: Path) -> Any:
     return {
         "recipe.yaml": lambda: path.read_text(),
         "best.safetensors": lambda: load_tensors(path),
-        "environment.json": lambda: read_facts(folder),
+        "environment.json": lambda: read_environment(folder),
         "model.json": lambda: read_description(folder),
     }.get(path.name, lambda: path.name)()
 
@@ -234,14 +234,16 @@ def test_a_line_of_metrics_that_is_none_is_named_and_left_out(
 @pytest.mark.parametrize("name", ["manifest.json", "environment.json", "model.json"])
 def test_a_manifest_or_facts_that_are_none_are_named(folder: Path, name: str, content: str) -> None:
     (folder / name).write_bytes(content.encode("latin-1"))
-    read = {"manifest.json": manifest.changes, "environment.json": read_facts, "model.json": read_description}[name]
+    read = {"manifest.json": manifest.changes, "environment.json": read_environment, "model.json": read_description}[
+        name
+    ]
     with pytest.raises(ValueError, match=f"expected (JSON in )?.*{name}"):
         read(folder)
     with pytest.raises(ValueError, match=name):
         manifest.check(folder)
 
 
-@pytest.mark.parametrize(("name", "read"), [("environment.json", read_facts), ("model.json", read_description)])
+@pytest.mark.parametrize(("name", "read"), [("environment.json", read_environment), ("model.json", read_description)])
 def test_facts_that_are_missing_are_named(folder: Path, name: str, read: Callable[[Path], object]) -> None:
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"expected .*{name} of a run, found no such file"):

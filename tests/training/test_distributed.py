@@ -168,7 +168,7 @@ def test_a_process_that_ends_or_hangs_ends_the_run_which_can_go_on(
     with started(out, STEPS, limit) as (process, other):
         os.kill(other, number)
         assert process.wait() != 0
-    assert "another process of this run ended, or was waited for in vain" in said(out).read_text()
+    assert "another process of this run ended, or did not answer in time" in said(out).read_text()
     subprocess.run([sys.executable, *command(out, 2)], check=True, capture_output=True)
     check_same_run(out, alone)
 

@@ -40,19 +40,19 @@ def git(root: Path, *arguments: str) -> str:
 def test_the_commit_and_whether_tracked_files_differ_from_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / "untracked").touch()
     monkeypatch.setenv("GIT_DIR", str(checkout / "another"))  # as in a hook of another repository
-    found = environment.facts()
+    found = environment.collect_environment()
     monkeypatch.delenv("GIT_DIR")
     assert (found["git_commit"], found["git_dirty"]) == (git(checkout, "rev-parse", "HEAD"), False)
     (checkout / "metabox" / "training" / "environment.py").write_text("changed")
-    assert environment.facts()["git_dirty"] is True
+    assert environment.collect_environment()["git_dirty"] is True
 
 
 @needs_git
 def test_what_git_cannot_tell_is_unknown_and_not_clean(checkout: Path) -> None:
     (checkout / ".git" / "index").write_bytes(b"damaged")
-    assert environment.facts()["git_dirty"] is None
+    assert environment.collect_environment()["git_dirty"] is None
     shutil.rmtree(checkout / ".git")
-    found = environment.facts()
+    found = environment.collect_environment()
     assert (found["git_commit"], found["git_dirty"]) == (None, None)
 
 
@@ -66,7 +66,7 @@ def test_no_program_that_the_settings_of_a_repository_name_is_started(checkout: 
     git(checkout, "config", setting, str(checkout if setting == "core.hooksPath" else program))
     (checkout / "metabox" / "training" / "environment.py").write_text("")  # of another time, so git must look into it
     os.utime(checkout / "metabox" / "training" / "environment.py", (1, 1))
-    assert environment.facts()["git_dirty"] is False
+    assert environment.collect_environment()["git_dirty"] is False
     assert not (checkout / "PWNED").exists()
 
 
@@ -74,7 +74,7 @@ def test_the_version_is_known_without_a_distribution_of_the_packages_name() -> N
     script = (
         "import importlib.metadata as m\nreal = m.version\n"
         "m.version = lambda name: real(name) if 'metabox' not in name else 1 / 0\n"
-        "from metabox.training.environment import facts\nprint(facts()['metabox'])"
+        "from metabox.training.environment import collect_environment\nprint(collect_environment()['metabox'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == metabox.__version__

@@ -23,7 +23,7 @@ from metabox.training.checkpoints import Checkpoints
 from metabox.training.loop import run
 from metabox.training.optimizers import make_optimizer, moments
 from metabox.training.settings import OuterLoop
-from metabox.training.sharding import load_whole_optimizer
+from metabox.training.sharding import load_full_optimizer_state
 
 QUICK = OuterLoop(steps=6, n_tasks=4, validate_every=3, n_validation=2, warmup=2, precision="32", accelerator="cpu")
 
@@ -168,7 +168,7 @@ def test_moments_that_do_not_belong_to_the_optimizer_are_refused(what: str) -> N
     before = {name: value.clone() for name, value in tensors.items()}
     changed_too = {name: value for name, value in (tensors | changed).items() if value is not None}
     with pytest.raises(ValueError, match=says):
-        load_whole_optimizer(optimizer, changed_too)
+        load_full_optimizer_state(optimizer, changed_too)
     assert all(torch.equal(value, before[name]) for name, value in tensors.items())
 
 

@@ -1,4 +1,4 @@
-"""Learners that are told which task it is."""
+"""Multi-task learners, which are given the task."""
 
 from metabox.discover import lazy
 

@@ -1,4 +1,4 @@
-"""Dense multi-task network: one shared map of features, one head for each named part of the target."""
+"""Dense multi-task network: one shared feature map, one head for each named part of the target."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class DenseMultiTask(Learner):
     """Hard sharing for targets at every pixel (Caruana 1997, "Multitask learning"; the network of Ronneberger et al.
     2015, "U-Net"): the backbone is shared, and every part has a head of two 1x1 convolutions.
 
-    A part without spatial axes is read off the mean over the pixels; one at another resolution than the feature map's
-    off its means over areas. The heads also see the task code, at every pixel: the descriptor z where there is one,
-    beside what is inferred from the support, r = mean_i mean_pixels e(features(x_i), y_i), as in the conditional
-    neural process (Garnelo et al. 2018, equations 1 and 2). An empty support has r = 0.
+    A part without spatial axes is read from the mean over the pixels, and a part at another resolution than the feature
+    map from its means over areas. The heads also see the task code at every pixel: the descriptor z, if there is one,
+    and a code inferred from the support, r = mean_i mean_pixels e(features(x_i), y_i), as in the conditional neural
+    process (Garnelo et al. 2018, equations 1 and 2). An empty support has r = 0.
 
-    Deviations: labels enter e as maps of the feature map's size, classes as one-hot maps, with further ones
-    that say where the label is known; so a missing label differs from one that is zero.
+    Deviations: labels enter e as maps of the feature map's size, classes as one-hot maps, with further maps that mark
+    where the label is known, so that a missing label differs from one that is zero.
 
     Args:
         spec: the tasks.
-        backbone: maps inputs to features; by default UNet for images, an MLP for vectors, whose features are a map of
-            one pixel. One without a feature map is such a one, too.
+        backbone: maps inputs to features; by default UNet for images, an MLP for vectors. Without a feature map, its
+            features are a map of one pixel.
         width: units of the heads and of r.
 
     Raises:
-        ValueError: where a part has other than no or two spatial axes,
+        ValueError: if a part has neither zero nor two spatial axes.
     """
 
     targets = (Parts,)
@@ -50,7 +50,7 @@ class DenseMultiTask(Learner):
         wrong = [part.name for part in spec.target.parts if len(part.spatial) not in (0, 2)]
         if wrong:
             raise ValueError(f"expected parts of no or two spatial axes, got others in {wrong}")
-        # The descriptor meets the features at every pixel, below, and not as one long vector.
+        # The descriptor joins the features at every pixel below, not as one long vector.
         self.embed = Embedding(replace(spec, descriptor_size=0), backbone or (UNet if len(spec.x_shape) == 3 else MLP))
         self.map_shape = self.embed.backbone.map_shape or (self.embed.out_features, 1, 1)
         features = self.map_shape[0]
@@ -60,7 +60,7 @@ class DenseMultiTask(Learner):
         self.heads = nn.ModuleList(_pixelwise(features + code, width, _maps(part)) for part in spec.target.parts)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `code [T, Z]`, and what the embedding knows of the task."""
+        """phi: `code [T, Z]`, and the task statistics."""
         h, phi = self.embed.adapt(support)
         t, n = support.mask.shape
         pairs = torch.cat([h.view(t * n, *self.map_shape), self._label_maps(support.y).to(h.dtype)], dim=1)
@@ -88,23 +88,23 @@ class DenseMultiTask(Learner):
 
 
 def _area(part: Part) -> tuple[int, int]:
-    """The pixels of a part's map; a part without spatial axes has one."""
+    """Height and width of a part's map; 1 x 1 without spatial axes."""
     height, width = part.spatial or (1, 1)
     return height, width
 
 
 def _maps(part: Part) -> int:
-    """Natural parameters of a part at one pixel."""
+    """Natural parameters of a part per pixel."""
     return part.n_params // part.places
 
 
 def _pixelwise(inputs: int, width: int, outputs: int) -> nn.Module:
-    """A perceptron with one hidden layer for every pixel by itself."""
+    """A perceptron with one hidden layer, applied to each pixel."""
     return nn.Sequential(nn.Conv2d(inputs, width, 1), nn.GELU(), nn.Conv2d(width, outputs, 1))
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means over areas, or repetitions of what is there: `[B, maps, *size]`."""
+    """Resize by means over areas or repetition: `[B, maps, *size]`."""
     if maps.shape[2:] == size:
         return maps
     if size == (1, 1):

@@ -20,14 +20,14 @@ from metabox.targets import TaskSpec
 class MMoE(MultiTask):
     """Multi-gate mixture of experts (Ma et al. 2018, "Modeling Task Relationships in Multi-task Learning with MMoE").
 
-    y_k = h^k(f^k(x)), f^k(x) = sum_i g^k(x)_i f_i(x), g^k(x) = softmax(W_gk x) (equations 6 to 8). The experts f_i
-    are shared; every task has a gate g^k and a tower h^k. Experts and towers are a layer with ReLU each, as there.
+    y_k = h^k(f^k(x)), f^k(x) = sum_i g^k(x)_i f_i(x), g^k(x) = softmax(W_gk x) (equations 6 to 8). The experts f_i are
+    shared; every task has a gate g^k and a tower h^k. Experts and towers are a layer with ReLU each, as in the paper.
 
-    `expert_dropout` works against gates that collapse onto few experts: in training each weight of a gate is set to
-    0 with that probability, and the others are divided by their sum (Zhao et al. 2019, "Recommending What Video to
-    Watch Next", who take 0.1). `gate_usage`, which every result file has, reports how far they did.
+    `expert_dropout` keeps gates from collapsing onto few experts: in training each weight of a gate is set to 0 with
+    that probability, and the others are divided by their sum (Zhao et al. 2019, "Recommending What Video to Watch
+    Next", who use 0.1). `gate_usage`, in every result file, reports the mean weights.
 
-    Deviations: images pass a backbone first. A gate whose weights were all dropped keeps them all.
+    Deviations: images pass through a backbone first. A gate whose weights were all dropped keeps them all.
 
     Args:
         spec: the tasks.
@@ -35,7 +35,7 @@ class MMoE(MultiTask):
         n_experts: number of experts.
         expert_size: units of an expert.
         tower_size: units of a tower.
-        expert_dropout: probability of a gate's doing without an expert, in training.
+        expert_dropout: probability that a gate drops an expert in training.
         code: where the code of a named task comes from.
     """
 
@@ -62,13 +62,13 @@ class MMoE(MultiTask):
         experts = torch.relu(self.experts(h)).unflatten(-1, (self.n_experts, -1))
         scores = self.gates(self.rows(h), code)
         if self.training and self.expert_dropout:
-            scores = without_some(scores, self.expert_dropout)
+            scores = dropped(scores, self.expert_dropout)
         params: Tensor = self.head(torch.relu(self.towers(weighed(scores, self.rows(experts)), code)), code)
         return params
 
     @torch.no_grad()
     def gate_usage(self, episodes: Episodes) -> Tensor:
-        """The mean weight of each expert in each task's (or part's) gate: `[K, E]`, NaN for a task without queries."""
+        """Mean weight of each expert in the gate of each task (or part): `[K, E]`, NaN for a task without queries."""
         phi = self.adapt(episodes.support, episodes.descriptor)
         h, code, real = self.embed(episodes.query.x, phi), self.chooser(phi), episodes.query.mask.float()
         gate: Tensor = self.gates(self.rows(h), code).float().softmax(-1)
@@ -88,16 +88,16 @@ class MMoE(MultiTask):
 
 
 class PLE(MultiTask):
-    """Progressive layered extraction (Tang et al. 2020), and with one level its CGC, customised gate control.
+    """Progressive layered extraction (Tang et al. 2020); with one level it is CGC, customised gate control.
 
     At level j the experts of task k and the shared ones read what the level below extracted for them, at first x. The
-    gate of task k weighs its own experts and the shared ones, g^{k,j} = softmax(W g^{k,j-1}) S^{k,j}; below the last
-    level, a shared gate weighs all experts of all tasks for the shared experts of the next. A tower for each
-    task ends it (sections 4.1, CGC, and 4.2, PLE). Experts and towers are a layer with ReLU each.
+    gate of task k weights its own experts and the shared ones, g^{k,j} = softmax(W g^{k,j-1}) S^{k,j}; below the last
+    level, a shared gate weights all experts of all tasks for the shared experts of the next. A tower for each task
+    follows (sections 4.1, CGC, and 4.2, PLE). Experts and towers are a layer with ReLU each.
 
-    Below the last level every row passes the experts of all tasks, whatever its own is.
+    Below the last level every row passes through the experts of all tasks, whatever its task.
 
-    Deviations: images pass a backbone first. The sizes are our own.
+    Deviations: images pass through a backbone first. The sizes are chosen here.
 
     Args:
         spec: the tasks.
@@ -136,7 +136,7 @@ class PLE(MultiTask):
         own, shared = self.everywhere(h), h.flatten(0, 1)[None]
         for level in lower:
             own, shared = level(own, shared)
-        if code is not None:  # from here a row goes on with its own task alone
+        if code is not None:  # from here a row passes through its own task only
             own, shared = self.chosen(own, code) if lower else h, shared.view(*h.shape[:2], -1)
         own, _ = last(own, shared, code)
         params: Tensor = self.head(torch.relu(self.towers(own, code)), code)
@@ -150,23 +150,23 @@ class Extraction(nn.Module):
         copies: K tasks.
         inputs: features that the experts read.
         size: units of an expert.
-        own: experts of each task.
-        shared: experts of all tasks.
-        above: number of levels above this one; there is no shared gate where there is none.
+        own: number of experts of each task.
+        shared: number of shared experts.
+        above: number of levels above this one; if 0, there is no shared gate.
     """
 
     def __init__(self, copies: int, inputs: int, size: int, own: int, shared: int, above: int) -> None:
         super().__init__()
         self.size = size
-        # Shared gates lead from each task's experts to all tasks: a task has experts of its own where there is no such
-        # gate, and a gate of its own where there is none above.
+        # Shared gates pass each task's experts on to all tasks: experts belong to one task only on the last level, and
+        # gates only if the level above is the last, or there is none.
         self.own = Stack(copies, inputs, own * size, of_tasks=above == 0)
         self.shared = nn.Linear(inputs, shared * size)
         self.gates = Stack(copies, inputs, own + shared, bias=False, of_tasks=above <= 1)
         self.shared_gate = nn.Linear(inputs, copies * own + shared, bias=False) if above else None
 
     def forward(self, own: Tensor, shared: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the level below extracted for each task and for all: two `[..., inputs]` to two `[..., size]`.
+        """Features from the level below, for each task and shared: two `[..., inputs]` to two `[..., size]`.
 
         own `[K, B, inputs]` with shared `[1, B, inputs]`; or on the last level, with a code, both `[T, M, inputs]`.
         """
@@ -186,12 +186,12 @@ def weighed(scores: Tensor, experts: Tensor) -> Tensor:
     return (gate[..., None, :] @ experts).squeeze(-2)
 
 
-def without_some(scores: Tensor, probability: float) -> Tensor:
-    """-inf for some of the scores, so that softmax gives them no weight and the others the whole; never for all."""
+def dropped(scores: Tensor, probability: float) -> Tensor:
+    """Scores with some set to -inf at random, so that softmax gives them no weight; never all of a gate."""
     kept = torch.rand_like(scores) >= probability
     return scores.masked_fill(~(kept | ~kept.any(-1, keepdim=True)), -torch.inf)
 
 
 def default_backbone(spec: TaskSpec) -> MakeBackbone | None:
-    """The papers' inputs are vectors, which experts and gates read as they are."""
+    """`Flatten` for vectors, which experts and gates read directly in the papers; None for images."""
     return None if len(spec.x_shape) == 3 else Flatten

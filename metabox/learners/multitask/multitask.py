@@ -1,4 +1,4 @@
-"""Multi-task networks: f(y | x, z_i) with K towers or heads, and all degrees of sharing between them."""
+"""Multi-task networks: f(y | x, z_i) with K towers or heads, and various degrees of sharing."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from metabox.targets import Classes, Parts, TaskSpec, Vector
 class MultiTask(Learner):
     """K networks, or a network with K heads, that share more or less of their parameters.
 
-    Where targets have parts, K is their number: each network predicts its part of the same x. Else K is the number of
-    named tasks, and a task's code says which of the networks its queries pass (see
-    `metabox.learners.multitask.task_code`); with one task, or tasks without names, K is 1. What the descriptor says
-    beyond the name of the task joins the features.
+    If targets have parts, K is their number: each network predicts its part of the same x. Otherwise K is the number of
+    named tasks, and the code of a task selects the network for its queries (see
+    `metabox.learners.multitask.task_code`); with one task, or tasks without names, K is 1. The rest of the descriptor,
+    beyond the one-hot task, joins the features.
 
-    A subclass makes its layers from `self.embed.out_features`, `self.copies` (K) and `self.heads(...)`, and implements
+    A subclass builds its layers from `self.embed.out_features`, `self.copies` (K) and `self.heads(...)`, and implements
     `outputs`. `metabox.nn.towers.shared_parameters` and `task_parameters` list theta_sh and theta_i.
 
     Args:
         spec: the tasks.
-        backbone: what all networks stand on.
+        backbone: shared by all networks, below them.
         code: where the code of a named task comes from: the descriptor, the support, or both.
         condition: how the rest of the descriptor joins the features.
     """
@@ -51,9 +51,9 @@ class MultiTask(Learner):
         named = replace(spec, tasks=()) if spec.target.parts else spec
         self.code = TaskCode(named, code)
         self.copies = len(spec.target.parts) or self.code.n_tasks
-        # The first columns of the descriptor tell the task, where it has a name that matters here.
-        self.told = min(len(named.tasks), spec.descriptor_size)
-        rest = replace(spec, tasks=(), descriptor_size=spec.descriptor_size - self.told)
+        # The first columns of the descriptor are the task, one-hot, if tasks are named and targets have no parts.
+        self.task_columns = min(len(named.tasks), spec.descriptor_size)
+        rest = replace(spec, tasks=(), descriptor_size=spec.descriptor_size - self.task_columns)
         self.embed = Embedding(rest, backbone, condition)
 
     @abstractmethod
@@ -61,14 +61,14 @@ class MultiTask(Learner):
         """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `code [T, K]` (ones `[T, 1]` for parts), and what the embedding knows of the task."""
+        """phi: `code [T, K]` (ones `[T, 1]` for parts), and the task statistics."""
         code = self.code(support, descriptor)
-        rest = None if descriptor is None else descriptor[:, self.told :]
+        rest = None if descriptor is None else descriptor[:, self.task_columns :]
         _, phi = self.embed.adapt(support, rest, task=self.modulation(code))
         return phi | {"code": code}
 
     def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
-        """FiLM parameters for the backbone, where there are any."""
+        """FiLM parameters for the backbone, or None."""
         return None
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class MultiTask(Learner):
         return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
 
     def chooser(self, phi: Phi) -> Tensor | None:
-        """The code that says which network the rows of a task pass; None for parts, which pass them all."""
+        """The code that selects the network for the rows of a task; None for parts, for which all networks run."""
         return None if self.spec.target.parts else phi["code"]
 
     def heads(self, features: int) -> nn.Module:
@@ -90,32 +90,32 @@ class MultiTask(Learner):
         return h.flatten(0, 1).expand(self.copies, *[-1] * (h.ndim - 1))
 
     def rows(self, h: Tensor) -> Tensor:
-        """The rows of each network: `[T, M, ...]` -> for parts `[K, T * M, ...]`, else as they are."""
+        """The rows of each network: for parts `[T, M, ...]` -> `[K, T * M, ...]`, otherwise unchanged."""
         return self.everywhere(h) if self.spec.target.parts else h
 
     def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
-        """Of what all networks make of all rows, `[K, T * M, D]`, what each task's own one makes: `[T, M, D]`."""
+        """The outputs of each task's network, `[T, M, D]`, among those of all networks, `[K, T * M, D]`."""
         return h if code is None else torch.einsum("tk,ktmd->tmd", code.to(h.dtype), h.unflatten(1, (len(code), -1)))
 
 
 class HardSharing(MultiTask):
     """Hard parameter sharing (Caruana 1997, "Multitask Learning"): one network with a last layer for each task.
 
-    The descriptor may enter in other ways than by heads, which all share a network to the last layer: with
-    `condition` the code meets the features, and two layers follow; with `film` it modulates the backbone.
+    The descriptor may enter in other ways than by heads: with `condition` the code conditions the features, and two
+    shared layers follow; with `film` it modulates the backbone.
 
     Deviations: the shared network is any backbone, where the paper has one hidden layer.
 
     Args:
         spec: the tasks.
         backbone: the shared network; by default Conv4 for images, an MLP for vectors.
-        condition: how the code of a named task enters: by heads, or by what else is in `metabox.nn.conditioning`.
+        condition: how the code of a named task enters: by heads, or another class of `metabox.nn.conditioning`.
         film: whether the code also modulates every normalisation layer of the backbone.
         code: where the code of a named task comes from.
 
     Raises:
-        ValueError: where parts, which have a head each, are to be conditioned otherwise, or the backbone has nothing to
-            modulate.
+        ValueError: if targets have parts, which need heads, and `condition` or `film` is set, or the backbone has
+            nothing to modulate.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class HardSharing(MultiTask):
         film: bool = False,
         code: CodeKind = "given",
     ) -> None:
-        super().__init__(spec, backbone, code, FiLM)  # beside the features it would only move a head's bias
+        super().__init__(spec, backbone, code, FiLM)  # FiLM, since Concat would only shift a head's bias
         if spec.target.parts and (film or condition is not Heads):
             raise ValueError(
                 "expected heads for targets with parts, whose code is not given, got "
@@ -151,7 +151,7 @@ class HardSharing(MultiTask):
 
 
 class Independent(MultiTask):
-    """K networks that share nothing, the other extreme: y = sum_j 1(z = j) y_j.
+    """K networks that share nothing: y = sum_j 1(z = j) y_j.
 
     With a soft code, every layer's output is the code's mixture of the K layers' outputs.
 
@@ -180,7 +180,7 @@ class SoftSharing(Independent):
     `penalty = strength * sum_k |theta_k - mean_j theta_j|^2`, as in regularised multi-task learning (Evgeniou & Pontil
     2004, for kernel machines); 1 / (2 K) of it is what all pairs of networks give (Duong et al. 2015, for two).
 
-    Deviations: the last layers are left free, since what they predict may be unlike from task to task.
+    Deviations: the last layers are not penalised, since predictions may differ between tasks.
 
     Args:
         spec: the tasks.
@@ -210,18 +210,18 @@ class SoftSharing(Independent):
 class CrossStitch(MultiTask):
     """Cross-stitch networks (Misra et al. 2016, "Cross-stitch Networks for Multi-task Learning").
 
-    K networks; after each layer a unit replaces the activations of network i by x_i <- sum_j alpha_ij x_j
-    (equation 1), channel by channel. Every row passes all networks, whatever its task.
+    K networks; after each layer a unit replaces the activations of network i by x_i <- sum_j alpha_ij x_j (equation 1),
+    channel by channel. Every row passes through all networks, whatever its task.
 
-    Deviations: any number of networks, where the paper has two. They are small and trained from the start, where the
-    paper has AlexNets that were trained on one task each. All parameters have one learning rate; the paper's
-    alpha has a larger one. Units after every layer, where the paper has them after pooling and fully connected layers.
+    Deviations: any number of networks, where the paper has two. They are small and trained from scratch, where the
+    paper has AlexNets that were trained on one task each. All parameters have one learning rate; the paper's alpha has
+    a larger one. There are units after every layer, in the paper after pooling and fully connected layers.
 
     Args:
         spec: the tasks.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
-        same: alpha_ii at first; the other networks divide the rest of 1 among them.
+        same: initial alpha_ii; the rest of 1 is divided among the other networks.
         code: where the code of a named task comes from.
     """
 

@@ -1,4 +1,4 @@
-"""Which of K named tasks this is: told by the descriptor, inferred from the support, or both."""
+"""A code for which of K named tasks this is: given by the descriptor, inferred from the support, or both."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CodeKind = Literal["given", "inferred", "both"]
 
 
 class TaskCode(nn.Module):
-    """The code `[T, K]` of the task: z, which tells it, and D_i^tr, which shows it, in one formula.
+    """The code `[T, K]` of the task, from z and the evidence of D_i^tr in one formula.
 
-    code = softmax(b + a z + sum_n e(x_n, y_n)) is Bayes' rule for one of K tasks: b_k is the log of the prior, e_k the
-    log likelihood of an example in task k, and a is a learned trust in what is told. A z of zeros tells nothing,
-    an empty support shows nothing; without either the code is the prior.
+    code = softmax(b + a z + sum_n e(x_n, y_n)) is Bayes' rule for one of K tasks: b_k is the log prior, e_k the log
+    likelihood of an example in task k, and a is a learned trust in z. A z of zeros and an empty support carry no
+    information; without either the code is the prior.
 
-    e begins as zero and is divided by its width. The networks that the code chooses from so learn from what is told
-    before the evidence is of any weight; it could else settle on one of them while all are alike.
+    e starts at zero and is divided by its width, so that the networks that the code selects first learn from z, before
+    the evidence has any weight; otherwise the code could settle on one network while all are alike.
 
-    * "given": the code is z as it is; nothing is inferred, and there are no parameters.
+    * "given": the code is z; nothing is inferred, and there are no parameters.
     * "inferred": z is left out.
-    * "both": all of the formula. To be of use without z, it has to be trained on some tasks that are not told.
+    * "both": the whole formula. To work without z, it has to be trained on some tasks whose z is zeros.
 
     Args:
         spec: the tasks. Without names there is one task, and its code is 1.
@@ -38,7 +38,7 @@ class TaskCode(nn.Module):
         width: hidden units of e, and channels or units of the backbone below.
 
     Raises:
-        ValueError: where there is nothing to infer, or the code is to be told and the descriptor is too small for that.
+        ValueError: if there is nothing to infer, or the code is given and the descriptor is too small for it.
     """
 
     @checked
@@ -62,17 +62,17 @@ class TaskCode(nn.Module):
             nn.init.zeros_(cast(nn.Linear, self.evidence[-1]).weight)
             self.prior = nn.Parameter(torch.zeros(k))
         if kind == "both":
-            self.trust = nn.Parameter(torch.tensor(3 + math.log(k)))  # what is told has 0.95 or more at first
+            self.trust = nn.Parameter(torch.tensor(3 + math.log(k)))  # a given task starts with 0.95 or more
 
     def forward(self, support: Examples, descriptor: Tensor | None) -> Tensor:
-        """The support and z `[T, dz]`, which begins with what is told of the task `[T, K]` -> `[T, K]`."""
-        told = None if descriptor is None else descriptor[:, : self.n_tasks]
+        """The support and z `[T, dz]`, whose first K columns are the task -> `[T, K]`."""
+        given = None if descriptor is None else descriptor[:, : self.n_tasks]
         if self.kind == "given":
-            if told is None or not self.spec.tasks:
+            if given is None or not self.spec.tasks:
                 return torch.ones(len(support), 1, device=support.x.device)
-            return told
+            return given
         evidence = self.evidence(self.backbone(support.x), self.spec.target.encode(support.y, support.mask))
         score: Tensor = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
-        if self.kind == "both" and told is not None:
-            score = score + self.trust * told
+        if self.kind == "both" and given is not None:
+            score = score + self.trust * given
         return score.softmax(-1)

@@ -1,4 +1,4 @@
-"""Tasks over functions, most of which have a best possible answer that is known."""
+"""Tasks over functions; for most of them the best possible prediction is known."""
 
 from metabox.discover import lazy
 

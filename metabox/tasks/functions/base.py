@@ -1,4 +1,4 @@
-"""What the samplers of functions share: how many points a task has, and how points become episodes.
+"""Shared by the samplers of functions: how many points a task has, and how points become episodes.
 
 All arithmetic is done on the host in float64 and rounded once, to float32, so CPU and CUDA get the same bits.
 """
@@ -31,7 +31,7 @@ def padded(values: NDArray[Any], start: Integers | int, count: Integers) -> tupl
 
 
 class Sized:
-    """Draws how many points a task has: a part of `FunctionTasks`, with its options and errors."""
+    """Draws how many points a task has; for options and errors see `FunctionTasks`."""
 
     def __init__(
         self, n_support: NaturalOrRange, n_query: CountOrRange, max_points: Count | None = None, share_sizes: Count = 1
@@ -67,18 +67,18 @@ class Sized:
 class FunctionTasks(Sized, EpisodeSampler):
     """A distribution over functions: a task is one of them, seen at some points.
 
-    A subclass says how inputs are drawn, what the targets are and, where it is known, how well the best of all
-    predictors does.
+    A subclass says how inputs are drawn, what the targets are and, if it is known, how well the best possible
+    predictor does.
 
     Args:
         n_support: support points of a task, or a range [low, high] to draw it from.
         n_query: query points, or a range.
-        max_points: most points of a task, support and query together; the range of n_query ends earlier where it must.
-        share_sizes: this many tasks in a row have the same sizes, as in code that draws them once for a batch. Tasks of
-            other sizes in the same batch are padded, with masks.
+        max_points: most points of a task, support and query together; the range of n_query is cut to fit.
+        share_sizes: this many consecutive tasks have the same sizes, as in code that draws them once for a batch. Tasks
+            of different sizes in one batch are padded, with masks.
 
     Raises:
-        ValueError: for sizes that are not such numbers, or do not leave a task a query.
+        ValueError: if an option is out of range, or if max_points leaves a task without a query.
     """
 
     @abstractmethod
@@ -87,15 +87,15 @@ class FunctionTasks(Sized, EpisodeSampler):
 
     @abstractmethod
     def targets(self, draws: Draws, x: Floats, split: Split) -> tuple[Floats, Any]:
-        """The targets at x `[T, n, dy]`, and what `score` must know of the tasks."""
+        """The targets at x `[T, n, dy]`, and what `score` needs to know about the tasks."""
 
     def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
-        """Best possible mean log likelihood of each task's query points `[T]`, in nats; None where it is not known.
+        """Best possible mean log likelihood of each task's query points `[T]`, in nats; None if it is not known.
 
         Args:
-            x: all points of the tasks `[T, n, dx]`: first support, then query, then further ones that do not count.
+            x: all points of the tasks `[T, n, dx]`: first support, then query, then further ones that are ignored.
             y: their targets `[T, n, dy]`.
-            known: what `targets` gave out beside y.
+            known: what `targets` returned besides y.
             n_support: support points of each task `[T]`.
             n_query: query points of each task `[T]`.
         """
@@ -105,7 +105,7 @@ class FunctionTasks(Sized, EpisodeSampler):
         """A batch of functions; see `EpisodeSampler.sample`."""
         n_support, n_query = self.sizes(place, type(self).__name__)
         draws = place.draws(type(self).__name__)
-        # Rounded before it is used, so that x, y and the oracle belong together as they are handed out.
+        # Rounded before it is used, so that y and the oracle belong to the x that is returned.
         x = self.inputs(draws, self.n_points).astype(np.float32)
         exact, known = self.targets(draws, x.astype(np.float64), place.split)
         y = exact.astype(np.float32)

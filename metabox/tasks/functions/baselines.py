@@ -1,8 +1,8 @@
-"""Predictors without meta-learning, to hold learners against: each a function of the support and query inputs.
+"""Predictors without meta-learning, to compare learners with: functions of the support and the query inputs.
 
-All take a support `[T, N, d]` with real targets (padding is ignored) and x `[T, M, d]`, and give predictions
-`[T, M, dy]`: 0 for a task without support. Those of Garg et al. 2022 predict a linear function through 0, so there is
-no intercept. lasso and the trees fit one task at a time and need scikit-learn.
+All take a support `[T, N, d]` with real targets (padding is ignored) and x `[T, M, d]`, and return predictions
+`[T, M, dy]`, which are 0 for a task without support. As in Garg et al. 2022, linear predictors have no intercept.
+`lasso` and the trees fit one task at a time and need scikit-learn.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def averaging(support: Examples, x: Tensor) -> Tensor:
 
 
 def least_squares(support: Examples, x: Tensor) -> Tensor:
-    """Linear, the least squares fit of least norm where there are several."""
+    """Linear, by least squares; of the smallest norm if there are several solutions."""
     sx, sy = _checked(support, x)
     best: Tensor = (x.double() @ (torch.linalg.pinv(sx) @ sy)).to(x.dtype)
     return best
 
 
 def ridge(support: Examples, x: Tensor, *, penalty: float) -> Tensor:
-    """Linear, least squares plus `penalty` times Σ w_i²: the posterior mean for w ~ N(0, I) where penalty is noise².
+    """Linear, least squares plus `penalty` times Σ w_i²: the posterior mean for w ~ N(0, I) if penalty is noise².
 
     Raises:
-        ValueError: where the penalty is not positive.
+        ValueError: if the penalty is not positive.
     """
     if penalty <= 0:
         raise ValueError(f"expected a positive penalty, got {penalty}; least_squares has none")
@@ -60,10 +60,10 @@ def ridge(support: Examples, x: Tensor, *, penalty: float) -> Tensor:
 
 
 def nearest_neighbours(support: Examples, x: Tensor, *, k: int = 3) -> Tensor:
-    """The mean target of the k nearest support points, of all where there are fewer.
+    """The mean target of the k nearest support points, or of all if there are fewer.
 
     Raises:
-        ValueError: for k below 1.
+        ValueError: if k is below 1.
     """
     if k < 1:
         raise ValueError(f"expected k of at least 1, got {k}")
@@ -80,7 +80,7 @@ def dmmse(support: Examples, x: Tensor, *, pool: Tensor, noise: float) -> Tensor
     """w·x for the posterior mean of w among the finite pool `[P, d]` (Raventós et al. 2023).
 
     Raises:
-        ValueError: where the noise is not positive, or the pool is not `[P, d]`.
+        ValueError: if the noise is not positive, or the pool is not `[P, d]`.
     """
     sx, sy = _checked(support, x)
     if noise <= 0 or pool.ndim != 2 or pool.shape[1] != sx.shape[2] or sy.shape[2] != 1:
@@ -96,7 +96,7 @@ def dmmse(support: Examples, x: Tensor, *, pool: Tensor, noise: float) -> Tensor
 
 
 def lasso(support: Examples, x: Tensor, *, penalty: float = 0.01) -> Tensor:
-    """Linear, least squares (halved, per point) plus `penalty` times the sum of all abs(w_i): scikit-learn's Lasso.
+    """Linear, half the mean squared error plus `penalty` times Σ |w_i|: scikit-learn's Lasso.
 
     Raises:
         ValueError: without scikit-learn.
@@ -108,7 +108,7 @@ def lasso(support: Examples, x: Tensor, *, penalty: float = 0.01) -> Tensor:
 
 
 def decision_tree(support: Examples, x: Tensor, *, depth: int | None = 4) -> Tensor:
-    """A regression tree grown greedily, at most `depth` deep: scikit-learn's DecisionTreeRegressor.
+    """A greedily grown regression tree of at most `depth` levels: scikit-learn's DecisionTreeRegressor.
 
     Raises:
         ValueError: without scikit-learn.
@@ -138,7 +138,7 @@ def _sklearn(module: str) -> Any:
 
 
 def _one_by_one(support: Examples, x: Tensor, make: Callable[[], Any], *, many: bool) -> Tensor:
-    """Fit and predict each task by itself; `many`: the model takes several targets at once."""
+    """Fit and predict one task at a time; `many`: the model takes several targets at once."""
     sx, sy = (part.cpu().numpy() for part in _checked(support, x))
     mask, query = support.mask.cpu().numpy(), x.double().cpu().numpy()
     out = torch.zeros(*x.shape[:2], sy.shape[2], dtype=torch.float64)

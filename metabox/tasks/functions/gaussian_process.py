@@ -1,4 +1,4 @@
-"""Functions drawn from Gaussian processes, with the exact predictive likelihood beside them."""
+"""Functions drawn from Gaussian processes, with their exact predictive likelihood."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the C
 
 
 class Conditioned(NamedTuple):
-    """Log densities of Gaussian targets `[T, n]` of which the first n_support are seen, in nats."""
+    """Log densities of Gaussian targets `[T, n]`, of which the first n_support are observed, in nats."""
 
     evidence: Floats  # log p(y of the support) [T]
     each: Floats  # log p(y_i | support) [T, n], 0 outside the query
@@ -29,7 +29,7 @@ class Conditioned(NamedTuple):
 
 
 def condition(factor: Floats, y: Floats, n_support: Integers, n_query: Integers) -> Conditioned:
-    """What a Cholesky factor `[T, n, n]` of the covariance of y `[T, n]` (support, query, others) says of y.
+    """Log densities of y `[T, n]` (support, query, others) by a Cholesky factor `[T, n, n]` of its covariance.
 
     With y = L w, w holds the innovations: y_i is normal given the points before it, with standard deviation L_ii.
     The mean of a query given the support is the part of L w that comes from the support's innovations.
@@ -55,24 +55,24 @@ def log_sum_exp(values: Floats, axis: int) -> Floats:
 class GaussianProcess(FunctionTasks):
     """Functions from a Gaussian process with a known kernel, or one of several.
 
-    Inputs are uniform in [low, high]^dim, y = f(x) + noise, in support and query alike, f of mean zero with the
+    Inputs are uniform in [low, high]^dim, y = f(x) + noise, in support and query alike; f has mean zero and the
     covariance of the kernel. The defaults are the training tasks of Nguyen & Grover 2022 ("Transformer neural
     processes"), as in their code: sizes drawn for 16 tasks at a time, 3 to 46 contexts and 3 to
-    49 - contexts targets, noise in the targets too. (Their kernels to test on have the same ranges: Matern52, and
+    49 - contexts targets, noise in the targets too. (Their test kernels have the same ranges: Matern52, and
     Periodic with period [0.1, 0.5].)
 
     The 1-D tasks of Bruinsma's package neuralprocesses 0.2.7 are n_support [0, 30], n_query 50, max_points null,
-    noise 0.2236 (a variance of 0.05) and a kernel RBF, Matern52 or WeaklyPeriodic as they are by default.
+    noise 0.2236 (a variance of 0.05) and a kernel RBF, Matern52 or WeaklyPeriodic with its defaults.
 
     `oracle` of an episode is the exact log likelihood of its query targets per query point:
 
-    * "known": of the task's own kernel and hyper-parameters. No learner can do better on average; where these differ
+    * "known": under the task's kernel and hyper-parameters. No learner can do better on average; if these differ
       from task to task, a learner must infer them and does worse.
-    * "mixture": of the Bayesian average over a list of kernels whose hyper-parameters are all fixed: what the best
-      learner reaches on average.
+    * "mixture": under the Bayesian average over a list of kernels whose hyper-parameters are all fixed, which is what
+      the best learner reaches on average.
 
-    A noise variance below 1e-8 of the function's is raised to it. y is drawn with this noise, so the oracle stays
-    exact. Functions and oracle come from one Cholesky factor in float64.
+    A noise variance below 1e-8 of the function's is raised to that. y is drawn with this noise, so the oracle stays
+    exact. Functions and oracle are computed from one Cholesky factor in float64.
 
     Args:
         kernel: the kernel, or a list from which each task draws one, uniformly; by default RBF with length scale
@@ -84,14 +84,14 @@ class GaussianProcess(FunctionTasks):
         n_support: support points, or a range.
         n_query: query points, or a range.
         max_points: most points of a task, support and query together.
-        share_sizes: this many tasks in a row have the same sizes.
+        share_sizes: this many consecutive tasks have the same sizes.
         oracle: "known", "mixture" or "none".
         oracle_kind: "diagonal", the mean over queries of log p(y_m | support), for a learner that predicts each query
-            by itself; or "joint", log p(all of y | support) divided by the number of queries.
-        train_oracle: whether training tasks have it too; training does not read it, and it takes time.
+            independently; or "joint", log p(all of y | support) divided by the number of queries.
+        train_oracle: whether training tasks have an oracle too; training does not read it, and it takes time.
 
     Raises:
-        ValueError: for options out of range, or a mixture without its finite list of kernels.
+        ValueError: if an option is out of range, or if a mixture has kernels or noise with ranges.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class GaussianProcess(FunctionTasks):
             return None
         factors = [known] if self.oracle == "known" else [self._factor_of(kernel, x) for kernel in self._kernels]
         parts = [condition(factor, y[..., 0], n_support, n_query) for factor in factors]
-        weight = np.stack([part.evidence for part in parts])  # p(kernel | support), of a uniform prior
+        weight = np.stack([part.evidence for part in parts])  # log p(kernel | support), for a uniform prior
         weight -= log_sum_exp(weight, 0)
         if self.oracle_kind == "joint":
             log_p = log_sum_exp(weight + np.stack([part.joint for part in parts]), 0)

@@ -1,4 +1,4 @@
-"""Covariance functions of Gaussian processes, for a batch of tasks that each have their own hyper-parameters."""
+"""Covariance functions of Gaussian processes, for batches of tasks with different hyper-parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Kernel(Configured, ABC):
         **hyper: the hyper-parameters, all positive.
 
     Raises:
-        ValueError: where one of them is not.
+        ValueError: if a hyper-parameter is not positive.
     """
 
     def __init__(self, **hyper: PositiveOrRange) -> None:
@@ -69,7 +69,7 @@ class RBF(Kernel):
 
 
 class Matern12(Kernel):
-    """exp(-r/l), whose functions are continuous and nowhere smooth (Ornstein-Uhlenbeck).
+    """exp(-r/l), whose functions are continuous but nowhere differentiable (Ornstein-Uhlenbeck).
 
     Args:
         length_scale: l, or a range.
@@ -121,7 +121,7 @@ class Periodic(Kernel):
     """exp(-2 Σ sin²(π (x_i - x'_i)/p)/l²): functions that repeat (MacKay 1998), in each dimension.
 
     Args:
-        length_scale: l, or a range. It has no unit: it is relative to the circle that a period is wrapped on.
+        length_scale: l, or a range. It has no unit: it is relative to the circle onto which a period is wrapped.
         period: p, or a range.
         scale: standard deviation of the function, or a range.
     """

@@ -41,31 +41,33 @@ class NormalInputs(FunctionTasks):
 class LinearFunctions(NormalInputs):
     """y = w·x + noise, with w and x standard normal (Garg et al. 2022, "What can transformers learn in-context?").
 
-    The defaults are their tasks: 20 inputs, 2 dim + 1 = 41 points, of which the last is asked; train with `StreamLoss`
-    to be asked every point, as they are. Their sparse functions have `sparsity` 3: all other coordinates of w are 0.
+    The defaults are their tasks: 20 inputs and 2 dim + 1 = 41 points, of which the last is the query; train with
+    `StreamLoss` to predict every point, as they do. Their sparse functions have `sparsity` 3: all other coordinates of
+    w are 0.
 
     With a `pool` the training tasks are those of Raventós et al. 2023 ("Pretraining task diversity and the emergence
-    of non-Bayesian in-context learning for regression"): w is one of a fixed list of that many standard normal
-    vectors. Validation and test draw w anew, from all of N(0, I); evaluate on the split "train" for the pool. Their
+    of non-Bayesian in-context learning for regression"): w is one of a fixed list of `pool` standard normal
+    vectors. Validation and test draw w from N(0, I); evaluate on the split "train" for the pool. Their
     tasks have dim 8, noise 0.5, n_support 15, n_query 1 and pools of up to 2^20.
 
-    `oracle` of an episode is exact where there is noise: that of Bayesian ridge regression; of its average over the
-    possible sets of coordinates, where w is sparse (None for more than 5,000 sets); of the average over the pool
-    (`dmmse` in baselines.py has its mean). The last two cost time, so switch them off for training.
+    `oracle` of an episode is exact if there is noise: it is that of Bayesian ridge regression; if w is sparse, of its
+    average over the possible sets of coordinates (None for more than 5,000 sets); with a pool, of the average over the
+    pool (`dmmse` in baselines.py has its mean). The last two are slow, so switch them off for training.
 
     Args:
         dim: number of inputs.
-        sparsity: number of coordinates of w that are not 0; all, where it is None.
+        sparsity: number of coordinates of w that are not 0; None for all.
         noise: standard deviation of the noise on y.
-        pool: number of tasks that training draws from; endless, where it is None.
-        pool_seed: another seed is another pool. It is no seed of training, so that all runs share a pool.
+        pool: number of tasks that training draws from; None for endless tasks.
+        pool_seed: another seed gives another pool. The seed of training does not change it, so that all runs share a
+            pool.
         oracle: whether to compute the oracle.
         n_support: support points, or a range.
         n_query: query points, or a range.
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class LinearFunctions(NormalInputs):
         """w of every training task, `[pool, dim]`.
 
         Raises:
-            ValueError: where there is no pool.
+            ValueError: if there is no pool.
         """
         if self.pool is None:
             raise ValueError("expected a sampler with a pool, got one of endless tasks; give `pool` a number")
@@ -162,7 +164,7 @@ def pool_score(x: Floats, y: Floats, n_support: Integers, n_query: Integers, noi
     x and y are support, query and further points, `[T, n, d]` and `[T, n]`.
     """
     seen = (np.arange(x.shape[1]) < n_support[:, None])[..., None]
-    support_x, support_y = x * seen, y[..., None] * seen  # what is not seen fits any w
+    support_x, support_y = x * seen, y[..., None] * seen  # zeros fit any w
     (query, asked), (value, _) = padded(x, n_support, n_query), padded(y[..., None], n_support, n_query)
     evidence, together = np.full(len(x), -np.inf), np.full(asked.shape, -np.inf)
     size = max(1, CHUNK // y.size)
@@ -190,7 +192,7 @@ class TwoLayerNetworks(NormalInputs):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -210,20 +212,20 @@ class TwoLayerNetworks(NormalInputs):
 
 
 class DecisionTrees(NormalInputs):
-    """Full binary trees: a node asks whether a coordinate of x is positive, a leaf is a value (Garg et al. 2022).
+    """Full binary trees: a node tests whether a coordinate of x is positive, a leaf is a value (Garg et al. 2022).
 
     The defaults are theirs: depth 4, 20 inputs, 101 points. Leaves are standard normal. A node's coordinate is uniform,
-    so one may be asked twice on the way down.
+    so one may be tested twice on a path.
 
     Args:
         dim: number of inputs.
-        depth: questions on the way to a leaf.
+        depth: tests on the path to a leaf.
         n_support: support points, or a range.
         n_query: query points, or a range.
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

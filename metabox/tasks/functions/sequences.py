@@ -1,4 +1,4 @@
-"""Tasks for memories: what was stored is asked back, word for word."""
+"""Memory tasks: what was stored must be recalled exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metabox.tasks.sampler import EpisodeSampler
 
 
 class Recall(EpisodeSampler):
-    """Pairs of a key and random bits; queries are keys of the support. All can be known, so the oracle is 0 nats."""
+    """Pairs of a key and random bits; queries are keys of the support. All can be known: the oracle is 0 nats."""
 
     def __init__(
         self, length: CountOrRange, test_length: CountOrRange | None, value_bits: Count, key_size: Count
@@ -32,11 +32,11 @@ class Recall(EpisodeSampler):
 
     @abstractmethod
     def keys(self, draws: Draws, n: int) -> Integers:
-        """Codes of n keys for each task, all different: `[T, n]`."""
+        """n different keys for each task, as numbers: `[T, n]`."""
 
     @abstractmethod
     def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
-        """Which of the `stored [T]` pairs are asked for, `[T, up to n]`, and how many of these count `[T]`."""
+        """Which of the `stored [T]` pairs are queried, `[T, up to n]`, and how many of these count, `[T]`."""
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         """A batch of sequences; see `EpisodeSampler.sample`."""
@@ -56,24 +56,24 @@ class Recall(EpisodeSampler):
 
 
 class AssociativeRecall(Recall):
-    """Pairs of binary vectors, then some of the first vectors again: which were the second ones?
+    """Pairs of binary vectors, then some of the first vectors again, to which the second ones are recalled.
 
     After the associative recall of Graves et al. 2014 ("Neural Turing machines", section 4.3: items of three 6-bit
     vectors, 2 to 6 of them in training) in the key-value form of Ba et al. 2016 ("Using fast weights to attend to the
     recent past", section 4.1). The support holds the pairs in order; query x is a key of the support, y its value.
 
-    Deviations: in Graves et al. the answer is the item that follows the asked one, and an item is a sequence; here keys
-    and values are a vector each, and a support label comes with its key. Keys of a task all differ.
+    Deviations: in Graves et al. the answer is the item that follows the queried one, and an item is a sequence; here a
+    key and a value are one vector each, and a support label comes with its key. All keys of a task differ.
 
     Args:
         length: pairs in a task, or a range.
-        test_length: the same for the split "test", where lengths never trained on can be asked; else as `length`.
-        n_query: keys asked for in each task, all different.
+        test_length: the same for the split "test", which may have lengths never trained on; by default `length`.
+        n_query: queried keys of each task, all different.
         key_bits: size of a key, at most 30.
         value_bits: size of a value.
 
     Raises:
-        ValueError: for sizes out of range, for more pairs than there are keys, or more queries than pairs.
+        ValueError: if a size is out of range, or if there are more pairs than keys or more queries than pairs.
     """
 
     def __init__(
@@ -104,22 +104,23 @@ class AssociativeRecall(Recall):
 
 
 class Copy(Recall):
-    """Random binary vectors, to be given back in the same order (Graves et al. 2014, "Neural Turing machines", 4.1).
+    """Random binary vectors, to be repeated in the same order (Graves et al. 2014, "Neural Turing machines", 4.1).
 
-    The vectors are the support's labels, and x is the binary code of their place: 0, 1, 2, ... The query asks for all
-    places in order. Their vectors have 8 bits, and 1 to 20 of them make a sequence in training, up to 120 in test.
+    The vectors are the support's labels, and x is the binary code of their position: 0, 1, 2, ... The query holds all
+    positions in order. In the paper vectors have 8 bits, and sequences have 1 to 20 of them in training and up to 120
+    in test.
 
-    Deviations: in Graves et al. the vectors are inputs, and an end marker asks for them without telling the place. Here
-    each query is answered by itself from phi, so it must name its place. (Under `StreamLoss` a recurrent learner
+    Deviations: in the paper the vectors are inputs, and an end marker asks for them without their positions. Here each
+    query is answered independently from phi, so it must give its position. (Under `StreamLoss` a recurrent learner
     sees the answers before the one it gives.)
 
     Args:
         length: vectors in a task, or a range.
-        test_length: the same for the split "test", where lengths never trained on can be asked; else as `length`.
+        test_length: the same for the split "test", which may have lengths never trained on; by default `length`.
         value_bits: size of a vector.
 
     Raises:
-        ValueError: for sizes out of range.
+        ValueError: if a size is out of range.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class Sinusoids(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Harmonics(FunctionTasks):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Harmonics(FunctionTasks):
 
 
 class Sawtooth(NoisyFunctions):
-    """y = (w (u·x - s)) mod 1, with frequency w, direction u and offset s of the task.
+    """y = (w (u·x - s)) mod 1, with frequency w, direction u and offset s drawn for each task.
 
     As in Bruinsma's package neuralprocesses (after Gordon et al. 2020, "Convolutional conditional neural processes",
     whose sawtooth is a truncated Fourier series): u is a random unit vector, s uniform in [0, 1/w]. Its predefined 1-D
@@ -142,7 +142,7 @@ class Sawtooth(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Sawtooth(NoisyFunctions):
 class Steps(NoisyFunctions):
     """Piecewise constant functions: jumps at uniform places, standard normal levels between them.
 
-    This definition is this library's own: functions without smoothness, at the other end from Gaussian processes.
+    The definition is our own: functions without smoothness, the opposite of Gaussian processes.
 
     Args:
         n_steps: jumps of a function, or the range to draw their number from.
@@ -182,7 +182,7 @@ class Steps(NoisyFunctions):
         **kwargs: max_points and share_sizes of `FunctionTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(

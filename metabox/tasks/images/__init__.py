@@ -1,4 +1,4 @@
-"""Tasks over images, one file per set of images."""
+"""Tasks over images, one file per image set."""
 
 from metabox.discover import lazy
 

@@ -1,4 +1,4 @@
-"""All training classes of an image set at once: what a backbone is pre-trained on."""
+"""All training classes of an image set at once, for pre-training a backbone."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from metabox.tasks.sampler import EpisodeSampler
 class AllClasses(EpisodeSampler):
     """Supervised classification of the meta-training classes: one task, always with the same labels, without support.
 
-    A backbone that was trained on it is the start of meta-training in Chen et al. 2021 ("Meta-baseline") and all there
-    is to it in Tian et al. 2020 ("Rethinking few-shot image classification"). The classes of meta-validation and
-    meta-test are not touched: validation and test are on images of the training classes, a share of them each, that
-    are held out from training.
+    A backbone trained on it is the start of meta-training in Chen et al. 2021 ("Meta-baseline"), and the whole of it
+    in Tian et al. 2020 ("Rethinking few-shot image classification"). The classes of meta-validation and meta-test are
+    not used: validation and test are on held-out images of the training classes, a share of them each.
 
-    Train a learner that has a head for fixed classes (`HardSharing`), then name the run in another recipe:
+    Train a learner with a head for fixed classes (`HardSharing`), then name the run in another recipe:
     `backbone: {class_path: FromRun, init_args: {run: runs/...}}`.
 
     Args:
         images: the set, with its augmentation; its n_way, n_shot and n_query are not used.
-        n_query: images of a row of the batch.
+        n_query: images in a row of the batch.
         held_out: the share of each class's images for validation, and for test.
 
     Raises:
-        ValueError: for options out of range; at the first use, where the set is not there, or a class is too small.
+        ValueError: if an option is out of range; at the first use, if the set is missing, or a class is too small.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class AllClasses(EpisodeSampler):
         self.images, self.n_query, self.held_out = images, n_query, held_out
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # known when the data are
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # known once the data are loaded
         return TaskSpec(self.images.images.image_shape, Classes(len(self.images.images.splits["train"])))
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:

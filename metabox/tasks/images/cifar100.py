@@ -46,7 +46,7 @@ class _CIFAR100(PublishedImages):
         return None
 
     def download(self, root: Path) -> None:
-        from torchvision.datasets import CIFAR100  # slow to import, and seldom needed
+        from torchvision.datasets import CIFAR100  # slow to import, and rarely needed
 
         root.mkdir(parents=True, exist_ok=True)
         CIFAR100(str(root), download=True)
@@ -57,7 +57,7 @@ class CIFARFS(_CIFAR100):
 
     The classes were split at random ("Meta-learning with differentiable closed-form solvers"). An image has a seventh
     of the pixels of one of miniImageNet.
-    See `PublishedImages` for the options; the set is downloaded where it is not found.
+    See `PublishedImages` for the options; the set is downloaded if it is not found.
     """
 
     name, title, n_classes = "cifar_fs", "CIFAR-FS", {"train": 64, "val": 16, "test": 20}
@@ -66,15 +66,15 @@ class CIFARFS(_CIFAR100):
 class FC100(_CIFAR100):
     """FC100, as few-shot tasks: 60 / 20 / 20 classes of 600 colour images (Oreshkin et al. 2018).
 
-    The splits share no superclass of CIFAR-100 ("TADAM"), so that what was learned goes less far.
-    See `PublishedImages` for the options; the set is downloaded where it is not found.
+    The splits share no superclass of CIFAR-100 ("TADAM"), so that what was learned transfers less.
+    See `PublishedImages` for the options; the set is downloaded if it is not found.
     """
 
     name, title, n_classes = "fc100", "FC100", {"train": 60, "val": 20, "test": 20}
 
 
 class _Batches(Files):
-    """The archive of CIFAR-100's authors, extracted: the pickles train, test and meta."""
+    """The extracted archive of CIFAR-100's authors: the pickles train, test and meta."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -19,25 +19,24 @@ from metabox.tasks.sampler import EpisodeSampler
 
 
 class ImageCompletion(Sized, EpisodeSampler):
-    """An image is a task: x the place of a pixel, y its colour (Garnelo et al. 2018, "Conditional neural processes").
+    """Image completion: x is a pixel's place, y its colour (Garnelo et al. 2018, "Conditional neural processes").
 
-    An image is drawn from a class drawn uniformly from the split. x = (row, column), evenly spaced in [low, high]²,
-    y = grey value or colours in [0, 1]. Garnelo et al. have x in [0, 1]² and ask for all pixels; Nguyen & Grover 2022
-    ("Transformer neural processes") have x in [-1, 1]², n_support [3, 196], n_query [3, 196], max_points 199, and y
-    shifted to [-0.5, 0.5].
+    A task is an image, drawn from a class drawn uniformly from the split. x = (row, column), evenly spaced in
+    [low, high]², y = grey value or colours in [0, 1]. Garnelo et al. have x in [0, 1]² and ask for all pixels; Nguyen
+    & Grover 2022 ("Transformer neural processes") have x in [-1, 1]², n_support [3, 196], n_query [3, 196], max_points
+    199, and y shifted to [-0.5, 0.5].
 
     Args:
-        images: where images come from, any N-way K-shot sampler (its way, shot and augmentation play no part); by
-            default `Glyphs`.
+        images: any N-way K-shot sampler of images, whose way, shot and augmentation are not used; by default `Glyphs`.
         low: place of the first row and column.
         high: place of the last row and column.
         n_support: pixels that are shown, or a range.
-        n_query: pixels that are asked for, or a range, none of them shown; all pixels of the image, where it is None.
-        max_points: most pixels of a task, support and query together, where n_query is given.
-        share_sizes: this many tasks in a row have the same sizes.
+        n_query: pixels to predict, or a range, none of them shown; None for all pixels of the image.
+        max_points: most pixels of a task, support and query together, if n_query is given.
+        share_sizes: this many consecutive tasks have the same sizes.
 
     Raises:
-        ValueError: for options out of range; at the first use, where there are not as many pixels.
+        ValueError: if an option is out of range; at the first use, if an image has fewer pixels.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class ImageCompletion(Sized, EpisodeSampler):
         )
 
     def _examples(self, colours: Tensor, pixel: np.ndarray, mask: Booleans) -> Examples:
-        """The pixels `[T, W, 1]` of the images `[T, H W, channels]` that the mask counts."""
+        """The pixels `[T, W, 1]` of the images `[T, H W, channels]`, zero outside the mask."""
         _, height, width = self._sampler.images.image_shape
         row, column = np.divmod(pixel[..., 0], width)
         at = [np.linspace(self.low, self.high, side)[i] for side, i in ((height, row), (width, column))]

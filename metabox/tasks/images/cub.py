@@ -17,9 +17,9 @@ class CUB(PublishedImages):
     """Caltech-UCSD Birds 200-2011, as few-shot tasks: 100 / 50 / 50 species, about 59 photographs of each, 84x84.
 
     The split is that of Chen et al. 2019 ("A closer look at few-shot classification"): of the species by number, the
-    odd ones are for training, and of the even ones by turns one for validation and one for test. As there,
-    photographs are scaled to a square 15 % larger and cut to its middle. Other papers have other splits, or crop to
-    the bounding boxes: compare with care. See `PublishedImages` for the options.
+    odd ones are for training, and the even ones alternate between validation and test. As in the paper, photographs
+    are resized to a square 15 % larger, and its centre is cropped. Other papers have other splits, or crop to the
+    bounding boxes: compare with care. See `PublishedImages` for the options.
     """
 
     name = pack = "cub"
@@ -47,7 +47,7 @@ class CUB(PublishedImages):
 
 
 def _classes(files: FolderFiles, lists: dict[str, list[str]]) -> list[ClassFiles]:
-    """The lists are pairs: an image's number and path, a class's number and name, an image's number and its class's."""
+    """Classes from the lists of pairs: (image, path), (class, name), (image, class), images and classes as numbers."""
     try:
         path, name, number = (
             dict(zip(lists[part][::2], lists[part][1::2], strict=True))

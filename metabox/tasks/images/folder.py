@@ -26,21 +26,22 @@ class ClassFolder(NWayKShot):
 
     Images are PNG, JPEG, GIF, BMP, TIFF, WebP, or binary PPM, PGM and PBM, of at most 2^26 pixels.
 
-    Where all classes lie one folder deeper, those folders are the groups (see `within_groups`), and a class
-    is named `<group>/<class>`. Hidden files are passed over.
+    If all classes are one folder deeper, those folders are the groups (see `within_groups`), and a class
+    is named `<group>/<class>`. Hidden files are skipped.
 
     Args:
         path: the folder.
-        image_size: side in pixels to which all images are resized (not cropped); null where they all have one size.
+        image_size: side in pixels to which all images are resized (not cropped); null if all have the same size.
         channels: 1 for grey, 3 for RGB.
         splits: a JSON file `{"train": [names], "val": [...], "test": [...]}`, or the fractions of classes for each.
-            Fractions go by the hash of a class's name, so a new class never moves another one from split to
-            split; the numbers of classes come out near the fractions, not at them.
-        rotations: count every class four times, turned by 0, 90, 180 and 270 degrees (square images only).
+            With fractions, the hash of a class's name chooses its split, so a new class never moves another one;
+            the numbers of classes are close to the fractions, not exactly so.
+        rotations: count every class four times, rotated by 0, 90, 180 and 270 degrees (square images only).
         on_device: keep all images on the device; see `StoredImages`.
 
     Raises:
-        ValueError: at the first use, naming every folder, file or class that does not fit.
+        ValueError: if the fractions do not sum to 1; at the first use, if the folder has another layout, naming every
+            folder, file or class that does not fit.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ClassFolder(NWayKShot):
 
 
 def split_by_hash(names: Sequence[str], fractions: tuple[float, float, float]) -> dict[Split, list[str]]:
-    """Each class to the split its name hashes into, whatever other classes there are."""
+    """Assign each class to a split by the hash of its name, independently of other classes."""
     splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
     for name in names:
         at = int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), "little") / 2**48
@@ -105,7 +106,7 @@ def _read(path: str) -> Mapping[Split, Sequence[str]]:
 
 
 def _classes(files: FolderFiles, splits: object) -> list[ClassFiles]:
-    """The class folders: those that hold no folder. Everything out of place is reported at once."""
+    """The class folders: those without subfolders. Everything out of place is reported at once."""
     inner = {folder.rpartition("/")[0] for folder in files.folders}
     images: dict[str, list[str]] = {folder: [] for folder in files.folders if folder not in inner}
     stray = []

@@ -1,8 +1,8 @@
-"""Glyphs: an endless, procedural p(T) of handwritten-looking characters, rendered where they are used.
+"""Glyphs: an endless, procedural p(T) of handwritten-looking characters, rendered on the device.
 
 The generative story follows Lake et al. 2015 ("Human-level concept learning through
 probabilistic program induction"): a character is a program of pen strokes made of simple
-sub-strokes, put together by a few relations; a drawing runs the program with motor noise, then
+sub-strokes, joined by a few relations; a drawing runs the program with motor noise, then
 warps it as a whole. Nothing is learned or stored here. The sub-strokes are cubic Bezier curves:
 
     class    2 to 4 pieces, each a straight line, arc, hook, S or loop; each goes on from the one
@@ -11,15 +11,15 @@ warps it as a whole. Nothing is learned or stored here. The sub-strokes are cubi
              size, shift and pen width
 
 Every number is a hash of (class, position) or of (class, drawing, position), so a drawing does
-not depend on what is drawn beside it, and CPU and CUDA give THE SAME BITS by construction. That
-holds because each step is one of the following, alone in its own kernel:
+not depend on the rest of its batch, and CPU and CUDA give THE SAME BITS by construction. This
+holds because each step is one of the following, in a kernel of its own:
 
 * integer arithmetic; + - * / min max clamp floor round of float32, each exact to the last bit
   under IEEE 754. Two in one kernel (addcmul, lerp, add with alpha) may be fused on one device
   only, and sin, cos, exp, pow come from different libraries. So an angle becomes a vector by the
   rational parametrisation ((1-t²)/(1+t²), 2t/(1+t²)), and powers are products;
 * tensor * constant, never tensor / constant: CUDA would multiply by the rounded reciprocal;
-* a minimum or maximum over many, which has no order. Sums are written out, term by term: the
+* a minimum or maximum over many, which does not depend on their order. Sums are written out, term by term: the
   order of sum(), mean() and matmul differs between devices.
 """
 
@@ -52,7 +52,7 @@ PIECES = 4
 TRAITS = 16  # words of a class for each piece
 TREMORS = 6  # words of a drawing for each piece
 WARPS = 8  # words of a drawing as a whole
-SAMPLES = 40  # pen positions along a piece, at 28 pixels: a third of a pixel apart, seldom a whole one
+SAMPLES = 40  # pen positions along a piece, at 28 pixels: a third of a pixel apart, rarely a whole one
 THICKEST = 1.0  # largest pen radius, in pixels, at 28 pixels
 GRID_BITS = 8
 GRID = 1 << GRID_BITS  # steps in a pixel
@@ -102,7 +102,7 @@ def _words(classes: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _trace(traits: Tensor, tremor: Tensor) -> list[list[Tensor]]:
-    """Run the program of each character: for each piece its four control points `[K, 2]`, in its own units.
+    """Run the program of each character: the four control points `[K, 2]` of each piece, in arbitrary units.
 
     traits: uniform `[K, PIECES, TRAITS]`; tremor: motor noise `[K, PIECES, TREMORS]`
     """
@@ -111,11 +111,11 @@ def _trace(traits: Tensor, tremor: Tensor) -> list[list[Tensor]]:
     low, high, leaves, arrives, chord, handle = kind.unbind(-1)
     side = (traits[..., 1] < 0.5).float() * 2.0 - 1.0
     bend = (low + (high - low) * traits[..., 2]) * side
-    handle = handle + bend * bend * 0.33  # an arc of a circle, where it is one
+    handle = handle + bend * bend * 0.33  # makes an arc circular
     leave = bend * leaves + tremor[..., 0] * 0.20
     arrive = bend * arrives + tremor[..., 1] * 0.20
     length = chord * (traits[..., 3] * 0.7 + 0.6) * (tremor[..., 2] * 0.3 + 1.0)
-    # Scripts are fond of uprights, levels and diagonals: headings are eighths of a turn, roughly.
+    # Scripts favour verticals, horizontals and diagonals: headings are roughly eighths of a turn.
     heading = (traits[..., 4] * 8.0).floor() * 0.5 + traits[..., 5] * 0.3 + tremor[..., 3] * 0.20
     corner = ((traits[..., 6] * 3.0).floor() * 0.5 + 0.5) * side + tremor[..., 3] * 0.20
     count = 4.0 - (traits[:, 0, 7:8] * 2.5).floor()  # 4, 3 or 2 pieces, in the ratio 2 : 2 : 1
@@ -138,25 +138,25 @@ def _trace(traits: Tensor, tremor: Tensor) -> list[list[Tensor]]:
         end = start + step
         out, back = _direction(angle + leave[:, i]) * reach, _direction(angle + arrive[:, i]) * reach
         piece = [start, start + out, end - back, end]
-        if i >= 2:  # a character that has ended draws its last piece again: no shorter, and nothing to mask
+        if i >= 2:  # a finished character draws its last piece again, so that nothing is masked
             piece = [torch.where(count > i, new, old) for new, old in zip(piece, pieces[-1], strict=True)]
         pieces.append(piece)
     return pieces
 
 
 def _start_anew(pieces: list[list[Tensor]], trait: Tensor, step: Tensor) -> Tensor:
-    """Where a lifted pen comes down, `[K, 2]`: at a place of an earlier piece, or at some distance from it."""
+    """Where a lifted pen comes down, `[K, 2]`: at a point of an earlier piece, or at some distance from it."""
     earlier = [torch.where(trait[:, 10:11] < 0.5, a, b) for a, b in zip(pieces[-1], pieces[0], strict=True)]
     middle = (earlier[0] + earlier[3] + (earlier[1] + earlier[2]) * 3.0) * 0.125
     place = trait[:, 11:12]
     on = torch.where(place < 0.25, earlier[0], torch.where(place < 0.75, middle, earlier[3]))
-    across = (trait[:, 12:13] * 3.0).floor() * 0.5  # its own start, middle or end lies there
+    across = (trait[:, 12:13] * 3.0).floor() * 0.5  # the new piece has its start, middle or end there
     apart = _direction(trait[:, 13] * 4.0) * (trait[:, 14:15] * 0.3 + 0.4)
     return on - step * across + torch.where(trait[:, 15:16] < 0.35, apart, torch.zeros_like(apart))
 
 
 def _fit(pieces: list[list[Tensor]], warp: Tensor, size: int, wobble: float) -> tuple[Tensor, Tensor]:
-    """Warp each drawing as a whole and lay it into a frame of `size` pixels; warp: noise `[K, WARPS]`.
+    """Warp each drawing as a whole and fit it into a frame of `size` pixels; warp: noise `[K, WARPS]`.
 
     Returns the control points in pixels `[2, 4, K, PIECES]`, and the radius of the pen `[K]`.
     """
@@ -182,7 +182,7 @@ def _fit(pieces: list[list[Tensor]], warp: Tensor, size: int, wobble: float) -> 
 
 @lru_cache(maxsize=16)
 def _basis(samples: int, device: torch.device) -> Tensor:
-    """The four Bernstein polynomials at evenly spaced parameters, `[4, samples]`; computed on the host for all."""
+    """The four Bernstein polynomials at evenly spaced parameters, `[4, samples]`; computed on the host."""
     t = np.linspace(0.0, 1.0, samples)
     rows = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
     return torch.from_numpy(np.stack(rows).astype(np.float32)).to(device)
@@ -208,7 +208,7 @@ def _ink(control: Tensor, pen: Tensor, size: int) -> Tensor:
     side = size + 2 * reach  # a border, so that no window leaves the image
     k, device = len(pen), control.device
     point = _along(control, math.ceil(SAMPLES * unit)).clamp_(0.0, size - 1.0)
-    point = (point * GRID).to(torch.int32)  # from here on in whole steps of 1/256 pixel
+    point = (point * GRID).to(torch.int32)  # from here on in integer steps of 1/256 pixel
     pixel = (point + GRID // 2) >> GRID_BITS
     offset = torch.arange(-reach, reach + 1, device=device)
     gap = (pixel * GRID - point).view(2, 1, -1) + (offset * GRID).to(torch.int32)[:, None]
@@ -219,17 +219,17 @@ def _ink(control: Tensor, pen: Tensor, size: int) -> Tensor:
     centre = (row * side + column + corner[:, None]).long()
     index = (offset[:, None] * side + offset).view(-1, 1) + centre.view(-1)
     canvas = torch.full((k * side * side,), FAR, dtype=torch.int32, device=device)
-    # On the CPU one long axis, int32 and the order along the strokes make this five times as fast.
+    # On the CPU, one long axis, int32 and the order along the strokes make this five times as fast.
     canvas.scatter_reduce_(0, index.view(-1), distance.view(-1), "amin")
     # Coverage falls from 1 to 0 across the pixel at the pen's rim, linearly in the squared distance.
     outer = pen + 0.5
     coverage = (outer * outer)[:, None] - canvas.float().mul_(1.0 / GRID**2).view(k, -1)
-    whole = coverage.mul_((0.5 / pen)[:, None]).clamp_(0.0, 1.0).mul_(255.0).add_(0.5)  # uint8 cuts off the fraction
+    whole = coverage.mul_((0.5 / pen)[:, None]).clamp_(0.0, 1.0).mul_(255.0).add_(0.5)  # uint8 truncates
     return whole.view(k, side, side)[:, reach : reach + size, reach : reach + size]
 
 
 class GlyphImages(ClassImages):
-    """2**20 classes in each split, no two splits sharing one, with 2**20 drawings each; rendered on demand.
+    """2**20 classes in each split, disjoint between splits, with 2**20 drawings each; rendered on demand.
 
     Args, errors: see `Glyphs`.
     """
@@ -242,14 +242,14 @@ class GlyphImages(ClassImages):
         self.image_shape = (1, image_size, image_size)
         n = CLASSES_PER_SPLIT
         self.splits = {split: np.arange(i * n, (i + 1) * n) for i, split in enumerate(SPLITS)}
-        self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, seen many times
+        self.sizes = np.broadcast_to(np.int64(DRAWINGS), len(SPLITS) * n)  # one number, broadcast
         self.fingerprint = f"Glyphs 1 (generated), image_size {image_size}, wobble {wobble}"
 
     def ids(self, classes: Integers, items: Integers) -> Integers:
         """See `ClassImages.ids`.
 
         Raises:
-            ValueError: where a class or a drawing is out of range.
+            ValueError: if a class or a drawing is out of range.
         """
         for name, ids, end in (("classes", classes, len(self.sizes)), ("items", items, DRAWINGS)):
             if ids.size and not 0 <= ids.min() <= ids.max() < end:
@@ -258,9 +258,9 @@ class GlyphImages(ClassImages):
 
     def pictures(self, ids: Tensor, device: Device) -> Tensor:
         """The drawings, uint8 `[K, 1, image_size, image_size]`, ink 255 on 0."""
-        # On a CPU in chunks that stay in cache and below 32768 numbers, torch's threshold for a second thread:
-        # threads gain little here and stall for milliseconds where another process has the other core.
-        # Elsewhere in few launches. The pixels are the same for any chunks.
+        # On a CPU, in chunks that fit the cache and stay below 32768 numbers, torch's threshold for a second thread:
+        # threads gain little here, and stall for milliseconds if another process uses the other core.
+        # On other devices, in few launches. The pixels do not depend on the chunks.
         on_cpu = torch.device(device).type == "cpu"
         shapes = 500 if on_cpu else 1 << 14
         pictures = max(1, (22 if on_cpu else 1 << 10) * 28**3 // self.image_size**3)
@@ -281,7 +281,7 @@ class Glyphs(NWayKShot):
     """N-way K-shot episodes of generated characters: endless classes, nothing to download.
 
     Meta-training draws from 2**20 classes, meta-validation and meta-test from 2**20 others each: too
-    many to memorise, so what a learner gains it gains by learning to learn. Images are ink 255 on 0.
+    many to memorise, so a learner can only improve by learning to learn. Images are ink 255 on 0.
 
     Args:
         image_size: height and width in pixels.
@@ -289,7 +289,7 @@ class Glyphs(NWayKShot):
         **kwargs: of `NWayKShot`; the classes have no groups.
 
     Raises:
-        ValueError: image_size outside [8, 1024] or wobble outside [0, 2].
+        ValueError: if image_size is outside [8, 1024] or wobble outside [0, 2].
     """
 
     def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0, **kwargs: Unpack[NWayOptions]) -> None:

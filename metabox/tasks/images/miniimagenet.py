@@ -35,12 +35,12 @@ class MiniImageNet(PublishedImages):
     * `images/*.jpg` with `train.csv`, `val.csv`, `test.csv` (columns filename, label) of Ravi & Larochelle 2017
       ("Optimization as a model for few-shot learning");
     * `mini-imagenet-cache-{train,val,test}.pkl` (Ren et al. 2018), or the pickles `miniImageNet_category_split_*` of
-      Gidaris & Komodakis 2018, without running what a pickle may hold;
+      Gidaris & Komodakis 2018, without running code in a pickle;
     * class folders, `<wnid>/*` or `{train,val,test}/<wnid>/*`;
     * `ILSVRC2012/train/<wnid>/*.JPEG`: image n01532829 00000005 of the CSV is the fifth of its class by the number in
-      the file's name. Without the CSV the first 600 of each class are taken, which are not the published ones.
+      the file name. Without the CSV the first 600 of each class are taken, which are not the published ones.
 
-    Larger images shrink under the Lanczos filter, as in Finn et al. 2017 ("Model-agnostic meta-learning").
+    Larger images are resized with the Lanczos filter, as in Finn et al. 2017 ("Model-agnostic meta-learning").
     See `PublishedImages` for the options.
     """
 
@@ -108,7 +108,7 @@ def _listed(files: FolderFiles, lists: dict[str, list[str]]) -> list[ClassFiles]
 
 
 def _lists(folder: Path) -> dict[str, list[str]]:
-    """The files of each class, by the three CSV files; nothing where they are not there."""
+    """The files of each class by the three CSV files; empty if these are missing."""
     paths = [folder / f"{split}.csv" for split in SPLITS]
     lists: dict[str, list[str]] = {}
     if all(path.is_file() for path in paths):

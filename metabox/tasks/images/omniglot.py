@@ -21,30 +21,30 @@ FOLDERS = ("omniglot", "omniglot-py")
 
 
 class Omniglot(NWayKShot):
-    """Omniglot, as few-shot tasks: 28x28 grey images, ink 255 on 0. Downloaded where it is not found.
+    """Omniglot, as few-shot tasks: 28x28 grey images, ink 255 on 0. Downloaded if it is not found.
 
     Two protocols, both with the alphabets as groups and with committed lists of characters:
 
     * `vinyals`: 1,028 / 172 / 423 characters for train / val / test, after Vinyals et al. 2016
       ("Matching networks for one shot learning"), whose published results count every character four times,
-      turned by 0, 90, 180 and 270 degrees, in all three splits (so did Santoro et al. 2016, "Meta-learning
-      with memory-augmented neural networks"). `rotations: false` leaves the upright characters.
-    * `lake`: the background alphabets for train, the evaluation alphabets for test (659 characters), as
-      Lake et al. 2015 ("Human-level concept learning through probabilistic program induction") divide them.
-      They have no validation set, so 5 of the 30 background alphabets are held out for it, the last ones by
+      rotated by 0, 90, 180 and 270 degrees, in all three splits (as do those of Santoro et al. 2016, "Meta-learning
+      with memory-augmented neural networks"). `rotations: false` keeps only the upright characters.
+    * `lake`: the background alphabets for train, the evaluation alphabets for test (659 characters), the
+      division of Lake et al. 2015 ("Human-level concept learning through probabilistic program induction").
+      It has no validation set, so 5 of the 30 background alphabets are held out for it, the last ones by
       the blake2b hash of their names: 781 / 183 / 659 characters.
 
-    The 105x105 one-bit drawings shrink by the mean over each pixel's box (3 or 4 pixels to a side): a grey
-    level is the share of ink there, so that no stroke is lost between samples or rings as under a wider filter.
+    The 105x105 one-bit drawings are shrunk by the mean over each pixel's box (3 or 4 pixels to a side): a grey
+    level is the share of ink there, so no stroke is lost between samples, nor does it ring as under a wider filter.
 
     Args:
         split: the protocol, "vinyals" or "lake".
-        rotations: count every character four times, turned.
+        rotations: count every character four times, rotated.
         image_size: side of the images in pixels.
         data_root: folder that holds `omniglot/` or `omniglot-py/`; by default METABOX_DATA.
 
     Raises:
-        ValueError: at the first use, where the data are neither found nor downloaded, or are not whole.
+        ValueError: at the first use, if the data can be neither found nor downloaded, or are incomplete.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Omniglot(NWayKShot):
 
 
 def _find(root: Path) -> dict[str, Files]:
-    """The two parts, as zip archives or folders; downloaded where neither is there."""
+    """The two parts, as zip archives or folders; downloaded if they are not found."""
     found = _look(root)
     if found is None:
         _download(root)
@@ -106,13 +106,13 @@ def _layout() -> str:
 
 
 def _download(root: Path) -> None:
-    from torchvision.datasets import Omniglot as Download  # slow to import, and seldom needed
+    from torchvision.datasets import Omniglot as Download  # slow to import, and rarely needed
 
     try:
         root.mkdir(parents=True, exist_ok=True)
         for background in (True, False):
             Download(str(root), background=background, download=True)
-    except Exception as error:  # whatever the network and the disk come up with
+    except Exception as error:  # the network and the disk can fail in many ways
         raise ValueError(
             f"expected Omniglot under {root}, found none, and could not download it ({error}); {_layout()}"
         ) from error

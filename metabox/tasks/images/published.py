@@ -1,6 +1,6 @@
-"""What published image sets have in common: files in one of several layouts, counts to check, and fixed splits.
+"""What published image sets share: files in one of several layouts, counts to check, and fixed splits.
 
-A set is one file: a class below `PublishedImages` that says what to expect and where to look.
+A set is one file with a subclass of `PublishedImages`, which says what to expect and where to look.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from metabox.tasks.nway import NWayKShot, NWayOptions
 
 
 class PublishedImages(NWayKShot):
-    """RGB images with published splits. A class below it fills in what is known of the set.
+    """RGB images with published splits. A subclass describes the set.
 
-    name: of `splits/NAME.json`, if its classes have names
-    pack: of its packs, which sets of the same images share
-    title: its name in print
-    n_classes: classes of each split
-    n_images: images of each class, or None where classes differ
-    total: images in all
+    name: names the list of classes, `splits/NAME.json`, if classes have names
+    pack: names the pack, which sets of the same images share
+    title: the set's name in print
+    n_classes: number of classes in each split
+    n_images: number of images in each class, or None if classes differ
+    total: number of images in all
     size: side of the images in published results
     where: where to get the files and where to put them
 
     Args:
         image_size: side of the images in pixels; by default that of published results.
-        rotations: count every class four times, turned by 0, 90, 180 and 270 degrees.
+        rotations: count every class four times, rotated by 0, 90, 180 and 270 degrees.
         on_device: keep all images on the device; see `StoredImages`.
-        data_root: folder that holds the set's own; by default METABOX_DATA.
+        data_root: folder that holds the folder of the set; by default METABOX_DATA.
 
     Raises:
-        ValueError: at the first use, where the set is not found or not whole, naming all that is wrong at once.
+        ValueError: at the first use, if the set is not found or incomplete, naming all that is wrong.
     """
 
     name: ClassVar[str]
@@ -75,7 +75,7 @@ class PublishedImages(NWayKShot):
 
     @abstractmethod
     def find(self, root: Path) -> FoundSet | None:
-        """The set below the data root, or None where it is not there."""
+        """The set below the data root, or None if it is missing."""
 
     def download(self, root: Path) -> None:
         raise FileNotFoundError("its owners want to be asked, so it is not downloaded")
@@ -86,7 +86,7 @@ class PublishedImages(NWayKShot):
         if found is None:
             try:
                 self.download(root)
-            except Exception as error:  # whatever the network and the disk come up with
+            except Exception as error:  # the network and the disk can fail in many ways
                 raise self._not_found(root, f" ({error})") from error
             found = self.find(root)
         if found is None:
@@ -96,7 +96,7 @@ class PublishedImages(NWayKShot):
         return StoredImages(pack, self._splits(pack.class_names), self.rotations, self._on_device)
 
     def _splits(self, names: Sequence[str]) -> Mapping[Split, Sequence[str]]:
-        """By the published list of names; a layout without names has numbers below the names of splits."""
+        """The classes of each split, by the published list; layouts without names have `<split>/<number>`."""
         if any("/" in name for name in names):
             return {split: [name for name in names if name.startswith(f"{split}/")] for split in SPLITS}
         splits: Mapping[Split, Sequence[str]] = read_json(CLASS_LISTS / f"{self.name}.json")

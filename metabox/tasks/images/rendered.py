@@ -1,4 +1,4 @@
-"""What the samplers of rendered images share."""
+"""Shared by the samplers of rendered images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RenderedImages(EndlessTask):
     """Images of one multi-target task, drawn anew at every step.
 
     Args:
-        n_query: images of a row.
+        n_query: images in a row of the batch.
         image_size: height and width in pixels, at least 16.
 
     Raises:
-        ValueError: for sizes that are too small.
+        ValueError: if an option is out of range.
     """
 
     def __init__(self, n_query: Count, image_size: Side) -> None:
@@ -35,7 +35,7 @@ class RenderedImages(EndlessTask):
 
     @abstractmethod
     def render(self, draws: Draws, split: Split) -> tuple[Bytes, Floats]:
-        """Images `[T, M, 3, H, W]` and their targets `[T, M, K]`, NaN where one is missing."""
+        """Images `[T, M, 3, H, W]` and their targets `[T, M, K]`, NaN if missing."""
 
     def draw(self, draws: Draws, split: Split) -> tuple[Bytes, Floats, None]:
         return *self.render(draws, split), None

@@ -22,10 +22,10 @@ class TieredImageNet(PublishedImages):
     """tieredImageNet, as few-shot tasks: 351 / 97 / 160 classes of about 1,280 colour images, 84x84.
 
     The splits share no category of ImageNet's hierarchy: 20 / 6 / 8 of 34 ("Meta-learning for semi-supervised
-    few-shot classification"). The categories are the groups, where the files name them. Read from
+    few-shot classification"). The categories are the groups, if the files name them. Read from
 
     * `{train,val,test}_images_png.pkl` or `{train,val,test}_images.npz`, with `{train,val,test}_labels.pkl`,
-      without running what a pickle may hold;
+      without running code in a pickle;
     * class folders, `{train,val,test}/<class>/*`.
 
     All 779,165 images take 16.5 GB: see `on_device` and `Prefetch`. See `PublishedImages` for the options.
@@ -51,7 +51,7 @@ class TieredImageNet(PublishedImages):
 
 
 def _classes(files: FolderFiles) -> list[ClassFiles]:
-    """Classes named `<split>/<folder>`, since it is the folder that says to which split they belong."""
+    """Classes named `<split>/<folder>`, since only the folder tells their split."""
     return [
         ClassFiles(f"{split}/{c.name}", None, files, c.images)
         for split in SPLITS

@@ -1,4 +1,4 @@
-"""Several tasks that have names, or one of several parts: one file per set."""
+"""Several named tasks, or one task of several parts: one file per set."""
 
 from metabox.discover import lazy
 

@@ -1,4 +1,4 @@
-"""Handwriting by script: the 50 alphabets of Omniglot as 50 named tasks, split by who drew, not by character."""
+"""Handwriting by script: the 50 alphabets of Omniglot as 50 named tasks, split by drawer, not by character."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class Alphabets(FiniteTasks):
     """Each alphabet of Omniglot is a task: which of its 14 to 55 characters is this?
 
     All tasks share L_i, the cross entropy, and differ in p_i(x) and in their classes. Every character was drawn by 20
-    people. Some of these drawers are for training, others for validation and for test; the characters are the same in
+    people. Some of these drawers are for training, others for validation and test; the characters are the same in
     all three. (Lake et al. 2015 and the few-shot protocols split by character, as in `Omniglot`.)
 
-    Images are those of `Omniglot`, 28x28 and upright. The drawings of a character are in the order of the number that
-    ends their files' names, which stands for one drawer within an alphabet.
+    Images are those of `Omniglot`, 28x28 and upright. The drawings of a character are in the order of the number at the
+    end of their file names, which identifies the drawer within an alphabet.
 
     Args:
-        alphabets: how many, the first ones by name, or their names; by default all 50.
+        alphabets: how many (the first ones by name), or their names; by default all 50.
         drawers: how many of the 20 drawers are for train, val and test.
         image_size: side of the images in pixels.
-        descriptor: what is told of an alphabet; by default which it is, `OneHot`.
+        descriptor: what a learner is told about an alphabet; by default its index, `OneHot`.
         data_root: folder that holds `omniglot/` or `omniglot-py/`; by default METABOX_DATA.
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: for drawers that are not 20 together; at the first use, where an alphabet is not there, or the data
-            are not found or not whole.
+        ValueError: if the drawers do not add up to 20; at the first use, if an alphabet is unknown, or the data are not
+            found or incomplete.
     """
 
     def __init__(

@@ -23,20 +23,20 @@ THEIR_SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "va
 
 
 class CelebA(FiniteTasks):
-    """Multi-label classification of the 202,599 aligned faces of CelebA (Liu et al. 2015), in its own splits.
+    """Multi-label classification of the 202,599 aligned faces of CelebA (Liu et al. 2015), in their splits.
 
-    Images are resized as they are, without cropping, and packed at the first use; 64 pixels are those of Sener &
-    Koltun 2018 ("Multi-task learning as multi-objective optimization"), to whom each attribute is a task: `parts`.
+    Images are resized without cropping, and packed at the first use. 64 pixels is the size of Sener & Koltun 2018
+    ("Multi-task learning as multi-objective optimization"), in which each attribute is a task: see `parts`.
 
     Args:
         image_size: height and width in pixels.
-        attributes: names of the labels, Smiling and Eyeglasses say, in this order; all forty where it is null.
-        parts: one named part for each attribute, each with a loss of its own, instead of one vector of labels.
+        attributes: names of the labels (Smiling and Eyeglasses, say), in this order; null for all forty.
+        parts: one named part for each attribute, each with its own loss, instead of one vector of labels.
         data_root: folder of the data sets, with `celeba/img_align_celeba/*.jpg` and the lists beside it.
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where files are missing or damaged, or an attribute is not there.
+        ValueError: at the first use, if files are missing or damaged, or an attribute is unknown.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class CelebA(FiniteTasks):
 
 
 def read(folder: Path, preprocessing: Preprocessing) -> tuple[Pack, Tensor, list[str]]:
-    """The pack, whose classes are torchvision's splits; labels 0 and 1 `[n, 40]` in its order; and their names.
+    """The pack, whose classes are torchvision's splits; labels 0 and 1 `[n, 40]` in the pack's order; and their names.
 
     Raises:
-        ValueError: where files are missing or damaged.
+        ValueError: if files are missing or damaged.
     """
     from torchvision.datasets import CelebA as Reader  # slow to import
 
@@ -98,5 +98,5 @@ def read(folder: Path, preprocessing: Preprocessing) -> tuple[Pack, Tensor, list
     key = ("celeba", preprocessing.image_size, files.stamp(), {split: part.filename for split, part in parts.items()})
     pack = open_pack("celeba", key, listed, preprocessing)
     labels = torch.cat([part.attr.float() for part in parts.values()])
-    names = [name for name in parts["train"].attr_names if name]  # its header may end in a blank
+    names = [name for name in parts["train"].attr_names if name]  # the header may end with a blank
     return pack, labels, names

@@ -41,11 +41,11 @@ LABELS = {
     ),
     "marital_status": ("Never married",),
 }  # fmt: skip
-NO_INPUT = (*LABELS, "instance_weight")  # the weight is how many people a row stands for: census-income.names
+NO_INPUT = (*LABELS, "instance_weight")  # the weight is how many people a row represents: census-income.names
 
 PAIRS = {"income": ("income", "marital_status"), "education": ("education", "marital_status")}
 
-LONGEST, MOST_VALUES = 100, 1000  # of a value and of a column: twice and twenty times what the survey has
+LONGEST, MOST_VALUES = 100, 1000  # letters of a value, values of a column: twice and twenty times what the survey has
 
 Columns = Mapping[str, NDArray[np.str_]]
 
@@ -53,9 +53,9 @@ Columns = Mapping[str, NDArray[np.str_]]
 class CensusIncome(FiniteTasks):
     """Two tasks of the same people (Ma et al. 2018, section 5.2): one p(x), two yes/no parts, one network for both.
 
-    The pair "income" asks for an income above $50,000 and whether a person was never married, the pair "education" for
-    a bachelor's degree or more and the same. The training file is the training split. The test file is halved, by a
-    hash of the line's number, into validation and test, as there at random.
+    The pair "income" is an income above $50,000 and never married; the pair "education" is a bachelor's degree or more
+    and never married. The training file is the training split. The test file is halved into validation and test by a
+    hash of the line number; in the paper at random.
 
     Deviations: the paper says "at least college" of education; here some college without a degree does not count, nor
     does an associate's degree. Neither pair has income, education or marital status among its inputs.
@@ -66,7 +66,7 @@ class CensusIncome(FiniteTasks):
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where the files are not there, or have another layout.
+        ValueError: at the first use, if the files are missing, or have another layout.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ def read_columns(path: Path) -> Columns:
     """The columns of census-income.data or census-income.test, each `[n]` as text.
 
     Raises:
-        ValueError: where the file has other columns or other values, naming the lines.
+        ValueError: if the file has other columns or other values, naming the lines.
     """
     rows, odd = [], []
     for number, row in enumerate(read_rows(path, errors="replace", skipinitialspace=True), 1):
@@ -125,10 +125,10 @@ def read_labels(columns: Columns) -> NDArray[np.float32]:
 
 
 class Inputs:
-    """How columns become vectors: numbers shifted and scaled to mean 0 and variance 1, all others one-hot.
+    """Converts columns to vectors: numbers shifted and scaled to mean 0 and variance 1, all others one-hot.
 
-    Both are those of the training file. A value that it does not have is all zeros; "?", which stands for one that
-    nobody knows, is a value like others.
+    Statistics and values are those of the training file. A value that it does not have becomes zeros; "?", an unknown
+    value, is a value like others.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -168,7 +168,7 @@ def find_census(folder: Path) -> Path:
     """The folder with census-income.data and census-income.test.
 
     Raises:
-        ValueError: where it is not there.
+        ValueError: if it is missing.
     """
     for name in FOLDERS:
         if all((folder / name / f"census-income.{part}").is_file() for part in ("data", "test")):

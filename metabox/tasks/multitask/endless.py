@@ -1,4 +1,4 @@
-"""One task without end: every batch holds new examples of the same p(x, y), and no support."""
+"""One endless task: every batch holds new examples of the same p(x, y), and no support."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from metabox.tasks.sampler import EpisodeSampler
 class EndlessTask(EpisodeSampler):
     """Endless examples of one p(x, y).
 
-    The support is empty: each of the T rows of a batch is `n_query` examples. Splits differ in their draws alone. All
-    is computed on the host, so every device gets the same bits. Where p(y|x) is known, `oracle` of a row is what the
-    likelihood makes of it: the mean log p of each part over the examples that have it, weighted and added up.
+    The support is empty: each of the T rows of a batch is `n_query` examples. Splits differ only in their draws. All
+    is computed on the host, so every device gets the same bits. If p(y|x) is known, `oracle` of a row is its log
+    likelihood: the mean log p of each part over the examples that have it, weighted and added up.
 
     Args:
-        n_query: examples of a row.
+        n_query: examples in a row of the batch.
 
     Raises:
-        ValueError: for fewer than one.
+        ValueError: if n_query is below 1.
     """
 
     def __init__(self, n_query: Count) -> None:
@@ -36,9 +36,9 @@ class EndlessTask(EpisodeSampler):
 
     @abstractmethod
     def draw(self, draws: Draws, split: Split) -> tuple[NDArray[Any], Floats, Floats | None]:
-        """Inputs `[T, M, *x_shape]` and targets `[T, M, K]`, NaN where one is missing.
+        """Inputs `[T, M, *x_shape]` and targets `[T, M, K]`, NaN if missing.
 
-        With them log p(y|x) of each part `[T, M, parts]`, where it is known.
+        With them log p(y|x) of each part `[T, M, parts]`, or None if it is not known.
         """
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:

@@ -1,4 +1,4 @@
-"""Labelled mail of several users: text is read out of the files and hashed into counts of words, and nothing is run."""
+"""Labelled mail of several users: the text of the files becomes hashed word counts, and no content is run."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 Floats32 = NDArray[np.float32]
 
-MOST_BYTES = 25 << 20  # of a mail: what most servers let through
+MOST_BYTES = 25 << 20  # of a mail: what most servers accept
 MOST_PARTS = 1000  # of a mail: text, its HTML version, attachments
-MOST_DEPTH = 100  # of parts within parts: mail that was forwarded and forwarded again
-MOST_LETTERS = 1 << 20  # of its texts: more is no letter that a person wrote
+MOST_DEPTH = 100  # of nested parts: mail that was forwarded again and again
+MOST_LETTERS = 1 << 20  # of its texts: more than a person writes
 MOST_HEADER = 2048  # letters
 MOST_LINES = 500_000
 MOST_COMPARED = 10_000_000  # lines with boundaries
 NESTED = re.compile(rb"(?i)(?:multipart|message)/")
-NO_CHARSETS = ("punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined")  # slow, or no sets at all
+NO_CHARSETS = ("punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined")  # slow, or not character sets
 WORD = re.compile(r"[^\W_]{2,32}")
 LABELS = ("ham", "spam")
 
 
 @dataclass(frozen=True)
 class Mail:
-    """A mail as far as a filter needs it.
+    """What a filter needs of a mail.
 
     words: of the subject and of all texts, in lower case
-    date: when it was sent, in UTC, by its own header; None where it does not say
+    date: when it was sent by its header, in UTC; None if it does not say
     """
 
     words: list[str]
@@ -64,7 +64,7 @@ def read_mail(content: bytes) -> Mail:
     """The words and the date of a mail, whatever its encodings; text parts count, attachments do not.
 
     Raises:
-        ValueError: where it is no mail, or larger or more nested than mail is.
+        ValueError: if it is not a mail, or is larger or more nested than any mail.
     """
     if len(content) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES >> 20} MiB")
@@ -75,27 +75,26 @@ def read_mail(content: bytes) -> Mail:
             raise ValueError("no mail: it does not begin with headers")
         texts = [_header(message, "subject"), *_texts(message)]
     except RecursionError as error:
-        raise ValueError("parts within parts, too many deep") from error
+        raise ValueError("parts nested too deeply") from error
     return Mail([word for text in texts for word in WORD.findall(text.lower())], _date(message))
 
 
 class MailFolder(FiniteTasks):
     """Your own labelled mail, `<user>/spam/*.eml` and `<user>/ham/*.eml`: users as tasks of two classes, ham 0, spam 1.
 
-    x is how often words occur in the subject and the texts, hashed: log(1 + count) of each of `features` places.
+    x is the hashed counts of words in the subject and the texts: log(1 + count) of each of `features` places.
 
     Args:
         path: the folder of the users' folders.
         features: size of x.
-        split_by: "time" splits each user's mail by the Date header, the earliest for training (mail without a date
-            too) and the latest for test; "content" by a hash of the file, so that copies stay together.
+        split_by: "time" splits each user's mail by the Date header, the earliest (and mail without a date) for training
+            and the latest for test; "content" splits by a hash of the file, so that copies stay together.
         fractions: of the mail for train, val and test.
-        descriptor: what is told of a user; by default who it is, `OneHot`.
+        descriptor: what a learner is told about a user; by default the index, `OneHot`.
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, where the folder has another layout, or files are no mail, naming all of them
-            at once.
+        ValueError: at the first use, if the folder has another layout, or files are not mail, naming all of them.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ def read_mailboxes(
     """Read `<user>/spam/*.eml` and `<user>/ham/*.eml`, the users in the order of their names.
 
     Raises:
-        ValueError: where the folder has another layout, or files are no mail, naming all of them at once.
+        ValueError: if the folder has another layout, or files are not mail, naming all of them.
     """
     if not folder.is_dir():
         raise ValueError(f"expected a folder of users' mail, got {str(folder)!r}, which is not one")
@@ -180,9 +179,7 @@ def read_mailboxes(
         counts[i] = hashed_counts(mail.words, features)
         dates.append(mail.date.timestamp() if mail.date else -np.inf)
     if bad:
-        raise ValueError(
-            f"expected mail in {folder}, got {len(bad)} files that are none: {name_some(bad)}; remove them"
-        )
+        raise ValueError(f"expected mail in {folder}, got {len(bad)} files that are not: {name_some(bad)}; remove them")
     user = np.array([names.index(user) for _, user, *_ in found])
     y = np.array([LABELS.index(label) for _, _, label, _ in found])
     place = _rank_within(user, np.array(dates)) if split_by == "time" else np.array(digests)
@@ -191,7 +188,7 @@ def read_mailboxes(
 
 
 def _rank_within(user: Integers, date: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far along a user's mails each is, from 0 to below 1."""
+    """The rank of each mail among the user's by date, scaled to [0, 1)."""
     order = np.lexsort((date, user))
     size = np.bincount(user)
     rank = np.empty(len(user))
@@ -200,7 +197,7 @@ def _rank_within(user: Integers, date: NDArray[np.float64]) -> NDArray[np.float6
 
 
 class _Headers(Compat32):
-    """Headers are cut where no mail program lets one go on: the standard library takes long ones apart ever slower."""
+    """Cuts headers at a length that no mail program exceeds: the standard library parses long ones too slowly."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
@@ -208,7 +205,7 @@ class _Headers(Compat32):
 
 
 def _check_structure(content: bytes) -> None:
-    """Raise for a mail whose parts would take long to tell apart: every line is compared with each open boundary."""
+    """Raise if parts would take too long to parse: every line is compared with each open boundary."""
     lines = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
     nested = len(NESTED.findall(content))
     if nested > MOST_PARTS:
@@ -218,7 +215,7 @@ def _check_structure(content: bytes) -> None:
 
 
 def _texts(message: Message) -> Iterator[str]:
-    """The text parts. Of a mail that comes both as plain text and as HTML both are read, as a filter should."""
+    """The text parts; if a mail has both plain text and HTML, both."""
     left = MOST_LETTERS
     for number, part in enumerate(_parts(message)):
         if number == MOST_PARTS:
@@ -232,12 +229,12 @@ def _texts(message: Message) -> Iterator[str]:
 
 
 def _parts(message: Message) -> Iterator[Message]:
-    """What `message.walk` gives, to a depth that does not depend on the interpreter's recursion limit."""
+    """As `message.walk`, to a depth that does not depend on the interpreter's recursion limit."""
     left = [(message, 0)]
     while left:
         part, depth = left.pop()
         if depth > MOST_DEPTH:
-            raise ValueError("parts within parts, too many deep")
+            raise ValueError("parts nested too deeply")
         yield part
         if part.is_multipart():
             left += [(inner, depth + 1) for inner in reversed(part.get_payload())]  # type: ignore[arg-type]
@@ -257,7 +254,7 @@ def _header(message: Message, name: str) -> str:
     value = str(message.get(name, ""))
     try:
         parts = decode_header(value)
-    except (ValueError, MessageError):  # base64 that is none
+    except (ValueError, MessageError):  # not base64
         return value
     return " ".join(_decoded(part, charset) if isinstance(part, bytes) else part for part, charset in parts)
 

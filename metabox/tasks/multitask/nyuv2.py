@@ -33,18 +33,18 @@ class NYUv2(FiniteTasks):
     """Scene understanding on NYUv2 (Silberman et al. 2012), preprocessed by Liu et al. 2019 ("End-to-end multi-task
     learning with attention"): 795 training and 654 test photographs of 288 x 384 pixels.
 
-    Each pixel has one of 13 classes, a depth in metres and a normal. Where a sensor saw nothing, the files say class
+    Each pixel has one of 13 classes, a depth in metres and a normal. Where a sensor saw nothing, the files have class
     -1, depth 0 or normal (0, 0, 0), which is a missing label here. The files' `val` is the test split, as in the
-    literature; every tenth image of `train` is kept from training for validation, which the literature does without.
+    literature; every tenth image of `train` is held out for validation, which the literature does without.
 
     Args:
-        shrink: keep one pixel of every block of shrink x shrink: of an image its mean, of a label its middle.
-        weights: of the losses of segmentation, depth and normals in their sum.
+        shrink: keep one pixel of every block of shrink x shrink: the mean of an image, the centre of a label.
+        weights: weights of the losses of segmentation, depth and normals in their sum.
         data_root: folder of the data sets, with `nyuv2/train/{image,label,depth,normal}/N.npy` and `nyuv2/val/...`.
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: at the first use, naming what is missing or of another shape.
+        ValueError: at the first use, if files are missing or have another shape, naming them.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ def read(folder: Path, shrink: int) -> tuple[Tensor, Tensor, Array]:
 
 
 def _numbers(folder: Path) -> list[int]:
-    """The numbers N of the examples, those of all four kinds alike."""
+    """The numbers N of the examples, which all four kinds must have."""
     found = {kind: {path.name for path in (folder / kind).glob("*.npy")} for kind in KINDS}
     every = set().union(*found.values())
     lacking = [f"{folder.name}/{kind}/{name}" for kind in KINDS for name in sorted(every - found[kind])]
@@ -104,7 +104,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _example(folder: Path, number: int, shrink: int) -> tuple[Array, Array]:
-    """One image uint8 `[3, H, W]` and its targets `[5 H W]`, NaN where there is none."""
+    """One image uint8 `[3, H, W]` and its targets `[5 H W]`, NaN if missing."""
     image, label, depth, normal = (load_array(folder / kind / f"{number}.npy") for kind in KINDS)
     if image.ndim != 3 or 0 in image.shape or math.prod(image.shape[:2]) > MOST_PIXELS:
         raise ValueError(f"expected image/{number}.npy of shape (height, width, 3) in {folder}, got {image.shape}")

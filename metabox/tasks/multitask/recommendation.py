@@ -22,12 +22,13 @@ class ManyTargets(EndlessTask):
     """Endless examples of one p(x, y), whose y has several named parts, and whose p(y|x) is known.
 
     Args:
-        n_query: examples of a row.
+        n_query: examples in a row of the batch.
         correlation: p, the cosine of the angle between the weights of two groups of targets.
-        data_seed: another seed is another p(x, y). It is no seed of training, so that all runs share the data.
+        data_seed: another seed gives another p(x, y). The seed of training does not change it, so that all runs share
+            the data.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(self, n_query: Count, correlation: Correlation, data_seed: Whole) -> None:
@@ -36,7 +37,7 @@ class ManyTargets(EndlessTask):
 
     @abstractmethod
     def draw(self, draws: Draws, split: Split) -> tuple[Floats, Floats, Floats]:
-        """Inputs `[T, M, dx]`, targets and log p(y|x) of each, both `[T, M, K]`, NaN where one is missing."""
+        """Inputs `[T, M, dx]`, targets and log p(y|x) of each, both `[T, M, K]`, NaN if missing."""
 
 
 def related_weights(dim: int, correlation: float, seed: int) -> Floats:
@@ -53,12 +54,12 @@ def log_normal(y: Floats, mean: Floats, scale: float) -> Floats:
 
 
 class CorrelatedRegressions(ManyTargets):
-    """Two regressions of the same x, as closely related as one likes (Ma et al. 2018, section 3.2).
+    """Two regressions of the same x with adjustable relatedness (Ma et al. 2018, section 3.2).
 
     "Modeling task relationships in multi-task learning with multi-gate mixture-of-experts":
     y_k = w_kᵀx + Σᵢ sin(αᵢ w_kᵀx + βᵢ) + ε, with w₁ = c u₁, w₂ = c (p u₁ + √(1 - p²) u₂) for orthogonal unit vectors
     u₁ and u₂, x ~ N(0, I) and ε ~ N(0, 0.01). At p = 1 the two have the same mean, at p = 0 nothing in common but the
-    sines. p is the cosine of the weights, of which the correlation of the targets is a rising function.
+    sines. p is the cosine of the weights; the correlation of the targets increases with it.
 
     Deviations: the paper says neither how αᵢ and βᵢ are chosen nor what c is. Here αᵢ is standard normal and βᵢ uniform
     in [0, 2π], drawn by `data_seed`, and c is 1.
@@ -69,11 +70,11 @@ class CorrelatedRegressions(ManyTargets):
         sines: how many sines are added.
         scale: c.
         noise: standard deviation of ε; 0.01 is read as its variance.
-        n_query: examples of a row.
-        data_seed: of u₁, u₂, αᵢ and βᵢ.
+        n_query: examples in a row of the batch.
+        data_seed: seed of u₁, u₂, αᵢ and βᵢ.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -115,21 +116,21 @@ class Viewers(ManyTargets):
     and how is it rated (a real number). Only a clicked video is watched and can be liked, and only some of those are
     rated: labels are missing, and are NaN.
 
-    x is a viewer's tastes beside a video's traits, all standard normal.
+    x is a viewer's tastes and a video's traits side by side, all standard normal.
 
-    Deviations: the paper's data are private; these are made, with known probabilities. Whether a video was shown high
-    or low (the paper's selection bias) is not part of them.
+    Deviations: the data in the paper are private; these are synthetic, with known probabilities. The position at which
+    a video was shown (the selection bias in the paper) is not modelled.
 
     Args:
-        correlation: p, the cosine of what engages and what satisfies; at 1 they are the same, at -1 opposites.
-        traits: of a video; x has twice as many numbers.
-        rated: how many of the clicked videos are rated.
+        correlation: p, the cosine of the weights of engagement and satisfaction; 1: the same, -1: opposites.
+        traits: number of traits of a video; x has twice as many numbers.
+        rated: the share of the clicked videos that are rated.
         noise: standard deviation of watching time and rating.
-        n_query: examples of a row.
-        data_seed: of what engages and what satisfies.
+        n_query: examples in a row of the batch.
+        data_seed: seed of the weights of engagement and satisfaction.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Viewers(ManyTargets):
         self._weights = related_weights(traits, correlation, data_seed)
 
     def appeals(self, x: Floats) -> Floats:
-        """How engaging and how satisfying, `[T, M, 2 traits] -> [T, M, 2]`: a sum of taste times trait, weighted.
+        """How engaging and satisfying videos are, `[T, M, 2 traits] -> [T, M, 2]`: weighted sums of taste times trait.
 
         Each has mean 0 and variance 1 over viewers and videos, and p is their correlation.
         """

@@ -23,15 +23,15 @@ VIEW = math.tan(math.radians(35))  # half the image's width at distance 1
 
 @dataclass(frozen=True)
 class Room:
-    """What stands where, in metres. World axes: x to the right, y up from the floor, z away from the camera.
+    """The objects of a room, in metres. World axes: x to the right, y up from the floor, z away from the camera.
 
     eye: height of the camera above the floor, at x = z = 0, `[...]`
     pitch: how far it looks down, radians, `[...]`
     wall: z of the back wall, `[...]`
     kind: BALL, BOX or -1 for an empty slot, `[..., SLOTS]`
-    place: x and z of each thing's middle, `[..., SLOTS, 2]`
-    half: half its sizes along its own x, y and z, `[..., SLOTS, 3]`; of a ball the first is the radius
-    yaw: its turn about the vertical, radians, `[..., SLOTS]`
+    place: x and z of each object's centre, `[..., SLOTS, 2]`
+    half: half its sizes along its x, y and z axes, `[..., SLOTS, 3]`; the first is the radius of a ball
+    yaw: its rotation about the vertical, radians, `[..., SLOTS]`
     """
 
     eye: Floats
@@ -50,12 +50,12 @@ class Scenes(RenderedImages):
     metres) and `normals` (a unit vector in camera coordinates: right, up, away from the camera).
 
     Args:
-        n_query: images of a row of the batch.
+        n_query: images in a row of the batch.
         image_size: height and width in pixels, at least 16.
-        weights: of the losses of segmentation, depth and normals in their sum.
+        weights: weights of the losses of segmentation, depth and normals in their sum.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ def trace(room: Room, size: int) -> tuple[Floats, Floats, Integers]:
 
 
 def camera_rays(size: int) -> Floats:
-    """The ray through the middle of each pixel, `[pixels, 3]`: right, up, and 1 away from the camera."""
+    """The ray through the centre of each pixel, `[pixels, 3]`: right, up, and 1 away from the camera."""
     middle = ((np.arange(size) + 0.5) / size * 2 - 1) * VIEW
     up, right = np.meshgrid(-middle, middle, indexing="ij")
     return np.stack([right, up, np.ones_like(up)], axis=-1).reshape(-1, 3)
 
 
 def _rays(room: Room, size: int) -> Floats:
-    """The same in world coordinates, `[..., pixels, 3]`: as many of them as the depth reach what is seen."""
+    """The same in world coordinates, `[..., pixels, 3]`; times the depth they reach the surface."""
     rays: Floats = camera_rays(size) @ _camera(room.pitch).swapaxes(-1, -2)
     return rays
 
@@ -149,7 +149,7 @@ def _things(room: Room, rays: Floats) -> tuple[Floats, Floats]:
     is_ball = room.kind == BALL
     above = np.where(is_ball, room.half[..., 0], room.half[..., 1])  # they stand on the floor
     eye = np.stack([-room.place[..., 0], room.eye[..., None] - above, -room.place[..., 1]], axis=-1)
-    own_eye = _turn(eye, -room.yaw)[..., None, :, :]  # in each thing's own axes
+    own_eye = _turn(eye, -room.yaw)[..., None, :, :]  # in each object's axes
     own_rays = _turn(rays[..., None, :], -room.yaw[..., None, :])
     ball, ball_normal = _ball(own_eye, own_rays, room.half[..., None, :, 0])
     box, box_normal = _box(own_eye, own_rays, room.half[..., None, :, :])
@@ -159,7 +159,7 @@ def _things(room: Room, rays: Floats) -> tuple[Floats, Floats]:
 
 
 def _turn(v: Floats, yaw: Floats) -> Floats:
-    """Vectors `[..., 3]` turned about the vertical."""
+    """Vectors `[..., 3]` rotated about the vertical."""
     (x, y, z), sin, cos = np.moveaxis(v, -1, 0), np.sin(yaw), np.cos(yaw)
     return np.stack(np.broadcast_arrays(cos * x + sin * z, y, cos * z - sin * x), axis=-1)
 
@@ -173,7 +173,7 @@ def _ball(eye: Floats, rays: Floats, radius: Floats) -> tuple[Floats, Floats]:
 
 
 def _box(eye: Floats, rays: Floats, half: Floats) -> tuple[Floats, Floats]:
-    """Where a ray has entered the slabs of all three axes, if it is before it leaves one (Kay & Kajiya 1986)."""
+    """Where a ray has entered the slabs of all three axes, if that is before it leaves one (Kay & Kajiya 1986)."""
     rays = np.where(np.abs(rays) < 1e-12, 1e-12, rays)
     enters, leaves = (-np.sign(rays) * half - eye) / rays, (np.sign(rays) * half - eye) / rays
     t = enters.max(-1)
@@ -182,16 +182,16 @@ def _box(eye: Floats, rays: Floats, half: Floats) -> tuple[Floats, Floats]:
 
 
 def shade(draws: Draws, room: Room, depth: Floats, normals: Floats, surface: Integers) -> Bytes:
-    """Images `[T, M, 3, H, W]`: each surface of one colour, lit from a far lamp behind and above the camera.
+    """Images `[T, M, 3, H, W]`: each surface of one colour, lit by a distant lamp behind and above the camera.
 
-    The floor has tiles of a metre, without which a picture would not tell how large and how steep all is.
+    The floor has tiles of one metre, without which scale and slope could not be seen.
     """
     m, n_pixels = surface.shape[1:]
     side = math.isqrt(n_pixels)
     colour = draws.uniform("colour", 0.2, 1.0, m, SLOTS + 2, 3)
     lamp = draws.uniform("lamp", 0, 1, m, 3) * [1.4, 0, 0] + [-0.7, 1, -1]
     lamp /= np.linalg.norm(lamp, axis=-1, keepdims=True)
-    light = 0.3 + 0.7 * np.maximum((normals * lamp[..., None, :]).sum(-1), 0)  # Lambert's law, and light all around
+    light = 0.3 + 0.7 * np.maximum((normals * lamp[..., None, :]).sum(-1), 0)  # Lambert's law, and ambient light
     at = _rays(room, side) * depth[..., None]
     odd = (np.floor(at[..., 0]) + np.floor(at[..., 2])) % 2 > 0
     light = np.where((surface == 0) & odd, 0.7 * light, light)

@@ -1,4 +1,4 @@
-"""Shapes with attributes: multi-label images that are made, so that every label is known."""
+"""Shapes with attributes: synthetic multi-label images, so that every label is known."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ ASPECT = 0.62  # of a shape's width to its height
 
 
 class Shapes(RenderedImages):
-    """Images of ellipses, rectangles and triangles with eight yes/no attributes, to be named from the pixels.
+    """Images of ellipses, rectangles and triangles with eight yes/no attributes to predict.
 
-    `ATTRIBUTES`, in the order of the labels: the shape is an ellipse; a rectangle (a triangle where neither); its
-    colour is warm (else cold); it is large; filled (else an outline); tilted to a side (else upright); there are
-    several of it, two or three (else one); the background is light. All but the first two are independent, with
-    probability 1/2; the three shapes are equally likely. The shapes of one image are alike.
+    `ATTRIBUTES`, in the order of the labels: the shape is an ellipse; a rectangle (a triangle if neither); its
+    colour is warm (else cold); it is large; filled (else an outline); tilted (else upright); there are several, two or
+    three (else one); the background is light. All but the first two are independent, with probability 1/2; the three
+    shapes are equally likely. All shapes in an image are alike.
 
     Args:
-        n_query: images of a row of the batch.
+        n_query: images in a row of the batch.
         image_size: height and width in pixels, at least 16.
-        parts: one named part for each attribute, each with a loss of its own, instead of one vector of labels.
-        missing: the share of the training labels that are hidden (NaN), each by itself; needs `parts`.
-            Validation and test know all.
+        parts: one named part for each attribute, each with its own loss, instead of one vector of labels.
+        missing: the share of the training labels that are hidden (NaN), independently; needs `parts`. Validation and
+            test have all labels.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range, or if labels are missing without `parts`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Shapes(RenderedImages):
 
 
 def paint(draws: Draws, labels: Booleans, size: int) -> Bytes:
-    """Images with the attributes `[T, M, 8]`, as uint8 `[T, M, 3, size, size]`; all else is drawn."""
+    """Images with the attributes `[T, M, 8]`, as uint8 `[T, M, 3, size, size]`; all else is random."""
     m = labels.shape[1]
     ellipse, rectangle, warm, large, filled, tilted, several, light = (column[..., None] for column in _last(labels))
     unit = size / 32
@@ -83,10 +83,10 @@ def paint(draws: Draws, labels: Booleans, size: int) -> Bytes:
         inside = _distance(u, v, ellipse, rectangle, height)
         inside = np.where(filled, inside, np.maximum(inside, -inside - OUTLINE * unit))
         distance = np.where(i < n_shapes, np.minimum(distance, inside), distance)
-    coverage = np.clip(0.5 - distance, 0, 1)[:, :, None]  # a pixel's share of ink, from the distance of its middle
+    coverage = np.clip(0.5 - distance, 0, 1)[:, :, None]  # a pixel's share of ink, from the distance of its centre
 
     ink = np.stack([draws.uniform(name, *span, m) for name, span in INK.items()], axis=-1)
-    ink = np.where(warm, ink, ink[..., ::-1])[..., None]  # cold: red and blue change places
+    ink = np.where(warm, ink, ink[..., ::-1])[..., None]  # cold: red and blue are swapped
     paper = np.where(light, draws.uniform("light", 190, 235, m, 1), draws.uniform("dark", 10, 60, m, 1))[..., None]
     noise = draws.uniform("noise", -12, 12, m, 3, size * size)
     pixels = np.clip(paper + (ink - paper) * coverage + noise + 0.5, 0, 255)
@@ -101,7 +101,7 @@ def _last(values: Booleans) -> Booleans:
 
 
 def _centres(draws: Draws, several: Booleans, unit: float) -> Floats:
-    """Places (row, column) of three shapes, `[3, 2, T, M, 1]`: each in a quarter of its own where there are several."""
+    """Places (row, column) of three shapes, `[3, 2, T, M, 1]`: in different quarters if there are several."""
     t, m = several.shape[:2]
     quarter = draws.distinct("quarters", 3, np.full((t, m), 4), 4, 4)
     in_quarter = 8 + 16 * np.stack([quarter // 2, quarter % 2]) + draws.uniform("place", -1, 1, 2, m, 3).swapaxes(0, 1)
@@ -111,14 +111,14 @@ def _centres(draws: Draws, several: Booleans, unit: float) -> Floats:
 
 
 def _turned(centre: Floats, angle: Floats, size: int) -> tuple[Floats, Floats]:
-    """The middles of all pixels from a shape's point of view: across and along it, each `[T, M, pixels]`."""
+    """The centres of all pixels in a shape's coordinates: across and along it, each `[T, M, pixels]`."""
     row, column = np.divmod(np.arange(size * size), size)
     down, right = row + 0.5 - centre[0], column + 0.5 - centre[1]
     return right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
 
 
 def _distance(u: Floats, v: Floats, ellipse: Booleans, rectangle: Booleans, height: Floats) -> Floats:
-    """How far (u, v) lies outside the shape, negative inside, in pixels; `height` and width are halves."""
+    """Signed distance of (u, v) to the shape, negative inside, in pixels; `height` and width are halves."""
     width = ASPECT * height
     box = np.maximum(np.abs(u) - width, np.abs(v) - height)
     side = (2 * height * np.abs(u) - width * (v + height)) / np.hypot(2 * height, width)

@@ -1,4 +1,4 @@
-"""Made mail of made users, each with interests and opinions of their own, so that the best possible filter is known."""
+"""Synthetic mail of users with different interests and opinions, so that the best possible filter is known."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ TOPICS = (
     "sport", "music", "travel", "cooking", "games", "gardens", "fashion", "cars", "health", "loans", "jobs", "films",
 )  # fmt: skip
 N_WORDS = 1000
-COMMON = 0.5  # of the words of a mail say nothing of its topic
+COMMON = 0.5  # share of words that say nothing about the topic
 
 
 class Users:
-    """Users as tasks: p_i(x) and p_i(y|x) differ from one to the next, and both are known.
+    """Users as tasks: p_i(x) and p_i(y|x) differ between users, and both are known.
 
-    A mail is about one of twelve topics r, drawn by the user's interests, which are p_i(r). Its words are drawn from
-    the topic's, p(w|r), the same for all users. It is spam with the probability p_i(y|r), the user's opinion of the
-    topic: `sure` or 1 - `sure`. All users have the opinion of the crowd, but for the topics where they dissent.
+    A mail is about one of twelve topics r, drawn from the user's interests p_i(r). Its words are drawn from p(w|r), the
+    same for all users. It is spam with the probability p_i(y|r), the user's opinion of the topic: `sure` or 1 - `sure`.
+    All users share the opinion of the crowd, except on the topics on which they dissent.
 
-    So one and the same mail is spam to one user and welcome to another, and nobody can tell the two without being told
-    who the user is, or shown mail that the user has labelled.
+    So the same mail is spam to one user and welcome to another, and no filter can tell which without being told the
+    user or shown mail that the user has labelled.
 
     Args:
         n_users: how many.
-        dissent: the share of topics in which a user has another opinion than the crowd.
+        dissent: the share of topics on which a user's opinion differs from the crowd's.
         sure: the larger of the two probabilities of an opinion.
-        seed: of everything about them.
+        seed: the seed of interests, opinions and words.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     @checked
@@ -63,7 +63,7 @@ class Users:
         self.opinions = np.where(self.against, sure, 1 - sure)  # p_i(y = 1|r), [K, R]
 
     def mail(self, n_mails: int, length: tuple[int, int], seed: int) -> tuple[Integers, Booleans, Integers]:
-        """`n_mails` of each user: words `[K, n, W]`, which of them are there, and labels (1 is spam) `[K, n]`."""
+        """`n_mails` of each user: words `[K, n, W]`, the mask of words, and labels (1 is spam) `[K, n]`."""
         draws = Draws("mail", seed, n_tasks=len(self.names))
         user = np.arange(len(self.names))[:, None]
         topic = choose(self.interests, user, draws.uniform("topic", 0, 1, n_mails))
@@ -75,8 +75,8 @@ class Users:
     def spam_probability(self, counts: Floats, places: Integers, user: Integers) -> Floats:
         """p_i(y = 1|x), the best filter: counts of hashed words `[n, F]`, the place of each word `[W]`, users `[n]`.
 
-        The topic given the words is p_i(r|x) ∝ p_i(r) Π p(place|r)^count, which hashing leaves exact: the probability
-        of a place is that of all words in it. The length of a mail says nothing of its topic.
+        The topic given the words is p_i(r|x) ∝ p_i(r) Π p(place|r)^count, which is exact in spite of hashing: the
+        probability of a place is that of all words in it. The length of a mail does not depend on its topic.
         """
         hashed = np.zeros((counts.shape[1], len(TOPICS)))
         np.add.at(hashed, places, self.words.T)
@@ -86,7 +86,7 @@ class Users:
         return spam
 
     def about(self) -> list[About]:
-        """What descriptors may tell of them: interests are the metadata, opinions the text and the specification."""
+        """What descriptors can tell: interests are the metadata, opinions the text and the specification."""
         return [
             About(
                 name=name,
@@ -100,26 +100,26 @@ class Users:
 
 
 class MadeMail(FiniteTasks):
-    """Made mail of made users (see `Users`), as tasks of two classes: 0 is ham and 1 is spam.
+    """Synthetic mail of synthetic users (see `Users`), as tasks of two classes: 0 is ham and 1 is spam.
 
-    x is how often words occur, hashed: log(1 + count) of each of `features` places. Users have different numbers of
-    labelled mails to train on, few or very few, and `n_eval` each for validation and test. The data are drawn once; the
-    `oracle` of an episode is the mean log likelihood of its queries under p_i(y|x), for one who knows the user.
+    x is the hashed counts of words: log(1 + count) of each of `features` places. Users have different numbers of
+    training mails, few or very few, and `n_eval` each for validation and test. The data are drawn once; the `oracle` of
+    an episode is the mean log likelihood of its queries under p_i(y|x), with the user known.
 
     Args:
         n_users: K, the number of tasks.
         n_train: training mails of a user, or the range to draw their number from.
         n_eval: mails of a user for validation, and as many for test.
-        dissent: the share of topics in which a user has another opinion than the crowd.
-        sure: how often a mail is spam in a topic that the user does not want.
-        length: words of a mail, from and to.
+        dissent: the share of topics on which a user's opinion differs from the crowd's.
+        sure: the probability that a mail is spam if the user does not want its topic.
+        length: words of a mail, as a range.
         features: size of x.
-        descriptor: what is told of a user; by default who it is, `OneHot`.
-        data_seed: another seed is other users with other mail. It is no seed of training.
+        descriptor: what a learner is told about a user; by default the index, `OneHot`.
+        data_seed: another seed gives other users with other mail. The seed of training does not change it.
         **kwargs: of `FiniteTasks`.
 
     Raises:
-        ValueError: for options out of range.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class MadeMail(FiniteTasks):
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         """A batch of users; see `EpisodeSampler.sample`."""
-        # On the CPU first: a sum on another device is rounded otherwise.
+        # On the CPU first: another device rounds the sum differently.
         episodes = super().sample(place)
         assert episodes.origin is not None
         rows = episodes.origin[:, episodes.support.x.shape[1] :]
@@ -175,7 +175,7 @@ class MadeMail(FiniteTasks):
 
 
 def choose(p: Floats, row: Integers, u: Floats) -> Integers:
-    """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of one shape or broadcast."""
+    """An index drawn from a row of `p [G, R]` for each uniform number u, `row` and u of the same shape or broadcast."""
     edges = np.cumsum(p, axis=1)
     edges = edges / edges[:, -1:] + np.arange(len(p))[:, None]
     chosen: Integers = np.searchsorted(edges.ravel(), u + row, side="right") - row * p.shape[1]
@@ -183,7 +183,7 @@ def choose(p: Floats, row: Integers, u: Floats) -> Integers:
 
 
 def word_places(features: int) -> Integers:
-    """Where each of the made words is counted, `[W]`."""
+    """The place where each word is counted, `[W]`."""
     return np.array([hash_token(f"word-{i}", features)[0] for i in range(N_WORDS)])
 
 

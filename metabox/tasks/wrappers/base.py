@@ -1,4 +1,4 @@
-"""What task distributions that are made from another one share."""
+"""The base class of task distributions made from another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metabox.tasks.sampler import EpisodeSampler
 
 
 class Wrapper(EpisodeSampler):
-    """The tasks of another sampler, changed: what a subclass does not override is the other's.
+    """The tasks of another sampler, changed; all else is taken from that sampler.
 
     Args:
         tasks: the other sampler.
@@ -22,7 +22,7 @@ class Wrapper(EpisodeSampler):
         self.tasks = tasks
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data at the first use
         return self.tasks.spec
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
@@ -31,7 +31,7 @@ class Wrapper(EpisodeSampler):
 
     @abstractmethod
     def change(self, episodes: Episodes, place: Place) -> Episodes:
-        """The tasks that stand at the place, changed: a function of the two alone, on the device of the episodes."""
+        """The changed tasks at the place: a pure function of both, on the device of the episodes."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # as above

@@ -1,4 +1,4 @@
-"""Tasks that grow while training goes on: few inputs and short prompts first."""
+"""Tasks that grow in training: few inputs and short prompts first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metabox.tasks.wrappers.base import Wrapper
 
 @dataclass(frozen=True)
 class Growth:
-    """A number that begins at `start` and grows by `by` every `every` training steps, up to what the tasks have.
+    """A number that begins at `start` and grows by `by` every `every` training steps, up to the size of the tasks.
 
     Args:
         start: its value at step 0.
@@ -25,7 +25,7 @@ class Growth:
         every: steps from one growth to the next.
 
     Raises:
-        ValueError: for numbers below 1.
+        ValueError: if a number is below 1.
     """
 
     start: Count
@@ -40,25 +40,25 @@ class Growth:
 
 
 class Curriculum(Wrapper):
-    """Functions of few inputs and with few points first, more of both later (Garg et al. 2022, appendix A.2).
+    """Functions with few inputs and few points first, more of both later (Garg et al. 2022, appendix A.2).
 
-    At training step i the function depends on the first `dims.at(i)` inputs alone, the others are 0, and a task has
-    `points.at(i)` points, the query included. Both end at what `tasks` has; validation and test have that from the
-    start. Step i is the sampler's index, so a resumed run goes on where it was.
+    At training step i only the first `dims.at(i)` inputs are not 0, and a task has `points.at(i)` points, including the
+    query. Both grow to the size of `tasks`, which validation and test have from the start. Step i is the index of the
+    `Place`, so a resumed run continues where it was.
 
     The defaults are the paper's for linear functions. Its two-layer networks and decision trees have 26 points at
     first, and 5 more every 2,000 steps.
 
-    Deviation: a decision tree of few inputs asks for these alone, where in the paper's code it also asks for the zeros.
+    Deviation: a decision tree of few inputs tests only these; in the paper's code it also tests the zeros.
 
     Args:
         tasks: functions with a fixed number of points, the last of which is the query; train with `StreamLoss`.
-        dims: the number of inputs; all from the start, where it is None.
-        points: the number of points; all from the start, where it is None.
+        dims: the number of inputs; None for all from the start.
+        points: the number of points; None for all from the start.
 
     Raises:
-        ValueError: where n_support has a range or n_query is not 1, where there is a pool, or a growth starts above
-            what the tasks have, or at fewer inputs than `sparsity`.
+        ValueError: if n_support has a range, n_query is not 1, or there is a pool; or if a growth starts above the size
+            of the tasks, or with fewer inputs than `sparsity`.
     """
 
     tasks: NormalInputs
@@ -89,7 +89,7 @@ class Curriculum(Wrapper):
         return self.change(tasks.sample(place, device), place)
 
     def change(self, episodes: Episodes, place: Place) -> Episodes:
-        """The inputs that a task does not have yet as zeros."""
+        """Add zeros for the inputs that a task does not have yet."""
         support, query = (self._filled(part) for part in (episodes.support, episodes.query))
         return replace(episodes, support=support, query=query)
 

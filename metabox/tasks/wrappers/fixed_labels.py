@@ -16,21 +16,21 @@ from metabox.tasks.wrappers.base import Wrapper
 
 
 class FixedLabels(Wrapper):
-    """The tasks of another sampler, where in a share of the training tasks the labels are not drawn at random.
+    """The tasks of another sampler; in a share of the training tasks labels are not random.
 
-    There the classes of a task are numbered in the order of the ids that their examples have in the data. So a class
-    has the same label in many tasks, the more so the fewer classes there are, and something can be learned without
-    the support. This biases the training distribution as Kirsch et al. 2022 ("General-purpose in-context learning")
+    In these, the classes of a task are numbered in the order of the ids of their examples in the data. So a class has
+    the same label in many tasks, the more so the fewer classes there are, and something can be learned without the
+    support. This biases the training distribution as Kirsch et al. 2022 ("General-purpose in-context learning")
     propose, whose tasks all have the same ten classes: it shortens the plateau before a learner reads the labels of
-    the support. Validation and test tasks stay as they are.
+    the support. Validation and test tasks are unchanged.
 
     Args:
-        tasks: a sampler of classes that tells the origin of its examples.
-        share: the part of the training tasks with labels in order, from 0 to 1. It is drawn for each task by itself.
+        tasks: a sampler of classes whose episodes have `origin`.
+        share: the share of training tasks with ordered labels, from 0 to 1, drawn independently for each task.
 
     Raises:
-        ValueError: for a share outside 0 to 1 or targets that are no classes; in `sample`, where the tasks do not tell
-            the origin of their examples.
+        ValueError: if the share is outside [0, 1]; in `sample`, if the targets are not classes or episodes have no
+            `origin`.
     """
 
     def __init__(self, tasks: EpisodeSampler, share: Share = 0.5) -> None:
@@ -46,10 +46,10 @@ class FixedLabels(Wrapper):
 
 
 def in_order(episodes: Episodes, spec: TaskSpec, chosen: Tensor) -> Episodes:
-    """The classes of the tasks `chosen [T, 1]` numbered in the order of their examples' ids.
+    """Number the classes of the tasks `chosen [T, 1]` in the order of their examples' ids.
 
     Raises:
-        ValueError: where there are no classes, or no ids.
+        ValueError: if there are no classes, or no ids.
     """
     if spec.target.n_classes is None or episodes.origin is None:
         has = f"targets {spec.target!r}" if spec.target.n_classes is None else "no origin"

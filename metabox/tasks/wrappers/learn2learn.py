@@ -1,4 +1,4 @@
-"""learn2learn's task sets as p(T), and p(T) as one of its task sets. Neither needs learn2learn to be installed."""
+"""learn2learn's task sets as p(T), and p(T) as one of its task sets. Neither needs learn2learn installed."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class FromLearn2Learn(EpisodeSampler):
         tasksets = learn2learn.vision.benchmarks.get_tasksets("omniglot", train_ways=5, train_samples=2, ...)
         tasks = FromLearn2Learn(*tasksets, n_way=5, n_shot=1)
 
-    A task there is a batch (data, labels) with equally many examples of each class. Here `n_shot` of each become the
-    support and the others the query, labels get new names, and both parts a random order. Images stay as the task
-    set's transforms leave them.
+    A task of learn2learn is a batch (data, labels) with equally many examples of each class. Here `n_shot` of each
+    become the support and the others the query, labels are permuted, and both parts have a random order. Images are as
+    the task set's transforms return them.
 
     A task set draws from the global generators of Python, NumPy and torch. Here they are seeded for every task by a
-    hash of (seed, split, index, task), and are afterwards as they were: a tenth of a millisecond. A task set of
-    `num_tasks` keeps to so many tasks; its cache of descriptions is left alone, because what is in it depends on what
-    was asked for before. The task set itself takes its time: it loads and transforms the images of a task one by one.
+    hash of (seed, split, index, task), and restored afterwards, in a tenth of a millisecond. A task set of `num_tasks`
+    has that many tasks; its cache of descriptions is not used, because its content depends on earlier calls. The task
+    set itself is slow: it loads and transforms the images of a task one by one.
 
     Args:
         train: the task set of the training split.
-        val: that of the validation split.
-        test: that of the test split.
+        val: the task set of the validation split.
+        test: the task set of the test split.
         n_way: classes of a task.
         n_shot: support examples of each class.
 
     Raises:
-        ValueError: where there is no task set, or the task drawn has other classes or too few examples of one.
+        ValueError: if there is no task set, or if a task has another number of classes or too few examples of one.
     """
 
     data_arguments = ("train", "val", "test")
@@ -85,7 +85,7 @@ class FromLearn2Learn(EpisodeSampler):
         return Episodes(support=support, query=query, classes=support.mask.new_ones(len(x), self.n_way))
 
     def fingerprint(self) -> str:
-        """Names one task of every split."""
+        """Identifies one task of every split."""
         digest = hashlib.blake2b(digest_size=8)
         for split in self._tasksets:
             for part in self._task(split, "fingerprint"):
@@ -121,26 +121,26 @@ def as_taskset(
     """The tasks of a sampler as code for learn2learn expects them: `data, labels = as_taskset(...).sample()`.
 
     Args:
-        sampler: where tasks come from: as many queries as shots of a class, or more.
+        sampler: any sampler of classes, with at least as many queries as shots of each class.
         split: which classes.
         n_tasks: the set has the tasks 0 ... n_tasks - 1 of the list (seed, split), those that `metabox.evaluate`
-            scores. With -1 it has length 1 and never ends: whatever is asked for is a new task, whose number is drawn
-            from Python's generator, as there.
-        seed: another seed is another list.
-        device: where the tasks are put.
+            scores. With -1 it has length 1 and never ends: any access gives a new task, whose number is drawn from
+            Python's generator, as in learn2learn.
+        seed: another seed gives another list.
+        device: the device of the tasks.
 
     Raises:
-        ValueError: where the targets are not classes, or n_tasks is neither -1 nor positive.
+        ValueError: if the targets are not classes, or n_tasks is neither -1 nor positive.
     """
     return Taskset(sampler, split, n_tasks, seed, device)
 
 
 class Taskset:
-    """Stands in for `learn2learn.data.Taskset`; see `as_taskset`.
+    """Replaces `learn2learn.data.Taskset`; see `as_taskset`.
 
     A task is (data, labels): floats `[n_way * (n_shot + n_query), *x_shape]`, images in 0...1, and class ids. The
-    examples are sorted by class, support and query by turns, and queries that are left over come last. So
-    `data[np.arange(shots * ways) * 2]`, which is how learn2learn's examples find it, is the support.
+    examples are sorted by class, support and query alternating, and further queries come last. So the support is
+    `data[np.arange(shots * ways) * 2]`, as in learn2learn's examples.
     """
 
     @checked
@@ -181,7 +181,7 @@ class Taskset:
         """The task (data, labels).
 
         Raises:
-            ValueError: where a class has more shots than queries, or a part is padded.
+            ValueError: if a class has more shots than queries, or a part is padded.
         """
         index, task = task_description
         episodes = self.sampler.sample(Place(1, self.split, index=index, first=task, seed=self.seed), self.device)
@@ -205,9 +205,9 @@ class Taskset:
 
 @contextmanager
 def _seeded(*address: object) -> Iterator[None]:
-    """Python, NumPy and torch (on the CPU) draw from generators seeded by the address, and afterwards as before."""
+    """Seed the generators of Python, NumPy and torch (on the CPU) by the address; restore them afterwards."""
     low, high = make_key(*address)
-    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that others draw from
+    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global generator
     with torch.random.fork_rng(devices=[]):
         random.seed(high << 32 | low)
         np.random.seed([low, high])  # noqa: NPY002

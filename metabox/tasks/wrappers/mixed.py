@@ -1,4 +1,4 @@
-"""New classes from old ones: images of two classes of a task mixed."""
+"""New classes from old ones, by mixing images of two classes of a task."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ UNIT = 256  # mixing is in whole numbers, the same on every device
 
 
 class MixedClasses(Wrapper):
-    """The tasks of another sampler; in training, some have every class mixed with another one of the task.
+    """The tasks of another sampler; in training, some have every class mixed with another class of the task.
 
-    This augments tasks, not images: it makes new classes (Ni et al. 2021, "Data augmentation for meta-learning", say
-    how much that helps). The images of class c and of class c + s are mixed, the same way in support
-    and query, and each keeps the label c, since what results is a class of its own. In "cutmix" (Yun et al. 2019) a
-    rectangle of the one image is replaced by that of the other, in "mixup" (Zhang et al. 2018) the pixels are weighted
-    means. Class c keeps a share uniform in 0.5 ... 1. An image's partner is in the same part of the task, so that
-    support and query still share none.
+    This augments tasks, not images: it makes new classes (for its effect see Ni et al. 2021, "Data augmentation for
+    meta-learning"). The images of class c and of class c + s are mixed, in the same way in support and query, and keep
+    the label c, since the result is a new class. In "cutmix" (Yun et al. 2019) a rectangle of one image is replaced by
+    that of the other, in "mixup" (Zhang et al. 2018) the pixels are weighted means. The share of class c is uniform in
+    [0.5, 1]. An image's partner is in the same part of the task, so that support and query still share no image.
 
     Args:
         tasks: a sampler of images in classes.
@@ -40,7 +39,7 @@ class MixedClasses(Wrapper):
         self.how, self.p = how, p
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data at the first use
         spec = self.tasks.spec
         if spec.target.n_classes is None or len(spec.x_shape) != 3:
             raise ValueError(f"expected tasks of images in classes to mix, got {spec}")
@@ -88,9 +87,9 @@ def _boxes(area: np.ndarray, place: np.ndarray, height: int, width: int) -> np.n
 
 
 def _mixed(examples: Examples, partners: Tensor, weights: Tensor) -> Examples:
-    """Each image mixed with the one of the same rank in the partner of its class, round and round.
+    """Each image mixed with the one of the same rank (modulo the size) in the partner of its class.
 
-    partners: `[T, C]`, weights: `[T, C, height, width]`, of the own image, in units of 1 / UNIT.
+    partners: `[T, C]`, weights of the image itself: `[T, C, height, width]`, in units of 1 / UNIT.
     """
     t, n = examples.mask.shape
     n_classes = partners.shape[1]
@@ -99,7 +98,7 @@ def _mixed(examples: Examples, partners: Tensor, weights: Tensor) -> Examples:
     member = (examples.y[..., None] == torch.arange(n_classes, device=examples.y.device)) & examples.mask[..., None]
     count = member.sum(1)
     rank = (member.cumsum(1) - 1).gather(2, examples.y[..., None])[..., 0]
-    # Where the image of each rank in each class stands; masked ones go to a column that is cut off.
+    # The position of the image of each rank in each class; masked ones go to an extra column.
     column = torch.where(examples.mask, examples.y * n + rank, n_classes * n)
     where = torch.zeros(t, n_classes * n + 1, dtype=torch.int64, device=column.device)
     where.scatter_(1, column, torch.arange(n, device=column.device).expand(t, n))

@@ -1,4 +1,4 @@
-"""Draws the next episodes while the ones before are in use."""
+"""Draws the next episodes while the current ones are in use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ _Call = tuple[Place, torch.device]
 
 
 class Prefetch(Wrapper):
-    """The tasks of another sampler, bit for bit, drawn ahead on a thread of its own.
+    """The tasks of another sampler, bit for bit, drawn ahead in a thread.
 
-    Worth its thread where images are read from a file that does not fit the device (see `StoredImages`), or where
-    drawing takes about as long as a step. Calls that go on in even steps are drawn ahead by one: the `index` of a
-    training loop, the `first` of an evaluation. All calls of the inner sampler are made by that one thread, so it
-    need not be safe for several.
+    It pays if images are read from a file that does not fit the device (see `StoredImages`), or if drawing takes about
+    as long as a step. If calls advance in equal steps (`index` in training, `first` in evaluation), the next one is
+    drawn ahead. The inner sampler is called only by this thread, so it need not be thread-safe.
 
     Args:
         tasks: any sampler.
@@ -37,7 +36,7 @@ class Prefetch(Wrapper):
         self._step: tuple[int, int] | None = None
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data at the first use
         return self._thread.submit(lambda: self.tasks.spec).result()
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
@@ -54,14 +53,14 @@ class Prefetch(Wrapper):
         return self.change(episodes, place)
 
     def change(self, episodes: Episodes, place: Place) -> Episodes:
-        """The same: only when they are drawn is another time."""
+        """The tasks unchanged: only the time of drawing differs."""
         return episodes
 
     def _submit(self, call: _Call) -> Future[Episodes]:
         return self._thread.submit(self.tasks.sample, *call)
 
     def _following(self, call: _Call) -> _Call | None:
-        """The next call, if it goes on from this one as this one did from the one before."""
+        """The next call, if this one came one index after the last, or by the same step as the last."""
         last, self._last = self._last, call
         before, self._step = self._step, None
         place, device = call
@@ -75,7 +74,7 @@ class Prefetch(Wrapper):
 
     @property
     def config(self) -> dict[str, Any]:
-        """That of the tasks, which are the same."""
+        """The configuration of the inner sampler, since the tasks are the same."""
         return self.tasks.config
 
     def fingerprint(self) -> str:
@@ -83,7 +82,7 @@ class Prefetch(Wrapper):
 
 
 def _numbered(device: Device) -> torch.device:
-    """With the number that "cuda" stands for in this thread: the other one has a current device of its own."""
+    """The device with the index that "cuda" means in this thread; the other thread has another current device."""
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())

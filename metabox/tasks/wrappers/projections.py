@@ -1,4 +1,4 @@
-"""Tasks made many: each sees its inputs through a random linear map of its own."""
+"""Many tasks from few: each sees its inputs through its own random linear map."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class RandomProjections(Wrapper):
     Args:
         tasks: any sampler.
         size: numbers in A x; as many as in x by default.
-        n_maps: how many maps training tasks choose from, so that generalisation can be seen to depend on it; None for
-            a new one each time. Validation and test tasks always have new ones.
+        n_maps: how many maps training tasks choose from, to study generalisation; None for a new map for each task.
+            Validation and test tasks always have new maps.
 
     Raises:
-        ValueError: where `size` or `n_maps` is below 1.
+        ValueError: if `size` or `n_maps` is below 1.
     """
 
     def __init__(self, tasks: EpisodeSampler, size: Count | None = None, n_maps: Count | None = None) -> None:
@@ -38,7 +38,7 @@ class RandomProjections(Wrapper):
         self.size, self.n_maps = size, n_maps
 
     @property
-    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data when first asked
+    def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data at the first use
         inner = self.tasks.spec
         return replace(inner, x_shape=(self.size or math.prod(inner.x_shape),))
 

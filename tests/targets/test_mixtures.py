@@ -1,0 +1,55 @@
+"""Mixtures of predictions against torch.distributions."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
+
+from metabox.learners.base import within
+from metabox.targets import Reals
+from metabox.testing import SPECS
+
+CLASSES, REALS, BINARY = (SPECS[name] for name in ("classes of vectors", "reals", "binary labels"))
+
+
+def test_a_mixture_of_equals_is_each_of_them() -> None:
+    for spec in (CLASSES, REALS, BINARY):
+        likelihood = spec.target
+        params = 3 * torch.randn(3, 1, 5, likelihood.n_params)
+        got = likelihood.mixture(params.expand(-1, 7, -1, -1))
+        wanted = params[:, 0].log_softmax(-1) if spec.target.n_classes is not None else params[:, 0]
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mixture_of_normals_has_its_mean_and_variance_down_to_the_smallest_scale() -> None:
+    likelihood = Reals(REALS.target.size, min_scale=0.1)
+    params = torch.randn(3, 9, 5, 4)
+    params[0] = torch.tensor([1.0, -1.0, -30.0, -30.0])  # all alike, and as sharp as can be
+    means, scales = likelihood.mean_and_scale(params)
+    mean, scale = likelihood.mean_and_scale(likelihood.mixture(params))
+    mixture = MixtureSameFamily(
+        Categorical(torch.ones(3, 5, 2, 9)), Normal(means.movedim(1, -1), scales.movedim(1, -1))
+    )
+    torch.testing.assert_close(mean, mixture.mean)
+    torch.testing.assert_close(scale, mixture.stddev, rtol=1e-4, atol=1e-5)
+    fixed = Reals(REALS.target.size, noise=0.3)
+    torch.testing.assert_close(fixed.mixture(params[..., :2]), params[..., :2].mean(1))
+
+
+def test_a_mixture_over_some_classes_is_that_of_their_distributions_and_keeps_a_gradient() -> None:
+    likelihood = CLASSES.target
+    logits = (3 * torch.randn(3, 9, 5, 3)).requires_grad_()
+    have = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+    got = likelihood.mixture(within(logits, have))
+    for t, classes in enumerate(([0, 1], [0, 1, 2], [0])):
+        wanted = Categorical(logits=logits[t][..., classes]).probs.mean(0)
+        torch.testing.assert_close(got[t][:, classes].exp(), wanted)
+    got[have[:, None].expand_as(got)].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_a_mixture_of_yes_and_no_is_the_mean_probability() -> None:
+    logits = 3 * torch.randn(3, 9, 5, 2)
+    wanted = Bernoulli(logits=logits).probs.mean(1)
+    torch.testing.assert_close(BINARY.target.mixture(logits).sigmoid(), wanted)
