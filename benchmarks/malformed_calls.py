@@ -442,7 +442,7 @@ def _options() -> Iterator[list[str]]:
         yield from (
             ["--" + option, value] for value in ("0", "-1", "[2,1]", "[1]", "[1,2,3]", "a", "1.5", "null", "[a,b]")
         )
-    for option in ("outer.optimizer", "outer.schedule", "outer.precision", "outer.compile", "outer.accelerator"):
+    for option in ("outer.optimizer", "outer.schedule", "outer.accelerator"):
         yield from (["--" + option, value] for value in ("none", "0", "", "[]"))
     for option in ("learner", "tasks", "objective", "weighting", "target", "learner.backbone", "evaluation"):
         yield from (["--" + option, value] for value in ("os.system", "Nothing", "3", "metabox.OuterLoop", "''"))

@@ -43,6 +43,7 @@ NO_TYPE = re.compile(r"Expected an? (?P<kind>.+?)\.? Got value: (?P<got>.*?)(\. 
 NO_NAME = re.compile(r"Not of type Name: (?P<got>.*?) does not match", re.DOTALL)
 NO_CONFIG = re.compile(r"Unable to load config '(?P<got>.*?)'\n", re.DOTALL)
 NO_VALUE = re.compile(r"argument (?P<option>\S+): expected (?P<what>.*)")
+NO_CHOICE = re.compile(r"argument (?P<option>\S+): invalid choice: (?P<got>.*) \(choose from (?P<known>.*)\)")
 UNKNOWN = re.compile(r"unrecognized arguments: (?P<got>.*)", re.DOTALL)
 OPTIONS_ALONE = re.compile(r"Dict must include a class_path|is abstract|Importing 'metabox\.EpisodeSampler'")
 
@@ -56,6 +57,8 @@ def explain(parser: ArgumentParser, text: str) -> str:
     if found := NO_VALUE.match(text):
         what = found["what"].replace("one argument", "a value").replace("argument", "value")
         return f"expected {what} after {found['option']}, got none"
+    if found := NO_CHOICE.match(text):
+        return f"expected {found['option']} as one of {found['known']}, got {found['got']}"
     kind = ""
     if found := KEY.match(text):
         hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
