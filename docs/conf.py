@@ -180,6 +180,7 @@ FILLS: dict[str, Callable[..., str]] = {
         against,
         scaling,
         robustness,
+        malformed,
         measured,
         results,
     )
