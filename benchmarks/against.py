@@ -46,12 +46,18 @@ def environment(checkout: Path) -> dict[str, str]:
 class Worker:
     """A process that trains with one checkout.
 
+    Args:
+        checkout: its folder.
+        folder: where it may write.
+        options: of every training.
+
     Raises:
         ValueError: if the package that it imports is not the checkout's.
     """
 
-    def __init__(self, checkout: Path, folder: Path) -> None:
+    def __init__(self, checkout: Path, folder: Path, options: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True)
+        self._options = options
         self._out = str(folder / "run")
         script = str(Path(__file__).parent / "against_worker.py")
         self._process = subprocess.Popen(
@@ -76,7 +82,7 @@ class Worker:
             Failed: if the command fails, with the reason.
         """
         more = [word for name, value in outer.items() for word in (f"--outer.{name}", str(value))]
-        arguments = [recipe, *options, "--n_test", "1", *more]
+        arguments = [recipe, *options, *self._options, "--n_test", "1", *more]
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"arguments": arguments, "out": self._out}) + "\n")
         self._process.stdin.flush()
@@ -132,11 +138,14 @@ def parts(
 
 
 @contextmanager
-def working(checkouts: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
+def working(
+    checkouts: Mapping[str, Path], options: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, Worker]]:
+    """A worker for each checkout, with its options of every training."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         workers = {}
         for who, checkout in checkouts.items():
-            workers[who] = Worker(checkout, Path(folder) / who)
+            workers[who] = Worker(checkout, Path(folder) / who, (options or {}).get(who, ()))
             stack.callback(workers[who].close)
         yield workers
 
@@ -158,19 +167,22 @@ def steps(workers: Mapping[str, Worker], names: Sequence[str], rounds: int) -> R
         kind, recipe, options = RECIPES[name]
         row: dict[str, Any] = {"recipe": name, "kind": kind}
         try:
-            rows.append(row | _steps(workers, recipe, options, rounds))
+            rows.append(row | whole_step(workers, recipe, options, rounds))
         except Failed as failure:
             rows.append(row | {"left_out": str(failure)})
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def _steps(workers: Mapping[str, Worker], recipe: str, options: list[str], rounds: int) -> dict[str, Any]:
+def whole_step(
+    workers: Mapping[str, Worker], recipe: str, options: Sequence[str], rounds: int, seconds: float = PATIENCE["steps"]
+) -> dict[str, Any]:
+    """Milliseconds of a whole step by two workers, as in `compared`; after `seconds` no third or later round starts."""
     first = {who: worker.train(recipe, options, **_outer(1)) for who, worker in workers.items()}
     slowest = max(_ms(run["blocks"]) for run in first.values())
     block = min(MOST_STEPS, max(1, math.ceil(1e3 * SECONDS / BLOCKS / slowest)))
     ms: dict[str, list[float]] = {who: [] for who in workers}
-    for order in turns(workers, rounds, PATIENCE["steps"]):
+    for order in turns(workers, rounds, seconds):
         for who in order:
             ms[who].append(_ms(workers[who].train(recipe, options, **_outer(block))["blocks"]))
     peaks = {f"peak_mb_{who}": round(run["peak_mb"], 1) for who, run in first.items() if run["peak_mb"] > 0}
@@ -187,13 +199,14 @@ def _ms(blocks: list[list[float]]) -> float:
 
 
 def compared(values: Mapping[str, list[float]], unit: str) -> dict[str, Any]:
-    """The values of both sides, and the ratios other / this of each round."""
-    ratios = [other / this for this, other in zip(values["this"], values["other"], strict=True)]
+    """The values of two sides, and the ratios second / first of each round."""
+    first, second = values
+    ratios = [other / this for this, other in zip(values[first], values[second], strict=True)]
     least = {who: min(found) for who, found in values.items()}  # of a round without other load on the machine
     return {
         "rounds": len(ratios),
         "times_as_fast": quartiles(ratios),
-        "of_the_fastest_rounds": round(least["other"] / least["this"], 3),
+        "of_the_fastest_rounds": round(least[second] / least[first], 3),
         **{f"{unit}_{who}": quartiles(found) for who, found in values.items()},
     }
 

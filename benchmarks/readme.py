@@ -178,7 +178,8 @@ def speed() -> list[str]:
         for peer in sorted(result["sampling"][0]["times_faster_than"])
     ]
     names = ", ".join(row["learner"] for row in result["processes"])
-    for who, how in (("metabox by default", result["processes"][0]["default_precision"]), ("metabox", "float32")):
+    default = ", ".join(dict.fromkeys(row["default_precision"] for row in result["processes"]))
+    for who, how in (("metabox by default", default), ("metabox", "float32")):
         factors = [row["times_faster"][who] for row in result["processes"]]
         rows.append((f"training steps of {names}, {how}", "neuralprocesses, float32", factors))
     snail = [row["times_faster"] for row in result["snail"]]

@@ -27,7 +27,6 @@ import peers
 import torch
 from against_recipes import RECIPES
 from growth import growth, two_processes
-from lightning_fabric.plugins.precision import Precision
 from readings import memory_mb
 from sampling import bare
 from stopwatch import (
@@ -56,9 +55,8 @@ from metabox.tasks.images.omniglot import Omniglot
 from metabox.tasks.place import Place
 from metabox.testing import make_episodes
 from metabox.training.allocator import keep_freed_memory
-from metabox.training.engine import precision_of
 from metabox.training.environment import collect_environment
-from metabox.training.settings import OuterLoop
+from metabox.training.precision import faster
 from metabox.training.weighting import Weighting
 
 RESULTS = Path(__file__).parent / "results"
@@ -217,17 +215,16 @@ def processes(quick: bool) -> Rows:
     x, y = torch.rand(tasks, 2 * n, 1) * 4 - 2, torch.randn(tasks, 2 * n, 1)
     episodes = Episodes(support=Examples(x=x[:, :n], y=y[:, :n]), query=Examples(x=x[:, n:], y=y[:, n:]))
     theirs = tuple(part.transpose(1, 2).contiguous() for part in (x[:, :n], y[:, :n], x[:, n:], y[:, n:]))
-    precision = precision_of(OuterLoop())
     rows: Rows = []
     for name, (model, their_loss) in peers.neural_processes(width=128, depth=5).items():
         if quick and name == "ConvCNP":
             continue
         their_loss(*theirs)  # builds its layers
         objective = objective_for(getattr(learners, name), spec)
-        loss = partial(_loss, objective, episodes)
+        loss, default = partial(_loss, objective, episodes), faster(objective.learner, DEVICE)
         calls = {
             "metabox": training_step(objective, loss),
-            "metabox by default": training_step(objective, partial(_in, precision, loss)),
+            "metabox by default": training_step(objective, partial(_in_bf16, loss) if default == "bf16" else loss),
             "neuralprocesses": training_step(model, partial(their_loss, *theirs)),
         }
         times = interleaved(calls, rounds=2 if quick else 15)
@@ -239,7 +236,7 @@ def processes(quick: bool) -> Rows:
                     k: sum(p.numel() for p in m.parameters())
                     for k, m in (("metabox", objective), ("neuralprocesses", model))
                 },
-                "default_precision": precision.precision,
+                "default_precision": "bf16-mixed" if default == "bf16" else "32-true",
                 "times_faster": {
                     who: round(times["neuralprocesses"]["median"] / times[who]["median"], 2)
                     for who in ("metabox", "metabox by default")
@@ -251,8 +248,8 @@ def processes(quick: bool) -> Rows:
     return rows
 
 
-def _in(precision: Precision, loss: Callable[[], Tensor]) -> Tensor:
-    with precision.forward_context():
+def _in_bf16(loss: Callable[[], Tensor]) -> Tensor:
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         return loss()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,13 @@ class Checkpoints:
             )
         return None
 
+    def recorded(self, name: str) -> Any:
+        """A setting of the run, as the newest checkpoint that can be read has it; None if there is none."""
+        for folder in reversed(self._steps()):
+            with suppress(ValueError, OSError):  # `resume` warns of damaged ones
+                return self._content(folder)["settings"].get(name)
+        return None
+
     def newest(self) -> str:
         """A clause that says which checkpoint the run can resume from."""
         folders = self._steps()
@@ -178,10 +186,7 @@ class Checkpoints:
     def _read(
         self, folder: Path, modules: dict[str, nn.Module]
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        content = read_json(folder / "state.json", hashed=True)
-        parts = ("settings", "state", "hashes")
-        if set(content) != set(parts) or not all(isinstance(content[part], dict) for part in parts):
-            raise ValueError(f"expected {parts} in {folder / 'state.json'}, got something else")
+        content = self._content(folder)
         tensors = {}
         for name in (*modules, "optimizer"):
             path = folder / f"{name}.safetensors"
@@ -189,6 +194,13 @@ class Checkpoints:
             if content["hashes"].get(name) != found:
                 raise ValueError(f"expected in {path} what {folder / 'state.json'} names, got that of another moment")
         return content["settings"], content["state"], tensors
+
+    def _content(self, folder: Path) -> dict[str, dict[str, Any]]:
+        content: dict[str, Any] = read_json(folder / "state.json", hashed=True)
+        parts = ("settings", "state", "hashes")
+        if set(content) != set(parts) or not all(isinstance(content[part], dict) for part in parts):
+            raise ValueError(f"expected {parts} in {folder / 'state.json'}, got something else")
+        return content
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         differ = list(differences(settings, self.settings))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
+from metabox.training.precision import Choice, choose
 from metabox.training.settings import OuterLoop
 from metabox.training.sharding import shard
 
@@ -16,7 +19,7 @@ _known = {name: module for name, module in sys.modules.items() if name == "torch
 sys.modules["torchmetrics"] = None  # type: ignore[assignment]
 try:
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.precision import MixedPrecision, Precision
+    from lightning_fabric.plugins.precision import MixedPrecision
     from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 finally:
     del sys.modules["torchmetrics"]
@@ -24,19 +27,35 @@ finally:
 
 
 class Autocast(MixedPrecision):
-    """bf16 autocast of the forward pass that leaves the episodes unchanged."""
+    """bf16 autocast of the forward pass that leaves the episodes unchanged, or float32.
+
+    Fabric is made before the learner, so the choice comes later: `switch`. Until then it is float32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("bf16-mixed", "cpu")
+        self.precision = "32-true"
+
+    def switch(self, choice: Choice, device: torch.device) -> None:
+        self.precision = "bf16-mixed" if choice == "bf16" else "32-true"
+        self.device = "cuda" if device.type == "cuda" else "cpu"
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return super().forward_context() if self.precision == "bf16-mixed" else nullcontext()
 
     def convert_input(self, data: Any) -> Any:
         # Fabric would round real inputs and targets to bf16 before the model sees them.
         return data
 
+    def convert_output(self, data: Any) -> Any:
+        return super().convert_output(data) if self.precision == "bf16-mixed" else data
 
-def precision_of(outer: OuterLoop) -> Precision:
-    on_cuda = torch.cuda.is_available() and outer.accelerator in ("auto", "gpu", "cuda")
-    fast = torch.cuda.is_bf16_supported(False) if on_cuda else torch.cpu._is_avx512_bf16_supported()
-    if outer.precision == "bf16" or (outer.precision == "auto" and fast):
-        return Autocast("bf16-mixed", "cuda" if on_cuda else "cpu")
-    return Precision()
+
+def set_precision(fabric: Fabric, outer: OuterLoop, model: nn.Module, recorded: object) -> Choice:
+    """Train a model in the precision that `choose` says; all processes in that of the first."""
+    choice: Choice = fabric.broadcast(choose(outer, model, fabric.device, recorded))
+    cast(Autocast, fabric.strategy.precision).switch(choice, fabric.device)
+    return choice
 
 
 def strategy_of(outer: OuterLoop) -> Strategy | str:
@@ -62,7 +81,7 @@ def engine_of(outer: OuterLoop) -> Fabric:
             devices=outer.devices,
             num_nodes=outer.num_nodes,
             strategy=strategy_of(outer),
-            plugins=[precision_of(outer)],
+            plugins=[Autocast()],
         )
     except Exception as error:  # Fabric raises many kinds
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -74,7 +74,7 @@ def run(
         FloatingPointError: after `max_skipped` steps in a row without a finite loss; the last good checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
-    from metabox.training.engine import engine_of  # as slow to import as torch; --help does without it
+    from metabox.training.engine import engine_of, set_precision  # as slow to import as torch; --help does without it
 
     out = Path(out)
     fabric = engine_of(outer)
@@ -87,8 +87,10 @@ def run(
     leads = fabric.is_global_zero
     with owned(out, leads):
         # What is trained, and where a resumed run starts.
-        step = Step(fabric, prepared)
         checkpoints = Checkpoints(out / "checkpoints", prepared.settings)
+        precision = set_precision(fabric, outer, prepared.model.learner, checkpoints.recorded("precision"))
+        checkpoints.settings["precision"] = precision
+        step = Step(fabric, prepared)
         progress = Progress.read(checkpoints.resume(step.saved, step.optimizer), out)
         if progress.best:
             load_tensors(out / BEST)  # a damaged file is reported now, not after the remaining steps

@@ -44,8 +44,9 @@ class OuterLoop:
             are long.
         average: decay of an exponential moving average of the weights (for example 0.999), which is then what is
             validated and kept; 0 for none.
-        precision: of training and validation. "auto" is bf16 autocast if the device computes faster in it, else
-            float32. The final evaluation is always in float32.
+        precision: of training and validation. "auto" is bf16 autocast if such learners are faster in it on the device,
+            else float32: on a GPU with bf16 always; on a CPU with fast bf16 for learners with convolutions or wide
+            layers. A resumed run keeps what it began with. The final evaluation is always in float32.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
             step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
             step's kernels as CUDA graphs, which suits tasks of few sizes. If compiling fails, training goes on without
