@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from metabox.nn.towers import Stack
 from metabox.training.settings import OuterLoop
 
 Choice = Literal["bf16", "32"]
 
-WIDE = 256
+WIDE = 128
 """Width from which a learner without convolutions is faster in bf16 on a CPU."""
 
 
@@ -41,8 +42,7 @@ def faster(model: nn.Module, device: torch.device) -> Choice:
 
 def convolves(model: nn.Module) -> bool:
     """Whether a model has convolutions."""
-    of_towers = any(weight.ndim > 3 for weight in model.parameters())  # `[copies, outputs, inputs, *window]`
-    return of_towers or any(isinstance(part, _ConvNd) for part in model.modules())
+    return any(isinstance(part, _ConvNd) or (isinstance(part, Stack) and part.kernel) for part in model.modules())
 
 
 def width(model: nn.Module) -> int:
