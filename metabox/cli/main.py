@@ -227,7 +227,7 @@ SAID = {
     r"^argument (\S+): invalid int value: (.*)": r"expected \1 as a whole number, got \2",
     r"^argument (\S+): invalid float value: (.*)": r"expected \1 as a number, got \2",
     r"^argument (\S+): expected one argument": r"expected a value after \1, got none",
-    r"^unrecognized arguments: (.*)": r"expected options that there are, got \1",
+    r"^unrecognized arguments: (.*)": r"expected known options, got \1",
 }
 """What argparse says, and how it is said here."""
 

@@ -93,7 +93,7 @@ def test_a_child_imports_the_metabox_of_its_starter_and_nothing_from_the_working
     ("arguments", "reason"),
     [
         (["list"], None),
-        (["list", "--nothing"], "unrecognized arguments: --nothing"),
+        (["list", "--nothing"], "got --nothing"),
         (["no-such-command"], "got 'no-such-command'"),
     ],
 )
