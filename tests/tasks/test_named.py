@@ -123,7 +123,7 @@ def test_the_fingerprint_is_that_of_the_content() -> None:
         ({"task": np.full(60, 3)}, "task ids from 0 to 2"),
         ({"descriptors": torch.eye(2)}, "descriptors of 3 tasks, got 2"),
         ({"descriptors": None}, r"expected descriptors \[3, 3\]"),
-        ({"ways": np.ones(4)}, "ways of 3 tasks, got 4"),
+        ({"ways": np.ones(4, dtype=int)}, "ways of 3 tasks, got 4"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], says: str) -> None:

@@ -191,7 +191,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "epsilon at its default, 1e-08, with optimizer 'sgd'": {"epsilon": 1e-3, "optimizer": "sgd"},
     "decay_every at its default, 0, with schedule 'cosine'": {"decay_every": 5},
     "decay at its default, 0.5, with schedule 'constant'": {"decay": 0.1, "schedule": "constant"},
-    "expected decay_every of at least 1 with schedule 'step', got 0; say": {"schedule": "step"},
+    "expected decay_every of at least 1 with schedule 'step', got 0; give": {"schedule": "step"},
 }
 
 
