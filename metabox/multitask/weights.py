@@ -82,7 +82,8 @@ class GradNorm(Weights):
 
     With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the mean of this ratio over
     tasks, w takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is
-    scaled to the sum K. Tasks without rows in the batch keep their weight and are left out of the means.
+    scaled to the sum K. Tasks without rows in the batch keep their weight and are left out of the means; which those
+    are is read in every batch, so a step waits for the device.
 
     Deviations:
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale

@@ -213,7 +213,7 @@ def test_many_tasks_have_a_figure_without_names() -> None:
         (lambda: table({}, {}), "as many seeds"),
         (lambda: gradient_cosines(Known(ROWS[:1]), batch(0), []), "two named tasks"),
         (lambda: gradient_cosines(Known(ROWS), SimpleNamespace(task=None, scale=1), []), "which task each row is"),
-        (lambda: GradientCosines(0), "every as a whole number of at least 1"),
+        (lambda: GradientCosines(0), "at least 1, got 0"),
         (lambda: GradientCosines().check(Known(ROWS[:1])), "two named tasks"),
     ],
 )

@@ -54,7 +54,7 @@ def test_every_row_is_of_its_task_and_split_and_support_is_always_of_the_trainin
 def test_tasks_are_drawn_uniformly_or_by_size_or_in_between() -> None:
     assert drawn(tasks()) == pytest.approx([1 / 3] * 3, abs=0.02)
     size = np.array([4, 12, 14])  # training rows: half of each task's
-    assert size.tolist() == [sum(named_rows().split[a:b] == "train") for a, b in ((0, 6), (6, 30), (30, 60))]
+    assert size.tolist() == [list(named_rows().split[a:b]).count("train") for a, b in ((0, 6), (6, 30), (30, 60))]
     assert drawn(tasks(temperature=1.0)) == pytest.approx((size / size.sum()).tolist(), abs=0.02)
     root = size**0.5
     assert drawn(tasks(temperature=2.0)) == pytest.approx((root / root.sum()).tolist(), abs=0.02)
@@ -123,7 +123,7 @@ def test_the_fingerprint_is_that_of_the_content() -> None:
         ({"task": np.full(60, 3)}, "task ids from 0 to 2"),
         ({"descriptors": torch.eye(2)}, "descriptors of 3 tasks, got 2"),
         ({"descriptors": None}, r"expected descriptors \[3, 3\]"),
-        ({"ways": np.ones(4, dtype=int)}, "ways of 3 tasks, got 4"),
+        ({"ways": np.ones(4, np.int64)}, "ways of 3 tasks, got 4"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], says: str) -> None:
