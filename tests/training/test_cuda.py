@@ -169,7 +169,8 @@ def test_a_learner_has_the_gradients_of_the_cpu(name: str, kind: str) -> None:
     for learner, tasks in ((here, episodes), (there, episodes.to(DEVICE))):
         torch.manual_seed(0)
         # cuDNN has no gradients of recurrent layers in evaluation mode, where nothing is random.
-        with torch.backends.cudnn.flags(enabled=not any(isinstance(part, nn.RNNBase) for part in learner.modules())):
+        recurrent = any(isinstance(part, nn.RNNBase) for part in learner.modules())
+        with torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False):  # its default is True
             QueryLoss(learner)(tasks)["loss"].sum().backward()
     for (parameter, p), q in zip(here.named_parameters(), there.parameters(), strict=True):
         if p.grad is None or q.grad is None:
