@@ -150,7 +150,7 @@ def scaling() -> str:
 
 def malformed() -> str:
     """The calls of benchmarks/malformed.py."""
-    return results_page.parts(DOCS.parent / "benchmarks" / "results" / "malformed.json")
+    return results_page.one(DOCS.parent / "benchmarks" / "results" / "malformed.json", "malformed")
 
 
 def robustness() -> str:

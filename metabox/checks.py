@@ -328,8 +328,9 @@ def _tuple(readers: list[Callable[[Any], Any]], ascending: bool, value: Any) -> 
 
 
 def _several(kind: Any, read: Callable[[Any], Any], value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
+    if isinstance(value, np.ndarray) and value.ndim == 1 and kind is collections.abc.Sequence:
+        _several(kind, read, value.tolist())
+        return value
     if not isinstance(value, (list, tuple)):
         if kind is collections.abc.Sequence and isinstance(value, kind) and not isinstance(value, (str, bytes)):
             return value

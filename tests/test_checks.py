@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nowhere import Unknown
 
 Endless = Annotated[float, Within(above=0, infinite=True)]
-NET = MLP((2,))
+NET, ARRAY = MLP((2,)), np.array([1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,8 @@ NET = MLP((2,))
         (list[str], ["a"], ["a"]),
         (list[str], "a", None),
         (list[str], ["a", 1], None),
-        (Sequence[float], np.array([1.0, 2.0]), [1.0, 2.0]),
+        (Sequence[float], ARRAY, ARRAY),
+        (Sequence[float], np.array(["a"]), None),
         (Sequence[float], "12", None),
         (dict[str, int], {"a": 1}, {"a": 1}),
         (dict[str, int], [1], None),

@@ -222,14 +222,14 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
-SAID = {
+REWORDED = {
     r"^the following arguments are required: (.*)": r"expected \1, got nothing",
     r"^argument (\S+): invalid int value: (.*)": r"expected \1 as a whole number, got \2",
     r"^argument (\S+): invalid float value: (.*)": r"expected \1 as a number, got \2",
     r"^argument (\S+): expected one argument": r"expected a value after \1, got none",
-    r"^unrecognized arguments: (.*)": r"expected options that there are, got \1",
+    r"^unrecognized arguments: (.*)": r"expected known options, got \1",
 }
-"""What argparse says, and how it is said here."""
+"""Messages of argparse, and how they are worded here."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -239,8 +239,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        for words, said in SAID.items():
-            message = re.sub(words, said, message)
+        for pattern, wording in REWORDED.items():
+            message = re.sub(pattern, wording, message)
         raise ValueError(f"{message}; see {self.prog} --help")
 
 

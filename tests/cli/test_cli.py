@@ -154,7 +154,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["list", "omniglot"], "expected a kind among learners, backbones, datasets, recipes, got 'omniglot'"),
         (["list", "recipes", "nowhere"], "a name that `metabox list recipes` lists, got 'nowhere'"),
-        (["list", "recipes", "a", "b"], "unrecognized arguments: b"),
+        (["list", "recipes", "a", "b"], "expected known options, got b"),
         (["train"], "expected a recipe"),
         (["train", "no-such-recipe"], "`metabox list` names the recipes"),
         (["train", "glyph-5w1s-incontext"], "did you mean glyphs-5w1s-incontext?"),

@@ -175,12 +175,12 @@ def test_a_chain_is_its_steps_with_draws_of_their_own():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomFlip(1.5), "share between 0 and 1"),
-        (lambda: RandomCrop(-1), "at least 0 pixels"),
-        (lambda: RandomResizedCrop(scale=(0.5, 0.2)), "scale as shares"),
-        (lambda: RandomResizedCrop(scale=(0.5, 1.2)), "scale as shares"),
+        (lambda: RandomFlip(1.5), "p as a number from 0 to 1"),
+        (lambda: RandomCrop(-1), "padding as a whole number of at least 0"),
+        (lambda: RandomResizedCrop(scale=(0.5, 0.2)), "scale as a range"),
+        (lambda: RandomResizedCrop(scale=(0.5, 1.2)), "scale as a range"),
         (lambda: RandomResizedCrop(ratio=(0.0, 1.0)), "ratio as"),
-        (lambda: ColorJitter(contrast=-1), "strengths of at least 0"),
+        (lambda: ColorJitter(contrast=-1), "contrast as a number of at least 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make, message):

@@ -341,7 +341,7 @@ def test_predicted_scales_have_no_part_in_the_inner_loop(target: Reals) -> None:
 @needs_learn2learn
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"steps": 0}, {"evaluation_steps": 0}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected lr above 0, steps and evaluation_steps of at least 1"):
+    with pytest.raises(ValueError, match=r"expected (lr|steps|evaluation_steps) as a .*number .*got 0"):
         MAML(CLASSES, **options)
 
 

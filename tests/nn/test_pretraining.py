@@ -109,5 +109,5 @@ def test_a_run_that_is_not_there_or_sees_other_inputs_is_named(tmp_path: Path, o
         FromRun((3, 32, 32), str(first))
     with pytest.raises(ValueError, match="at least 3 images in every class"):
         AllClasses(opened(made(tmp_path / "few", ["a", "b"], each=2)), held_out=0.4).sample(Place(1, "train"))
-    with pytest.raises(ValueError, match="held_out in"):
+    with pytest.raises(ValueError, match=r"held_out as a number above 0 and below 0\.5"):
         AllClasses(opened(made(tmp_path / "more", ["a", "b"])), held_out=0.5)

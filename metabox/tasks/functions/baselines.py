@@ -96,7 +96,7 @@ def dmmse(support: Examples, x: Tensor, *, pool: Tensor, noise: float) -> Tensor
 
 
 def lasso(support: Examples, x: Tensor, *, penalty: float = 0.01) -> Tensor:
-    """Linear, half the mean squared error plus `penalty` times Σ |w_i|: scikit-learn's Lasso.
+    """Linear, half the mean squared error plus `penalty` times Σ abs(w_i): scikit-learn's Lasso.
 
     Raises:
         ValueError: without scikit-learn.

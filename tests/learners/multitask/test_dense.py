@@ -47,7 +47,7 @@ def examples(n, seed=0):
     depth, tags = torch.randn(1, n, 6, generator=random), torch.randint(2, (1, n, 2), generator=random).float()
     y = torch.cat([kind, depth, tags], -1)
     y[torch.rand(y.shape, generator=random) < 0.2] = torch.nan
-    return Examples(x=torch.randn(1, n, 2, 4, 6, generator=random), y=y)
+    return Examples(x=torch.rand(1, n, 2, 4, 6, generator=random), y=y)
 
 
 def test_the_network_is_its_equations_pixel_by_pixel():
