@@ -69,7 +69,7 @@ def judged(learner: Learner, times_as_fast: float) -> dict[str, Any]:
     """What the rule sees of a learner, its choice, and whether that was the faster one."""
     choice = faster(learner, torch.device("cpu"))
     return {
-        "width": width(learner),
+        "width": None if convolves(learner) else width(learner),
         "convolutions": convolves(learner),
         "choice": choice,
         "choice_is_faster": (choice == "bf16") == (times_as_fast > 1),

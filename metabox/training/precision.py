@@ -46,5 +46,8 @@ def convolves(model: nn.Module) -> bool:
 
 
 def width(model: nn.Module) -> int:
-    """The width of the widest linear layer: the smaller one of its numbers of inputs and outputs; 0 without layers."""
+    """The width of the widest linear layer: the smaller one of its inputs and outputs; 0 without layers.
+
+    It means nothing for a model with convolutions.
+    """
     return max((min(weight.shape[-2:]) for weight in model.parameters() if weight.ndim > 1), default=0)
