@@ -9,7 +9,8 @@ import ast
 import gc
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def _names(annotation: ast.expr | None) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             found.add(node.value)
-        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Annotated":
             assert isinstance(node.slice, ast.Tuple)
             todo.append(node.slice.elts[0])
         elif node:
@@ -85,12 +86,18 @@ def _first_sentence(docstring: str) -> str:
 @lru_cache
 def _modules() -> dict[str, list[ast.stmt]]:
     """The statements of every module."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    with without_collection():
+        return {_module(path): ast.parse(path.read_text(encoding="utf-8")).body for path in files}
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Pause garbage collection while much is loaded that is no garbage, which it would search again and again."""
     collects = gc.isenabled()
-    gc.disable()  # trees are many objects without garbage, and with torch loaded a collection takes long
+    gc.disable()
     try:
-        return {
-            _module(path): ast.parse(path.read_text(encoding="utf-8")).body for path in sorted(PACKAGE.rglob("*.py"))
-        }
+        yield
     finally:
         if collects:
             gc.enable()
