@@ -27,12 +27,12 @@ from metabox.learners.base import Learner
 from metabox.multitask import DWA
 from metabox.multitask.transfer import delta_percent, table
 from metabox.nn.backbones import Conv4
-from metabox.options import bad_values, options_of
 from metabox.targets import Bars, Binary, Classes, Part, Parts, Reals, TaskSpec
 from metabox.targets.parts import join_parts, split_parts
 from metabox.tasks import Glyphs, LinearFunctions, Sinusoids
 from metabox.tasks.place import Place
 from metabox.testing import SPECS, build, make_episodes
+from metabox.testing.options import bad_values, options_of
 
 
 class Call(NamedTuple):

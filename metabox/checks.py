@@ -133,13 +133,18 @@ def hints(owner: Any) -> Mapping[str, Any]:
 def shown(value: Any) -> str:
     """A value for an error message: one line, shortened."""
     if isinstance(value, Tensor):
-        return f"a tensor {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        return f"a tensor {kind_of(value)}"
     if isinstance(value, np.ndarray):
         return f"an array {value.dtype} {list(value.shape)}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= 2 * _SHORT.maxstring else f"{text[: 2 * _SHORT.maxstring]}..."
+
+
+def kind_of(value: Tensor) -> str:
+    """Type and shape of a tensor, for an error message."""
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 _SHORT = reprlib.Repr()

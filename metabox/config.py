@@ -83,7 +83,7 @@ class _Record(dict[str, Any]):
     """The record of one object: "class", then its arguments."""
 
     def __init__(self, cls: type, arguments: Mapping[str, Any]) -> None:
-        super().__init__({"class": _path(cls)} | {name: plain(value) for name, value in arguments.items()})
+        super().__init__({"class": class_path(cls)} | {name: plain(value) for name, value in arguments.items()})
         self.data_arguments: tuple[str, ...] = getattr(cls, "data_arguments", ())
 
 
@@ -220,7 +220,7 @@ def _partial(value: functools.partial[Any]) -> Any:
         number = next((i for i, part in enumerate(args) if isinstance(part, type)), None)
         if number is not None:
             function, args = args[number], args[number + 1 :]
-    described = {"class": _path(function)} if isinstance(function, type) else plain(function)
+    described = {"class": class_path(function)} if isinstance(function, type) else plain(function)
     if isinstance(described, str):
         if isinstance(described, Undescribed):
             return described
@@ -253,7 +253,8 @@ def _function(value: Any) -> Any:
     return f"{value.__module__}.{name}"
 
 
-def _path(cls: type) -> str:
+def class_path(cls: type) -> str:
+    """The name by which a record calls a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

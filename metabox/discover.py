@@ -9,8 +9,9 @@ import ast
 import gc
 import importlib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _names(annotation: ast.expr | None) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             found.add(node.value)
-        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Annotated":
             assert isinstance(node.slice, ast.Tuple)
             todo.append(node.slice.elts[0])
         elif node:
@@ -82,15 +83,57 @@ def _first_sentence(docstring: str) -> str:
     return re.split(r"(?<=[.!?])(?<!al\.)(?<!e\.g\.)(?<!i\.e\.) (?=[A-Z`\"(])", paragraph, maxsplit=1)[0]
 
 
+@dataclass(frozen=True)
+class _Module:
+    """A module as in its source: its classes, and of its other statements what is asked for here."""
+
+    name: str
+    classes: list[_Class]
+    functions: dict[str, set[str]]  # the names in the type hints of their arguments
+    aliases: dict[str, set[str]]  # the names in what they stand for
+    lazy: tuple[str, ...] | None  # the arguments of `lazy` after the first
+
+
 @lru_cache
-def _modules() -> dict[str, list[ast.stmt]]:
-    """The statements of every module."""
+def _modules() -> list[_Module]:
+    """Every module. Their syntax trees, which are large, are not kept."""
+    with without_collection():
+        return [_read(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def _read(path: Path) -> _Module:
+    read = _Module(_module(path), [], {}, {}, None)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.ClassDef():
+                read.classes.append(_class(node, read.name))
+            case ast.FunctionDef():
+                read.functions[node.name] = _takes([node], node.name)
+            case ast.Assign(value=ast.Call(func=ast.Name("lazy"), args=[ast.Name("__name__"), *public])):
+                read = replace(read, lazy=tuple(ast.literal_eval(entry) for entry in public))
+            case ast.Assign():
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                read.aliases.update({name: _names(node.value) for name in names if name[:1].isupper()})
+    return read
+
+
+def _class(node: ast.ClassDef, module: str) -> _Class:
+    bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    abstract = "TypedDict" in bases or any(  # a TypedDict is a plain dict
+        isinstance(item, ast.FunctionDef) and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
+        for item in node.body
+    )
+    summary = _first_sentence(ast.get_docstring(node) or "")
+    return _Class(Found(node.name, module, summary), bases, abstract, _takes(node.body) | _fields(node.body))
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Pause garbage collection while much is loaded that is no garbage, which it would search again and again."""
     collects = gc.isenabled()
-    gc.disable()  # trees are many objects without garbage, and with torch loaded a collection takes long
+    gc.disable()
     try:
-        return {
-            _module(path): ast.parse(path.read_text(encoding="utf-8")).body for path in sorted(PACKAGE.rglob("*.py"))
-        }
+        yield
     finally:
         if collects:
             gc.enable()
@@ -104,21 +147,7 @@ def _module(path: Path) -> str:
 @lru_cache
 def _classes() -> list[_Class]:
     """Every class at the top of a module."""
-    classes = []
-    for module, body in _modules().items():
-        for node in body:
-            if isinstance(node, ast.ClassDef):
-                summary = _first_sentence(ast.get_docstring(node) or "")
-                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
-                abstract = "TypedDict" in bases or any(  # a TypedDict is a plain dict
-                    isinstance(item, ast.FunctionDef)
-                    and any("abstractmethod" in ast.unparse(mark) for mark in item.decorator_list)
-                    for item in node.body
-                )
-                classes.append(
-                    _Class(Found(node.name, module, summary), bases, abstract, _takes(node.body) | _fields(node.body))
-                )
-    return classes
+    return [one for module in _modules() for one in module.classes]
 
 
 @lru_cache
@@ -146,15 +175,8 @@ def nameable(start: tuple[str, ...] = ("run", "Claim")) -> list[Found]:
     These are the classes named in `start`, the subclasses of whatever the functions named there take, and those of
     whatever these take in turn: a learner's backbone, for example. All of it is read from type hints.
     """
-    aliases = {
-        target.id: _names(item.value)
-        for body in _modules().values()
-        for item in body
-        if isinstance(item, ast.Assign)
-        for target in item.targets
-        if isinstance(target, ast.Name) and target.id[:1].isupper()
-    }
-    todo = set(start).union(*(_takes(body, name) for body in _modules().values() for name in start))
+    aliases = {name: names for module in _modules() for name, names in module.aliases.items()}
+    todo = set(start).union(*(module.functions.get(name, set()) for module in _modules() for name in start))
     here = {c.found.name for c in _classes()}
     done: set[str] = set()
     found: dict[str, Found] = {}
@@ -241,10 +263,4 @@ def _defining(package: str, name: str) -> list[str]:
 
 def lazy_packages() -> dict[str, tuple[str, ...]]:
     """The lazy packages, with the arguments that they pass to `lazy` after their name."""
-    packages = {}
-    for module, body in _modules().items():
-        for node in body:
-            match node:
-                case ast.Assign(value=ast.Call(func=ast.Name("lazy"), args=[ast.Name("__name__"), *public])):
-                    packages[module] = tuple(ast.literal_eval(entry) for entry in public)
-    return packages
+    return {module.name: module.lazy for module in _modules() if module.lazy is not None}

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from metabox.checks import shown
-from metabox.inputs import device_of, kind_of, tensor_of
+from metabox.checks import kind_of, shown
+from metabox.inputs import device_of, tensor_of
 from metabox.targets import TaskSpec
 
 Split = Literal["train", "val", "test"]

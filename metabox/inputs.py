@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metabox.checks import shown
+from metabox.checks import kind_of, shown
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -55,8 +55,3 @@ def device_of(value: Any) -> torch.device:
         return torch.device(value)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"expected a device, as 'cpu' or 'cuda:0', got {shown(value)}") from error
-
-
-def kind_of(value: Tensor) -> str:
-    """Type and shape, for messages."""
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

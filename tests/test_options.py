@@ -11,16 +11,16 @@ from constructors import ELSE, Made, classes, made_of
 from metabox import Learner
 from metabox.config import Configured
 from metabox.nn.backbones import MLP
-from metabox.options import (
+from metabox.ranges import BelowOne, Count, CountOrRange
+from metabox.targets import TaskSpec
+from metabox.tasks import Glyphs, Sinusoids
+from metabox.testing.options import (
     bad_values,
     check_every_option_is_in_the_record,
     check_senseless_options_are_refused,
     options_of,
     undeclared,
 )
-from metabox.ranges import BelowOne, Count, CountOrRange
-from metabox.targets import TaskSpec
-from metabox.tasks import Glyphs, Sinusoids
 
 CLASSES = classes()
 FIXED = {

@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
-import gc
 import hashlib
 import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from metabox import plugins
+from metabox import discover, plugins
 
 
 def train(arguments: list[str]) -> None:
     """Meta-train by a recipe, then evaluate on its test tasks. After a stop, the same command resumes the run."""
-    with _loading():
+    with discover.without_collection():
         from metabox import recipe as recipes
         from metabox.reports import manifest
         from metabox.training.loop import check, run
@@ -52,7 +50,7 @@ def train(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Evaluate the best weights of a run on a fixed list of tasks. Options of the recipe may be overridden."""
-    with _loading():
+    with discover.without_collection():
         from metabox import recipe as recipes
         from metabox.reports import manifest
         from metabox.training.run_folder import check_free
@@ -139,7 +137,8 @@ def list_(arguments: list[str]) -> None:
     parser.add_argument("kind", nargs="?", metavar="KIND", help=f"One of {', '.join(KINDS)}; all of them by default.")
     parser.add_argument("word", nargs="?", metavar="WORD", default="", help='Part of the names, such as "omniglot".')
     options = parser.parse_args(arguments)
-    print(listing(options.kind, options.word))
+    with discover.without_collection():
+        print(listing(options.kind, options.word))
 
 
 def check(arguments: list[str]) -> None:
@@ -210,16 +209,6 @@ def _run(arguments: list[str]) -> None:
     command = top.parse_args(rest[:1]).command
     with plugins.allowed(named):
         COMMANDS[command](rest[1:])
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """Disable garbage collection, which would search all of torch repeatedly and find nothing."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 REWORDED = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from metabox.checks import check_fields
+from metabox.ranges import Within
 
 
 @dataclass(frozen=True)
@@ -26,25 +29,13 @@ class Preprocessing:
     """
 
     channels: Literal[1, 3]
-    image_size: int | None
+    image_size: Annotated[int, Within(least=1, most=1 << 16)] | None
     resample: Literal["box", "bilinear", "lanczos"] = "bilinear"
-    enlarged: float = 1.0
+    enlarged: Annotated[float, Within(least=1, most=2)] = 1.0
     inverted: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or self.resample not in ("box", "bilinear", "lanczos"):
-            raise ValueError(
-                "expected channels 1 or 3 and resample box, bilinear or lanczos, got "
-                f"{self.channels!r} and {self.resample!r}"
-            )
-        if not isinstance(self.enlarged, (int, float)) or not 1 <= self.enlarged <= 2:
-            raise ValueError(f"expected enlarged from 1 to 2, got {self.enlarged!r}")
-        size = self.image_size
-        if not isinstance(self.inverted, bool) or not (size is None or (type(size) is int and 1 <= size <= 1 << 16)):
-            raise ValueError(
-                f"expected image_size from 1 to 65536 or None and inverted true or false, got {size!r} and "
-                f"{self.inverted!r}"
-            )
+        check_fields(self)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """The image as uint8 `[channels, height, width]`."""

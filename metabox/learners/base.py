@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.checks import shown
+from metabox.checks import kind_of, shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
@@ -150,8 +150,8 @@ class Learner(nn.Module, Configured, ABC):
                 raise ValueError(f"expected no classes for {self.spec.target!r}, got {list(classes.shape)}")
             return None
         if classes is None:
-            shown = membership(support.y, support.mask, self.spec.target.n_classes).any(1)
-            return shown | ~shown.any(1, keepdim=True)
+            present = membership(support.y, support.mask, self.spec.target.n_classes).any(1)
+            return present | ~present.any(1, keepdim=True)
         t, most = len(support), self.most_classes
         if (
             classes.dtype != torch.bool
@@ -161,7 +161,7 @@ class Learner(nn.Module, Configured, ABC):
         ):
             raise ValueError(
                 f"expected classes as bool [{t}, {'any C' if most is None else f'at most {most}'}], True for a class "
-                f"that a task has, got {str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}; use .bool()"
+                f"that a task has, got {kind_of(classes)}; use .bool()"
             )
         if self._reads_values():
             if not bool(classes.any(1).all()):

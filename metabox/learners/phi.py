@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metabox.checks import shown
+from metabox.checks import kind_of, shown
 from metabox.episodes import Examples
-from metabox.inputs import kind_of
 
 if TYPE_CHECKING:
     from metabox.learners.base import Learner, Phi

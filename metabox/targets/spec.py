@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metabox.checks import check_fields
+from metabox.checks import check_fields, kind_of
 from metabox.ranges import Natural, Shape
 from metabox.targets.base import Target
 from metabox.targets.vector import check_finite
@@ -75,12 +75,12 @@ class TaskSpec:
         """Raise a ValueError unless x is `[T, N, *x_shape]` and, with `values`, finite wherever the mask is True."""
         if tuple(x.shape[2:]) != self.x_shape or x.ndim != 2 + len(self.x_shape):
             wanted = ", ".join(["T", "N", *map(str, self.x_shape)])
-            raise ValueError(f"expected x of shape [{wanted}], got {_shape(x)}; the learner was built for {self}")
+            raise ValueError(f"expected x of shape [{wanted}], got {kind_of(x)}; the learner was built for {self}")
         is_image = len(self.x_shape) == 3
         if not x.is_floating_point() and (x.dtype != torch.uint8 or not is_image):
             wanted = "uint8, or floats from 0 to 1" if is_image else "floats"
             mend = "turn numbers from 0 to 255 into bytes by .to(torch.uint8)" if is_image else "use .float()"
-            raise ValueError(f"expected x as {wanted}, got {_shape(x)}; {mend}")
+            raise ValueError(f"expected x as {wanted}, got {kind_of(x)}; {mend}")
         if values and x.is_floating_point():
             check_finite("x", x, mask)
             if is_image and x.numel():
@@ -99,7 +99,7 @@ class TaskSpec:
             descriptor is None or descriptor.shape != wanted or not descriptor.is_floating_point()
         ):
             expected = f"a descriptor of shape {list(wanted)} as floats" if self.descriptor_size else "no descriptor"
-            got = "none" if descriptor is None else _shape(descriptor)
+            got = "none" if descriptor is None else kind_of(descriptor)
             raise ValueError(f"expected {expected}, got {got}; the learner's spec has descriptor_size {wanted[1]}")
         if values and descriptor is not None:
             check_finite("descriptor", descriptor, None)
@@ -118,7 +118,7 @@ class TaskSpec:
             if not bool(mask.any(1).all()):
                 raise ValueError("expected every task to have a class, got a row of classes without True")
             if mask.shape[1] > (most := self.target.n_classes or 0):
-                raise ValueError(f"expected classes [T, at most {most}], got {_shape(mask)} for {self.target!r}")
+                raise ValueError(f"expected classes [T, at most {most}], got {kind_of(mask)} for {self.target!r}")
             for name, part in (("support", episodes.support), ("query", episodes.query)):
                 y = part.y.clamp(0, mask.shape[1] - 1)
                 missing = part.mask & (~mask.gather(1, y) | (part.y >= mask.shape[1]))
@@ -137,7 +137,3 @@ def check_brightness(x: Tensor, mask: Tensor | None) -> None:
         raise ValueError(
             f"expected images as uint8, or as floats from 0 to 1, got floats from {low:g} to {high:g}; {mend}"
         )
-
-
-def _shape(t: Tensor) -> str:
-    return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from metabox.checks import shown
 from metabox.config import Configured, identity
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Split
@@ -61,8 +62,8 @@ def _checked(sample: Callable[..., Episodes]) -> Callable[..., Episodes]:
     @functools.wraps(sample)
     def checked(self: EpisodeSampler, place: Place, device: Device = "cpu") -> Episodes:
         if not isinstance(place, Place):
-            got = repr(place)[:100]
-            raise ValueError(f'expected a metabox.Place, got {got}; write sample(Place(n_tasks=4, split="test"))')
+            mend = 'write sample(Place(n_tasks=4, split="test"))'
+            raise ValueError(f"expected a metabox.Place, got {shown(place)}; {mend}")
         return sample(self, place, device)
 
     return checked

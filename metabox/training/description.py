@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metabox import discover, plugins
-from metabox.config import plain
+from metabox.config import class_path, plain
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import SPLITS, Split
 from metabox.files import read_json, write_json
@@ -88,8 +88,8 @@ def _restored(record: Any) -> Any:
 
 
 def _class(path: object) -> type:
-    known: dict[object, type] = {_path(part): part for part in (TaskSpec, Part)}
-    known |= {_path(one): one for _, one in plugins.classes() if issubclass(one, Target)}
+    known: dict[object, type] = {class_path(part): part for part in (TaskSpec, Part)}
+    known |= {class_path(one): one for _, one in plugins.classes() if issubclass(one, Target)}
     if isinstance(path, str) and path in known:
         return known[path]
     for found in discover.subclasses("Target"):
@@ -97,7 +97,3 @@ def _class(path: object) -> type:
             made: type = found.load()
             return made
     raise ValueError(f"{str(path)[:100]!r}, which is no target of metabox or of a plugin")
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -20,13 +20,8 @@ from metabox.nn.backbones import Conv4
 from metabox.nn.embedding import Embedding
 from metabox.nn.norm import NORMS, Context, Norm, NormKind
 from metabox.targets import Classes, TaskSpec
-from metabox.testing import (
-    CHECKS,
-    build,
-    check_queries_do_not_see_each_other,
-    make_episodes,
-    outputs,
-)
+from metabox.testing import CHECKS, build, make_episodes, outputs
+from metabox.testing.checks import check_queries_do_not_see_each_other
 
 KINDS: tuple[NormKind, ...] = get_args(NormKind)
 BY_TASK: tuple[NormKind, ...] = ("support", "task", "transductive")
