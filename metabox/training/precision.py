@@ -13,7 +13,7 @@ from metabox.training.settings import OuterLoop
 
 Choice = Literal["bf16", "32"]
 
-WIDE = 128
+WIDE = 256
 """Width from which a learner without convolutions is faster in bf16 on a CPU."""
 
 
