@@ -13,7 +13,6 @@ from metabox.checks import check_fields
 from metabox.data.viewing import as_shown, flat
 from metabox.ranges import Within
 
-
 Pixels = Annotated[int, Within(least=1, most=1 << 16)]
 ImageSize = Pixels | tuple[Pixels, Pixels]
 """One number for a square, or (height, width)."""
