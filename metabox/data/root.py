@@ -78,7 +78,7 @@ class Files(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """All files, sorted. Hidden ones (a name that begins with a dot or with __) and Thumbs.db and its like are skipped."""
+        """All files, sorted; hidden ones (a name that begins with a dot or with __) and `LITTER` are skipped."""
 
     @abstractmethod
     def image(self, name: str) -> Image.Image:

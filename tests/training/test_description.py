@@ -71,7 +71,7 @@ def test_evaluating_without_the_images_names_their_folder_in_one_line(
     assert main(["evaluate", str(run)]) == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said
-    assert "expected a folder of class folders, got " in said
+    assert "expected a folder of class folders or a CSV file, got " in said
     assert "/images'" in said
 
 

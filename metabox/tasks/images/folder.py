@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 class ClassFolder(NWayKShot):
     """Your own images: `<class>/*.png`, `<group>/<class>/*.png`, `<split>/<class>/*.png`, or a CSV file.
 
-    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, or binary PPM, PGM and PBM, of at most 2^26 pixels, and are read as
-    a viewer shows them. Hidden files, Thumbs.db and their like are skipped.
+    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, or binary PPM, PGM and PBM, of at most 2^26 pixels, read as a
+    viewer shows them. Hidden files, Thumbs.db and their like are skipped.
 
     Folders around the class folders are groups (see `within_groups`), and a class is named `<group>/<class>`. If the
-    outermost are named train, val (or valid, validation) and test, they are your own split: of the classes if each is in
-    one of them, of the images if all of them have the same classes. A CSV file has the columns path (below its own
+    outermost are named train, val (or valid, validation) and test, they are your own split: of the classes if each is
+    in one of them, of the images if all of them have the same classes. A CSV file has the columns path (below its own
     folder), label and perhaps split.
 
     Classes with fewer images than a task needs are left out, which a log message says.
