@@ -22,7 +22,7 @@ class Conv1d(Backbone):
     Args:
         x_shape: `(channels, length)`.
         width: channels of every block.
-        kernel: length of the kernels, an odd number.
+        kernel_size: length of the kernels, an odd number.
         pool: "flatten" keeps places apart, "mean" makes the features insensitive to shifts.
         norm: whose statistics normalise a series (see `metabox.nn.norm.Norm`).
 
@@ -34,17 +34,17 @@ class Conv1d(Backbone):
         self,
         x_shape: Shape,
         width: Count = 64,
-        kernel: Count = 3,
+        kernel_size: Count = 3,
         pool: Literal["flatten", "mean"] = "flatten",
         norm: NormKind = "batch",
     ) -> None:
         super().__init__(x_shape)
         self.norm, self.pool = norm, pool
         channels, length = series_shape(self)
-        _check_odd(kernel)
+        _check_odd(kernel_size)
         self.blocks = nn.ModuleList()
         for i in range(4):
-            conv = nn.Conv1d(channels if i == 0 else width, width, kernel, padding=kernel // 2, bias=False)
+            conv = nn.Conv1d(channels if i == 0 else width, width, kernel_size, padding=kernel_size // 2, bias=False)
             self.blocks.append(nn.ModuleList([conv, Norm(width, norm, str(i))]))
             length = math.ceil(length / 2)
         self.halve = nn.MaxPool1d(2, ceil_mode=True)
@@ -61,13 +61,13 @@ class DilatedConv1d(Backbone):
     """Residual blocks of dilated convolutions, then the mean along the axis (after Bai et al. 2018, TCN, non-causal).
 
     Block i has two convolutions whose kernels reach over 2^i places, with batch norm, and ReLU, so that `depth` blocks
-    see 1 + 2 (kernel - 1) (2^depth - 1) places at once.
+    see 1 + 2 (kernel_size - 1) (2^depth - 1) places at once.
 
     Args:
         x_shape: `(channels, length)`.
         width: channels of every block.
         depth: number of blocks; 5 with kernels of 3 see 125 places.
-        kernel: length of the kernels, an odd number.
+        kernel_size: length of the kernels, an odd number.
         norm: whose statistics normalise a series (see `metabox.nn.norm.Norm`).
 
     Raises:
@@ -75,18 +75,18 @@ class DilatedConv1d(Backbone):
     """
 
     def __init__(
-        self, x_shape: Shape, width: Count = 64, depth: Count = 5, kernel: Count = 3, norm: NormKind = "batch"
+        self, x_shape: Shape, width: Count = 64, depth: Count = 5, kernel_size: Count = 3, norm: NormKind = "batch"
     ) -> None:
         super().__init__(x_shape)
         self.norm = norm
         channels, _ = series_shape(self)
-        _check_odd(kernel)
+        _check_odd(kernel_size)
         self.stem = nn.Conv1d(channels, width, 1)
         self.blocks = nn.ModuleList()
         for i in range(depth):
             block = nn.ModuleList()
             for j in range(2):
-                conv = nn.Conv1d(width, width, kernel, padding=kernel // 2 << i, dilation=1 << i, bias=False)
+                conv = nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2 << i, dilation=1 << i, bias=False)
                 block.extend([conv, Norm(width, norm, f"{i}.{j}")])
             self.blocks.append(block)
         self.out_features = width
@@ -108,16 +108,16 @@ def series_shape(backbone: Backbone) -> tuple[int, int]:
     """
     if len(backbone.x_shape) != 2:
         raise ValueError(
-            f"expected series [channels, length] for {type(backbone).__name__}, got x_shape {backbone.x_shape}; use MLP, "
-            "or Conv4 for images"
+            f"expected series [channels, length] for {type(backbone).__name__}, got x_shape {backbone.x_shape}; "
+            "use MLP, or Conv4 for images"
         )
     channels, length = backbone.x_shape
     return channels, length
 
 
-def _check_odd(kernel: int) -> None:
-    if kernel % 2 == 0:
-        raise ValueError(f"expected kernel as an odd number, so that a series keeps its length, got {kernel}")
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"expected kernel_size as an odd number, so that a series keeps its length, got {kernel_size}")
 
 
 def _normalised(norm: nn.Module, x: Tensor, context: Context) -> Tensor:
