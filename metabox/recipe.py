@@ -137,7 +137,7 @@ def _with_own_size(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     if not named or any("image_size" in word or word.startswith("--config") for word in arguments):
         return arguments
     with gate.closed():
-        before: Namespace = parser.get_defaults().get("tasks") or Namespace()
+        before = parser.get_defaults().get("tasks") or {}
     size = before.get("init_args", {}).get("image_size")
     name = named[-1]
     if name.lstrip().startswith("{") and (inside := re.search(r'"class_path"\s*:\s*"([\w.]+)"', name)):
@@ -148,7 +148,7 @@ def _with_own_size(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     if own is None or size in (None, own.default) or before.class_path.rpartition(".")[2] == name:
         return arguments
     log.warning(
-        "image_size %s of the recipe's %s is not taken over by %s, whose default is %s; --tasks.image_size sets another",
+        "image_size %s of the recipe's %s is not taken over by %s, whose default is %s; --tasks.image_size sets it",
         *(size, before.class_path.rpartition(".")[2], name, json.dumps(own.default)),
     )
     at = max(i for i, word in enumerate(arguments) if word == "--tasks" or word.startswith("--tasks="))

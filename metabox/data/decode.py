@@ -69,7 +69,7 @@ def open_image(content: bytes) -> Image.Image:
             image.load()
         _check_size(*image.size)  # a frame may be larger than the header says
         several = _has_several(image, content)
-        image = as_shown(image)
+        shown = as_shown(image)
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
@@ -77,8 +77,8 @@ def open_image(content: bytes) -> Image.Image:
     except Exception as error:  # decoders raise all kinds of exceptions
         raise ValueError(str(error) or type(error).__name__) from error
     if several:
-        image.info[SEVERAL] = True
-    return image
+        shown.info[SEVERAL] = True
+    return shown
 
 
 def image_of(pixels: NDArray[Any]) -> Image.Image:

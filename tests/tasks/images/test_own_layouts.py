@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_up import everything, made, opened, png
 from PIL import Image
 
@@ -221,3 +222,25 @@ def test_the_first_frames_and_a_strong_loss_of_detail_are_said(tmp_path, caplog)
     assert "the first frame or page is taken of set/a/8.gif" in caplog.text
     assert "5 images lose most of their detail, set/a/0.png from 64x64 to 4x4 and 4 more; a larger" in caplog.text
     assert np.array_equal(made_of[4, 0], frames[0].resize((4, 4), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("n_shot", [2, (1, 2)])
+def test_queries_that_a_class_lacks_are_masked_if_asked_for(tmp_path, n_shot, caplog):
+    folder = made(tmp_path / "set", ["large"], each=9)
+    made(folder, ["small"], each=4)
+    made(folder, ["tiny"], each=2)
+    sampler = opened(folder, too_few="mask", n_shot=n_shot, n_query=5)
+    assert "1 of 3 classes are left out, with fewer than the 3 images of a task: tiny" in caplog.text
+    tasks = sampler.sample(Place(200, "train"))
+    seen = Counter()
+    for t in range(200):
+        origin = tasks.origin[t][tasks.origin[t] >= 0].tolist()
+        assert len(set(origin)) == len(origin)
+        seen.update(origin)
+        for part, of_small in ((tasks.support, None), (tasks.query, 2)):
+            rows = slice(0, 4) if part is tasks.support else slice(4, None)
+            small = tasks.origin[t, rows] >= 9
+            assert torch.equal(part.mask[t], tasks.origin[t, rows] >= 0)
+            assert of_small is None or int(small.sum()) == of_small
+            assert part.y[t][small].unique().numel() == 1
+    assert {row for row in seen if row >= 9} == {9, 10, 11, 12}
