@@ -149,6 +149,14 @@ def test_the_first_frame_counts_and_that_there_are_more_is_known(kind: str) -> N
     assert np.array_equal(COLOUR(open_image(many)), COLOUR(open_image(one))) or kind == "avif"
 
 
+def test_the_metadata_of_avif_are_not_parsed() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a title"
+    content = stored(Image.fromarray(NOISE), "avif", exif=exif)
+    assert "exif" in Image.open(io.BytesIO(content)).info
+    assert "exif" not in open_image(content).info
+
+
 def test_avif_is_read_and_heic_refused_with_what_to_install() -> None:
     smooth = Image.linear_gradient("L").convert("RGB")
     assert np.abs(COLOUR(open_image(stored(smooth, "avif", quality=95))).astype(int) - COLOUR(smooth)).max() < 8

@@ -163,6 +163,8 @@ def test_names_spelt_in_either_way_are_split_and_ordered_alike(tmp_path):
         folder = made(tmp_path / form, [unicodedata.normalize(form, name) for name in names])
         found.append(own(folder, splits=USUAL))
     assert named(found[0]) == named(found[1])
+    spelt = [dealt([unicodedata.normalize(form, f"ä{i}.png") for i in range(50)], USUAL) for form in ("NFC", "NFD")]
+    assert [len(part) for part in spelt[0].values()] == [len(part) for part in spelt[1].values()]
     assert {unicodedata.normalize("NFC", name) for name in every(named(found[1]))} == set(names)
 
 
