@@ -123,6 +123,11 @@ def prepare(
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
+    if outer.compile == "graphs" and (weigh or size > 1):
+        raise ValueError(
+            f"expected one device and no weighting with compile 'graphs', got {size} and {weigh and type(weigh).__name__}; "
+            "use compile 'on' or 'off'"
+        )
     if hooks and outer.sharded:
         raise ValueError(f"expected no hooks with fsdp, for they need unsharded weights, got {hooks}; use ddp")
     for hook in hooks:
