@@ -125,8 +125,8 @@ def prepare(
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
     if outer.compile == "graphs" and (weigh or size > 1):
         raise ValueError(
-            f"expected one device and no weighting with compile 'graphs', got {size} and {weigh and type(weigh).__name__}; "
-            "use compile 'on' or 'off'"
+            f"expected one device and no weighting with compile 'graphs', got {size} and "
+            f"{weigh and type(weigh).__name__}; use compile 'on' or 'off'"
         )
     if hooks and outer.sharded:
         raise ValueError(f"expected no hooks with fsdp, for they need unsharded weights, got {hooks}; use ddp")

@@ -25,8 +25,8 @@ from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess, Glyphs, InMemory
 from metabox.tasks.place import Place
 from metabox.training.checkpoints import load_tensors
-from metabox.training.graphs import WARM_UP, Captured
 from metabox.training.engine import engine_of
+from metabox.training.graphs import WARM_UP, Captured
 from metabox.training.loop import check, run
 from metabox.training.preflight import prepare
 from metabox.training.settings import OuterLoop
