@@ -1,6 +1,7 @@
-"""A stand-in for CUDA graphs on a CPU: the operations of a call, recorded and run again in the same memory.
+"""What stands in for a GPU on a CPU: a mode that refuses to wait for it, and a recorder in place of CUDA graphs.
 
-As in a CUDA graph, what the host computed is fixed: a number, a branch, a size. Tensors are read anew.
+The recorder runs the operations of a call again in the same memory. As in a CUDA graph, what the host computed is
+fixed: a number, a branch, a size. Tensors are read anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,22 @@ from torch.utils._pytree import tree_leaves
 from metabox.training.graphs import Outcome
 
 
-class Recording(TorchDispatchMode):
+class WaitsForTheDevice(RuntimeError):
+    """A number was read, which a GPU would be waited for, and which no graph can hold."""
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses what would wait for a GPU: reading a number, and sizes that depend on numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal") or by_mask:
+            raise WaitsForTheDevice(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Recording(NoWait):
     """Records each operation with its arguments and its results."""
 
     def __init__(self) -> None:
@@ -24,9 +40,7 @@ class Recording(TorchDispatchMode):
         self.operations: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
-            raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
-        result = func(*args, **(kwargs or {}))
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         given = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = [(i, leaf) for i, leaf in enumerate(tree_leaves(result)) if isinstance(leaf, Tensor)]
         fresh = [(i, leaf.detach()) for i, leaf in made if _memory(leaf) not in given]  # not views
