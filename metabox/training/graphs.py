@@ -55,8 +55,13 @@ class CudaGraph:
 
     def record(self, call: Callable[[], Outcome]) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        # Another thread may be copying images meanwhile (Prefetch), which the default mode forbids.
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(
+            self.graph,
+            stream=self.stream,
+            capture_error_mode="thread_local",  # another thread may copy images meanwhile (Prefetch)
+        )
+        # The outer context is for a capture that fails, after which torch leaves its stream the current one.
+        with torch.cuda.stream(self.stream), capture:
             self.outcome = call()
 
     def replay(self) -> Outcome:
@@ -81,11 +86,12 @@ class Captured:
     Args:
         train: makes a step from its batches. What changes from step to step must be in tensors: the learning rate, the
             counts of steps, the weight of the average; and the state of the generators, which a graph reads anew.
+        clear: drops the gradients that a step has left; called if recording fails.
         recorder: of its kernels.
     """
 
-    def __init__(self, train: Train, recorder: Recorder) -> None:
-        self.train, self.recorder = train, recorder
+    def __init__(self, train: Train, clear: Callable[[], None], recorder: Recorder) -> None:
+        self.train, self.clear, self.recorder = train, clear, recorder
         self.sizes: list[Any] = []
         self.made = 0
         self.inputs: list[list[Tensor]] | None = None
@@ -113,6 +119,7 @@ class Captured:
             self.recorder.record(lambda: self.train(static))
         except RuntimeError as error:  # a learner that waits for the device, for example
             self.works = False
+            self.clear()
             reason = str(error).strip().partition("\n")[0]
             log.warning("a step cannot be captured as a CUDA graph, training goes on without: %s", reason)
         else:

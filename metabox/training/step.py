@@ -53,7 +53,7 @@ class Step:
         self.saved = {name: part for name, part in parts.items() if part is not None and part.state_dict()}
         self.undo = Undo(made, [model, *([self.weighting] if self.weighting else [])])
         recorder = recorder_of(fabric.device) if outer.compile == "graphs" else None
-        self.captured = Captured(self.train, recorder) if recorder else None
+        self.captured = Captured(self.train, self.optimizer.zero_grad, recorder) if recorder else None
 
     def __call__(self, step: int, hooks: Sequence[Hook] = ()) -> Outcome:
         """Make a step, counted from 0.

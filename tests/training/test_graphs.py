@@ -137,8 +137,11 @@ class Steps:
     """Counts the steps that are not replayed; with `fails`, they cannot be recorded."""
 
     def __init__(self, fails: bool = False) -> None:
-        self.made, self.fails, self.recorder = 0, fails, Recorded()
-        self.captured = Captured(self.train, self.recorder)
+        self.made, self.fails, self.recorder, self.cleared = 0, fails, Recorded(), 0
+        self.captured = Captured(self.train, self.clear, self.recorder)
+
+    def clear(self) -> None:
+        self.cleared += 1
 
     def train(self, batches: Sequence[Episodes]) -> Any:
         self.made += 1
@@ -170,6 +173,7 @@ def test_what_cannot_be_captured_is_trained_without_and_said_once(caplog: pytest
     with caplog.at_level(logging.WARNING, logger="metabox"):
         assert not any(step(1, index) for index in range(WARM_UP + 4))
     (said,) = [record.getMessage() for record in caplog.records]
+    assert step.cleared == 1
     assert said.startswith("a step cannot be captured as a CUDA graph, training goes on without: _local_scalar_dense")
 
 
