@@ -128,7 +128,7 @@ def main() -> None:
 
     def alone(name: str, profiled: int) -> dict[str, Any]:
         found = Alone(measure, name, window, profiled, seconds=limit).result()
-        row = {"recipe": name, "kind": RECIPES[name][0]}
+        row: dict[str, Any] = {"recipe": name, "kind": RECIPES[name][0]}
         kept = ("tasks", "step_ms", "profiled_ms", "share", "left_out")
         row |= {key: found[key] for key in kept if key in found}
         if "step_ms" in row:

@@ -160,7 +160,12 @@ class GaussianProcess(FunctionTasks):
         n_support, n_query = self.sizes(place, type(self).__name__)
         draws, n = place.draws(type(self).__name__), self.n_points
         rounded = self.inputs(draws, n).astype(np.float32)
-        drawn = {"x": rounded, "y": draws.normal("y", n), "support": n_support, "query": n_query}
+        drawn: dict[str, NDArray[Any]] = {
+            "x": rounded,
+            "y": draws.normal("y", n),
+            "support": n_support,
+            "query": n_query,
+        }
         drawn |= {
             "which": draws.integers("kernel", 0, len(self._kernels) - 1),
             "noise": draws.uniform("noise", *self.noise),
