@@ -40,6 +40,8 @@ class Recording(NoWait):
         self.operations: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "lift_fresh":  # its memory may be another's when the graph is replayed
+            raise WaitsForTheDevice("a tensor made of numbers on the host")
         result = super().__torch_dispatch__(func, types, args, kwargs)
         given = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = [(i, leaf) for i, leaf in enumerate(tree_leaves(result)) if isinstance(leaf, Tensor)]

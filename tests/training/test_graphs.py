@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import Recorded
+from recorded import Recorded, WaitsForTheDevice
 from torch import Tensor
 from toys import Signs, Toy, named_rows
 
@@ -190,6 +190,12 @@ def test_a_number_on_the_host_would_be_frozen() -> None:
     for expected in (1, 2, 3):
         _, found = recorder.replay()
         assert (int(found["host"]), int(found["device"])) == (1, expected)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.tensor([1.0, 2.0]), lambda: torch.ones(3)[[0, 2]]])
+def test_numbers_of_the_host_cannot_be_recorded(make: Callable[[], Tensor]) -> None:
+    with pytest.raises(WaitsForTheDevice, match="made of numbers on the host"):
+        Recorded().record(lambda: (make(), {}))
 
 
 @pytest.mark.parametrize("more", [{"weighting": Fixed}, {"outer": replace(QUICK, devices=2, compile="graphs")}])
