@@ -1,6 +1,6 @@
 """What a step of `metabox.run` spends its time on, for the four recipes whose steps are the shortest.
 
-    OMP_NUM_THREADS=1 python benchmarks/profile_steps.py            # three minutes at most
+    OMP_NUM_THREADS=1 python benchmarks/profile_steps.py            # five minutes at most
     OMP_NUM_THREADS=1 python benchmarks/profile_steps.py --quick    # shows that it works, measures nothing
 
 All recipes of against_recipes.py are timed, each in a process of its own on one thread; the four shortest are then
@@ -124,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     began = time.perf_counter()
     recipes.make_parser()  # imports every class, once for all processes
-    window, steps, limit = (0.05, 5, 60) if options.quick else (1.0, 100, 60)
+    window, steps, limit = (0.05, 5, 60) if options.quick else (0.5, 100, 60)
 
     def alone(name: str, profiled: int) -> dict[str, Any]:
         found = Alone(measure, name, window, profiled, seconds=limit).result()
