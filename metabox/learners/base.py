@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from metabox.learners.phi import check_axes, check_names, check_phi, remember
 from metabox.learners.scaler import Scaler
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
+from metabox.targets.spec import Scale
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. They can be sliced, cached, moved and saved."""
@@ -48,11 +49,16 @@ class Learner(nn.Module, Configured, ABC):
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
 
+    scales: ClassVar[tuple[Scale, ...]] = get_args(Scale)
+    """The scales of a spec that it can work with."""
+
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
         if not isinstance(spec.target, self.targets):
             kinds = ", ".join(kind.__name__ for kind in self.targets)
             raise ValueError(f"expected a target among {kinds} for {type(self).__name__}, got {spec.target!r}")
+        if spec.scale not in self.scales:
+            raise ValueError(f"expected scale {' or '.join(self.scales)} for {type(self).__name__}, got {spec.scale!r}")
         if spec.target.statistics is not None:  # a copy for this learner, saved with its weights
             spec = replace(spec, target=copy.deepcopy(spec.target))
             self.statistics = spec.target.statistics
@@ -163,6 +169,12 @@ class Learner(nn.Module, Configured, ABC):
     def scaled_inputs(self, x: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
         """Checked query inputs as `answer` gets them, likewise."""
         return x if self.scaler is None else self.scaler.inputs(x, phi, None, self._reads_values())
+
+    def may_be_padding(self, x: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
+        """Which inputs that `answer` gets are zeros in the user's units, as in padding: bool `[T, M]`."""
+        zero = torch.zeros_like(x[:, :1])
+        zero = zero if self.scaler is None else self.scaler.inputs(zero, phi, None, check=False)
+        return (x == zero).flatten(2).all(-1)
 
     def in_units(self, params: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
         """What `answer` returned `[T, ..., P]`, in the units of y."""

@@ -108,8 +108,8 @@ class Scaler(nn.Module):
         location, scale = held.view(*held.shape, *[1] * (x.ndim - 3)).to(x.device)[:, None].unbind(2)
         z = ((x - location) / scale).to(self.x.dtype)
         there = mask if mask is None else mask.view(*mask.shape, *[1] * (x.ndim - 2))
-        if check:
-            self._check("x", x, z, there, location, scale)
+        if check:  # queries come without a mask, but zeros in their padding
+            self._check("x", x, z, (x != 0) if there is None else there, location, scale)
         return z if there is None else torch.where(there, z, 0)
 
     def in_units(self, params: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
@@ -140,10 +140,8 @@ class Scaler(nn.Module):
             rows[Y] = examples.y, examples.mask[..., None] & ~examples.y.isnan(), self.columns
         return rows
 
-    def _check(
-        self, name: str, given: Tensor, z: Tensor, there: Tensor | None, location: Tensor, scale: Tensor
-    ) -> None:
-        absurd = z.abs() > ABSURD if there is None else (z.abs() > ABSURD) & there
+    def _check(self, name: str, given: Tensor, z: Tensor, there: Tensor, location: Tensor, scale: Tensor) -> None:
+        absurd = (z.abs() > ABSURD) & there
         if not bool(absurd.any()):
             return
         location, scale = (part.expand_as(given)[absurd][0] for part in (location, scale))
