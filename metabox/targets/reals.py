@@ -72,12 +72,12 @@ class Reals(RealVector):
 
     def mixture(self, params: Tensor) -> Tensor:
         """The normal with the mixture's mean and, unless the noise is fixed, its variance."""
-        _, location, unit = self.split_units(params)
-        means, scales = self.mean_and_scale(params)
+        own, location, unit = self.split_units(params)
+        means, scales = self._standard(own)
         if location is not None and unit is not None:  # in the units of the first; they are the same for one learner
-            location, unit = location[:, :1], unit[:, :1]
-            means, scales = (means - location) / unit, scales if self.noise else scales / unit
-            return self.in_units(self._mixed(means, scales), location[:, 0], unit[:, 0])
+            first, of_first = location[:, :1], unit[:, :1]
+            means, scales = (location - first) / of_first + unit / of_first * means, unit / of_first * scales
+            return self.in_units(self._mixed(means, scales), first[:, 0], of_first[:, 0])
         return self._mixed(means, scales)
 
     def _mixed(self, means: Tensor, scales: Tensor) -> Tensor:
