@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +192,7 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
 def _learner(made: Namespace, spec: TaskSpec) -> Learner:
     with gate.building("the learner"):
         spec = spec if made.target is None else spec.scored_by(made.target)
-        learner: Learner = made.learner(replace(spec, scale=made.scale))
+        learner: Learner = made.learner(spec.scaled_by(made.scale))
     return learner
 
 

@@ -54,8 +54,7 @@ class Scaler(nn.Module):
     @classmethod
     def of(cls, spec: TaskSpec) -> Scaler | None:
         """A scaler for the spec; None if it asks for none, or has neither vectors x nor real y."""
-        wanted = spec.scale != "none" and (len(spec.x_shape) < 3 or max(spec.target.units, default=-1) >= 0)
-        return cls(spec) if wanted else None
+        return None if spec.scaled_by(spec.scale).scale == "none" else cls(spec)
 
     @torch.no_grad()
     def fit(self, examples: Iterable[Examples]) -> None:

@@ -103,10 +103,10 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
     NaN if the batch has no rows of a task, or its gradient is zero. Computed in evaluation mode, so that it changes
     nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
     """
-    shared = check_shared(shared)
     with evaluating(objective), torch.enable_grad():
         losses, share = losses_by_task(objective.learner.spec, objective(episodes), episodes.task)
         by_task = losses.unbind()
+    shared = check_shared(shared)
     rows = torch.full([len(losses), sum(p.numel() for p in shared)], math.nan)
     for k, loss in enumerate(by_task):
         if share[k] > 0:

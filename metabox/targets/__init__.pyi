@@ -8,5 +8,4 @@ from metabox.targets.parts import Part as Part
 from metabox.targets.parts import Parts as Parts
 from metabox.targets.reals import Reals as Reals
 from metabox.targets.spec import TaskSpec as TaskSpec
-from metabox.targets.vector import RealVector as RealVector
 from metabox.targets.vector import Vector as Vector

@@ -75,6 +75,11 @@ class TaskSpec:
             )
         return replace(self, target=target)
 
+    def scaled_by(self, scale: Scale) -> TaskSpec:
+        """The same tasks with another scale; "none" if neither x is a vector nor y real."""
+        has_units = len(self.x_shape) < 3 or max(self.target.units, default=-1) >= 0
+        return replace(self, scale=scale if has_units else "none")
+
     def covers(self, other: TaskSpec) -> bool:
         """Whether a learner with this spec serves tasks of the other: the kind of y matters, not its likelihood."""
         return self.union(other) == self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,11 @@ class RealVector(Vector):
     """Real numbers, whose parameters may be followed by a location and a scale of each; see `Target.in_units`."""
 
     word = "reals"
+
+    @property
+    @abstractmethod
+    def n_params(self) -> int:
+        """P, without location and scale."""
 
     @property
     def values(self) -> str:

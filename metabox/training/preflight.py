@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -119,7 +119,7 @@ def prepare(
     # The same seed on every rank: the same initial weights.
     torch.manual_seed(step_seed(seed, -1))
     spec = tasks.spec.union(evaluation.spec)
-    spec = replace(spec if target is None else spec.scored_by(target), scale=scale)
+    spec = (spec if target is None else spec.scored_by(target)).scaled_by(scale)
     model = objective(learner(spec))
     _fit(model.learner, tasks, seed)
     if outer.recompute:
@@ -138,7 +138,7 @@ def prepare(
             "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
             "seed": seed,
             "learner": described.pop("learner"),
-            "scale": scale,
+            "scale": spec.scale,
             "objective": described,
             "weighting": weigh and identity(weigh.config),
             "hooks": [identity(hook.config) for hook in hooks],
