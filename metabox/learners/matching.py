@@ -7,18 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metabox.episodes import Examples
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Phi
+from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.conditioning import Gate
-from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact
-from metabox.nn.sets import membership
 from metabox.ranges import Count, Positive
-from metabox.targets import Classes, TaskSpec
+from metabox.targets import TaskSpec
 
 
-class MatchingNet(Learner):
+class MatchingNet(MetricLearner):
     """Matching network (Vinyals et al. 2016, "Matching Networks for One Shot Learning"), without full context.
 
     P(y | x, S) = sum_i a(x, x_i) y_i (equation 1), where a(x, x_i) is the softmax over the support of the cosines
@@ -35,9 +32,6 @@ class MatchingNet(Learner):
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
     """
 
-    targets = (Classes,)
-    label_equivariant = True
-
     def __init__(
         self,
         spec: TaskSpec,
@@ -45,24 +39,13 @@ class MatchingNet(Learner):
         backbone: MakeBackbone | None = None,
         sharpness: Positive | None = None,
     ) -> None:
-        super().__init__(spec)
-        self.embed = Embedding(spec, backbone, condition=Gate)
+        super().__init__(spec, backbone)
         self.sharpness = sharpness
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0))) if sharpness is None else None
 
-    @property
-    def most_classes(self) -> None:
-        """No limit: no weight belongs to a class."""
-
-    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `features [T, N, D]`, which are g(x_i), and `member [T, N, C]`, which are y_i (zeros for padding).
-
-        And the task statistics.
-        """
-        assert classes is not None  # as targets are classes
-        h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, classes.shape[1])
-        return phi | {"features": self.g(h, support.mask), "member": member}
+    def represent(self, h: Tensor, member: Tensor, mask: Tensor) -> Phi:
+        """`features [T, N, D]`, which are g(x_i), and `member [T, N, C]`, which are y_i (zeros for padding)."""
+        return {"features": self.g(h, mask), "member": member}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         cosine = cosines(self.f(self.embed(x, phi), phi), phi["features"])

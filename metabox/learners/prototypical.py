@@ -8,19 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metabox.episodes import Examples
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Phi
+from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
-from metabox.nn.conditioning import Gate
-from metabox.nn.embedding import Embedding
 from metabox.nn.metric import cosines, exact, squared_distances
-from metabox.nn.sets import class_mean, membership
-from metabox.targets import Classes, TaskSpec
+from metabox.nn.sets import class_mean
+from metabox.targets import TaskSpec
 
 Distance = Literal["euclidean", "cosine"]
 
 
-class ProtoNet(Learner):
+class ProtoNet(MetricLearner):
     """Prototypical network (Snell et al. 2017, "Prototypical Networks for Few-shot Learning").
 
     The prototype c_k of class k is the mean of its embedded support (equation 1); the logit of class k is
@@ -37,9 +35,6 @@ class ProtoNet(Learner):
         distance: "euclidean", which is squared, or "cosine", which is 1 - cos (section 2.6 of the paper).
     """
 
-    targets = (Classes,)
-    label_equivariant = True
-
     def __init__(
         self,
         spec: TaskSpec,
@@ -47,22 +42,13 @@ class ProtoNet(Learner):
         backbone: MakeBackbone | None = None,
         distance: Distance = "euclidean",
     ) -> None:
-        super().__init__(spec)
-        self.embed = Embedding(spec, backbone, condition=Gate)
+        super().__init__(spec, backbone)
         self.distance = distance
 
-    @property
-    def most_classes(self) -> None:
-        """No limit: no weight belongs to a class."""
-
-    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `prototypes [T, C, D]`, `counts [T, C]` of their examples, and the task statistics."""
-        assert classes is not None  # as targets are classes
-        h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, classes.shape[1])
+    def represent(self, h: Tensor, member: Tensor, mask: Tensor) -> Phi:
+        """`prototypes [T, C, D]` and `counts [T, C]` of their examples."""
         with torch.autocast(h.device.type, enabled=False):
-            phi |= {"prototypes": class_mean(exact(h), member), "counts": member.sum(1)}
-        return phi
+            return {"prototypes": class_mean(exact(h), member), "counts": member.sum(1)}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h, prototypes = self.embed(x, phi), phi["prototypes"]

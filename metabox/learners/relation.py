@@ -8,19 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.episodes import Examples
-from metabox.learners.base import Learner, Phi
+from metabox.learners.base import Phi
+from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
-from metabox.nn.conditioning import Gate
-from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.norm import Context, Norm, NormKind
-from metabox.nn.sets import membership
 from metabox.ranges import Count, Shape
-from metabox.targets import Classes, TaskSpec
+from metabox.targets import TaskSpec
 
 
-class RelationNet(Learner):
+class RelationNet(MetricLearner):
     """Relation network (Sung et al. 2018, "Learning to Compare: Relation Network for Few-Shot Learning").
 
     The score of class k for a query is g(C(f_k, f(x))) (equation 1): g is the relation module, C concatenates feature
@@ -42,9 +39,6 @@ class RelationNet(Learner):
         hidden: units of its second to last layer.
     """
 
-    targets = (Classes,)
-    label_equivariant = True
-
     def __init__(
         self,
         spec: TaskSpec,
@@ -53,10 +47,9 @@ class RelationNet(Learner):
         width: Count = 64,
         hidden: Count = 8,
     ) -> None:
-        super().__init__(spec)
         if backbone is None and len(spec.x_shape) == 3:
             backbone = RelationConv
-        self.embed = Embedding(spec, backbone, condition=Gate)
+        super().__init__(spec, backbone)
         map_shape = self.embed.backbone.map_shape
         self.relation: nn.Module
         if map_shape:
@@ -64,16 +57,9 @@ class RelationNet(Learner):
         else:
             self.relation = Perceptron(2 * self.embed.out_features, width, 1, bias=False)
 
-    @property
-    def most_classes(self) -> None:
-        """No limit: no weight belongs to a class."""
-
-    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `sums [T, C, D]` of the features of each class's support, and the task statistics."""
-        assert classes is not None  # as targets are classes
-        h, phi = self.embed.adapt(support, descriptor)
-        member = membership(support.y, support.mask, classes.shape[1])
-        return phi | {"sums": member.transpose(1, 2).to(h.dtype) @ h}
+    def represent(self, h: Tensor, member: Tensor, mask: Tensor) -> Phi:
+        """`sums [T, C, D]` of the features of each class's support."""
+        return {"sums": member.transpose(1, 2).to(h.dtype) @ h}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
