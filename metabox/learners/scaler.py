@@ -168,7 +168,7 @@ def _pooled(values: Tensor, columns: Tensor, n: int) -> Tensor:
 class _Moments(NamedTuple):
     """Count, mean and sum of squared deviations, each `[T, S]`, float64."""
 
-    count: Tensor
+    n: Tensor
     mean: Tensor
     squares: Tensor
 
@@ -183,15 +183,15 @@ class _Moments(NamedTuple):
 
     def plus(self, other: _Moments) -> _Moments:
         """Those of both together (Chan et al. 1979)."""
-        count, apart = self.count + other.count, other.mean - self.mean
-        share = other.count / count.clamp(min=1)
+        count, apart = self.n + other.n, other.mean - self.mean
+        share = other.n / count.clamp(min=1)
         return _Moments(
-            count, self.mean + apart * share, self.squares + other.squares + apart.square() * self.count * share
+            count, self.mean + apart * share, self.squares + other.squares + apart.square() * self.n * share
         )
 
     @property
     def deviation(self) -> Tensor:
-        return (self.squares / self.count.clamp(min=1)).sqrt()
+        return (self.squares / self.n.clamp(min=1)).sqrt()
 
 
 def _of_support(moments: _Moments, known: Tensor, rounding: float) -> Tensor:
@@ -200,6 +200,6 @@ def _of_support(moments: _Moments, known: Tensor, rounding: float) -> Tensor:
     mean, deviation = moments.mean, moments.deviation
     several = deviation > rounding * mean.abs()
     moved = mean - ((mean - location) / scale).clamp(-FARTHEST, FARTHEST) * scale
-    location = torch.where(several, mean, torch.where(moments.count > 0, moved, location))
+    location = torch.where(several, mean, torch.where(moments.n > 0, moved, location))
     scale = torch.where(several, deviation, scale).clamp(min=torch.finfo(torch.float32).tiny)
     return torch.stack([location, scale], dim=1).to(torch.promote_types(known.dtype, torch.float32))
