@@ -104,7 +104,7 @@ class Scaler(nn.Module):
         if not self.of_x:
             return x
         held = phi.get(X, self.x[None])
-        location, scale = held.view(*held.shape, *[1] * (x.ndim - 3)).to(x.device)[:, None].unbind(2)
+        location, scale = held.view(*held.shape, *[1] * (x.ndim - 3))[:, None].unbind(2)
         z = ((x - location) / scale).to(self.x.dtype)
         there = mask if mask is None else mask.view(*mask.shape, *[1] * (x.ndim - 2))
         if check:  # queries come without a mask, but zeros in their padding
@@ -122,8 +122,7 @@ class Scaler(nn.Module):
     def _label_units(self, phi: Mapping[str, Tensor], t: int) -> tuple[Tensor, Tensor]:
         """Location and scale of each number of y, `[T, K]`; 0 and 1 for one without a unit."""
         held = phi.get(Y, self.y.expand(t, -1, -1))
-        held = torch.cat([held, _standard(1).to(held).expand(t, -1, -1)], dim=-1)
-        location, scale = held.index_select(-1, self.columns).unbind(1)
+        location, scale = (F.pad(held[:, i], (0, 1), value=float(i)).index_select(1, self.columns) for i in (0, 1))
         return location, scale
 
     def _rows(self, examples: Examples) -> dict[str, tuple[Tensor, Tensor, Tensor]]:

@@ -138,7 +138,6 @@ def prepare(
             "outer": {name: value for name, value in asdict(outer).items() if name != "timeout"},
             "seed": seed,
             "learner": described.pop("learner"),
-            "scale": spec.scale,
             "objective": described,
             "weighting": weigh and identity(weigh.config),
             "hooks": [identity(hook.config) for hook in hooks],
