@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,8 @@ def lazy(package: str, *public: str) -> tuple[Callable[[str], Any], Callable[[],
     def __getattr__(name: str) -> Any:
         if name in named:
             return getattr(importlib.import_module(named[name]), name)
-        for home in _defining(package, name) if bases else ():  # for one name, syntax trees of all are too much
+        folder = PACKAGE.parent.joinpath(*package.split("."))
+        for home in _defining(folder, name) if bases else ():  # for one name, syntax trees of all are too much
             found = getattr(importlib.import_module(home), name)
             if bases & {base.__name__ for base in found.__mro__[1:]} and not _is_abstract(found):
                 return found
@@ -253,9 +254,9 @@ def _is_abstract(found: type) -> bool:
     return any(getattr(value, "__isabstractmethod__", False) for value in vars(found).values())
 
 
-def _defining(package: str, name: str) -> list[str]:
-    """The modules in a package that define a public class of this name."""
-    folder = PACKAGE.parent.joinpath(*package.split("."))
+@cache  # jsonargparse asks for each subclass, whenever it reads a default
+def _defining(folder: Path, name: str) -> list[str]:
+    """The modules in a folder of the package that define a public class of this name."""
     line = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
     files = [] if name.startswith("_") else sorted(folder.rglob("*.py"))
     return [_module(path) for path in files if line.search(path.read_text(encoding="utf-8"))]

@@ -13,7 +13,7 @@ from metabox import OuterLoop
 from metabox.data.augment import RandomFlip
 from metabox.discover import subclasses
 from metabox.learners import NP, TNPA
-from metabox.nn.backbones import Flatten
+from metabox.nn.backbones import MLP, Flatten
 from metabox.nn.conditioning import Add
 from metabox.recipe import Claim
 from metabox.targets import Classes, Part, Reals, TaskSpec
@@ -50,6 +50,7 @@ def _required(name: str) -> Any:
         "spec": lambda: REALS,
         "x_shape": lambda: (1, 32, 32),
         "size": lambda: 3,
+        "backbone": lambda: MLP,
         "learner": lambda: NP(REALS, width=8, latent=4),
         "n_losses": lambda: 3,
         "features": lambda: 4,
