@@ -191,7 +191,8 @@ def build(parser: ArgumentParser, config: Namespace) -> Rebuilt:
 
 def _learner(made: Namespace, spec: TaskSpec) -> Learner:
     with gate.building("the learner"):
-        learner: Learner = made.learner(spec if made.target is None else spec.scored_by(made.target))
+        spec = spec if made.target is None else spec.scored_by(made.target)
+        learner: Learner = made.learner(spec.scaled_by(made.scale))
     return learner
 
 
