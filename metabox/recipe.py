@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import glob
+import inspect
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -35,6 +37,8 @@ from metabox.training.checkpoints import load_weights
 from metabox.training.description import read_description
 from metabox.training.environment import collect_environment, read_environment
 from metabox.training.loop import MakeObjective, run
+
+log = logging.getLogger(__name__)
 
 PATH_OPTIONS = ("config", "data_root", "out")
 """Paths on this machine, which are not part of a run's recipe."""
@@ -109,11 +113,13 @@ def find(recipe: str) -> Path:
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """The resolved recipe.
 
-    If the recipe has no evaluation, `--evaluation.n_way 3` means its training tasks with this option.
+    If the recipe has no evaluation, `--evaluation.n_way 3` means its training tasks with this option. Another class of
+    `--tasks` than the recipe's has its own default of `image_size`, which a log message says.
 
     Raises:
         ValueError: if an option is unknown or has a value of the wrong type.
     """
+    arguments = _with_own_size(parser, arguments)
     given = [word for word in arguments if re.match(r"--evaluation\b(?!.*\.help\b)", word)]
     if given and all(word.startswith("--evaluation.") for word in given):
         others = _parse(parser, _without(arguments, ("--evaluation.", "--print_config", "--help", "-h")))
@@ -122,6 +128,32 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     config = _parse(parser, arguments)
     name_data_root(config.data_root)
     return config
+
+
+def _with_own_size(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """Arguments in which another set does not take over the size of the recipe's images, unless they say a size."""
+    named = [word for at, word in enumerate(arguments) if at and arguments[at - 1] == "--tasks"]
+    named += [word.partition("=")[2] for word in arguments if word.startswith("--tasks=")]
+    if not named or any("image_size" in word or word.startswith("--config") for word in arguments):
+        return arguments
+    with gate.closed():
+        before = parser.get_defaults().get("tasks") or {}
+    size = before.get("init_args", {}).get("image_size")
+    name = named[-1]
+    if name.lstrip().startswith("{") and (inside := re.search(r'"class_path"\s*:\s*"([\w.]+)"', name)):
+        name = inside[1]
+    name = name.rpartition(".")[2]
+    new = next((found.load() for found in discover.subclasses("EpisodeSampler") if found.name == name), None)
+    own = inspect.signature(new).parameters.get("image_size") if new else None
+    if own is None or size in (None, own.default) or before.class_path.rpartition(".")[2] == name:
+        return arguments
+    log.warning(
+        "image_size %s of the recipe's %s is not taken over by %s, whose default is %s; --tasks.image_size sets it",
+        *(size, before.class_path.rpartition(".")[2], name, json.dumps(own.default)),
+    )
+    at = max(i for i, word in enumerate(arguments) if word == "--tasks" or word.startswith("--tasks="))
+    at += 2 if arguments[at] == "--tasks" else 1
+    return [*arguments[:at], f"--tasks.image_size={json.dumps(own.default)}", *arguments[at:]]
 
 
 def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:

@@ -103,6 +103,8 @@ ELSE: dict[str, Any] = {
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "TaskSpec": {"x_shape": (2,), "target": Reals(1)},
+    "Conv1d": {"x_shape": (3, 40)},
+    "DilatedConv1d": {"x_shape": (3, 40)},
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
     "Rows": _rows(),

@@ -42,6 +42,7 @@ def tiff(width: int, height: int, n_tags: int = 0) -> bytes:
 
 GIF, IDAT = b"GIF89a\x08\0\x08\0\0\0\0", chunk(b"IDAT", zlib.compress(bytes(9 * 8)))
 MANY = 8 << 20
+STRIPES = png(8, 8, chunk(b"IDAT", zlib.compress(b"\0\0\xff\0\xff\0\xff\0\xff" * 8)), chunk(b"IEND"))
 
 
 def again(whole: bytes) -> bytes:
@@ -144,6 +145,15 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str | None]] = {
         lambda: b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\xff\0\xfe\xff\0" + bytes(8),
         "65279 x|no PNG|pixel|decoder",
     ),
+    "avif of many pixels": (
+        lambda: (lambda made: made.replace(made[made.find(b"ispe") + 8 :][:8], struct.pack(">II", 60_000, 60_000)))(
+            encoded("avif", (64, 64))
+        ),
+        "pixels|no PNG|decode",
+    ),
+    "avif cut off": (lambda: encoded("avif", (64, 64))[:200], "."),
+    "avif of boxes": (lambda: encoded("avif")[:32] + b"\0\0\0\x08meta" * (MANY // 8), "pieces"),
+    "heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC .* install pillow-heif"),
     "webp cut off": (lambda: encoded("webp", (64, 64))[:40], "."),
 }
 for name, (content, says) in IMAGES.items():
@@ -155,7 +165,7 @@ for name, (content, says) in IMAGES.items():
         read_images,
         says and f"readable images of one shape.*b/0.png \\(.*({says})",
     )
-GOOD["image"] = Case(lambda folder: put(folder / "set/a/0.png", encoded("png", (500, 500))), read_images)
+GOOD["image"] = Case(lambda folder: put(folder / "set/a/0.png", STRIPES), read_images)
 
 # Folders with entries that are not regular files.
 

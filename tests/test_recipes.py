@@ -125,3 +125,21 @@ def test_a_recipe_takes_a_step_and_is_evaluated_or_says_where_to_get_its_data(
     if parsed.claim:
         assert parsed.claim.metric in result["summary"]
         assert "accuracy_renamed" in result["memorisation"]
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["--tasks", "ClassFolder"], None),
+        (['--tasks={"class_path": "metabox.tasks.ClassFolder"}'], None),
+        (["--tasks", "ClassFolder", "--tasks.image_size", "[32, 64]"], (32, 64)),
+        (["--tasks", "Omniglot"], 28),
+    ],
+)
+def test_another_set_does_not_take_over_the_size_of_images_in_silence(
+    words: list[str], size: object, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = [f"--tasks.path={tmp_path}"] if "ClassFolder" in str(words) else []
+    parser = recipe.make_parser(recipe.find("omniglot-20w1s-cnp"))
+    assert recipe.parse(parser, [*words, *path]).tasks.init_args.image_size == size
+    assert ("image_size 28 of the recipe's Omniglot is not taken over by ClassFolder" in caplog.text) == (size is None)

@@ -18,9 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+from metabox.data.viewing import as_shown
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")
 SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"]
+    [
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".heic", ".heif"),  # named here to be refused with a way to mend it
+    ]
 )
 MOST_BYTES = 256 << 20  # of a file
 MOST_PIXELS = 1 << 26
@@ -38,14 +44,21 @@ PPM = re.compile(
 )
 
 
+SEVERAL = "several"
+"""Key of `Image.info`, in images that are the first of several in their file."""
+
+
 def open_image(content: bytes) -> Image.Image:
-    """The decoded image in a file of these bytes; the first one if there are several.
+    """The image in a file of these bytes as a viewer shows it (see `as_shown`); the first one if there are several.
 
     Raises:
-        ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or 2^26 in all.
+        ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or 2^26 in all,
+            or if its values have no scale of grey levels.
     """
     try:
         _check_pieces(content)
+        if content[4:8] == b"ftyp":
+            content = _without_exif(content)
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of each odd entry of EXIF data
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -55,13 +68,17 @@ def open_image(content: bytes) -> Image.Image:
                 raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels")
             image.load()
         _check_size(*image.size)  # a frame may be larger than the header says
+        several = _has_several(image, content)
+        shown = as_shown(image)
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or a damaged one") from error
     except Exception as error:  # decoders raise all kinds of exceptions
         raise ValueError(str(error) or type(error).__name__) from error
-    return image
+    if several:
+        shown.info[SEVERAL] = True
+    return shown
 
 
 def image_of(pixels: NDArray[Any]) -> Image.Image:
@@ -83,13 +100,57 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width} x {height} pixels, more than {MOST_PIXELS:,} in all or {LONGEST:,} on a side")
 
 
+def _has_several(image: Image.Image, content: bytes) -> bool:
+    """Whether the file has more frames or pages; the second picture of a photograph is a preview."""
+    if image.format == "GIF":  # Pillow would parse the next frame, whatever that takes
+        return _gif_goes_on(content)
+    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+
+
+def _gif_goes_on(content: bytes) -> bool:
+    """Whether another frame follows the first; False if the first has too many blocks to tell quickly."""
+    *_, at = _gif(content)
+    table = content[at + 9]
+    at += 11 + (3 << (table & 7) + 1 if table & 0x80 else 0)
+    for _ in range(MOST_PIECES):
+        if not (size := content[at] if at < len(content) else 0):
+            break
+        at += 1 + size
+    return content[at + 1 : at + 2] == b"," or content[at + 1 : at + 3] == b"!\xf9"
+
+
 def _check_pieces(content: bytes) -> None:
     """Raise if a file has too many parts to parse quickly."""
+    if content[4:8] == b"ftyp":
+        _check_boxes(content)
     for magic, pieces in WALKS.items():
         if content.startswith(magic):
             for count, _ in enumerate(pieces(content)):
                 if count == MOST_PIECES:
                     raise ValueError(f"more than {MOST_PIECES:,} pieces")
+
+
+def _check_boxes(content: bytes) -> None:
+    """Raise unless the file of an iPhone or a browser is AVIF."""
+    brands = {content[8:12], *(content[i : i + 4] for i in range(16, min(int.from_bytes(content[:4], "big"), 256), 4))}
+    if not brands & {b"avif", b"avis"} and brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1"}:
+        raise ValueError("a HEIC photograph; install pillow-heif (pip install pillow-heif) and convert it to JPEG")
+
+
+def _without_exif(content: bytes) -> bytes:
+    """An AVIF file whose EXIF data are not found: Pillow would read every entry, and viewers do not turn by them."""
+    changed, at = bytearray(content), 0
+    for _ in range(MOST_PIECES):
+        if at + 8 > len(content):
+            return bytes(changed)
+        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16], "big")
+        end = at + size if size else len(content)
+        if kind in (b"meta", b"moov"):
+            changed[at:end] = changed[at:end].replace(b"Exif", b"skip")
+        at = max(end, at + 8)
+    raise ValueError(f"more than {MOST_PIECES:,} pieces")
 
 
 def _png(content: bytes) -> Iterator[int]:
@@ -121,7 +182,7 @@ def _jpeg(content: bytes) -> Iterator[int]:
 
 
 def _gif(content: bytes) -> Iterator[int]:
-    """The blocks before the first image."""
+    """The blocks before the first image, and where that begins."""
     table = content[10:11]
     at = 13 + (3 << (table[0] & 7) + 1 if table and table[0] & 0x80 else 0)
     while content[at : at + 1] == b"!":
@@ -133,6 +194,7 @@ def _gif(content: bytes) -> Iterator[int]:
         at += 1
     if content[at : at + 1] != b",":
         raise ValueError("no image after its header")
+    yield at
 
 
 def _tiff(content: bytes) -> Iterator[int]:

@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from metabox.data.noticed import Noticed
 from metabox.data.readers import name_some, open_file
 from metabox.data.root import Files, cache_folder
 from metabox.files import remove_orphans, write_atomically
@@ -172,7 +173,7 @@ def _listed(name: str, classes: Callable[[], list[ClassFiles]]) -> list[ClassFil
 def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: list[str]) -> Iterator[NDArray[np.uint8]]:
     """All images, each `[channels, height, width]`. All that are unreadable or wrong are reported at the end."""
     shape: tuple[int, ...] | None = None
-    total, bad = sum(len(c.images) for c in classes), []
+    total, bad, noticed = sum(len(c.images) for c in classes), [], Noticed()
     with tqdm(total=total, desc=f"packing {name}", unit=" images", leave=False, disable=None) as bar:
         for c in classes:
             for file in c.images:
@@ -182,6 +183,7 @@ def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: li
                     shape = shape or image.shape
                     if image.shape != shape:
                         raise ValueError(f"shape {list(image.shape)}, others have {list(shape)}")
+                    noticed.see(f"{c.files.path.name}/{file}", opened, image)
                 except Exception as error:  # image decoders raise all kinds of exceptions
                     bad.append(f"{c.files.path.name}/{file} ({error or type(error).__name__})")
                 else:
@@ -189,6 +191,9 @@ def _read_images(name: str, classes: list[ClassFiles], decode: Decode, wrong: li
             bar.update(len(c.images))
     if bad or shape is None:
         wrong = [*wrong, f"{len(bad) or 'none'}: {name_some(bad)}"]
+    elif not wrong:
+        wrong = noticed.wrong()
+        noticed.say(name)
     if wrong:
         raise ValueError(f"expected readable images of one shape, got {'; '.join(wrong)}; mend or remove them")
 

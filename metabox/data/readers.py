@@ -30,10 +30,10 @@ KINDS = {
 }
 
 
-def name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str], shown: int = SHOWN) -> str:
     """The first few of many names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def kind_of(mode: int) -> str | None:

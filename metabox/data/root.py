@@ -78,7 +78,7 @@ class Files(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """All files, sorted; hidden ones (a name that begins with a dot or with __) are skipped."""
+        """All files, sorted; hidden ones (a name that begins with a dot or with __) and `LITTER` are skipped."""
 
     @abstractmethod
     def image(self, name: str) -> Image.Image:
@@ -89,8 +89,12 @@ class Files(ABC):
         """
 
 
+LITTER = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"])
+
+
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__")) for part in name.split("/"))
+    """Whether it is a hidden file, or one that a system leaves beside pictures."""
+    return any(part.startswith((".", "__")) or part.lower() in LITTER for part in name.split("/"))
 
 
 class FolderFiles(Files):
@@ -160,6 +164,35 @@ class FolderFiles(Files):
 
     def image(self, name: str) -> Image.Image:
         return open_image(read_file(self.path / name, MOST_BYTES))
+
+
+class ListedFiles(FolderFiles):
+    """Some files below a folder, by their names; nothing else in it is looked at.
+
+    Raises:
+        ValueError: at the first use, if one of them is not a file, naming all of them.
+    """
+
+    def __init__(self, path: Path, listed: Sequence[str]) -> None:
+        super().__init__(path)
+        self.listed = listed
+
+    @cached_property
+    def _found(self) -> list[tuple[str, int, int]]:
+        found, odd = [], []
+        for name in self.listed:
+            try:
+                about = os.stat(self.path / name)
+                kind = kind_of(about.st_mode)
+            except (OSError, ValueError) as error:
+                kind = getattr(error, "strerror", None) or str(error)
+            if kind is not None:
+                odd.append(f"{name} ({kind})")
+            else:
+                found.append((name, about.st_size, about.st_mtime_ns))
+        if odd:
+            raise ValueError(f"expected files in {self.path}, got {name_some(odd)}; mend the list")
+        return found
 
 
 class ZipFiles(Files):

@@ -125,6 +125,9 @@ class NWayKShot(EpisodeSampler):
         self._pools: dict[Split, _Pool] = {}
         self._next: tuple[Place | None, tuple[_Plan, ...]] = None, ()
 
+    masked = False
+    """Whether the queries that a class lacks are masked; else a split with such a class is refused."""
+
     @abstractmethod
     def load(self) -> ClassImages:
         """Open the images; called once, at the first use."""
@@ -158,10 +161,11 @@ class NWayKShot(EpisodeSampler):
                     f"expected n_way of at most {pool.length[0]}, the number of classes in {split!r}, "
                     f"got {self.n_way[1]}; lower n_way"
                 )
-            needed = self.n_shot[1] + self.n_query[1]
+            queries = 1 if self.masked else self.n_query[1]
+            needed = self.n_shot[1] + queries
             if pool.smallest < needed:
                 raise ValueError(
-                    f"expected at least n_shot + n_query = {self.n_shot[1]} + {self.n_query[1]} = {needed} images "
+                    f"expected at least n_shot + n_query = {self.n_shot[1]} + {queries} = {needed} images "
                     f"in every class of {split!r}, got {pool.smallest} in {self.images.class_name(pool.poorest)}; "
                     "lower n_shot or n_query"
                 )
@@ -208,13 +212,21 @@ class NWayKShot(EpisodeSampler):
         classes, way = self._draw_classes(draws, pool)
         has_class = np.arange(self.n_way[1]) < way[:, None]
         shots, each = self.n_shot[1], self.n_shot[1] + self.n_query[1]
-        items = draws.distinct("items", each, self.images.sizes[classes], smallest=pool.smallest, largest=pool.largest)
+        size = self.images.sizes[classes]
+        lacking = pool.smallest < each
+        if lacking:
+            items = draws.distinct("items", each, np.maximum(size, each), each, max(pool.largest, each))
+            items = np.minimum(_real_first(items, size), size[..., None] - 1)
+        else:
+            items = draws.distinct("items", each, size, smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
         number = np.arange(each)  # of a drawing within its class: support first, then query
         alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
         rows = np.s_[: 1 if alike else None, :, None]
         end = np.where(number < shots, n_shot[rows], shots + n_query[rows])
         valid = (number < end) & has_class[rows]  # [T or 1, C, J]
+        if lacking:
+            valid = valid & (number < size[..., None])
         # Support, its padding, query, its padding, each in random order.
         order = draws.shuffled("order", (2 * (number >= shots) + ~valid).reshape(len(valid), -1))
         label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
@@ -259,4 +271,4 @@ def _pick(values: NDArray[Any], columns: Integers) -> NDArray[Any]:
 
 def _real_first(place: Integers, length: Integers) -> Integers:
     """Each row with the places below its length first, both parts in their random order."""
-    return np.take_along_axis(place, np.argsort(place >= length[:, None], axis=1, kind="stable"), axis=1)
+    return np.take_along_axis(place, np.argsort(place >= length[..., None], axis=-1, kind="stable"), axis=-1)

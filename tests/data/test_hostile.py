@@ -100,5 +100,5 @@ def test_each_kind_of_file_is_opened_in_one_place() -> None:
 
 def test_no_format_that_starts_another_program_is_decoded() -> None:
     assert not {"EPS", "WMF", "FPX", "MIC", "PSD", "GBR", "FITS", "HDF5", "GRIB", "BUFR"} & set(FORMATS)
-    with pytest.raises(ValueError, match="no PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM, or a damaged one"):
+    with pytest.raises(ValueError, match="no PNG, JPEG, GIF, BMP, TIFF, WEBP, AVIF or PPM, or a damaged one"):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")

@@ -79,7 +79,7 @@ def test_four_rotations_take_twice_the_memory_and_no_more_on_disk(images, cache)
 
 def test_images_that_are_not_square_are_not_turned(tmp_path):
     (tmp_path / "set" / "a").mkdir(parents=True)
-    Image.new("L", (4, 6)).save(tmp_path / "set" / "a" / "0.png")
+    Image.linear_gradient("L").resize((4, 6)).save(tmp_path / "set" / "a" / "0.png")
     with pytest.raises(ValueError, match="square images to rotate, got 6x4; set image_size"):
         opened(tmp_path / "set", rotations=True)
 

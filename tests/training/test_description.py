@@ -71,7 +71,7 @@ def test_evaluating_without_the_images_names_their_folder_in_one_line(
     assert main(["evaluate", str(run)]) == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said
-    assert "expected a folder of class folders, got " in said
+    assert "expected a folder of class folders or a CSV file, got " in said
     assert "/images'" in said
 
 
@@ -244,7 +244,7 @@ def test_names_are_those_of_splits_that_were_drawn_from(tmp_path: Path, monkeypa
     for c in "abcdef":
         (tmp_path / "images" / c).mkdir(parents=True)
         for i in range(2):
-            Image.fromarray(np.full((4, 4), i, dtype=np.uint8)).save(tmp_path / f"images/{c}/{i}.png")
+            Image.linear_gradient("L").resize((4 + i, 4)).crop((0, 0, 4, 4)).save(tmp_path / f"images/{c}/{i}.png")
     write_json(tmp_path / "splits.json", {"train": ["a", "b"], "val": ["c", "d"], "test": ["e", "f"]})
     tasks = ClassFolder(str(tmp_path / "images"), splits=str(tmp_path / "splits.json"), n_way=2, n_query=1)
     assert tasks.class_names() == {}

@@ -1,17 +1,19 @@
-"""Your own images: a folder of class folders."""
+"""Your own images: class folders, or a CSV file of paths and labels."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from metabox.config import Unpack
-from metabox.data.decode import SUFFIXES
-from metabox.data.pack import ClassFiles, open_pack
-from metabox.data.preprocessing import Preprocessing
+from metabox.data.own import OwnImage, in_folders, in_list
+from metabox.data.own_splits import Divided, divided
+from metabox.data.pack import Pack, open_pack
+from metabox.data.preprocessing import Fit, Level, Preprocessing
 from metabox.data.readers import name_some
 from metabox.data.root import FolderFiles, in_home
 from metabox.data.stored import StoredImages
@@ -20,24 +22,38 @@ from metabox.files import read_json
 from metabox.ranges import Count, Share
 from metabox.tasks.nway import NWayKShot, NWayOptions
 
+log = logging.getLogger(__name__)
+
 
 class ClassFolder(NWayKShot):
-    """A folder of class folders, `<class>/*.png` or `<group>/<class>/*.png`.
+    """Your own images: `<class>/*.png`, `<group>/<class>/*.png`, `<split>/<class>/*.png`, or a CSV file.
 
-    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, or binary PPM, PGM and PBM, of at most 2^26 pixels.
+    Images are PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, or binary PPM, PGM and PBM, of at most 2^26 pixels, read as a
+    viewer shows them. Hidden files, Thumbs.db and their like are skipped.
 
-    If all classes are one folder deeper, those folders are the groups (see `within_groups`), and a class
-    is named `<group>/<class>`. Hidden files are skipped.
+    Folders around the class folders are groups (see `within_groups`), and a class is named `<group>/<class>`. If the
+    outermost are named train, val (or valid, validation) and test, they are your own split: of the classes if each is
+    in one of them, of the images if all of them have the same classes. A CSV file has the columns path (below its own
+    folder), label and perhaps split.
+
+    Classes with fewer images than a task needs are left out, which a log message says.
 
     Args:
-        path: the folder.
-        image_size: side in pixels to which all images are resized (not cropped); null if all have the same size.
+        path: the folder or the CSV file.
+        image_size: the size to which all images are brought, one number or (height, width); null if all have the same
+            size.
         channels: 1 for grey, 3 for RGB.
-        splits: a JSON file `{"train": [names], "val": [...], "test": [...]}`, or the fractions of classes for each.
-            With fractions, the hash of a class's name chooses its split, so a new class never moves another one;
-            the numbers of classes are close to the fractions, not exactly so.
+        splits: a JSON file `{"train": [names], "val": [...], "test": [...]}`, or the fractions of classes for each;
+            null for your own split, and without one for 0.64, 0.16 and 0.2. With fractions, the hash of a class's name
+            chooses its split, so a new class never moves another one. There are two exceptions: if that left a split
+            with fewer than two classes, the hashes are cut at the fractions; of at most three classes the images are
+            split, and each split has classes named `<split>/<class>`.
         rotations: count every class four times, rotated by 0, 90, 180 and 270 degrees (square images only).
         on_device: keep all images on the device; see `StoredImages`.
+        fit: "squash", "crop" or "pad" images of other proportions; see `Preprocessing`.
+        background: grey level behind transparent pixels and in the borders of "pad".
+        too_few: "omit" leaves out classes with fewer than n_shot + n_query images; "mask" keeps those with one query
+            image at least, and masks the others.
 
     Raises:
         ValueError: if the fractions do not sum to 1; at the first use, if the folder has another layout, naming every
@@ -47,45 +63,73 @@ class ClassFolder(NWayKShot):
     def __init__(
         self,
         path: str,
-        image_size: Count | None = None,
+        image_size: Count | tuple[Count, Count] | None = None,
         channels: Literal[1, 3] = 3,
-        splits: str | tuple[Share, Share, Share] = (0.64, 0.16, 0.2),
+        splits: str | tuple[Share, Share, Share] | None = None,
         rotations: bool = False,
         on_device: bool | None = None,
+        fit: Fit = "squash",
+        background: Level = 255,
+        too_few: Literal["omit", "mask"] = "omit",
         **kwargs: Unpack[NWayOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(splits, str) and (not math.isclose(sum(splits), 1, abs_tol=1e-6)):
+        if isinstance(splits, tuple) and not math.isclose(sum(splits), 1, abs_tol=1e-6):
             raise ValueError(f"expected a JSON file or three fractions that sum to 1 as splits, got {splits}")
         self.path = path
         self.image_size = image_size
         self.channels = channels
         self.splits = splits
         self.rotations = rotations
+        self.fit = fit
+        self.background = background
+        self.masked = too_few == "mask"
         self._on_device = on_device
 
     def load(self) -> StoredImages:
-        folder = in_home(self.path)
-        if not folder.is_dir():
-            raise ValueError(f"expected a folder of class folders, got {self.path!r}, which is not one")
-        files = FolderFiles(folder)
-        key = ("folder", folder.name, self.image_size, self.channels, files.stamp())
-        pack = open_pack(folder.resolve().name, key, lambda: _classes(files, self.splits), self.preprocessing)
-        names = split_by_hash(pack.class_names, self.splits) if not isinstance(self.splits, str) else _read(self.splits)
-        return StoredImages(pack, names, self.rotations, self._on_device)
+        files, images = self._listed()
+        splits = _read(self.splits) if isinstance(self.splits, str) else self.splits
+        found = divided(images, files, splits)
+        name = files.path.resolve().name
+        key = (
+            "own",
+            name,
+            self.preprocessing,
+            files.stamp(),
+            [(c.name, c.group, tuple(c.images)) for c in found.classes],
+        )
+        pack = open_pack(name, key, lambda: found.classes, self.preprocessing)
+        return StoredImages(pack, self._large_enough(pack, found), self.rotations, self._on_device)
 
     @property
     def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
-        return Preprocessing(self.channels, self.image_size)
+        return Preprocessing(self.channels, self.image_size, fit=self.fit, background=self.background)
 
+    def _listed(self) -> tuple[FolderFiles, list[OwnImage]]:
+        path = in_home(self.path)
+        if path.suffix.lower() == ".csv" and path.is_file():
+            return in_list(path)
+        if not path.is_dir():
+            raise ValueError(f"expected a folder of class folders or a CSV file, got {self.path!r}, which is not one")
+        files = FolderFiles(path)
+        listed = in_home(self.splits).resolve() if isinstance(self.splits, str) else None
+        return files, in_folders(files, lambda name: (path / name).resolve() == listed)
 
-def split_by_hash(names: Sequence[str], fractions: tuple[float, float, float]) -> dict[Split, list[str]]:
-    """Assign each class to a split by the hash of its name, independently of other classes."""
-    splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
-    for name in names:
-        at = int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), "little") / 2**48
-        splits["train" if at < fractions[0] else "val" if at < fractions[0] + fractions[1] else "test"].append(name)
-    return splits
+    def _large_enough(self, pack: Pack, found: Divided) -> Mapping[Split, Sequence[str]]:
+        """The splits without classes of too few images, but never a split without any."""
+        needed = self.n_shot[1] + (1 if self.masked else self.n_query[1])
+        size = dict(zip(pack.class_names, np.diff(pack.start).tolist(), strict=True))
+        left_out, kept = [], {}
+        for split, names in found.splits.items():
+            enough = [name for name in names if size.get(name, needed) >= needed]
+            kept[split] = enough or names
+            left_out += sorted(set(names) - set(kept[split]))
+        if left_out:
+            log.warning(
+                "%s: %d of %d classes are left out, with fewer than the %d images of a task: %s",
+                *(self.path, len(left_out), len(size), needed, name_some(left_out)),
+            )
+        return kept
 
 
 def _read(path: str) -> Mapping[Split, Sequence[str]]:
@@ -103,34 +147,3 @@ def _read(path: str) -> Mapping[Split, Sequence[str]]:
             f'expected {{"train": [names], "val": [names], "test": [names]}} in {path}, got something else'
         )
     return splits
-
-
-def _classes(files: FolderFiles, splits: object) -> list[ClassFiles]:
-    """The class folders: those without subfolders. Everything out of place is reported at once."""
-    inner = {folder.rpartition("/")[0] for folder in files.folders}
-    images: dict[str, list[str]] = {folder: [] for folder in files.folders if folder not in inner}
-    stray = []
-    for name in files.names:
-        folder = name.rpartition("/")[0]
-        if folder in images and Path(name).suffix.lower() in SUFFIXES:
-            images[folder].append(name)
-        elif not (isinstance(splits, str) and (files.path / name).resolve() == in_home(splits).resolve()):
-            stray.append(name)
-    depths = {folder.count("/") for folder in images}
-    odd = [folder for folder in images if folder.count("/") > 1 or folder.count("/") < max(depths)]
-    empty = [folder for folder, found in images.items() if not found]
-    wrong = [
-        f"{what}: {name_some(names)}"
-        for what, names in (
-            ("no images in", empty),
-            ("not an image in a class folder", stray),
-            ("class folders at another depth", odd),
-        )
-        if names
-    ]
-    if wrong or not images:
-        raise ValueError(
-            f"expected <class>/<image> or <group>/<class>/<image> in {files.path}, "
-            f"got {'; '.join(wrong) or 'no folders'}; move or remove them"
-        )
-    return [ClassFiles(c, c.rpartition("/")[0] or None, files, found) for c, found in images.items()]

@@ -10,7 +10,7 @@ import torch
 from made_up import everything, made, opened, png
 from PIL import Image
 
-from metabox.tasks.images.folder import split_by_hash
+from metabox.data.own_splits import dealt
 from metabox.tasks.place import Place
 
 
@@ -32,7 +32,7 @@ def test_grey_images_are_read_as_rgb_and_colour_as_grey(images, tmp_path):
 
 def test_a_new_class_never_moves_another_one_between_splits():
     names, fractions = [f"class {i}" for i in range(3000)], (0.6, 0.15, 0.25)
-    before, after = split_by_hash(names[::2], fractions), split_by_hash(names, fractions)
+    before, after = dealt(names[::2], fractions), dealt(names, fractions)
     for split, share in zip(("train", "val", "test"), fractions, strict=True):
         assert set(before[split]) <= set(after[split])
         assert len(after[split]) / 3000 == pytest.approx(share, abs=0.04)

@@ -33,11 +33,13 @@ LABELS = {  # file: (torchvision's split, labels)
 
 @pytest.fixture
 def faces(tmp_path, monkeypatch) -> Path:
-    """A data root with a CelebA of seven faces, each of one colour, in the layout of the archives."""
+    """A data root with a CelebA of seven faces, each of one colour and a brow, in the layout of the archives."""
     folder = tmp_path / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i, name in enumerate(LABELS):
-        Image.new("RGB", (178, 218), (40 * i, 40 * i, 0)).save(folder / "img_align_celeba" / name, quality=95)
+        image = Image.new("RGB", (178, 218), (40 * i, 40 * i, 0))
+        image.paste((40 * i + 9, 40 * i + 9, 0), (0, 0, 178, 60))
+        image.save(folder / "img_align_celeba" / name, quality=95)
     rows = {
         "list_attr_celeba.txt": [str(len(LABELS)), " ".join(NAMES) + " "]
         + [f"{name} {' '.join(f'{label:2}' for label in labels)}" for name, (_, labels) in LABELS.items()],
