@@ -268,13 +268,23 @@ class GlyphImages(ClassImages):
         for start in range(0, len(ids), shapes):
             part = slice(start, start + shapes)
             few_ids = moved(ids[part], device)
-            traits, tremors, warps = _words(few_ids >> 32, few_ids & 0xFFFFFFFF)
-            pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
-            control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
+            classes, items = few_ids >> 32, few_ids & 0xFFFFFFFF
+            control, pen = self.lines(classes, items)
             for first in range(0, len(few_ids), pictures):
                 few = slice(first, first + pictures)
-                images[part][few, 0] = _ink(control[:, :, few].flatten(2), pen[few], self.image_size)
+                ink = _ink(control[:, :, few].flatten(2), pen[few], self.image_size)
+                images[part][few, 0] = self.finished(ink, classes[few], items[few])
         return images
+
+    def lines(self, classes: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Control points of the drawings in pixels `[2, 4, K, PIECES]`, and the radius of the pen `[K]`."""
+        traits, tremors, warps = _words(classes, items)
+        pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
+        return _fit(pieces, _bell(warps), self.image_size, self.wobble)
+
+    def finished(self, ink: Tensor, classes: Tensor, items: Tensor) -> Tensor:
+        """The picture of the ink, both 0 to 255 and `[K, image_size, image_size]`; uint8 truncates."""
+        return ink
 
 
 class Glyphs(NWayKShot):
