@@ -3,7 +3,7 @@
 The parts of `Glyphs` and its rules (see there: CPU and CUDA give the same bits), with more of what real drawings have:
 
     alphabet  64 classes that share their sub-strokes, curvature and slant, so that they are harder to tell apart
-    class     1 to 4 pieces, and closed curves: a piece may return to the start of the one before (an arc closes to an
+    class     one or two parts of 1 to 4 pieces, and closed curves: a piece may return to the start of the one before (an arc closes to an
               oval, an S to an 8)
     drawing   neat or sloppy; noise on each control point; a bend of the page; any size, place and proportions
     scan      pen pressure that changes across the page, blur, contrast
@@ -25,6 +25,7 @@ from metabox.tasks.images.glyphs import (
     Side,
     Wobble,
     _bell,
+    _direction,
     _fit,
     _trace,
     _uniform,
@@ -34,8 +35,10 @@ from metabox.tasks.nway import NWayKShot, NWayOptions
 
 ALPHABET = 64  # classes
 SHARED = 8  # words of an alphabet
+COMPLICATED = 0.5  # share of classes of two parts, with up to PIECES pieces each
+JOIN = 8  # words of a class for how they are joined
 CLOSING = 0.2  # share of pieces that return to the start of the one before
-HAND = 8 * PIECES + 8  # words of a drawing for noise on its control points, and for its page
+HAND = 16 * PIECES + 8  # words of a drawing for noise on its control points, and for its page
 SCAN = 12  # words of a drawing for its scan
 
 
@@ -80,19 +83,37 @@ def _closed(pieces: list[list[Tensor]], more: Tensor) -> list[list[Tensor]]:
     return made[:2] + [[torch.where(single, a, b) for a, b in zip(made[i % 2], made[i], strict=True)] for i in (2, 3)]
 
 
+def _joined(first: list[list[Tensor]], second: list[list[Tensor]], join: Tensor) -> list[list[Tensor]]:
+    """The second part of a character, laid on the first or beside it; simple characters repeat the first.
+
+    join: uniform words of the class `[K, JOIN]`
+    """
+    column = join[..., None].unbind(1)
+    piece = [torch.where(column[0] < 0.5, a, b) for a, b in zip(first[0], first[-1], strict=True)]
+    on = torch.where(column[1] < 0.4, piece[0], piece[3])
+    size = column[2] * 0.5 + 0.5
+    apart = _direction(join[:, 3] * 4.0) * (column[4] * 0.6 + 0.2)
+    on = on + torch.where(column[5] < 0.4, apart, torch.zeros_like(apart)) - second[0][0] * size
+    complicated = column[6] < COMPLICATED
+    return [
+        [torch.where(complicated, b * size + on, a) for a, b in zip(one, other, strict=True)]
+        for one, other in zip(first, second, strict=True)
+    ]
+
+
 def _by_hand(pieces: list[list[Tensor]], noise: Tensor, slant: Tensor, wobble: float) -> list[list[Tensor]]:
     """Noise on each control point, the slant of the alphabet, and a bend of the page; noise `[K, HAND]`."""
     sloppy = (noise[:, -1:] * 0.6 + 1.0) * (0.12 * wobble)
-    points = torch.stack([point for piece in pieces for point in piece], dim=1)  # [K, PIECES * 4, 2]
-    points = points + noise[:, : 8 * PIECES].reshape(-1, 4 * PIECES, 2) * sloppy[..., None]
+    points = torch.stack([point for piece in pieces for point in piece], dim=1)  # [K, 2 * PIECES * 4, 2]
+    points = points + noise[:, : 16 * PIECES].reshape(-1, 8 * PIECES, 2) * sloppy[..., None]
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
     half = ((high - low) * 0.5).amax(2, keepdim=True).clamp(min=0.1)
     x, y = ((points - (low + high) * 0.5) / half).unbind(-1)  # within -1 ... 1
-    page = (noise[:, 8 * PIECES :] * (0.3 * wobble))[..., None].unbind(1)
+    page = (noise[:, 16 * PIECES :] * (0.3 * wobble))[..., None].unbind(1)
     x, y = x + y * y * page[0] + x * y * page[1], y + x * x * page[2] + x * y * page[3]
     x = x * (page[4] + 1.0) + y * ((slant * 0.5)[:, None] + page[5])
     points = torch.stack((x, y), dim=-1)
-    return [list(points[:, 4 * i : 4 * i + 4].unbind(1)) for i in range(PIECES)]
+    return [list(points[:, 4 * i : 4 * i + 4].unbind(1)) for i in range(2 * PIECES)]
 
 
 def _neighbours(picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,6 +137,8 @@ def _blurred(picture: Tensor, share: Tensor) -> Tensor:
 class HandwritingImages(GlyphImages):
     """`GlyphImages` in alphabets (the groups) and nearer to real drawings; see `Handwriting`."""
 
+    samples = 30  # of shorter pieces than those of `Glyphs`
+
     @checked
     def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0) -> None:
         super().__init__(image_size, wobble)
@@ -123,27 +146,33 @@ class HandwritingImages(GlyphImages):
         self.fingerprint = f"Handwriting 1 (generated), image_size {image_size}, wobble {wobble}"
 
     def lines(self, classes: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        noise = _bell(_own_words(classes, items, "hand", HAND))
+        first, warps, slant = self._part(classes, items)
+        second, _, _ = self._part(classes + len(self.sizes), items)
+        position = torch.arange(JOIN, device=classes.device)
+        join = _uniform(hash_words(classes[:, None] * JOIN + position, make_key("handwriting", "join")))
+        pieces = _by_hand(first + _joined(first, second, join), noise, slant - 0.5, self.wobble)
+        control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
+        page = noise[:, 16 * PIECES + 6 :]
+        centre = (self.image_size - 1) * 0.5
+        scale = (page[:, 0] * (0.2 * self.wobble) + 0.92)[:, None]
+        return (control - centre) * scale + centre, pen
+
+    def _part(self, classes: Tensor, items: Tensor) -> tuple[list[list[Tensor]], Tensor, Tensor]:
         words, tremors, warps = _words(classes, items)
-        traits, slant = _in_alphabets(_uniform(words), classes)
+        traits, slant = _in_alphabets(_uniform(words), classes % len(self.sizes))
         position = torch.arange(PIECES, device=classes.device)
         more = _uniform(hash_words(classes[:, None] * PIECES + position, make_key("handwriting", "closing")))
-        noise = _bell(_own_words(classes, items, "hand", HAND))
-        pieces = _closed(_trace(traits, _bell(tremors) * self.wobble), more)
-        pieces = _by_hand(pieces, noise, slant - 0.5, self.wobble)
-        control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
-        page = noise[:, 8 * PIECES + 6 :]
-        centre = (self.image_size - 1) * 0.5
-        scale = (page[:, 0] * (0.2 * self.wobble) + 0.88)[:, None]
-        return (control - centre) * scale + centre, pen
+        return _closed(_trace(traits, _bell(tremors) * self.wobble), more), warps, slant
 
     def finished(self, ink: Tensor, classes: Tensor, items: Tensor) -> Tensor:
         words = _uniform(_own_words(classes, items, "scan", SCAN))
         word = words[..., None, None].unbind(1)
         place = torch.arange(self.image_size, device=ink.device) * (2.0 / self.image_size) - 1.0
         slope = place[:, None] * (word[0] - 0.5) + place * (word[1] - 0.5)
-        # Half of the drawings are written with a thin pen.
-        picture = _pressed(ink, (word[2] * 2.4 - 1.2 + slope).clamp(0.0, 1.0))
-        picture = _pressed(picture, (word[3] * 4.0 - 3.0 + slope).clamp(0.0, 1.0))
+        # Most drawings are written with a thin pen.
+        picture = _pressed(ink, (word[2] * 3.0 - 1.9 + slope).clamp(0.0, 1.0))
+        picture = _pressed(picture, (word[3] * 5.0 - 4.2 + slope).clamp(0.0, 1.0))
         picture = _blurred(picture, (word[4] * 0.4 - 0.2).clamp(min=0.0))
         picture = _blurred(picture, (word[5] * 0.8 - 0.6).clamp(min=0.0))
         return (picture * (word[6] * 0.9 + 0.75)).clamp(0.0, 255.0)
