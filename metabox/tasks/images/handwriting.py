@@ -3,8 +3,8 @@
 The parts of `Glyphs` and its rules (see there: CPU and CUDA give the same bits), with more of what real drawings have:
 
     alphabet  64 classes that share their sub-strokes, curvature and slant, so that they are harder to tell apart
-    class     one or two parts of 1 to 4 pieces, and closed curves: a piece may return to the start of the one before (an arc closes to an
-              oval, an S to an 8)
+    class     one or two parts of 1 to 4 pieces; a piece may return to the start of the one before (an arc closes to
+              an oval, an S to an 8)
     drawing   neat or sloppy; noise on each control point; a bend of the page; any size, place and proportions
     scan      pen pressure that changes across the page, blur, contrast
 """
@@ -182,7 +182,7 @@ class Handwriting(NWayKShot):
     """N-way K-shot episodes of generated characters made to resemble real handwriting: nothing to download.
 
     Classes come in alphabets of 64 (`within_groups`), 2**14 of them for each split. Images are ink 255 on 0.
-    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and twice as fast.
+    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and three times as fast.
 
     Args:
         image_size: height and width in pixels.
