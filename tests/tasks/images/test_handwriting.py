@@ -12,9 +12,11 @@ from metabox.tasks import Handwriting
 from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS, PIECES, TRAITS
 from metabox.tasks.images.handwriting import (
     ALPHABET,
+    CLOSING,
     COMPLICATED,
     HandwritingImages,
     _blurred,
+    _closed,
     _in_alphabets,
     _pressed,
 )
@@ -91,6 +93,16 @@ def test_half_of_the_characters_have_a_second_part():
     first, second = control[..., :4], control[..., 4:]  # [2, 4, K, pieces]
     beside = (first - second).abs().amax((0, 1, 3)) > 4.0  # without one, it differs by the noise only
     assert abs(beside.float().mean() - COMPLICATED) < 0.06
+
+
+def test_some_pieces_return_to_the_start_of_the_one_before():
+    arc = [torch.tensor([point]) for point in ([0.0, 0.0], [0.0, 1.3], [2.0, 1.3], [2.0, 0.0])]
+    line = [torch.tensor([[float(x), 5.0]]) for x in range(4)]
+    closes = _closed([arc, line, line, line], torch.tensor([[0.9, CLOSING / 2, 0.9, 0.9]]))
+    torch.testing.assert_close(torch.cat(closes[1]), torch.tensor([[2.0, 0.0], [2.0, -1.3], [0.0, -1.3], [0.0, 0.0]]))
+    assert torch.equal(torch.cat(closes[2]), torch.cat(line))
+    single = _closed([arc, line, line, arc], torch.tensor([[0.1, 0.9, 0.9, 0.9]]))
+    assert all(torch.equal(torch.cat(single[i]), torch.cat([arc, line, arc, line][i])) for i in range(4))
 
 
 def test_pen_and_scan_widen_lines_and_keep_their_ink():
