@@ -20,7 +20,7 @@ import sys
 import zipfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,7 +176,7 @@ def main() -> None:
     out = args.runs / f"{args.recipe}-seed{args.seed}"
     if not (args.evaluate or args.validate):
         trained(out, args.recipe, args.seed)
-    learner = cast(Learner, load_run(out)[0])
+    learner = load_run(out)[0]
     if args.validate:
         print("5w1s", omniglot(args.data_root, "val", learner, 5))
         print("20w1s within alphabets", omniglot(args.data_root, "val", learner, 20, alphabet=True))
