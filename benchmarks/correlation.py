@@ -65,7 +65,7 @@ def row(correlation: float, name: str, seed: int, args: argparse.Namespace) -> d
         steps=args.steps, n_tasks=1, lr=args.lr, weight_decay=0.0, validate_every=args.steps // 5, n_validation=50
     )
     out = args.runs / f"correlation-{correlation:g}-{name}-{args.steps}-{args.lr:g}-seed{seed}"
-    learner = run(tasks, make, outer, seed=seed, out=out)
+    learner = run(tasks, make, outer, seed=seed, scale="none", out=out)
     last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {
         "correlation": correlation,

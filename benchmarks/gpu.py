@@ -7,8 +7,8 @@
 Rewrites results/gpu.json after every measurement. Each measurement has a process of its own with a time limit: what
 fails, or does not fit into the budget, is listed with the reason, and the rest goes on.
 
-A step is the whole step of `metabox.run`, from one call of its sampler to the next. `graphs` and `on` are compiled
-beforehand, all at once while the device tests run, and then again from the compiler's cache for the timing.
+A step is the whole step of `metabox.run`, from one call of its sampler to the next. `on` is compiled beforehand, all
+recipes at once while the device tests run, and then again from the compiler's cache for the timing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class Script:
         reports, limit = self.work / "reports", min(self.options.test_seconds, self.left())
         ran = Alone(device_tests, self.options.data_root, limit, str(reports), seconds=limit + 5)
         ways = self.ways() if self.device == "cuda" and "compiled" in self.options.parts else []
-        warm = {way: Alone(gpu_measures.step, way[0], self.device, way[1], 0.1, seconds=limit) for way in ways}
+        warm = {
+            way: Alone(gpu_measures.step, way[0], self.device, way[1], 0.1, seconds=limit)
+            for way in ways
+            if way[1] != "graphs"
+        }
         found = ran.result()
         self.compiling = {way: child.result() for way, child in warm.items()}
         self.keep(tests=found | outcomes(reports))

@@ -180,7 +180,7 @@ def step(tell: Tell, name: str, device: str, compiled: str | None, seconds: floa
     tell({"tasks": outer.n_tasks})
     evaluation = made.evaluation or made.tasks
     with tempfile.TemporaryDirectory() as out, suppress(Enough):
-        run(tasks, made.learner, outer, evaluation=evaluation, objective=made.objective, out=out)
+        run(tasks, made.learner, outer, evaluation=evaluation, objective=made.objective, scale=made.scale, out=out)
 
 
 # Sampling

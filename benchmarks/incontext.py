@@ -149,7 +149,7 @@ def remedies(args: argparse.Namespace) -> Row:
 def validated(tasks: EpisodeSampler, evaluation: EpisodeSampler, outer: metabox.OuterLoop, out: Path) -> list[Point]:
     """Train a GPICL; returns its validation curve: step, seconds of training, negative log likelihood."""
     learner = partial(GPICL, backbone=Flatten, width=64, depth=2)
-    metabox.run(tasks, learner, outer, objective=StreamLoss, evaluation=evaluation, out=out)
+    metabox.run(tasks, learner, outer, objective=StreamLoss, evaluation=evaluation, scale="none", out=out)
     return [(line["step"], line["seconds"], line["val"]["nll"]) for line in log_of(out) if "val" in line]
 
 

@@ -23,6 +23,27 @@ RECIPE, SMALL = STARTED
 ONE = ("--outer.steps", "1", "--outer.n_validation", "1", "--n_test", "1")
 
 
+FIRST_BATCH = """
+import runpy, sys
+
+from metabox import evaluation
+
+score_batch = evaluation.score_batch
+
+
+def first(*arguments, **options):
+    score_batch(*arguments, **options)
+    print("the first batch", flush=True)
+    raise KeyboardInterrupt
+
+
+evaluation.score_batch = first
+sys.argv[0] = "metabox"
+runpy.run_module("metabox", run_name="__main__")
+"""
+"""`metabox` until it has drawn and scored a batch."""
+
+
 class Checkout:
     """Commands of one checkout, each in a process of its own, in a folder with a finished run."""
 
@@ -69,6 +90,24 @@ class Checkout:
         warm = (second["seconds"] - first["seconds"]) / (second["step"] - first["step"])
         return float(arrived - (first["step"] - 1) * warm)
 
+    def first_batch(self) -> float:
+        """From the start of `evaluate` until its first batch, of one task, is drawn and scored.
+
+        Raises:
+            Failed: if it ends without one, as in a version that scores batches by another function.
+        """
+        command = [sys.executable, "-W", "ignore", "-c", FIRST_BATCH, "evaluate", "run", "--n_test", "1"]
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **self._where()
+        ) as process:
+            assert process.stdout is not None
+            said = any(line == "the first batch\n" for line in process.stdout)  # stops reading at that line
+            seconds = time.perf_counter() - begin
+        if not said:
+            raise Failed("metabox evaluate ended before its first batch")
+        return seconds
+
     def _line(self, process: subprocess.Popen[bytes], out: Path, number: int) -> dict[str, Any]:
         path, end = out / "metrics.jsonl", time.perf_counter() + PATIENCE
         while process.poll() is None and time.perf_counter() < end:
@@ -89,6 +128,7 @@ COMMANDS: dict[str, Callable[[Checkout], float]] = {
     "metabox list": lambda c: c.seconds("list"),
     "metabox train --help": lambda c: c.seconds("train", "--help"),
     "metabox train RECIPE, to the end of its first step": Checkout.first_step,
+    "metabox evaluate RUN, to the end of its first batch": Checkout.first_batch,
     "metabox evaluate RUN, one task": lambda c: c.seconds("evaluate", "run", "--n_test", "1"),
 }
 
@@ -97,15 +137,22 @@ def start(checkouts: Mapping[str, Path], rounds: int) -> Rows:
     """Each command of each checkout, interleaved, with the import of torch in every round."""
     found: dict[str, dict[str, list[float]]] = {name: {who: [] for who in checkouts} for name in COMMANDS}
     imports: list[float] = []
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         made = {who: Checkout(path, Path(folder) / who) for who, path in checkouts.items()}
         for order in turns(made, rounds):
             imports.append(_import_torch())
             for name, measure in COMMANDS.items():
-                for who in order:
-                    found[name][who].append(measure(made[who]))
+                try:
+                    for who in order if name not in failed else ():
+                        found[name][who].append(measure(made[who]))
+                except Failed as failure:  # another version may not have it
+                    failed[name] = str(failure)
     rows: Rows = [{"command": 'python -c "import torch"', "seconds_this": quartiles(imports)}]
     for name, seconds in found.items():
+        if name in failed:
+            rows.append({"command": name, "left_out": failed[name]})
+            continue
         multiples = {
             f"multiple_{who}": quartiles([s / i for s, i in zip(values, imports, strict=True)])
             for who, values in seconds.items()

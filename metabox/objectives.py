@@ -103,8 +103,8 @@ class JointLoss(Objective):
 class LatentLearner(Protocol):
     """A learner with a latent z; its phi holds `z_mean` and `z_scale [T, Z]`, those of q(z | support)."""
 
-    def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """q(z | examples), a diagonal normal: mean and scale, each `[T, Z]`."""
+    def encode(self, examples: Examples, descriptor: Tensor | None, phi: Phi) -> tuple[Tensor, Tensor]:
+        """q(z | examples), a diagonal normal: mean and scale, each `[T, Z]`; numbers are on the scale of phi."""
 
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters given z: x `[T, M, *x_shape]`, z `[T, S, Z]` -> `[T, S, M, P]`."""
@@ -147,7 +147,7 @@ class LatentLoss(QueryLoss):
         learner = cast(LatentLearner, self.learner)
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
         prior = phi["z_mean"], phi["z_scale"]
-        posterior = learner.encode(whole, episodes.descriptor)
+        posterior = learner.encode(whole, episodes.descriptor, phi)
         mean, scale = (part[:, None].expand(-1, n, -1) for part in posterior)
         z = torch.cat([mean + scale * torch.randn_like(scale), prior[0][:, None]], dim=1)
         params = learner.decode(phi, targets.x, z)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from metabox.cli.main import main
+
 SLOW = (
     "lightning_fabric",
     "matplotlib",
@@ -26,6 +28,7 @@ SLOW = (
 )
 LIGHT: set[str] = set()
 HELP = {"torch"}
+EVALUATING = HELP
 TRAINING = {"lightning_fabric", "sympy", "torch", "torch._dynamo", "torch.distributed.fsdp"}
 """Fabric and torch's own optimizers import torch._dynamo, and that the rest."""
 
@@ -40,6 +43,13 @@ if arguments[:1] == ["train"] and "--help" not in arguments:
         raise KeyboardInterrupt  # behind the last step; scores need more
 
     loop.validate = validate
+if arguments[:1] == ["evaluate"]:
+    from metabox import evaluation
+
+    def score_batch(*_):
+        raise KeyboardInterrupt  # before the first batch; the means of scores need more
+
+    evaluation.score_batch = score_batch
 if arguments:
     from metabox.cli.main import main
 
@@ -76,6 +86,14 @@ def test_a_start_loads_no_more_than_it_needs(name: str, tmp_path: Path) -> None:
     found = loaded(arguments, tmp_path)
     assert found <= may
     assert "torch" in found or may is LIGHT  # it did start
+
+
+def test_evaluating_a_run_loads_no_more_before_its_first_batch(tmp_path: Path) -> None:
+    outer = ["--outer.steps", "1", "--outer.n_tasks", "1", "--outer.n_validation", "1"]
+    assert main(["train", "sinusoid-cnp", *outer, "--n_test", "2", "--out", str(tmp_path / "run")]) == 0
+    found = loaded(["evaluate", str(tmp_path / "run")], tmp_path)
+    assert "torch" in found
+    assert found <= EVALUATING
 
 
 def test_fabric_does_not_load_torchmetrics_and_leaves_it_to_others(tmp_path: Path) -> None:

@@ -36,9 +36,8 @@ def train(arguments: list[str]) -> None:
     text = recipes.dump(parser, config)
     manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    of_run = {name: getattr(made, name) for name in ("evaluation", "objective", "weighting", "target", "hooks")} | {
-        "seed": config.seed
-    }
+    options = ("evaluation", "objective", "weighting", "target", "scale", "hooks")
+    of_run = {name: getattr(made, name) for name in options} | {"seed": config.seed}
     leads = check(made.tasks, made.learner, made.outer, **of_run)
     with owned(folder, leads):
         finished = leads and manifest.begin(folder, text)

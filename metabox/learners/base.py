@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,10 @@ from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
 from metabox.learners.phi import check_axes, check_names, check_phi, remember
+from metabox.learners.scaler import Scaler
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
+from metabox.targets.spec import Scale
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. They can be sliced, cached, moved and saved."""
@@ -32,6 +35,9 @@ class Learner(nn.Module, Configured, ABC):
 
     The label set of a task, `classes [T, C]`, is kept in phi, and the logits of all other classes are set so low that
     their probability is 0: no learner predicts a class outside the label set.
+
+    If the spec has a `scale`, `infer`, `answer` and `unroll` get x and real y at location 0 and scale 1, and what they
+    return is put in the units of y afterwards.
     """
 
     targets: ClassVar[tuple[type[Target], ...]] = (Classes, Vector)
@@ -43,19 +49,25 @@ class Learner(nn.Module, Configured, ABC):
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
 
+    scales: ClassVar[tuple[Scale, ...]] = get_args(Scale)
+    """The scales of a spec that it can work with."""
+
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()
         if not isinstance(spec.target, self.targets):
             kinds = ", ".join(kind.__name__ for kind in self.targets)
             raise ValueError(f"expected a target among {kinds} for {type(self).__name__}, got {spec.target!r}")
+        if spec.scale not in self.scales:
+            raise ValueError(f"expected scale {' or '.join(self.scales)} for {type(self).__name__}, got {spec.scale!r}")
         if spec.target.statistics is not None:  # a copy for this learner, saved with its weights
             spec = replace(spec, target=copy.deepcopy(spec.target))
             self.statistics = spec.target.statistics
         self.spec = spec
+        self.scaler = Scaler.of(spec)
 
     @property
     def n_params(self) -> int:
-        """P, natural parameters per query point."""
+        """P, natural parameters per query point; without location and scale, which `Target.in_units` adds."""
         return self.spec.target.n_params
 
     def adapt(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Phi:
@@ -72,7 +84,8 @@ class Learner(nn.Module, Configured, ABC):
                 label set.
         """
         support, descriptor, classes = self.check(support, descriptor, classes)
-        phi = self._phi(support, descriptor, self.label_set(support, classes))
+        held = {} if self.scaler is None else self.scaler.measure(support)
+        phi = self._phi(self.scaled(support, held), descriptor, self.label_set(support, classes)) | held
         if self._reads_values():
             remember(self, phi)
         return phi
@@ -81,17 +94,19 @@ class Learner(nn.Module, Configured, ABC):
         """Map phi and query inputs `[T, M, *x_shape]` to natural parameters `[T, M, P]`, all queries in one pass.
 
         For classes, P is the length of the label set's axis, and logits outside the set are the lowest number of their
-        dtype, so that softmax gives 0.
+        dtype, so that softmax gives 0. With a `scale`, the location and scale of y follow the P parameters of real y,
+        and every method of the target takes that, in the units of y.
 
         Raises:
             ValueError: if x is not of the kind that the learner was built for, or phi is not from this learner or not
                 for the tasks of x.
         """
         phi, x = self.check_query(phi, x)
+        x = self.scaled_inputs(x, phi)
         if not self._reads_values():
-            return within(self.answer(phi, x), phi.get("classes"))
+            return self.in_units(within(self.answer(phi, x), phi.get("classes")), phi)
         try:
-            return within(self.answer(phi, x), phi.get("classes"))
+            return self.in_units(within(self.answer(phi, x), phi.get("classes")), phi)
         except (RuntimeError, LookupError, TypeError, AttributeError):
             check_axes(self, phi)
             raise
@@ -111,7 +126,9 @@ class Learner(nn.Module, Configured, ABC):
         if classes is None and self.spec.target.n_classes is not None:
             classes = examples.mask.new_ones(len(examples), self.spec.target.n_classes)
         classes = self.label_set(examples, classes)
-        return within(self.unroll(examples, descriptor, classes), classes)
+        if self.scaler is not None and self.spec.scale == "support":
+            return within(self._unroll_scaled(examples, descriptor, classes), classes)
+        return self.in_units(within(self.unroll(self.scaled(examples, {}), descriptor, classes), classes), {})
 
     @abstractmethod
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
@@ -129,6 +146,39 @@ class Learner(nn.Module, Configured, ABC):
             for t in range(examples.x.shape[1])
         ]
         return torch.cat(steps, dim=1)
+
+    def _unroll_scaled(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
+        """The same where each step has a scale of its own, that of examples[:t]: no fast path knows it in advance."""
+        scaler, steps = cast(Scaler, self.scaler), []
+        for t in range(examples.x.shape[1]):
+            before = examples[:, :t]
+            held = scaler.measure(before)
+            phi = self._phi(self.scaled(before, held), descriptor, classes) | held
+            x = self.scaled_inputs(examples.x[:, t : t + 1], held)
+            steps.append(self.in_units(self.answer(phi, x), phi))
+        return torch.cat(steps, dim=1)
+
+    def scaled(self, examples: Examples, phi: Mapping[str, Tensor]) -> Examples:
+        """Checked examples as `infer` gets them: at location 0 and scale 1, by the statistics in phi or the weights.
+
+        Raises:
+            ValueError: if a number is absurd on that scale.
+        """
+        return examples if self.scaler is None else self.scaler.examples(examples, phi, self._reads_values())
+
+    def scaled_inputs(self, x: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
+        """Checked query inputs as `answer` gets them, likewise."""
+        return x if self.scaler is None else self.scaler.inputs(x, phi, None, self._reads_values())
+
+    def may_be_padding(self, x: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
+        """Which inputs that `answer` gets are zeros in the user's units, as in padding: bool `[T, M]`."""
+        zero = torch.zeros_like(x[:, :1])
+        zero = zero if self.scaler is None else self.scaler.inputs(zero, phi, None, check=False)
+        return (x == zero).flatten(2).all(-1)
+
+    def in_units(self, params: Tensor, phi: Mapping[str, Tensor]) -> Tensor:
+        """What `answer` returned `[T, ..., P]`, in the units of y."""
+        return params if self.scaler is None else self.scaler.in_units(params, phi)
 
     def _phi(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         phi = self.infer(support, descriptor, classes)
@@ -199,7 +249,8 @@ class Learner(nn.Module, Configured, ABC):
             raise ValueError(f"expected a support as Examples(x=..., y=...), got {shown(support)}")
         descriptor = None if descriptor is None else tensor_of("descriptor", descriptor, "[T, dz]")
         classes = None if classes is None else tensor_of("classes", classes, "[T, C]")
-        x, y = self._as_weights("x", support.x), self._as_weights("y", support.y)
+        x = self._as_weights("x", support.x, self.scaler is not None and self.scaler.of_x)
+        y = self._as_weights("y", support.y, self.scaler is not None and self.scaler.of_y)
         if x is not support.x or y is not support.y:
             support = replace(support, x=x, y=y)
         if descriptor is not None:
@@ -218,7 +269,8 @@ class Learner(nn.Module, Configured, ABC):
         Raises:
             ValueError: if they do not fit the learner's spec.
         """
-        x = self._as_weights("x", tensor_of("x", x, "[T, M, *x_shape]"))
+        x = tensor_of("x", x, "[T, M, *x_shape]")
+        x = self._as_weights("x", x, self.scaler is not None and self.scaler.of_x)
         self.spec.check_x(x, values=self._reads_values())
         like = next(self.parameters(), None)
         phi = check_phi(phi, x, None if like is None else like.dtype)
@@ -226,14 +278,16 @@ class Learner(nn.Module, Configured, ABC):
             check_names(self, phi)
         return phi, x
 
-    def _as_weights(self, name: str, value: Tensor) -> Tensor:
-        """A tensor on the device of the weights, floats in their type."""
+    def _as_weights(self, name: str, value: Tensor, scaled: bool = False) -> Tensor:
+        """A tensor on the device of the weights, floats in their type; float64 stays if it is still to be scaled."""
         like = next(self.parameters(), None)
         if like is not None and value.device != like.device:
             raise ValueError(
                 f"expected {name} on {like.device}, where the learner's weights are, got {value.device}; "
                 f"use .to({str(like.device)!r})"
             )
+        if scaled and value.dtype == torch.float64:  # a date in seconds has too many digits for float32
+            return value
         return floats_of(name, value, like.dtype if like is not None else None) if value.is_floating_point() else value
 
     def _reads_values(self) -> bool:

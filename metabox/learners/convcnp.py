@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,24 +25,28 @@ class ConvCNP(Learner):
     phi is the function h, so the CNN runs once per task, and queries cost little.
 
     Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that it depends on no
-    query and no other task. There is no perceptron between E and the CNN. ψ has one length scale for all its channels,
-    and so has ψ'. Images (x in two dimensions) are treated as any set of points; the paper has a separate variant for
-    them. A descriptor (the paper has none) enters the CNN as constant channels.
+    query and no other task; in evaluation an input outside it is an error. There is no perceptron between
+    E and the CNN. ψ has one length scale for all its channels, and so has ψ'. Images (x in two dimensions) are treated
+    as any set of points; the paper has a separate variant for them. A descriptor (the paper has none) enters the CNN as
+    constant channels.
 
     Args:
         spec: the tasks, with one or two inputs.
-        domain: range of the inputs in each dimension. The grid ends a margin of 0.1 beyond it, and predictions soon
-            become constant there.
+        domain: range of the inputs in each dimension; of inputs at location 0 and scale 1, if the spec has a `scale`.
+            The grid ends a margin of at least 0.1 beyond it.
         points_per_unit: grid points per unit of x; by default 64 for one input, as in the paper, and 4 for two.
         width: channels of the CNN, a U-Net.
         depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.
         kernel: size of its kernels; odd.
 
     Raises:
-        ValueError: if inputs have another shape, or an option is out of range.
+        ValueError: if the spec's `scale` is "support", inputs have another shape, an option is out of range, or a grid
+            takes more than 1 GiB a task. By `adapt` and `predict`, for inputs outside the grid (in evaluation), or more
+            tasks at a time than fit 64 GiB.
     """
 
     targets = (Reals,)
+    scales = ("none", "training")  # one grid, and one length scale, for all tasks
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class ConvCNP(Learner):
         depth = (6 if dim == 1 else 3) if depth is None else depth
         if low == high or kernel % 2 == 0:
             raise ValueError(f"expected domain with low < high and an odd kernel, got {domain} and {kernel}")
+        self.map_bytes = _check_memory(dim, domain, density, 2**depth, width)
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)
         self.cnn = GridUNet(dim, 1 + spec.target.label_size + spec.descriptor_size, width, depth, kernel)
@@ -68,6 +75,12 @@ class ConvCNP(Learner):
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `field [T, P, G, H]`, a function on the grid for each natural parameter."""
+        if len(support) * self.map_bytes > MOST_BYTES:
+            raise ValueError(
+                f"expected tasks whose grids take at most {MOST_BYTES / GIB:g} GiB together, got {len(support)} of "
+                f"{self.map_bytes / GIB:.3g} GiB each; take fewer at a time, or a smaller points_per_unit"
+            )
+        self._check_inside(support.x, support.mask)
         here = support.mask[..., None].float()
         density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
             [1, self.spec.target.label_size], dim=1
@@ -80,7 +93,38 @@ class ConvCNP(Learner):
             return {"field": self.readout(h.float().movedim(1, -1)).movedim(-1, 1)}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
+        if self._reads_values():
+            self._check_inside(x, ~self.may_be_padding(x, phi))
         return self.decode.from_grid(phi["field"], x)
+
+    def _check_inside(self, x: Tensor, there: Tensor) -> None:
+        if not self._reads_values():
+            return
+        low, high = self.encode.grid.ends
+        outside = ((x < low) | (x > high)) & there[..., None]
+        if bool(outside.any()):
+            scaled = " at location 0 and scale 1" if self.scaler is not None else ""
+            raise ValueError(
+                f"expected x{scaled} on the grid, from {low:.4g} to {high:.4g}, got {float(x[outside][0]):.4g} among "
+                f"{int(outside.sum())} outside; build the learner with a wider domain"
+            )
 
 
 SMALLEST = 1e-8
+GIB = 2**30
+MOST_BYTES_A_TASK, MOST_BYTES = GIB, 64 * GIB
+MAPS = 6  # of `width` channels that the U-Net holds at full length, about: both ways, with gradients
+
+
+def _check_memory(dim: int, domain: tuple[float, float], density: float, multiple: int, width: int) -> int:
+    """The bytes that a task's grid takes in the U-Net, estimated before anything is allocated."""
+    length = (domain[1] - domain[0] + 0.2) * density
+    needed = 4 * MAPS * width * max(length, multiple) ** dim if length < 1e15 else math.inf
+    if needed > MOST_BYTES_A_TASK:
+        fits = (MOST_BYTES_A_TASK / (4 * MAPS * width)) ** (1 / dim) / (domain[1] - domain[0] + 0.2)
+        raise ValueError(
+            f"expected a grid of at most {MOST_BYTES_A_TASK / GIB:g} GiB a task, got {length:.4g} points"
+            f"{' in each direction' if dim == 2 else ''} ({needed / GIB:.3g} GiB); use points_per_unit={fits:.2g} or "
+            "less, or a narrower domain"
+        )
+    return int(needed)

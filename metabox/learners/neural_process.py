@@ -74,17 +74,24 @@ class NeuralProcess(Learner):
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         draws = torch.randn_like(self.draws.expand(len(x), -1, -1)) if self.training else self.draws
         z = phi["z_mean"][:, None] + phi["z_scale"][:, None] * draws
-        return self.spec.target.mixture(self.decode(phi, x, z))
+        return self.spec.target.mixture(self._decode(phi, x, z))
 
-    def encode(self, examples: Examples, descriptor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """q(z | examples): mean and scale, each `[T, Z]`. For the support, phi has them as `z_mean` and `z_scale`."""
+    def encode(self, examples: Examples, descriptor: Tensor | None, phi: Phi) -> tuple[Tensor, Tensor]:
+        """q(z | examples): mean and scale, each `[T, Z]`; for the support, phi has them as `z_mean` and `z_scale`.
+
+        If the spec's `scale` is "support", phi says the task's.
+        """
         examples, descriptor, _ = self.check(examples, descriptor)
+        examples = self.scaled(examples, phi)
         h, _ = self.embed.adapt(examples, descriptor)
         moments: tuple[Tensor, Tensor] = self.latent(self.pairing.pairs(h, examples), self.pairing.groups(examples))
         return moments
 
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters of p(y | x, r, z): x `[T, M, *x_shape]`, samples z `[T, S, Z]` -> `[T, S, M, P]`."""
+        return self.in_units(self._decode(phi, self.scaled_inputs(x, phi), z), phi)
+
+    def _decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         h = self.embed(x, phi)
         code = self.code(phi, h)[:, None].to(h.dtype)
         params = self.pairing.score(self.decoder, h[:, None], code, z.to(h.dtype)[:, :, None])

@@ -95,6 +95,7 @@ class TNPA(TNPD):
             ValueError: if the examples are not of the kind that the learner was built for.
         """
         examples, _, _ = self.check(examples, phi.get("descriptor"))
+        examples = self.scaled(examples, phi)
         return self._extend(phi, self.embed(examples.x, phi), examples)
 
     def joint(self, phi: Phi, query: Examples) -> Tensor:
@@ -104,9 +105,10 @@ class TNPA(TNPD):
             ValueError: if the query is not of the kind that the learner was built for.
         """
         query, _, _ = self.check(query, phi.get("descriptor"))
+        query = self.scaled(query, phi)
         h = self.embed(query.x, phi)
         params = self._read(self._extend(phi, h, query), h, _visible(phi, query, itself=False))
-        return within(params, phi.get("classes"))
+        return self.in_units(within(params, phi.get("classes")), phi)
 
     def _extend(self, phi: Phi, h: Tensor, examples: Examples) -> Phi:
         mask = torch.cat([phi["mask"], examples.mask], dim=1)

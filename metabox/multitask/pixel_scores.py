@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
@@ -10,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from metabox.episodes import Split
 from metabox.evaluation import evaluating
 from metabox.learners.base import Learner
-from metabox.targets import Binary, Classes, Part, Reals
+from metabox.targets import Binary, Classes, Part, Parts, Reals
 from metabox.targets.parts import split_parts
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -45,15 +47,15 @@ def pixel_scores(
         raise ValueError(f"expected parts with spatial axes, got {tasks.spec.target.parts}; use metabox.evaluate")
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     meters = {part.name: _meters(part, device) for part in parts}
-    widths = [part.n_params for part in learner.spec.target.parts]
     with evaluating(learner):
         for first in range(0, n_tasks, batch):
             n = min(batch, n_tasks - first)
             episodes = tasks.sample(Place(n, split, first=first, seed=seed), device)
             valid = episodes.query.mask.flatten()
             truth = split_parts(tasks.spec.target.parts, episodes.query.y)
-            params = learner(episodes.blanked()).flatten(0, 1)[valid].float().split(list(widths), dim=-1)
-            for part, given in zip(tasks.spec.target.parts, params, strict=True):
+            params = learner(episodes.blanked()).flatten(0, 1)[valid].float()
+            by_part = cast(Parts, learner.spec.target).split_params(params)
+            for part, given in zip(tasks.spec.target.parts, by_part, strict=True):
                 if part.spatial:
                     given = given.unflatten(-1, (-1, *part.spatial))
                     _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[valid])
@@ -74,6 +76,9 @@ def _meters(part: Part, device: torch.device) -> dict[str, Metric]:
 
 def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) -> None:
     """Add images by their params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is ignored."""
+    if params.shape[1] > (own := part.n_params // part.places):  # with location and scale
+        location, scale = params[:, own:].chunk(2, dim=1)
+        params = location + scale * params[:, : part.size]
     if isinstance(part.target, Classes):
         labels = y.nan_to_num(MISSING).long()
         for meter in meters.values():

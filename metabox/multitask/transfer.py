@@ -106,10 +106,11 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
     with evaluating(objective), torch.enable_grad():
         losses, share = losses_by_task(objective.learner.spec, objective(episodes), episodes.task)
         by_task = losses.unbind()
+    shared = check_shared(shared)
     rows = torch.full([len(losses), sum(p.numel() for p in shared)], math.nan)
     for k, loss in enumerate(by_task):
         if share[k] > 0:
-            gradients = torch.autograd.grad(loss, list(shared), retain_graph=True, materialize_grads=True)
+            gradients = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
             rows[k] = torch.cat([gradient.flatten() for gradient in gradients]).float().cpu()
     rows /= rows.norm(dim=1, keepdim=True)  # 0 / 0 is NaN
     return rows @ rows.T
@@ -138,7 +139,7 @@ class GradientCosines(Hook):
 
     def begin(self, objective: Objective, folder: Path, step: int) -> None:
         self._objective, self._path = objective, folder / "cosines.json"
-        self._shared = list(shared_parameters(objective.learner).values())
+        self._shared = check_shared(list(shared_parameters(objective.learner).values()))
         tasks = list(task_names(objective.learner.spec))
         record: dict[str, Any] = {"tasks": tasks, "steps": [], "cosines": []}
         if step and self._path.exists():

@@ -214,13 +214,19 @@ class WorstCase(Weights):
 
 
 def check_shared(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """
+    """Those that are trained: frozen ones have no gradient to weigh.
+
     Raises:
         ValueError: if there are none.
     """
-    if not shared:
-        raise ValueError("expected shared parameters, got none; tasks that share nothing have no conflict: use Fixed")
-    return list(shared)
+    trained = [parameter for parameter in shared if parameter.requires_grad]
+    if not trained:
+        got = f"{len(shared)} frozen ones" if shared else "none"
+        raise ValueError(
+            f"expected shared parameters that are trained, got {got}; tasks that share nothing have no "
+            "conflict: use Fixed"
+        )
+    return trained
 
 
 def _matrices(shared: Sequence[nn.Parameter]) -> list[nn.Parameter]:

@@ -32,6 +32,11 @@ class Grid(nn.Module):
         self.size = math.ceil((high - low + 2 * margin) * points_per_unit / multiple) * multiple
         self.first = (low + high) / 2 - (self.size - 1) / (2 * points_per_unit)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The first and the last point of an axis."""
+        return self.first, self.first + (self.size - 1) / self.points_per_unit
+
     def weights(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """exp(-d²/2 scale²) between inputs `[T, N, dim]` and the grid, by axis: `[T, N, G]` and `[T, N, H]`."""
         at = self.first + torch.arange(self.size, device=x.device) / self.points_per_unit

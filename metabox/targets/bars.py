@@ -9,19 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from metabox.ranges import Count, Within
-from metabox.targets.vector import Vector
+from metabox.targets.vector import RealVector
 
 MEDIAN = 0.6744897501960817
 """Median of a half-normal distribution of scale 1."""
 
 
-class Bars(Vector):
+class Bars(RealVector):
     """dy numbers, each with a density that is constant within bars and half normal in the two outermost.
 
     The "Riemann distribution" of Müller et al. 2022 ("Transformers Can Do Bayesian Inference", section 4), with its
     tails. Borders are quantiles of the labels of training tasks, so that all bars hold about equally many; they are
     saved with the weights. The natural parameters are the logits of the bars, P = dy * n_bars. No parametric form is
-    assumed: the density can be skewed or have several modes.
+    assumed: the density can be skewed or have several modes. Of a learner with a `scale` (see `TaskSpec`), the borders
+    are on that scale.
 
     Args:
         size: dy.
@@ -31,7 +32,6 @@ class Bars(Vector):
         ValueError: for a size below 1, or fewer than 3 bars.
     """
 
-    word = "reals"
     statistics: Statistics
 
     def __init__(self, size: Count = 1, n_bars: Annotated[int, Within(least=3)] = 100) -> None:
@@ -46,17 +46,6 @@ class Bars(Vector):
     @property
     def single(self) -> Bars:
         raise ValueError("expected Reals, Binary or Classes in a part, got Bars, whose borders are the whole target's")
-
-    @property
-    def values(self) -> str:
-        return "finite numbers"
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        return ("reals", *self.shape)
-
-    def wrong(self, y: Tensor) -> Tensor:
-        return y.isinf()
 
     def fit(self, y: Tensor, mask: Tensor) -> None:
         """Set the borders to the quantiles 1/B, 2/B, ... of the labels, the tails' medians to 1/2B and 1 - 1/2B."""
@@ -73,12 +62,13 @@ class Bars(Vector):
 
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of each bar: `[..., P]` -> `[..., dy, B]`."""
-        bars: Tensor = params.float().unflatten(-1, (self.size, self.n_bars))
+        bars: Tensor = self.split_units(params)[0].float().unflatten(-1, (self.size, self.n_bars))
         return bars.log_softmax(-1)
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         borders, tails = self.statistics.borders, self.statistics.tails
-        y = y.float()
+        _, location, unit = self.split_units(params)
+        y = y.float() if location is None or unit is None else ((y - location) / unit).float()
         bar = torch.searchsorted(borders, y.movedim(-1, 0).flatten(1).contiguous())  # [dy, T M]
         bar = bar.unflatten(1, y.shape[:-1]).movedim(0, -1)[..., None]  # [T, M, dy, 1]
         width = borders.diff(dim=-1).log().neg().expand(*y.shape, -1)
@@ -87,6 +77,8 @@ class Bars(Vector):
         half_normal = 0.5 * math.log(2 / math.pi) - tails.log() - 0.5 * beyond.square()
         density = torch.where(bar[..., 0] == 0, half_normal[..., 0], inside)
         density = torch.where(bar[..., 0] == self.n_bars - 1, half_normal[..., 1], density)
+        if unit is not None:
+            density = density - unit.log()  # the Jacobian
         return (self.log_probs(params).gather(-1, bar)[..., 0] + density).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -97,7 +89,11 @@ class Bars(Vector):
             [borders[:, :1] - ends[:, :1], (borders[:, 1:] + borders[:, :-1]) / 2, borders[:, -1:] + ends[:, 1:]],
             dim=-1,
         )
-        return (self.log_probs(params).exp() * centres).sum(-1)
+        return self._in_units((self.log_probs(params).exp() * centres).sum(-1), params)
+
+    def _in_units(self, z: Tensor, params: Tensor) -> Tensor:
+        _, location, unit = self.split_units(params)
+        return z if location is None or unit is None else location + unit * z
 
     def quantile(self, params: Tensor, q: float) -> Tensor:
         """The q-quantile of each number of y, 0 < q < 1: `[..., P]` -> `[..., dy]`.
@@ -118,13 +114,16 @@ class Bars(Vector):
         # For a half-normal distribution, P(|z| < u) = erf(u / sqrt 2).
         left = borders[:, 0] - tails[:, 0] * math.sqrt(2) * torch.erfinv(1 - share)
         right = borders[:, -1] + tails[:, 1] * math.sqrt(2) * torch.erfinv(share)
-        return torch.where(bar == 0, left, torch.where(bar == self.n_bars - 1, right, low + share * width))
+        z = torch.where(bar == 0, left, torch.where(bar == self.n_bars - 1, right, low + share * width))
+        return self._in_units(z, params)
 
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean(params) - y).square().mean(-1)}
 
     def mixture(self, params: Tensor) -> Tensor:
-        return (self.log_probs(params).logsumexp(1) - math.log(params.shape[1])).flatten(-2)
+        mixed = (self.log_probs(params).logsumexp(1) - math.log(params.shape[1])).flatten(-2)
+        _, location, unit = self.split_units(params)
+        return mixed if location is None or unit is None else self.in_units(mixed, location[:, 0], unit[:, 0])
 
 
 class Statistics(nn.Module):

@@ -130,6 +130,20 @@ class Target(Configured, ABC):
         It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
         """
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """For each number of a label, which location and scale it shares with others, from 0; -1 if it has no unit."""
+        return ()
+
+    def in_units(self, params: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        """Parameters of y from those of (y - location) / scale, whose axes are those of a label.
+
+        The result has P + 2 K parameters for K real numbers, location and scale beside the others, and every method of
+        the target takes it: densities include the Jacobian, means are in the units of y. Those of labels without a unit
+        stay as they are.
+        """
+        return params
+
     def loss(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         """L_i `[T]`: the mean negative log likelihood of each task's valid examples, mask `[T, M]`."""
         return self.losses(params, y, mask)[0]

@@ -126,6 +126,39 @@ class Parts(Target):
         return sum(self.part_params)
 
     @property
+    def units(self) -> tuple[int, ...]:
+        found: list[int] = []
+        for part in self.parts:
+            first = max(found, default=-1) + 1
+            ids = part.target.units or (-1,) * (part.columns // part.places)
+            found += [first + i if i >= 0 else -1 for i in ids for _ in range(part.places)]
+        return tuple(found)
+
+    def in_units(self, params: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        columns = [part.columns for part in self.parts]
+        pieces = [part.split(columns, dim=-1) for part in (location, scale)]
+        own = params.split(self.part_params, dim=-1)
+        joined = [
+            torch.cat([p.float(), *(value.expand(*p.shape[:-1], -1) for value in unit)], -1)
+            if max(kind.units, default=-1) >= 0
+            else p
+            for kind, p, unit in zip(self.kinds, own, zip(*pieces, strict=True), strict=True)
+        ]
+        return torch.cat(joined, dim=-1)
+
+    def split_params(self, params: Tensor) -> tuple[Tensor, ...]:
+        """The parameters of each part, with location and scale if they have been put in units: `[..., P_j]` each."""
+        if params.shape[-1] == self.n_params:
+            widths = self.part_params
+        else:
+            widths = [
+                n + 2 * part.columns if max(kind.units, default=-1) >= 0 else n
+                for n, part, kind in zip(self.part_params, self.parts, self.kinds, strict=True)
+            ]
+        pieces: tuple[Tensor, ...] = params.split(widths, dim=-1)
+        return pieces
+
+    @property
     def label_size(self) -> int:
         return sum(part.label_size for part in self.parts)
 
@@ -195,9 +228,9 @@ class Parts(Target):
     def mixture(self, params: Tensor) -> Tensor:
         s, m = params.shape[1:3]
         mixed = []
-        for part, kind, p in zip(self.parts, self.kinds, params.split(self.part_params, dim=-1), strict=True):
-            one_by_one = p.unflatten(-1, (kind.n_params, part.columns)).transpose(-1, -2)  # [T, S, M, columns, P]
-            one = kind.mixture(one_by_one.reshape(-1, s, m * part.columns, kind.n_params))
+        for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
+            one_by_one = p.unflatten(-1, (-1, part.columns)).transpose(-1, -2)  # [T, S, M, columns, P]
+            one = kind.mixture(one_by_one.reshape(-1, s, m * part.columns, one_by_one.shape[-1]))
             mixed.append(one.unflatten(1, (m, part.columns)).transpose(-1, -2).flatten(2))
         return torch.cat(mixed, dim=-1)
 
@@ -206,11 +239,11 @@ class Parts(Target):
 
         And which labels are present, `[T, M, columns]`.
         """
-        pieces = params.split(self.part_params, dim=-1)
+        pieces = self.split_params(params)
         for part, kind, p, labels in zip(self.parts, self.kinds, pieces, self.split(y), strict=True):
             there = ~labels.isnan()
             label = torch.where(there, labels, 0.0).flatten(1)
-            p = p.unflatten(-1, (kind.n_params, part.columns)).transpose(-1, -2).flatten(1, 2)
+            p = p.unflatten(-1, (-1, part.columns)).transpose(-1, -2).flatten(1, 2)
             yield part, kind, p, label[..., None] if kind.shape else label.long(), there
 
 

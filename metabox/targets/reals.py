@@ -9,22 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.ranges import Count, Positive
-from metabox.targets.vector import Vector
+from metabox.targets.vector import RealVector
 
 
-class Reals(Vector):
+class Reals(RealVector):
     """dy independent normal numbers; P = 2 dy: the means, then the raw scales (`min_scale` + softplus).
 
     Args:
         size: dy.
-        noise: a fixed standard deviation, in which case P = dy.
-        min_scale: the smallest learned standard deviation, as in Garnelo et al. 2018 and Kim et al. 2019 (0.1 there).
+        noise: a fixed standard deviation in the units of y, in which case P = dy.
+        min_scale: the smallest learned standard deviation, as in Garnelo et al. 2018 and Kim et al. 2019 (0.1 there);
+            for a learner that brings y to scale 1, a share of that scale.
 
     Raises:
         ValueError: for a size below 1, or a standard deviation that is not positive.
     """
-
-    word = "reals"
 
     def __init__(self, size: Count, noise: Positive | None = None, min_scale: Positive = 1e-2) -> None:
         super().__init__(size)
@@ -39,19 +38,15 @@ class Reals(Vector):
     def single(self) -> Reals:
         return Reals(1, self.noise, self.min_scale)
 
-    @property
-    def values(self) -> str:
-        return "finite numbers"
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        return ("reals", *self.shape)
-
-    def wrong(self, y: Tensor) -> Tensor:
-        return y.isinf()
-
     def mean_and_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """`[T, M, P]` -> mean and standard deviation, each `[T, M, dy]`."""
+        own, location, unit = self.split_units(params)
+        mean, scale = self._standard(own)
+        if location is None or unit is None:
+            return mean, scale
+        return location + unit * mean, scale if self.noise else unit * scale
+
+    def _standard(self, params: Tensor) -> tuple[Tensor, Tensor]:
         params = params.float()
         if self.noise:
             return params, torch.full_like(params, self.noise)
@@ -59,8 +54,14 @@ class Reals(Vector):
         return mean, self.min_scale + F.softplus(raw)
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
-        mean, scale = self.mean_and_scale(params)
-        z = (y.float() - mean) / scale
+        own, location, unit = self.split_units(params)
+        mean, scale = self._standard(own)
+        if location is None or unit is None:
+            z = (y.float() - mean) / scale
+        else:  # by the scale of y first: a mean of 5000 would round what is known to a hundredth
+            inner = scale / unit if self.noise else scale
+            z = (((y - location) / unit).float() - mean) / inner
+            scale = unit * inner  # the Jacobian
         return (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def error(self, params: Tensor, y: Tensor) -> Tensor:
@@ -71,7 +72,15 @@ class Reals(Vector):
 
     def mixture(self, params: Tensor) -> Tensor:
         """The normal with the mixture's mean and, unless the noise is fixed, its variance."""
-        means, scales = self.mean_and_scale(params)
+        own, location, unit = self.split_units(params)
+        means, scales = self._standard(own)
+        if location is not None and unit is not None:  # in the units of the first; they are the same for one learner
+            first, of_first = location[:, :1], unit[:, :1]
+            means, scales = (location - first) / of_first + unit / of_first * means, unit / of_first * scales
+            return self.in_units(self._mixed(means, scales), first[:, 0], of_first[:, 0])
+        return self._mixed(means, scales)
+
+    def _mixed(self, means: Tensor, scales: Tensor) -> Tensor:
         mean = means.mean(1)
         if self.noise:
             return mean

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from metabox.episodes import Episodes, Examples
 
 
+Scale = Literal["none", "training", "support"]
+"""By whose statistics a learner brings x and y to location 0 and scale 1; see `TaskSpec`."""
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a learner must know to be built.
@@ -25,6 +29,9 @@ class TaskSpec:
     target: what y is, such as `Classes(5)`
     descriptor_size: dz, 0 if tasks have no descriptor
     tasks: names of the tasks, if there is a finite list of them
+    scale: how the learner brings vectors x and real y to location 0 and scale 1: "none", it does not; "training", by
+        the statistics of the training tasks, kept with its weights; "support", by those of each task's support, kept in
+        phi, for numbers in any unit. It answers in the units of y in every case
 
     Raises:
         ValueError: if a size is out of range, or the target is not a `Target`.
@@ -34,6 +41,7 @@ class TaskSpec:
     target: Target
     descriptor_size: Natural = 0
     tasks: tuple[str, ...] = ()
+    scale: Scale = "none"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -42,7 +50,7 @@ class TaskSpec:
         """Leave out empty fields, and show the number of tasks instead of their names."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
-        given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != ())
+        given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value not in ((), "none"))
         return f"TaskSpec({given})"
 
     def union(self, other: TaskSpec) -> TaskSpec:
@@ -66,6 +74,11 @@ class TaskSpec:
                 f"expected a target for the same y as {self.target!r}, got {target!r}; match kind and size"
             )
         return replace(self, target=target)
+
+    def scaled_by(self, scale: Scale) -> TaskSpec:
+        """The same tasks with another scale; "none" if neither x is a vector nor y real."""
+        has_units = len(self.x_shape) < 3 or max(self.target.units, default=-1) >= 0
+        return replace(self, scale=scale if has_units else "none")
 
     def covers(self, other: TaskSpec) -> bool:
         """Whether a learner with this spec serves tasks of the other: the kind of y matters, not its likelihood."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ class Vector(Target):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.size,)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return (-1,) * self.size
 
     def check(self, y: Tensor, mask: Tensor, *, values: bool = True) -> None:
         if y.ndim != 3 or y.shape[2] != self.size:
@@ -31,6 +37,43 @@ class Vector(Target):
 
     def expand(self, values: Tensor) -> Tensor:
         return values
+
+
+class RealVector(Vector):
+    """Real numbers, whose parameters may be followed by a location and a scale of each; see `Target.in_units`."""
+
+    word = "reals"
+
+    @property
+    @abstractmethod
+    def n_params(self) -> int:
+        """P, without location and scale."""
+
+    @property
+    def values(self) -> str:
+        return "finite numbers"
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        return ("reals", *self.shape)
+
+    def wrong(self, y: Tensor) -> Tensor:
+        return y.isinf()
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return tuple(range(self.size))
+
+    def in_units(self, params: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        lead = params.shape[:-1]
+        return torch.cat([params.float(), location.expand(*lead, -1), scale.expand(*lead, -1)], dim=-1)
+
+    def split_units(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Parameters `[..., P]`, location and scale `[..., dy]` or None."""
+        if params.shape[-1] == self.n_params:
+            return params, None, None
+        own, location, scale = params.split([self.n_params, self.size, self.size], dim=-1)
+        return own, location, scale
 
 
 def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:

@@ -41,7 +41,7 @@ def make_episodes(
         if len(spec.x_shape) == 3:
             x = torch.randint(256, (n_tasks, n, *spec.x_shape), generator=random, dtype=torch.uint8)
         else:
-            x = torch.randn(n_tasks, n, *spec.x_shape, generator=random)
+            x = torch.randn(n_tasks, n, *spec.x_shape, generator=random).clamp(-2, 2)  # in the domain of ConvCNP
         return Examples(x=x, y=_labels(spec.target, n_tasks, n, random))
 
     z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.scaler import Scaler
 from metabox.objectives import QueryLoss
 from metabox.targets import Target, TaskSpec
-from metabox.testing import options
+from metabox.testing import options, units
 from metabox.testing.cases import SPECS, MakeLearner, build, make_episodes, outputs, reads_support, small_family
 from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
 
@@ -269,6 +270,15 @@ def check_arrays_of_float64_are_taken(make: MakeLearner, spec: TaskSpec) -> None
 
 def _array(t: Tensor) -> Any:
     return (t.double() if t.is_floating_point() else t).numpy()
+
+
+def check_numbers_come_in_any_unit(make: MakeLearner, spec: TaskSpec) -> None:
+    """With a `scale`: the same predictions with x in days from 0 to 6570, and y = 5000 + 20 times as much."""
+    for scale in () if spec.descriptor_size else build(make, spec).scales:  # a descriptor has no part in it
+        if Scaler.of(scaled := replace(spec, scale=scale)) is not None:
+            units.check_scaled_predictions(make, scaled)
+            if scale == "support":
+                check_streaming_is_adapting_step_by_step(make, scaled)
 
 
 def check_senseless_options_are_named(make: MakeLearner, spec: TaskSpec) -> None:

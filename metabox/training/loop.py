@@ -12,6 +12,7 @@ from metabox.files import write_json
 from metabox.learners.base import Learner
 from metabox.ranges import Whole
 from metabox.targets import Target
+from metabox.targets.spec import Scale
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
@@ -42,6 +43,7 @@ def run(
     objective: MakeObjective | None = None,
     weighting: MakeWeighting | None = None,
     target: Target | None = None,
+    scale: Scale = "training",
     hooks: list[Hook] | None = None,
     seed: Whole = 0,
     out: str | Path,
@@ -61,6 +63,8 @@ def run(
             default their plain sum, which is the mean loss of the batch.
         target: how y is predicted and scored, instead of the sampler's own target: `Bars` for reals, or `Reals` with
             another noise. Of the same kind and size.
+        scale: by whose statistics the learner brings vectors x and real y to location 0 and scale 1 (see `TaskSpec`):
+            those of the "training" tasks, of each task's "support", or "none".
         hooks: observers of the run, which write into its folder `hooks`.
         seed: of the initial weights, the training tasks and dropout. Validation tasks stay the same.
         out: the run folder: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and model.json with
@@ -82,7 +86,7 @@ def run(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     prepared = prepare(
-        fabric, tasks, learner, outer, evaluation, objective, weighting, target, hooks, seed, ("train", "val")
+        fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, seed, ("train", "val")
     )
     leads = fabric.is_global_zero
     with owned(out, leads):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from metabox.config import check_described, identity, plain
 from metabox.episodes import Episodes, Split
@@ -17,6 +18,7 @@ from metabox.nn.transformer import recompute
 from metabox.objectives import Objective, QueryLoss
 from metabox.seeding import step_seed
 from metabox.targets import Target, TaskSpec
+from metabox.targets.spec import Scale
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.hook import Hook
@@ -32,7 +34,7 @@ MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
 N_TRIAL_TASKS = 2  # evaluation tasks scored before a run
-N_FITTING_TASKS = 1000  # training tasks that a target fits its statistics to
+N_FITTING_TASKS = 1000  # training tasks that statistics are taken from
 
 
 class Prepared(NamedTuple):
@@ -63,6 +65,7 @@ def check(
     objective: MakeObjective | None = None,
     weighting: MakeWeighting | None = None,
     target: Target | None = None,
+    scale: Scale = "training",
     hooks: list[Hook] | None = None,
     seed: int = 0,
     splits: Sequence[Split] = ("train", "val", "test"),
@@ -82,7 +85,7 @@ def check(
     from metabox.training.engine import engine_of  # as slow to import as torch; --help does without it
 
     fabric = engine_of(outer)
-    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, hooks, seed, splits)
+    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, seed, splits)
     return fabric.is_global_zero
 
 
@@ -95,6 +98,7 @@ def prepare(
     objective: MakeObjective | None,
     weighting: MakeWeighting | None,
     target: Target | None,
+    scale: Scale,
     hooks: list[Hook] | None,
     seed: int,
     splits: Sequence[Split],
@@ -115,14 +119,19 @@ def prepare(
     # The same seed on every rank: the same initial weights.
     torch.manual_seed(step_seed(seed, -1))
     spec = tasks.spec.union(evaluation.spec)
-    spec = spec if target is None else spec.scored_by(target)
+    spec = (spec if target is None else spec.scored_by(target)).scaled_by(scale)
     model = objective(learner(spec))
-    _fit(model.target, tasks, seed)
+    _fit(model.learner, tasks, seed)
     if outer.recompute:
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
+    if outer.compile == "graphs" and (weigh or size > 1):
+        raise ValueError(
+            f"expected one device and no weighting with compile 'graphs', got {size} and "
+            f"{weigh and type(weigh).__name__}; use compile 'on' or 'off'"
+        )
     if hooks and outer.sharded:
         raise ValueError(f"expected no hooks with fsdp, for they need unsharded weights, got {hooks}; use ddp")
     for hook in hooks:
@@ -170,11 +179,24 @@ def _try(
             buffer.copy_(value)
 
 
-def _fit(target: Target, tasks: EpisodeSampler, seed: int) -> None:
-    """Fit a target that keeps statistics to the first training tasks."""
-    if target.statistics is None:
-        return
-    parts = [tasks.sample(Place(50, first=first, seed=seed)) for first in range(0, N_FITTING_TASKS, 50)]
-    examples = [example for part in parts for example in (part.support, part.query)]
-    labels = torch.cat([example.y[example.mask] for example in examples])[None]
-    target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))
+def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
+    """Take the statistics that the learner keeps, of its scale and its target, from the first training tasks."""
+    scaler, target = learner.scaler, learner.spec.target
+    if scaler is not None:
+        scaler.fit(example for part in _first(tasks, seed) for example in (part.support, part.query))
+    if target.statistics is not None:  # of labels on the learner's scale
+        labels = torch.cat([y for part in _first(tasks, seed) for y in _labels(learner, part)])[None]
+        target.fit(labels, labels.new_ones(labels.shape[:2], dtype=torch.bool))
+
+
+def _first(tasks: EpisodeSampler, seed: int) -> Iterator[Episodes]:
+    for first in range(0, N_FITTING_TASKS, 50):
+        yield tasks.sample(Place(50, first=first, seed=seed))
+
+
+def _labels(learner: Learner, episodes: Episodes) -> Iterator[Tensor]:
+    """All labels `[K, dy]` on the learner's scale."""
+    scaler = learner.scaler
+    held = {} if scaler is None else scaler.measure(episodes.support)
+    for part in (episodes.support, episodes.query):
+        yield (part if scaler is None else scaler.examples(part, held, check=False)).y[part.mask]

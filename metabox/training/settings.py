@@ -48,9 +48,9 @@ class OuterLoop:
             else float32: on a GPU with bf16 always; on a CPU with fast bf16 for learners with convolutions or wide
             layers. A resumed run keeps what it began with. The final evaluation is always in float32.
         compile: "on" compiles the objective, forward and backward, with torch.compile (a minute or so before the first
-            step); "auto" does so on a GPU, where the small kernels of most learners gain most; "graphs" also replays a
-            step's kernels as CUDA graphs, which suits tasks of few sizes. If compiling fails, training goes on without
-            it, with a warning.
+            step); "auto" does so on a GPU, where the small kernels of most learners gain most. "graphs" instead
+            captures a whole step as one CUDA graph, for batches of one size, on one GPU and without a weighting; on a
+            CPU it changes nothing. If either fails, training goes on without it, with a warning.
         validate_every: steps between validations; each also writes a checkpoint.
         n_validation: number of validation tasks.
         patience: stop after this many validations in a row without a new best; 0 never stops.

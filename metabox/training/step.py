@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,8 +15,9 @@ from metabox.seeding import step_seed
 from metabox.tasks.place import Place
 from metabox.training.average import Average
 from metabox.training.compiling import compiled, compiles
+from metabox.training.graphs import Captured, Outcome, recorder_of
 from metabox.training.hook import Hook
-from metabox.training.optimizers import make_optimizer
+from metabox.training.optimizers import make_optimizer, set_lr
 from metabox.training.preflight import Prepared
 from metabox.training.sharding import full_tensors, local
 from metabox.training.weighting import losses_by_task
@@ -36,10 +37,9 @@ class Step:
     def __init__(self, fabric: Fabric, prepared: Prepared) -> None:
         self.fabric, self.run, self.model, self.weighting = fabric, prepared, prepared.model, prepared.weighting
         outer, model = prepared.outer, prepared.model
-        self.graphs = compiles(outer, fabric.device) and outer.compile == "graphs"
         module: nn.Module = model
         if compiles(outer, fabric.device):
-            module = compiled(model, prepared.episodes, fabric.strategy.precision, self.graphs)
+            module = compiled(model, prepared.episodes, fabric.strategy.precision)
         self.module = fabric.setup_module(module)
         groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
         if self.weighting and (learned := list(self.weighting.parameters())):
@@ -52,8 +52,10 @@ class Step:
         parts: dict[str, nn.Module | None] = {"model": model, "average": self.average, "weighting": self.weighting}
         self.saved = {name: part for name, part in parts.items() if part is not None and part.state_dict()}
         self.undo = Undo(made, [model, *([self.weighting] if self.weighting else [])])
+        recorder = recorder_of(fabric.device) if outer.compile == "graphs" else None
+        self.captured = Captured(self.train, self.optimizer.zero_grad, recorder) if recorder else None
 
-    def __call__(self, step: int, hooks: Sequence[Hook] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, step: int, hooks: Sequence[Hook] = ()) -> Outcome:
         """Make a step, counted from 0.
 
         Returns:
@@ -63,16 +65,16 @@ class Step:
         outer, fabric = self.run.outer, self.fabric
         # So that dropout is a function of the step.
         seed_generators(step_seed(self.run.seed, step, fabric.global_rank), fabric.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = outer.lr_at(step)
+        set_lr(self.optimizer, outer.lr_at(step))
+        batches = self.batches(step, hooks)
+        return self.captured(list(batches)) if self.captured else self.train(batches)
+
+    def train(self, batches: Iterable[Episodes]) -> Outcome:
+        """All of a step that happens on the device alone, from its batches on; see `__call__`."""
+        outer, fabric = self.run.outer, self.fabric
         self.undo.save()
         totals: dict[str, Tensor] = {}
-        for i in range(outer.accumulate):
-            episodes = self.sample(step, i)
-            for hook in hooks if i == 0 else ():
-                hook.before_step(step, episodes)
-            if self.graphs:
-                torch.compiler.cudagraph_mark_step_begin()  # the outputs of the last batch may be overwritten
+        for i, episodes in enumerate(batches):
             with fabric.no_backward_sync(self.module, enabled=i + 1 < outer.accumulate):
                 result = self.gradients(episodes)
             for name, value in result.items():  # scores, which have no gradient, may be NaN: missing
@@ -84,6 +86,14 @@ class Step:
         good = totals["loss"].isfinite() & norm.isfinite()
         self.update(good)
         return good, totals | {"gradient_norm": norm}
+
+    def batches(self, step: int, hooks: Sequence[Hook]) -> Iterator[Episodes]:
+        """This process's batches of a step; hooks observe the first one."""
+        for i in range(self.run.outer.accumulate):
+            episodes = self.sample(step, i)
+            for hook in hooks if i == 0 else ():
+                hook.before_step(step, episodes)
+            yield episodes
 
     def sample(self, step: int, i: int) -> Episodes:
         """This process's tasks of batch i of a step."""

@@ -16,6 +16,7 @@ from metabox.learners.acnp import ACNP
 from metabox.learners.convcnp import ConvCNP
 from metabox.nn.grid import Grid, SetConv
 from metabox.targets import Reals, TaskSpec
+from metabox.targets.spec import Scale
 from metabox.testing import SPECS, build, make_episodes, outputs
 
 LINE, PLANE = TaskSpec((1,), Reals(1)), TaskSpec((2,), Reals(3))
@@ -105,12 +106,32 @@ def test_a_grid_covers_its_range_and_its_margins_and_divides_by_the_coarsest_lev
     assert torch.equal(near[0].argmax(-1), torch.arange(grid.size))
 
 
-def test_a_query_far_beyond_the_grid_has_the_same_prediction_wherever_it_is() -> None:
-    learner, episodes = build(SMALL, LINE), make_episodes(LINE)
-    with torch.no_grad():
-        got = learner.predict(learner.adapt(episodes.support), torch.tensor([[[50.0], [-70.0], [1e6]]] * 3))
-    assert torch.isfinite(got).all()
-    assert torch.allclose(got, got[:, :1].expand_as(got), atol=1e-4)
+@pytest.mark.parametrize("scale", ["none", "training"])
+def test_inputs_outside_the_grid_are_named_but_not_padding(scale: Scale) -> None:
+    learner, episodes = build(SMALL, replace(LINE, scale=scale)), make_episodes(LINE)
+    if learner.scaler is not None:
+        learner.scaler.x.copy_(torch.tensor([[20.0], [0.5]]))
+    s = episodes.support if scale == "none" else replace(episodes.support, x=20 + 0.5 * episodes.support.x)
+    phi = learner.adapt(s)
+    assert learner.predict(phi, torch.zeros(3, 4, 1)).isfinite().all()  # a batch with padding
+    with pytest.raises(ValueError, match=r"on the grid, from -2\.\d+ to 2\.\d+, got .* wider domain"):
+        learner.predict(phi, s.x + torch.tensor([0.0, 0, 0, 0, 0, 70])[:, None])
+    with pytest.raises(ValueError, match="on the grid"):
+        learner.adapt(replace(s, x=s.x + 70))
+    mask = s.mask.clone()
+    mask[:, 0] = False
+    learner.adapt(replace(s, x=torch.cat([s.x[:, :1] + 70, s.x[:, 1:]], 1), mask=mask))
+
+
+def test_the_memory_of_a_grid_is_bounded_before_it_is_allocated() -> None:
+    with pytest.raises(ValueError, match=r"at most 1 GiB a task, got .* use points_per_unit=1.* or less"):
+        ConvCNP(LINE, domain=(0.0, 657_000.0))
+    ConvCNP(LINE, domain=(0.0, 657_000.0), points_per_unit=1.0)
+    with pytest.raises(ValueError, match="points_per_unit"):
+        ConvCNP(PLANE, domain=(-1e300, 1e300))
+    learner = ConvCNP(LINE, domain=(0.0, 657_000.0), points_per_unit=1.0).train()
+    with pytest.raises(ValueError, match=r"at most 64 GiB together, got 100 of .* smaller points_per_unit"):
+        learner.adapt(examples(torch.zeros(100, 1, 1), torch.zeros(100, 1, 1)))
 
 
 def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> None:
@@ -135,6 +156,7 @@ def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> 
         (TaskSpec((3, 8, 8), Reals(1)), {}, "x_shape"),
         (LINE, {"domain": (1.0, 1.0)}, "low < high"),
         (LINE, {"kernel": 4}, "odd kernel"),
+        (replace(LINE, scale="support"), {}, "scale none or training for ConvCNP, got 'support'"),
         (LINE, {"depth": 0}, "depth"),
         (LINE, {"points_per_unit": 0.0}, "points_per_unit"),
     ],

@@ -30,7 +30,7 @@ from metabox.learners.maml import MAML
 from metabox.multitask import GradientCosines
 from metabox.objectives import QueryLoss, StreamLoss
 from metabox.targets import TaskSpec
-from metabox.tasks import GaussianProcess, Glyphs, InMemory, Omniglot, Prefetch
+from metabox.tasks import GaussianProcess, Glyphs, Handwriting, InMemory, Omniglot, Prefetch
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.testing import SPECS, build, make_episodes, outputs
@@ -96,9 +96,10 @@ def test_omniglot_is_drawn_bit_for_bit(omniglot_root: str, rotations: bool, opti
     assert same(*both(Omniglot(data_root=omniglot_root, rotations=rotations, **options)))
 
 
+@pytest.mark.parametrize("characters", [Glyphs, Handwriting])
 @pytest.mark.parametrize("options", [{}, RAGGED], ids=["5w1s", "ragged"])
-def test_glyphs_are_drawn_bit_for_bit(options: dict[str, Any]) -> None:
-    assert same(*both(Glyphs(**options)))
+def test_glyphs_are_drawn_bit_for_bit(characters: type[EpisodeSampler], options: dict[str, Any]) -> None:
+    assert same(*both(characters(**options)))
 
 
 def test_turned_images_differ_by_a_grey_level_at_most(omniglot_root: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from recorded import NoWait, WaitsForTheDevice
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from toys import Signs, Toy, named_rows
 
 from metabox.discover import subclasses
@@ -49,25 +49,10 @@ for _found in subclasses("Weighting"):
 def made(tasks: Any, learner: Any, outer: OuterLoop, objective: Any = None, weighting: Any = None) -> Step:
     fabric = engine_of(outer)
     fabric.launch()
-    prepared = prepare(fabric, tasks, learner, outer, None, objective, weighting, None, None, 0, ("train",))
+    prepared = prepare(fabric, tasks, learner, outer, None, objective, weighting, None, "training", None, 0, ("train",))
     step = Step(fabric, prepared)
     step.module.train()
     return step
-
-
-class WaitsForTheDevice(Exception):
-    """A number was read while a step was being made."""
-
-
-class NoWait(TorchDispatchMode):
-    """Refuses what would wait for a GPU: reading a number, and sizes that depend on numbers."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal") or by_mask:
-            raise WaitsForTheDevice(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -92,7 +92,7 @@ def test_a_stop_between_validations_changes_nothing_in_the_end(tmp_path: Path, m
 
     def interrupt(self: Signs, place: Place, device: Device = "cpu") -> Episodes:
         nonlocal calls
-        calls += place.split == "train"
+        calls += place.split == "train" and place.n_tasks == QUICK.n_tasks  # not those of the statistics
         if calls == 15:
             signal.raise_signal(signal.SIGINT)
         return sample(self, place, device)

