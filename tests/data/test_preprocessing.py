@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,8 @@ def test_the_middle_is_cut_out_and_ink_is_inverted() -> None:
 def test_facts_that_are_none_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^expected .*, got "):
         Preprocessing(**({"channels": 3, "image_size": 28} | wrong))
+
+
+def test_facts_survive_json() -> None:
+    facts = Preprocessing(3, (20, 30), fit="crop", background=7)
+    assert Preprocessing(**json.loads(json.dumps(asdict(facts)))) == facts
