@@ -234,7 +234,7 @@ class GlyphImages(ClassImages):
     Args, errors: see `Glyphs`.
     """
 
-    groups = None
+    groups: Integers | None = None
     samples = SAMPLES  # see there
 
     @checked
