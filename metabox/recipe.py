@@ -137,7 +137,9 @@ def _with_own_size(parser: ArgumentParser, arguments: list[str]) -> list[str]:
     if not named or any("image_size" in word or word.startswith("--config") for word in arguments):
         return arguments
     with gate.closed():
-        before = parser.get_defaults().get("tasks") or {}
+        before = parser.get_defaults().get("tasks")
+    if not isinstance(before, Namespace):
+        return arguments
     size = before.get("init_args", {}).get("image_size")
     name = named[-1]
     if name.lstrip().startswith("{") and (inside := re.search(r'"class_path"\s*:\s*"([\w.]+)"', name)):
