@@ -1,7 +1,7 @@
 """Real characters, read by a learner that was trained on generated ones only.
 
     python benchmarks/characters.py --data-root DIR                train (or resume), then evaluate
-    python benchmarks/characters.py --data-root DIR --evaluate     evaluate a finished run
+    python benchmarks/characters.py --data-root DIR --evaluate     evaluate the best weights of a run so far
     python benchmarks/characters.py --data-root DIR --validate     Omniglot's validation characters only, at any step
 
 Reads from DIR Omniglot's archives and, beside them, `omniglot/all_runs.zip`, the 20 tasks of 20 classes of Lake et
@@ -14,12 +14,14 @@ results/characters.json beside this file.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import sys
 import zipfile
 from importlib.resources import files
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from metabox.data.class_images import ClassImages
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.root import data_root
 from metabox.episodes import Device, Examples, Split
-from metabox.evaluation import Scores, evaluate
+from metabox.evaluation import Scores, evaluate, interval_of
 from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
 from metabox.recipe import load_run
@@ -84,9 +86,7 @@ def mnist() -> Digits:
 
 def small_digits() -> Digits:
     """scikit-learn's 1,797 digits of 8x8 pixels and 17 levels, enlarged to 24x24 with a border of 2."""
-    from sklearn.datasets import load_digits
-
-    table = load_digits()
+    table = importlib.import_module("sklearn.datasets").load_digits()
     levels = (table.images * (255 / 16)).round().astype(np.uint8)
     large = [np.asarray(Image.fromarray(one).resize((24, 24), Image.Resampling.BICUBIC)) for one in levels]
     return Digits(np.pad(np.stack(large), ((0, 0), (2, 2), (2, 2))), table.target, "scikit-learn's digits")
@@ -113,30 +113,42 @@ def lake_error(learner: Learner, archive: Path) -> list[float]:
     return errors
 
 
-def line(scores: Scores) -> dict[str, float]:
+def line(task: str, scores: Scores) -> dict[str, Any]:
     return {
+        "task": task,
         "accuracy_percent": round(100 * scores.mean("accuracy"), 2),
+        "error_percent": round(100 - 100 * scores.mean("accuracy"), 2),
         "interval_95_percent": round(100 * scores.interval("accuracy"), 2),
         "calibration_error": round(scores.summary()["calibration_error"], 4),
         "tasks": scores.n_tasks,
     }
 
 
-def omniglot(root: str | None, split: Split, learner: Learner, n_way: int, alphabet: bool = False) -> dict[str, float]:
+def omniglot(root: str | None, split: Split, learner: Learner, n_way: int, alphabet: bool = False) -> dict[str, Any]:
     """On upright characters and their rotations, as published; within an alphabet on upright ones only."""
     tasks = Omniglot(data_root=root, n_way=n_way, within_groups=alphabet, rotations=not alphabet)
-    return line(evaluate(learner, tasks, split=split, n_tasks=600 if n_way == 5 else 200, batch=20))
+    scores = evaluate(learner, tasks, split=split, n_tasks=600 if n_way == 5 else 200, batch=20)
+    return line(f"Omniglot {n_way}w1s" + " within an alphabet" * alphabet, scores)
 
 
-def measured(learner: Learner, root: str | None) -> dict[str, Any]:
-    rows: dict[str, Any] = {"Omniglot 5w1s": omniglot(root, "test", learner, 5)}
-    rows["Omniglot 20w1s"] = omniglot(root, "test", learner, 20)
-    errors = lake_error(learner, data_root(root) / "omniglot" / "all_runs.zip")
-    rows["Lake's 20 runs, 20w1s"] = {"error_percent": round(float(np.mean(errors)), 2), "error_by_run": errors}
+def lake(learner: Learner, archive: Path) -> dict[str, Any]:
+    errors = lake_error(learner, archive)
+    return {
+        "task": "Lake's 20 runs, 20w1s within an alphabet",
+        "accuracy_percent": round(100 - mean(errors), 2),
+        "error_percent": round(mean(errors), 2),
+        "interval_95_percent": round(interval_of(errors), 2),
+        "tasks": len(errors),
+    }
+
+
+def measured(learner: Learner, root: str | None) -> list[dict[str, Any]]:
+    rows = [omniglot(root, "test", learner, n_way) for n_way in (5, 20)]
+    rows.append(lake(learner, data_root(root) / "omniglot" / "all_runs.zip"))
     for name, digits in (("MNIST", mnist()), ("scikit-learn's digits", small_digits())):
         for n_way, n_shot in ((5, 1), (10, 1), (10, 5)):
             scores = evaluate(learner, DigitTasks(digits, n_way, n_shot), n_tasks=600, batch=50)
-            rows[f"{name} {n_way}w{n_shot}s"] = line(scores)
+            rows.append(line(f"{name} {n_way}w{n_shot}s", scores))
     return rows
 
 
@@ -170,16 +182,16 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--evaluate", action="store_true", help="do not train: the run is finished")
+    what.add_argument("--evaluate", action="store_true", help="do not train")
     what.add_argument("--validate", action="store_true", help="only print the accuracy on validation characters")
     args = parser.parse_args()
     out = args.runs / f"{args.recipe}-seed{args.seed}"
     if not (args.evaluate or args.validate):
         trained(out, args.recipe, args.seed)
-    learner = load_run(out)[0]
+    learner, _ = load_run(out)
     if args.validate:
-        print("5w1s", omniglot(args.data_root, "val", learner, 5))
-        print("20w1s within alphabets", omniglot(args.data_root, "val", learner, 20, alphabet=True))
+        print(omniglot(args.data_root, "val", learner, 5))
+        print(omniglot(args.data_root, "val", learner, 20, alphabet=True))
         return
     rows = measured(learner, args.data_root)
     command = " ".join(["python benchmarks/characters.py", *(word for word in sys.argv[1:] if word == "--evaluate")])
