@@ -9,12 +9,16 @@ from metabox.discover import lazy
 __version__ = "0.1.0"
 __getattr__, __dir__ = lazy(
     __name__,
+    "adaptation.Adaptation",
     "config.Configured",
     "episodes.Episodes",
     "episodes.Examples",
     "evaluation.Scores",
     "evaluation.evaluate",
+    "estimators.classifier.FewShotClassifier",
+    "estimators.regressor.FewShotRegressor",
     "learners.base.Learner",
+    "model.Model",
     "objectives.Objective",
     "objectives.QueryLoss",
     "objectives.StreamLoss",

@@ -1,11 +1,15 @@
 # Written by `python -m metabox.stubs`.
 
+from metabox.adaptation import Adaptation as Adaptation
 from metabox.config import Configured as Configured
 from metabox.episodes import Episodes as Episodes
 from metabox.episodes import Examples as Examples
+from metabox.estimators.classifier import FewShotClassifier as FewShotClassifier
+from metabox.estimators.regressor import FewShotRegressor as FewShotRegressor
 from metabox.evaluation import Scores as Scores
 from metabox.evaluation import evaluate as evaluate
 from metabox.learners.base import Learner as Learner
+from metabox.model import Model as Model
 from metabox.objectives import Objective as Objective
 from metabox.objectives import QueryLoss as QueryLoss
 from metabox.objectives import StreamLoss as StreamLoss

@@ -167,7 +167,7 @@ def read(path: str) -> dict[str, Any]:
             )
     if isinstance(content.get("outer"), str):  # the parser would open a file of that name
         raise ValueError(f"expected outer as options and values in {path}, got {content['outer']!r}")
-    _check_content(content, path, paths())
+    check_content(content, path, paths())
     return content
 
 
@@ -183,7 +183,12 @@ def layers(path: Path) -> list[Path]:
     return files
 
 
-def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
+def check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
+    """Refuse values read from a file that name a class which is not in `known`, or that cost too much to parse.
+
+    Raises:
+        ValueError: for such a value; the message says where it is.
+    """
     if isinstance(content, (dict, list)):
         for name, value in (
             content.items() if isinstance(content, dict) else ((str(i), v) for i, v in enumerate(content))
@@ -192,7 +197,7 @@ def _check_content(content: Any, where: str, known: Mapping[str, str]) -> None:
                 raise ValueError(f"expected names of options in {where}, got {str(name)[:100]!r}")
             if name.endswith("class_path") and isinstance(value, str) and "." in value and value not in known:
                 raise ValueError(unknown_class(value, f" in {where}"))
-            _check_content(value, where, known)
+            check_content(value, where, known)
     elif isinstance(content, str):  # which the parser may parse as YAML again
         with suppress(yaml.YAMLError):
             check_yaml(content)

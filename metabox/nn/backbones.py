@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, cast
 
 import torch
@@ -15,6 +17,23 @@ from metabox.checks import shown
 from metabox.config import Configured
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.ranges import Count, Natural, Shape
+
+_reads: ContextVar[bool] = ContextVar("reads_initial_weights", default=True)
+
+
+@contextmanager
+def initial_weights(wanted: bool) -> Iterator[None]:
+    """Inside, whether backbones read pre-trained weights, or are random because others take their place."""
+    token = _reads.set(wanted)
+    try:
+        yield
+    finally:
+        _reads.reset(token)
+
+
+def reads_initial_weights() -> bool:
+    """Whether a backbone that is made now is to read its pre-trained weights."""
+    return _reads.get()
 
 
 class Backbone(nn.Module, Configured, ABC):

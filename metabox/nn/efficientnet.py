@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.nn.backbones import Backbone, image_shape
+from metabox.nn.backbones import Backbone, image_shape, reads_initial_weights
 from metabox.nn.norm import Context
 from metabox.ranges import Count, Shape
 
@@ -63,7 +63,8 @@ class EfficientNetLite0(Backbone):
         self.out_features = 1280
         if pretrained:
             self.origin = "EfficientNet-Lite0, trained on ImageNet by others"
-            self.load_state_dict(_weights())
+            if reads_initial_weights():
+                self.load_state_dict(_weights())
         self.layers.requires_grad_(not freeze)
         self.to(memory_format=torch.channels_last)
         self.train()

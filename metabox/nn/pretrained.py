@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.nn.backbones import Backbone, image_shape
+from metabox.nn.backbones import Backbone, image_shape, reads_initial_weights
 from metabox.nn.norm import Context
 from metabox.ranges import Count, Shape
 
@@ -105,7 +105,7 @@ def _load(name: str, weights: str | None) -> tuple[nn.Module, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about the initial weights of two old networks
-            network = models.get_model(name, weights=chosen)
+            network = models.get_model(name, weights=chosen if reads_initial_weights() else None)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         if chosen is None:
             raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.ranges import Count, Within
-from metabox.targets.vector import RealVector
+from metabox.targets.vector import RealVector, quantiles_of
 
 MEDIAN = 0.6744897501960817
 """Median of a half-normal distribution of scale 1."""
@@ -82,29 +82,33 @@ class Bars(RealVector):
         return (self.log_probs(params).gather(-1, bar)[..., 0] + density).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
-        """`[..., P]` -> `[..., dy]`."""
+        return self._in_units(self._moments(params)[0], params)
+
+    def std(self, params: Tensor) -> Tensor:
+        mean, square = self._moments(params)
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        unit = self.split_units(params)[2]
+        return deviation if unit is None else unit * deviation
+
+    def _moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of y and of its square, without units: `[..., dy]` each."""
         borders, tails = self.statistics.borders, self.statistics.tails
-        ends = math.sqrt(2 / math.pi) * tails
-        centres = torch.cat(
-            [borders[:, :1] - ends[:, :1], (borders[:, 1:] + borders[:, :-1]) / 2, borders[:, -1:] + ends[:, 1:]],
-            dim=-1,
-        )
-        return self._in_units((self.log_probs(params).exp() * centres).sum(-1), params)
+        ends = borders[:, [0, -1]] + math.sqrt(2 / math.pi) * tails * tails.new_tensor([-1.0, 1.0])
+        centres = torch.cat([ends[:, :1], (borders[:, 1:] + borders[:, :-1]) / 2, ends[:, 1:]], dim=-1)
+        inside = borders.diff(dim=-1).square() / 12
+        outside = (1 - 2 / math.pi) * tails.square()
+        squares = centres.square() + torch.cat([outside[:, :1], inside, outside[:, 1:]], dim=-1)
+        p = self.log_probs(params).exp()
+        return (p * centres).sum(-1), (p * squares).sum(-1)
 
     def _in_units(self, z: Tensor, params: Tensor) -> Tensor:
         _, location, unit = self.split_units(params)
         return z if location is None or unit is None else location + unit * z
 
-    def quantile(self, params: Tensor, q: float) -> Tensor:
-        """The q-quantile of each number of y, 0 < q < 1: `[..., P]` -> `[..., dy]`.
-
-        Raises:
-            ValueError: if q is not between 0 and 1.
-        """
-        if not 0 < q < 1:
-            raise ValueError(f"expected q between 0 and 1, got {q}")
+    def quantile(self, params: Tensor, q: float | Tensor) -> Tensor:
         borders, tails = self.statistics.borders, self.statistics.tails
         p = self.log_probs(params).exp()
+        q = quantiles_of(q, p[..., 0])[..., None]
         below = p.cumsum(-1)
         bar = (below < q).sum(-1, keepdim=True).clamp(max=self.n_bars - 1)
         share = ((q - (below - p).gather(-1, bar)) / p.gather(-1, bar).clamp(min=1e-30)).clamp(1e-6, 1 - 1e-6)[..., 0]

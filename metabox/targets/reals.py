@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.ranges import Count, Positive
-from metabox.targets.vector import RealVector
+from metabox.targets.vector import RealVector, quantiles_of
 
 
 class Reals(RealVector):
@@ -45,6 +45,16 @@ class Reals(RealVector):
         if location is None or unit is None:
             return mean, scale
         return location + unit * mean, scale if self.noise else unit * scale
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.mean_and_scale(params)[0]
+
+    def std(self, params: Tensor) -> Tensor:
+        return self.mean_and_scale(params)[1]
+
+    def quantile(self, params: Tensor, q: float | Tensor) -> Tensor:
+        mean, scale = self.mean_and_scale(params)
+        return mean + scale * torch.special.ndtri(quantiles_of(q, mean))
 
     def _standard(self, params: Tensor) -> tuple[Tensor, Tensor]:
         params = params.float()

@@ -49,6 +49,22 @@ class RealVector(Vector):
     def n_params(self) -> int:
         """P, without location and scale."""
 
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """`[..., P]` -> `[..., dy]`."""
+
+    @abstractmethod
+    def std(self, params: Tensor) -> Tensor:
+        """The standard deviation of each number of y: `[..., P]` -> `[..., dy]`."""
+
+    @abstractmethod
+    def quantile(self, params: Tensor, q: float | Tensor) -> Tensor:
+        """The q-quantile of each number of y, 0 < q < 1: `[..., P]`, q one number or `[..., dy]` -> `[..., dy]`.
+
+        Raises:
+            ValueError: if q is not between 0 and 1.
+        """
+
     @property
     def values(self) -> str:
         return "finite numbers"
@@ -74,6 +90,14 @@ class RealVector(Vector):
             return params, None, None
         own, location, scale = params.split([self.n_params, self.size, self.size], dim=-1)
         return own, location, scale
+
+
+def quantiles_of(q: float | Tensor, like: Tensor) -> Tensor:
+    """q as a tensor of the shape of `like`; a ValueError if it is not between 0 and 1."""
+    q = torch.as_tensor(q, dtype=like.dtype, device=like.device)
+    if not bool(((q > 0) & (q < 1)).all()):
+        raise ValueError(f"expected q between 0 and 1, got {q.flatten()[0]:g}")
+    return q.expand_as(like)
 
 
 def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:

@@ -35,7 +35,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], **metadata: objec
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     about = {key: str(value) for key, value in metadata.items()}
-    about[HASH] = _hash(plain, about)
+    about[HASH] = hash_of(plain, about)
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=about))
     return about[HASH]
 
@@ -65,7 +65,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     stored = metadata.pop(HASH, None)
     if stored is None:
         raise ValueError(f"expected a hash in {path}, got none: metabox did not write it, or it was damaged")
-    if stored != _hash(tensors, metadata):
+    if stored != hash_of(tensors, metadata):
         raise ValueError(
             f"expected {path} as it was written, got tensors or metadata that do not match its hash: "
             "it was damaged or changed; restore it"
@@ -73,7 +73,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     return tensors, metadata, stored
 
 
-def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def hash_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """A hash of the names, dtypes, shapes and bytes of the tensors, and of the metadata."""
     digest = blake2b(json.dumps(metadata, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):

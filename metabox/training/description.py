@@ -44,9 +44,14 @@ def write_description(run: Path, description: Description) -> None:
     Raises:
         OSError: if the file cannot be written; the message names it.
     """
+    write_json(run / NAME, as_json(description), hashed=True)
+
+
+def as_json(description: Description) -> dict[str, Any]:
+    """The description as values of JSON."""
     prepared = description.preprocessing and asdict(description.preprocessing)
-    content = {"spec": plain(description.spec), "preprocessing": prepared, "class_names": dict(description.class_names)}
-    write_json(run / NAME, content, hashed=True)
+    names = {split: list(names) for split, names in description.class_names.items()}
+    return {"spec": plain(description.spec), "preprocessing": prepared, "class_names": names}
 
 
 def read_description(run: str | Path) -> Description:
@@ -60,7 +65,19 @@ def read_description(run: str | Path) -> Description:
     path = Path(run) / NAME
     if not path.exists():
         raise ValueError(f"expected {path} of a run, found no such file; restore it, or train anew")
-    content = read_json(path, hashed=True)
+    return from_json(read_json(path, hashed=True), str(path))
+
+
+def from_json(content: Any, where: str) -> Description:
+    """What `as_json` returned; see `read_description`.
+
+    Args:
+        content: of an untrusted file.
+        where: that is, for messages.
+
+    Raises:
+        ValueError: if it is not a description.
+    """
     try:
         spec, prepared, names = content["spec"], content["preprocessing"], content["class_names"]
         made = _restored(spec)
@@ -71,7 +88,7 @@ def read_description(run: str | Path) -> Description:
             raise TypeError("class_names that are not names by split")
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"expected spec, preprocessing and class_names in {path}, got something else ({str(error)[:200]}); "
+            f"expected spec, preprocessing and class_names in {where}, got something else ({str(error)[:200]}); "
             "restore it, or train anew"
         ) from error
     return Description(made, preprocessing, names)

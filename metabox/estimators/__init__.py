@@ -1,0 +1,6 @@
+"""Fit and predict in scikit-learn's manner, over trained models."""
+
+from metabox.discover import lazy
+
+__getattr__, __dir__ = lazy(__name__, "classifier.FewShotClassifier", "regressor.FewShotRegressor")
+__all__ = __dir__()
