@@ -327,4 +327,5 @@ def _sorted_names(names: Sequence[Any]) -> list[Any]:
 
 
 def _dtype(learner: Learner) -> torch.dtype:
-    return next((p.dtype for p in learner.parameters()), torch.float32)
+    """The type of the weights; without any, of NumPy's numbers."""
+    return next((p.dtype for p in learner.parameters()), torch.float64)

@@ -18,8 +18,6 @@ from metabox.learners.base import Learner
 from metabox.nn.backbones import initial_weights
 from metabox.targets import TaskSpec
 
-MOST_MODULES = 50_000
-
 Content = dict[str, Any]
 
 
@@ -104,13 +102,14 @@ def _constructor(content: Any, where: str) -> Callable[[TaskSpec], Learner]:
 def _at_most(weights: Mapping[str, Tensor], where: str) -> Iterator[None]:
     """Inside, a module that has more parameters or buffers than these weights, or no end of modules, is refused."""
     most, seen = 2 * sum(tensor.numel() for tensor in weights.values()) + 10_000_000, [0, 0]
+    most_modules = 20 * len(weights) + 2_000
 
     def count(_: nn.Module, name: str, part: Any) -> None:
         if isinstance(part, nn.Module):
             seen[1] += 1
         elif isinstance(part, Tensor):
             seen[0] += part.numel()
-        if seen[0] > most or seen[1] > MOST_MODULES:
+        if seen[0] > most or seen[1] > most_modules:
             raise ValueError(f"expected a learner of the size of its weights in {where}, got a far larger one")
 
     handles = [

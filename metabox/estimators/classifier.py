@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -114,6 +115,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         y = column_or_1d(np.asarray(y), warn=True)
+        assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         check_same_length(x, y)
         return x, y

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils import Tags
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from metabox.checks import check
@@ -90,11 +90,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         q = torch.rand(n, len(params), target.size, generator=seed, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
         return np.stack([self._shaped(target.quantile(params[None], part[None])[0]) for part in q], axis=1)
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.single_output = True
-        return tags
-
     def _target(self) -> RealVector:
         target: RealVector = self.model_.spec.target  # type: ignore[assignment]  # checked by `fit`
         return target
@@ -111,6 +106,8 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
             y = np.asarray(y, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"expected y as numbers, got something else: {error}") from error
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
         check_same_length(x, y)
         if not np.isfinite(y).all():
             raise ValueError("expected finite y, got NaN or infinity")
