@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import venv
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,9 @@ def test_a_sweep_that_ends_ends_its_trainings(tmp_path: Path, number: signal.Sig
     command += ["--set", f"outer.devices={devices}"]
     try:
         with (tmp_path / "said").open("w") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+            # The tests may run in the background of a shell, which has its processes ignore SIGINT.
+            heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, preexec_fn=heeding)
         while process.poll() is None and not list(out.glob("*/checkpoints/step-*")):
             time.sleep(0.05)
         assert process.poll() is None, (tmp_path / "said").read_text()

@@ -278,7 +278,7 @@ def test_every_backbone_of_images_takes_every_kind() -> None:
     x = torch.rand(2, 3, 1, 32, 32)
     for found in subclasses("Backbone"):
         make = found.load()
-        if "norm" not in make.__init__.__annotations__:
+        if "norm" not in make.__init__.__annotations__ or found.module.endswith("_1d"):
             continue
         for kind in KINDS:
             backbone = make((1, 32, 32), norm=kind).eval()

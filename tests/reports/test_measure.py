@@ -67,12 +67,14 @@ def test_pictures_hold_the_pixels_of_the_task(rebuilt: recipe.Rebuilt) -> None:
 
 
 def test_pictures_bear_the_names_of_their_classes(tmp_path: Path) -> None:
-    # Each class has one grey, so that a picture tells its class.
+    # Each class has one grey on top, so that a picture tells its class.
     for c, name in enumerate(("cat", "dog", "owl")):
         folder = tmp_path / "set" / name
         folder.mkdir(parents=True)
         for i in range(4):
-            Image.fromarray(np.full((8, 8), 50 * c, dtype=np.uint8)).save(folder / f"{i}.png")
+            grey = np.full((8, 8), 50 * c, dtype=np.uint8)
+            grey[-1] = 255  # images of one colour all over are refused
+            Image.fromarray(grey).save(folder / f"{i}.png")
     (tmp_path / "splits.json").write_text(json.dumps({"test": ["cat", "dog", "owl"]}))
     splits = str(tmp_path / "splits.json")
     tasks = ClassFolder(str(tmp_path / "set"), splits=splits, channels=1, n_way=3, n_shot=1, n_query=2)

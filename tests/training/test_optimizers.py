@@ -96,7 +96,7 @@ def gradients(weight: Tensor, step: int) -> Tensor:
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_the_steps_of_a_run_are_those_of_torch_and_of_the_formula(tmp_path: Path, kind: str) -> None:
     outer = replace(QUICK, steps=2, validate_every=1, weight_decay=0.3, **OPTIMIZERS[kind])
-    run(Signs(), Line, outer, out=tmp_path)
+    run(Signs(), Line, outer, out=tmp_path, scale="none")
     plain = Line(Signs.spec).weight.detach()
     module = Line(Signs.spec)
     optimizer = TORCHS[outer.optimizer]([module.weight], outer)

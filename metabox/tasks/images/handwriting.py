@@ -2,11 +2,11 @@
 
 The parts of `Glyphs` and its rules (see there: CPU and CUDA give the same bits), with more of what real drawings have:
 
-    alphabet  64 classes that share their sub-strokes, curvature and slant, so that they are harder to tell apart
-    class     one or two parts of 1 to 4 pieces; a piece may return to the start of the one before (an arc closes to
-              an oval, an S to an 8)
-    drawing   neat or sloppy; noise on each control point; a bend of the page; any size, place and proportions
-    scan      pen pressure that changes across the page, blur, contrast
+- alphabet: 64 classes that share their sub-strokes, curvature and slant, so that they are harder to tell apart;
+- class: one or two parts of 1 to 4 pieces; a piece may return to the start of the one before (an arc closes to an oval,
+  an S to an 8);
+- drawing: neat or sloppy; noise on each control point; a bend of the page; any size, place and proportions;
+- scan: pen pressure that changes across the page, blur, contrast.
 """
 
 from __future__ import annotations
