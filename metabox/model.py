@@ -152,10 +152,10 @@ class Model:
         Raises:
             ValueError: if one of them is no such input.
         """
-        x = as_inputs(x, self.spec.x_shape, self.preprocessing, self.padded)
-        if x.dtype == torch.float64 and self.learner.scaler is None:
-            x = x.to(_dtype(self.learner))
-        return x.to(self.device)
+        inputs = as_inputs(x, self.spec.x_shape, self.preprocessing, self.padded)
+        if inputs.dtype == torch.float64 and self.learner.scaler is None:
+            inputs = inputs.to(_dtype(self.learner))
+        return inputs.to(self.device)
 
     @torch.no_grad()
     def adapt(self, x: Any, y: Any, classes: Sequence[Hashable] | None = None, views: Count = 1) -> Adaptation:
@@ -303,14 +303,14 @@ def load_file(
     phi = {name.removeprefix(PHI): part for name, part in tensors.items() if name.startswith(PHI)}
     if len(weights) + len(phi) != len(tensors):
         raise ValueError(f"expected weights and phi in {path}, got other tensors")
-    texts = {name: about.get(name) for name in ("name", "licence", "card")}
+    texts: dict[str, Any] = {name: about.get(name) for name in ("name", "licence", "card")}
     if not all(isinstance(text, str) and len(text) <= MOST_TEXT for text in texts.values()):
         raise ValueError(f"expected name, licence and card as texts in {path}, got something else")
     with allowed(plugins):
         known = from_json(about, str(path))
         learner = rebuilt(about.get("learner"), known.spec, weights, str(path), about.get("dtype"))
-    temperature, padded = about.get("temperature"), about.get("padded")
-    model = Model(learner, known.preprocessing, known.class_names, temperature, padded, **texts).to(device)
+    texts |= {"temperature": about.get("temperature"), "padded": about.get("padded")}
+    model = Model(learner, known.preprocessing, known.class_names, **texts).to(device)
     if "adaptation" not in about and not phi:
         return model, None
     there = {name: part.to(model.device) for name, part in phi.items()}

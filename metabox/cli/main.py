@@ -7,6 +7,7 @@ import codecs
 import difflib
 import hashlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from metabox import discover, plugins
+from metabox import __version__, discover, plugins
 
 
 def train(arguments: list[str]) -> None:
@@ -68,6 +69,25 @@ def evaluate(arguments: list[str]) -> None:
     manifest.check(folder)
     split, seed = config.pop("split"), config.pop("test_seed")
     _evaluate(parser, config, folder, split=split, n_tasks=config.n_test, seed=seed)
+
+
+def predict(arguments: list[str]) -> None:
+    """Learn classes from folders of a few images each, and print the class of other images."""
+    parser = _Parser(prog="metabox predict", description=predict.__doc__)
+    parser.add_argument("model", metavar="MODEL_OR_RUN", help="Name of a model, a file *.metabox, or a run's folder.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="Images whose classes are asked.")
+    parser.add_argument("--support", metavar="DIR", help="A folder with a folder of images for each class.")
+    parser.add_argument("--unknown", type=float, help="Images less probable than this in every class are of none.")
+    parser.add_argument("--views", type=int, default=1, help="Answers are averaged over this many small changes.")
+    parser.add_argument("--device", help='Where to compute, such as "cuda".')
+    parser.add_argument("--save", metavar="FILE.metabox", help="Keep the model and what it has learned.")
+    parser.add_argument("--json", action="store_true", help="Print all probabilities as JSON.")
+    options = vars(parser.parse_args(arguments))
+    from metabox.cli.predict import answers, as_table
+
+    as_json = options.pop("json")
+    found = answers(**options)
+    print(json.dumps(found, indent=2) if as_json else as_table(found))
 
 
 def report(arguments: list[str]) -> None:
@@ -165,6 +185,7 @@ def check(arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
     "report": report,
     "reproduce": reproduce,
     "sweep": sweep,
@@ -197,6 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     top = _Parser(prog="metabox", description="Learn a new task from a few examples, in one forward pass.")
     top.epilog = f"Every command takes {plugins.OPTION} MODULE or {plugins.OPTION} FILE.py too: {plugins.HELP}"
+    top.add_argument("--version", action="version", version=f"metabox {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function in COMMANDS.items():
         commands.add_parser(name, help=(function.__doc__ or "").partition(". ")[0], add_help=False)

@@ -92,7 +92,7 @@ def _listed(given: Any) -> Sequence[Any]:
         given = given.detach().cpu().numpy()
     if not isinstance(given, (np.ndarray, list, tuple)):
         given = np.asarray(given)  # a column of a data frame, say
-    if not isinstance(given, np.ndarray):
+    if isinstance(given, (list, tuple)):
         return given
     if given.dtype.kind in "OUS":
         return list(given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given)

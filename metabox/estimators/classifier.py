@@ -92,7 +92,10 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
         Raises:
             ValueError: if X is not of the model's kind, or `unknown` not between 0 and 1.
         """
-        proba = self.predict_proba(X)
+        return self.labels_of(self.predict_proba(X), unknown)
+
+    def labels_of(self, proba: NDArray[np.float64], unknown: float | None = None) -> NDArray[Any]:
+        """The labels for what `predict_proba` returned; see `predict`."""
         labels: NDArray[Any] = self.classes_[proba.argmax(1)]
         if unknown is None:
             return labels

@@ -54,7 +54,8 @@ class Reals(RealVector):
 
     def quantile(self, params: Tensor, q: float | Tensor) -> Tensor:
         mean, scale = self.mean_and_scale(params)
-        return mean + scale * torch.special.ndtri(quantiles_of(q, mean))
+        z: Tensor = torch.special.ndtri(quantiles_of(q, mean))
+        return mean + scale * z
 
     def _standard(self, params: Tensor) -> tuple[Tensor, Tensor]:
         params = params.float()

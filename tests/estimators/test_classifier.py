@@ -226,9 +226,7 @@ WRONG: dict[str, tuple[Callable[[Model], Any], str]] = {
     ),
     "a text as image": (lambda m: FewShotClassifier(m).fit([*X[:11], "readme.md"], Y), r"number 11 \(readme.md\)"),
     "views of vectors": (
-        lambda m: FewShotClassifier(Model(ProtoNet(TaskSpec((2,), Classes(2)))), views=2).fit(
-            [[0, 1], [1, 0]], ["a", "b"]
-        ),
+        lambda m: FewShotClassifier(Model(ProtoNet(TaskSpec((2,), Classes(2)))), views=2).fit(np.eye(2), ["a", "b"]),
         "expected 1 view of inputs that are no uint8 images, got 2",
     ),
 }
@@ -252,7 +250,7 @@ def test_a_model_is_given_by_its_file_and_its_learners_class_may_be_of_a_plugin(
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     x = [[0.0, 1.0], [1.0, 0.0]]
-    with pytest.raises(ValueError, match="class of metabox or of a plugin, got 'mine.Mine'"):
+    with pytest.raises(ValueError, match=r"class of metabox or of a plugin, got 'mine\.Mine'"):
         FewShotClassifier(tmp_path / "own.metabox").fit(x, ["a", "b"])
     own = FewShotClassifier(tmp_path / "own.metabox", plugins=(str(tmp_path / "mine.py"),)).fit(x, ["a", "b"])
     assert own.predict_proba(x).shape == (2, 2)

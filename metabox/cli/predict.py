@@ -1,0 +1,72 @@
+"""`metabox predict`: the classes of images, learned from folders of a few images each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def answers(
+    model: str,
+    support: str | None,
+    images: Sequence[str],
+    *,
+    views: int = 1,
+    unknown: float | None = None,
+    device: str | None = None,
+    save: str | None = None,
+) -> dict[str, Any]:
+    """The classes, and for each image its label (None for none of them) and the probability of every class.
+
+    Raises:
+        ValueError: if there is no such model, or the support or an image cannot be read.
+    """
+    from metabox.estimators import FewShotClassifier
+
+    if support is None:
+        if not Path(model).is_file():
+            raise ValueError(f"expected --support DIR, a folder with a folder of images for each class, for {model!r}")
+        classifier = FewShotClassifier.load(model, device)
+    else:
+        x, y = labelled(support)
+        classifier = FewShotClassifier(model, views=views, device=device).fit(x, y)
+    if save is not None:
+        classifier.save(save)
+    proba = classifier.predict_proba(list(images))
+    labels = classifier.labels_of(proba, unknown)
+    names = [str(name) for name in classifier.classes_]
+    rows = [
+        {
+            "image": image,
+            "label": None if label is None else str(label),
+            "probability": round(float(p.max()), 6),
+            "probabilities": {name: round(float(part), 6) for name, part in zip(names, p, strict=True)},
+        }
+        for image, label, p in zip(images, labels, proba, strict=True)
+    ]
+    return {"model": model, "classes": names, "images": rows}
+
+
+def labelled(folder: str) -> tuple[list[Path], list[str]]:
+    """The images in the class folders of a folder, and their classes.
+
+    Raises:
+        ValueError: if there are none, or other files lie around, naming them.
+    """
+    from metabox.data.own import in_folders
+    from metabox.data.root import FolderFiles, in_home
+
+    path = in_home(folder)
+    if not path.is_dir():
+        raise ValueError(f"expected a folder with a folder of images for each class, got {folder!r}")
+    images = sorted(in_folders(FolderFiles(path), lambda _: False))
+    return [path / image.file for image in images], [image.label for image in images]
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """Image, label and probability, one line each."""
+    rows = [(row["image"], row["label"] or "(unknown)", f"{row['probability']:.3f}") for row in found["images"]]
+    head = ("image", "label", "probability")
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in (0, 1)]
+    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in (head, *rows))
