@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up import SHORT
+from made_up import SHORT, made
 
 from metabox import discover, recipe
 from metabox.cli.main import main
@@ -103,6 +103,9 @@ def test_a_recipe_takes_a_step_and_is_evaluated_or_says_where_to_get_its_data(
 ) -> None:
     if any(real in name for real in ("omniglot", "alphabets", "cifarfs", "completion")):
         monkeypatch.setenv("METABOX_DATA", request.getfixturevalue("omniglot_root"))
+    if name.startswith("folder"):
+        monkeypatch.chdir(tmp_path)
+        made(tmp_path / "photos", list("abcdef"), size=40, channels=3)
     if name.startswith(BY_HAND):
         monkeypatch.setenv("METABOX_DATA", str(tmp_path))
     parsed = recipe.parse(recipe.make_parser(recipe.find(name)), [])

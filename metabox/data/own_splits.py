@@ -35,9 +35,11 @@ class Divided:
 
 
 def divided(
-    images: Sequence[OwnImage], files: Files, splits: Fractions | Mapping[Split, Sequence[str]] | None
+    images: Sequence[OwnImage], files: Files, splits: Fractions | Mapping[Split, Sequence[str]] | None, few: int = FEW
 ) -> Divided:
     """The images in splits: by fractions, by names of classes, or if None by their own splits, else by `USUAL`.
+
+    Of at most `few` classes, the images are split.
 
     Raises:
         ValueError: if some names of classes, but not all, are in more than one of the images' own splits.
@@ -62,7 +64,7 @@ def divided(
             )
         return _by_class(labels, files, {split: sorted(names) for split, names in inside.items()})
     fractions = USUAL if splits is None else splits
-    if len(labels) <= FEW and sum(share > 0 for share in fractions) > 1:
+    if len(labels) <= few and sum(share > 0 for share in fractions) > 1:
         log.warning("%s: with %d classes the images are split, not the classes", files.path, len(labels))
         shares = {c: dealt(found, fractions, exact=True) for c, found in labels.items()}
         return _by_image({(split, c): shares[c][split] for c in labels for split in SPLITS}, files)

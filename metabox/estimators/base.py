@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from metabox.checks import check, shown
 from metabox.model import Model, load_file
 from metabox.ranges import Count
 from metabox.shipped import find_model
-
-Self = TypeVar("Self", bound="FewShot")
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -48,12 +46,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self.model_.save(path, self.adaptation_)
 
     @classmethod
-    def load(cls: type[Self], path: str | Path, device: str | None = None, plugins: Any = ()) -> Self:
-        """The estimator in a file that `save` wrote; the file may be untrusted, and the device another.
-
-        Raises:
-            ValueError: if it is no such file.
-        """
+    def _load(cls, path: str | Path, device: str | None, plugins: Any) -> Any:
         model, adaptation = load_file(path, device or "cpu", plugins)
         if adaptation is None:
             raise ValueError(f"expected what `save` of {cls.__name__} wrote in {path}, got a model; give it to fit")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import assert_all_finite
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -44,6 +45,9 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
     """
 
     classes_: NDArray[Any]
+    # These arguments are the caller's, and are not routed through meta-estimators.
+    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"classes": UNUSED}
+    __metadata_request__predict: ClassVar[dict[str, str]] = {"unknown": UNUSED}
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
         """Learn from examples X and their labels y, and forget all earlier ones.
@@ -105,7 +109,12 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None, plugins: Any = ()) -> FewShotClassifier:
-        made = super().load(path, device, plugins)
+        """The estimator in a file that `save` wrote; the file may be untrusted, and the device another.
+
+        Raises:
+            ValueError: if it is no such file.
+        """
+        made: FewShotClassifier = cls._load(path, device, plugins)
         made.classes_ = np.asarray(made.adaptation_.classes)
         return made
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
@@ -42,6 +44,9 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         ValueError: by `fit`, if the targets of the model are no real numbers.
     """
 
+    # The caller's, and not routed through meta-estimators.
+    __metadata_request__predict: ClassVar[dict[str, str]] = {"return_std": UNUSED}
+
     def fit(self, X: Any, y: Any) -> FewShotRegressor:
         """Learn from examples X and their values y, and forget all earlier ones.
 
@@ -61,6 +66,16 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
             return self.fit(X, y)
         x, y = self._examples(self.model_, X, y, reset=False)
         return self._learn_values(self.model_, *self._add(x, y))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None, plugins: Any = ()) -> FewShotRegressor:
+        """The estimator in a file that `save` wrote; the file may be untrusted, and the device another.
+
+        Raises:
+            ValueError: if it is no such file.
+        """
+        made: FewShotRegressor = cls._load(path, device, plugins)
+        return made
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The mean of each prediction, and with `return_std` its standard deviation too: `[n]` or `[n, size]`."""

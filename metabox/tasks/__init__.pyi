@@ -26,6 +26,7 @@ from metabox.tasks.images.glyphs import Glyphs as Glyphs
 from metabox.tasks.images.handwriting import Handwriting as Handwriting
 from metabox.tasks.images.miniimagenet import MiniImageNet as MiniImageNet
 from metabox.tasks.images.omniglot import Omniglot as Omniglot
+from metabox.tasks.images.own_photos import OwnPhotos as OwnPhotos
 from metabox.tasks.images.tieredimagenet import TieredImageNet as TieredImageNet
 from metabox.tasks.multitask.alphabets import Alphabets as Alphabets
 from metabox.tasks.multitask.celeba import CelebA as CelebA

@@ -11,7 +11,7 @@ import numpy as np
 
 from metabox.config import Unpack
 from metabox.data.own import OwnImage, in_folders, in_list
-from metabox.data.own_splits import Divided, divided
+from metabox.data.own_splits import FEW, Divided, divided
 from metabox.data.pack import Pack, open_pack
 from metabox.data.preprocessing import Fit, Level, Preprocessing
 from metabox.data.readers import name_some
@@ -88,8 +88,7 @@ class ClassFolder(NWayKShot):
 
     def load(self) -> StoredImages:
         files, images = self._listed()
-        splits = _read(self.splits) if isinstance(self.splits, str) else self.splits
-        found = divided(images, files, splits)
+        found = self._divided(files, images)
         name = files.path.resolve().name
         key = (
             "own",
@@ -104,6 +103,13 @@ class ClassFolder(NWayKShot):
     @property
     def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size
         return Preprocessing(self.channels, self.image_size, fit=self.fit, background=self.background)
+
+    few = FEW
+    """So many classes are not dealt out to splits, but the images of each."""
+
+    def _divided(self, files: FolderFiles, images: list[OwnImage]) -> Divided:
+        splits = _read(self.splits) if isinstance(self.splits, str) else self.splits
+        return divided(images, files, splits, self.few)
 
     def _listed(self) -> tuple[FolderFiles, list[OwnImage]]:
         path = in_home(self.path)
