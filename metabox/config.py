@@ -76,6 +76,7 @@ class Configured:
         return _Record(type(self), {field.name: getattr(self, field.name) for field in fields if field.init})
 
     def __repr__(self) -> str:
+        """The call that made the object, without the arguments that have their defaults."""
         return _shown(self.config)
 
 
@@ -84,6 +85,7 @@ class _Record(dict[str, Any]):
 
     def __init__(self, cls: type, arguments: Mapping[str, Any]) -> None:
         super().__init__({"class": class_path(cls)} | {name: plain(value) for name, value in arguments.items()})
+        self.cls = cls
         self.data_arguments: tuple[str, ...] = getattr(cls, "data_arguments", ())
 
 
@@ -273,9 +275,25 @@ def _array(value: Tensor | np.ndarray) -> Any:
 def _shown(value: Any) -> str:
     """A record as the call that made the object."""
     if isinstance(value, _Record):
-        arguments = (f"{name}={_shown(part)}" for name, part in value.items() if name != "class")
+        defaults = _defaults(value.cls)
+        differ = {name: part for name, part in value.items() if defaults.get(name, _NONE) != part}
+        arguments = (f"{name}={_shown(part)}" for name, part in differ.items() if name != "class")
         return f"{value['class'].rpartition('.')[2]}({', '.join(arguments)})"
     return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else repr(value)
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a class's constructor, and of those of its bases, as in a record."""
+    found: dict[str, Any] = {}
+    for owner in reversed(cls.__mro__):
+        if "__init__" in vars(owner):
+            parameters = inspect.signature(vars(owner)["__init__"]).parameters.values()
+            found |= {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    return found
+
+
+_NONE = object()
 
 
 def _undescribed(name: str, config: Any) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,9 @@ class Examples:
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    def __repr__(self) -> str:
+        return f"Examples(x={kind_of(self.x)}, y={kind_of(self.y)}, mask={kind_of(self.mask)})"
+
     def __getitem__(self, index: slice | tuple[slice, slice]) -> Examples:
         """Some tasks `[i:j]`, or some tasks and examples `[i:j, k:l]`."""
         return Examples(x=self.x[index], y=self.y[index], mask=self.mask[index])
@@ -146,6 +149,14 @@ class Episodes:
 
     def __len__(self) -> int:
         return len(self.support)
+
+    def __repr__(self) -> str:
+        extra = [f.name for f in fields(self)[2:] if getattr(self, f.name) is not None]
+        n, m = (list(part.mask.shape)[1] for part in (self.support, self.query))
+        return (
+            f"Episodes({len(self)} tasks, {n} support and {m} query examples, x {kind_of(self.query.x)}"
+            f"{', '.join(['', *extra])})"
+        )
 
     def label_set(self, spec: TaskSpec) -> Tensor | None:
         """`classes` for a learner's `adapt`: all C of the spec if no label sets are given, None without classes."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from metabox.checks import check, checked
 from metabox.episodes import Episodes, Examples, Split
@@ -28,7 +29,7 @@ from metabox.tasks.wrappers.base import Wrapper
 from metabox.training.allocator import keep_freed_memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """The scores of one learner on one fixed list of tasks.
 
@@ -80,6 +81,9 @@ class Scores:
 
         metrics = {name: {"mean": mean, "interval_95": interval(name)} for name, mean in self.means().items()}
         return {"split": self.split, "seed": self.seed, "n_tasks": self.n_tasks, **metrics, **self.pooled}
+
+    def __repr__(self) -> str:
+        return f"Scores({self})"
 
     def __str__(self) -> str:
         parts = []
@@ -165,7 +169,9 @@ def evaluate(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     batches = []
     with evaluating(learner):
-        for first in range(0, n_tasks, batch)[rank::ranks]:
+        firsts = range(0, n_tasks, batch)[rank::ranks]
+        # Seen in a terminal and a notebook only, and gone at the end; not at all if it is over at once.
+        for first in tqdm(firsts, desc=f"{split} tasks", leave=False, delay=1, disable=None if rank == 0 else True):
             part = replace(place, n_tasks=min(batch, n_tasks - first), first=first)
             batches.append(score_batch(predictor, tasks, part))
     if distributed:

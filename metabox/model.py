@@ -17,6 +17,7 @@ from torch import Tensor
 from metabox import model_file
 from metabox.adaptation import Adaptation, adaptation_from
 from metabox.checks import check, check_fields, checked, shown
+from metabox.config import plain
 from metabox.data.given import as_inputs
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.views import views as views_of
@@ -255,7 +256,7 @@ class Model:
         known: str | None = vars(self).get("_fingerprint")
         if known is None:
             content, weights = described(self.learner)
-            digest = blake2b(repr((content, repr(self.spec))).encode(), digest_size=8)
+            digest = blake2b(repr((content, plain(self.spec))).encode(), digest_size=8)
             for name in sorted(weights):
                 digest.update(name.encode() + weights[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             known = digest.hexdigest()

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from metabox.data.noticed import Noticed
 from metabox.data.readers import name_some, open_file

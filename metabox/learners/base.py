@@ -65,6 +65,8 @@ class Learner(nn.Module, Configured, ABC):
         self.spec = spec
         self.scaler = Scaler.of(spec)
 
+    __repr__ = Configured.__repr__  # one line instead of the tree of its modules
+
     @property
     def n_params(self) -> int:
         """P, natural parameters per query point; without location and scale, which `Target.in_units` adds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from metabox.checks import checked
 from metabox.files import write_json
@@ -120,6 +120,7 @@ def run(
             mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a log file
             disable=not leads,
         )
+        numbers: dict[str, str] = {}  # beside the bar
         with bar, stop_signals() as signals, peer_failures(fabric.world_size):
             stop, meter = Stop(fabric, signals), Meter(progress, outer, checkpoints)
             while not finished:
@@ -135,10 +136,14 @@ def run(
                     lr, skipped = outer.lr_at(done - 1), progress.skipped
                     metrics.write(done, seconds=progress.seconds, lr=lr, skipped=skipped, train=means)
                     shown = ("loss", "accuracy", "tasks_per_s")
-                    bar.set_postfix({name: f"{means[name]:.4g}" for name in shown if name in means}, refresh=False)
+                    numbers |= {name: f"{means[name]:.4g}" for name in shown if name in means}
+                    bar.set_postfix(numbers, refresh=False)
                     progress.window = Window()
                 if validates:
-                    validate(fabric, prepared, step, progress, metrics, out)
+                    scores = validate(fabric, prepared, step, progress, metrics, out)
+                    score = "accuracy" if "accuracy" in scores.per_task else "nll"
+                    numbers[f"val_{score}"] = f"{scores.mean(score):.4g}"
+                    bar.set_postfix(numbers)
                     finished = progress.finished(outer)
                 if validates or stopped:  # stopping adds no validation: an interrupted run must not differ in the end
                     checkpoints.save(done, step.saved, step.optimizer, progress.as_json(), write=leads)

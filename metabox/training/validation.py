@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from metabox.evaluation import evaluate
+from metabox.evaluation import Scores, evaluate
 from metabox.training.checkpoints import save_tensors
 from metabox.training.log import Metrics
 from metabox.training.preflight import Prepared
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BEST = "best.safetensors"
 
 
-def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress, metrics: Metrics, out: Path) -> None:
+def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress, metrics: Metrics, out: Path) -> Scores:
     """Score the validation tasks, all processes together, and write the weights if they are the best so far."""
     learner, several = step.kept.learner, fabric.world_size > 1
     for buffer in step.kept.buffers() if several else ():
@@ -44,3 +44,4 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
         if fabric.is_global_zero:
             save_tensors(out / BEST, weights, step=progress.step, seconds=progress.seconds)
     metrics.write(progress.step, seconds=progress.seconds, val=scores.means())
+    return scores
