@@ -235,9 +235,15 @@ def no_plain_base(app: Any, domain: str, kind: str, content: Any) -> None:
         content.pop(0)
 
 
+def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the methods that scikit-learn adds to estimators; their text refers to its own pages."""
+    return True if name.startswith("set_") and name.endswith("_request") else None
+
+
 def setup(app: Any) -> None:
     app.connect("object-description-transform", no_plain_base)
     app.connect("source-read", fill)
     app.connect("env-get-outdated", always_read)
+    app.connect("autodoc-skip-member", no_routing)
     app.connect("autodoc-process-docstring", list_fields, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", no_generated_docstring, priority=300)

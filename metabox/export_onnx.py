@@ -86,9 +86,13 @@ def export_onnx(model: Model, folder: str | Path) -> dict[str, Any]:
     model.check_usable(None)
     adapt, predict, names = _graphs(model)
     largest = _compare(model, adapt, predict, names)
-    for name, content in ((ADAPT, adapt), (PREDICT, predict)):
-        write_atomically(Path(folder) / name, lambda temporary, content=content: temporary.write_bytes(content))
+    _write(Path(folder) / ADAPT, adapt)
+    _write(Path(folder) / PREDICT, predict)
     return largest
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _check_installed() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from metabox.checks import checked
+from metabox.files import write_text
 from metabox.model import Model
 
 FILE, CARD = "model.metabox", "README.md"
@@ -48,8 +51,6 @@ def save_pretrained(model: Model, folder: str | Path) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    from metabox.files import write_text
-
     folder = Path(folder)
     model.save(folder / FILE)
     write_text(folder / CARD, card(model))
@@ -76,8 +77,6 @@ def push_to_hub(
         ValueError: if the model has no licence, or the hub refuses.
         ImportError: if huggingface_hub is missing.
     """
-    import tempfile
-
     if not model.licence:
         raise ValueError(
             "expected a model with a licence to publish, got none; use dataclasses.replace(model, licence=...)"
@@ -95,14 +94,13 @@ def push_to_hub(
 
 def card(model: Model) -> str:
     """The model card in Markdown, with the header that the hub reads."""
-    import json
-
     head = {"library_name": "metabox", "license": model.licence or "unknown", "tags": ["few-shot", "meta-learning"]}
     lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]
     title = model.name or type(model.learner).__name__
     target = model.spec.target
     use = "FewShotClassifier" if target.n_classes is not None else "FewShotRegressor"
-    text = f"""---
+    licence = model.licence or "none given"
+    return f"""---
 {chr(10).join(lines)}
 ---
 
@@ -110,7 +108,7 @@ def card(model: Model) -> str:
 
 {model.card or "No card was written."}
 
-`{type(model.learner).__name__}` for inputs {list(model.spec.x_shape)} and {target!r}, licence: {model.licence or "none given"}.
+`{type(model.learner).__name__}` for inputs {list(model.spec.x_shape)} and {target!r}. Licence: {licence}.
 
 ```python
 from metabox import {use}
@@ -120,7 +118,6 @@ estimator = {use}(from_pretrained("OWNER/NAME")).fit(examples, labels)
 estimator.predict(others)
 ```
 """
-    return text
 
 
 def _hub() -> Any:

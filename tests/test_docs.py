@@ -77,7 +77,10 @@ def run_block(text: str, namespace: dict[str, object], page: str) -> None:
 def check_command(arguments: list[str]) -> None:
     """Run quick commands; of a training or an evaluation only read the options, and leave a run for later commands."""
     command, *rest = arguments
-    if command == "report":  # its runs were not trained here: the error about them shows that the options were read
+    if command in (
+        "report",
+        "predict",
+    ):  # their runs were not trained here: the error about them shows that the options were read
         assert main(arguments) == 2
         return
     if command == "list" or any("help" in argument for argument in rest):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import assert_all_finite
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -45,9 +44,6 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
     """
 
     classes_: NDArray[Any]
-    # These arguments are the caller's, and are not routed through meta-estimators.
-    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"classes": UNUSED}
-    __metadata_request__predict: ClassVar[dict[str, str]] = {"unknown": UNUSED}
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
         """Learn from examples X and their labels y, and forget all earlier ones.

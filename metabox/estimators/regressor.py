@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
@@ -43,9 +42,6 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
     Raises:
         ValueError: by `fit`, if the targets of the model are no real numbers.
     """
-
-    # The caller's, and not routed through meta-estimators.
-    __metadata_request__predict: ClassVar[dict[str, str]] = {"return_std": UNUSED}
 
     def fit(self, X: Any, y: Any) -> FewShotRegressor:
         """Learn from examples X and their values y, and forget all earlier ones.
