@@ -253,8 +253,11 @@ def test_a_hostile_file_is_refused_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = changed(model.save(tmp_path / "m.metabox"), HOSTILE[name])
+    read: list[object] = []
+    monkeypatch.setattr("metabox.recipe.load_run", lambda *given: read.append(given))
     with pytest.raises(ValueError, match="expected"):
         load_file(path)
+    assert not read
     assert sorted(os.listdir()) == ["changed.metabox", "m.metabox"]
 
 
