@@ -171,7 +171,7 @@ class Handwriting(NWayKShot):
     """N-way K-shot episodes of generated characters made to resemble real handwriting: nothing to download.
 
     Classes come in alphabets of 64 (`within_groups`), 2**14 of them for each split. Images are ink 255 on 0.
-    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and three times as fast.
+    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and faster.
 
     Args:
         image_size: height and width in pixels.
