@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import json
 import sys
 import zipfile
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from metabox.cli.main import main as metabox
 from metabox.data.class_images import ClassImages
+from metabox.data.decode import open_image
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.root import data_root
 from metabox.episodes import Device, Examples, Split
@@ -99,7 +99,7 @@ def lake_error(learner: Learner, archive: Path) -> list[float]:
     with zipfile.ZipFile(archive) as runs:
 
         def read(names: list[str]) -> Tensor:
-            return torch.from_numpy(np.stack([look(Image.open(io.BytesIO(runs.read(name)))) for name in names]))[None]
+            return torch.from_numpy(np.stack([look(open_image(runs.read(name))) for name in names]))[None]
 
         for run in range(1, RUNS + 1):
             lines = runs.read(f"run{run:02}/class_labels.txt").decode().split()

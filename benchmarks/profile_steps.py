@@ -109,7 +109,7 @@ def measure(tell: Tell, name: str, seconds: float, profiled: int) -> None:
     made = parser.instantiate(recipes.parse(parser, options))
     outer = replace(made.outer, accelerator="cpu", steps=10**6, validate_every=10**6, schedule="constant")
     tasks = Profiled(made.tasks, tell, "cpu", seconds, False, steps=profiled)
-    more = {"objective": made.objective, "weighting": made.weighting, "target": made.target}
+    more = {"objective": made.objective, "weighting": made.weighting, "target": made.target, "scale": made.scale}
     tell({"tasks": outer.n_tasks})
     with tempfile.TemporaryDirectory() as out, suppress(Enough):
         run(tasks, made.learner, outer, evaluation=made.evaluation or made.tasks, out=out, **more)

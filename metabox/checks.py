@@ -8,7 +8,6 @@ unions, tuples and lists of these are understood; any other hint is not checked.
 from __future__ import annotations
 
 import collections.abc
-import contextlib
 import difflib
 import functools
 import inspect
@@ -16,15 +15,14 @@ import math
 import numbers
 import os
 import reprlib
-import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from metabox.hints import LISTS, MAPPINGS, describe, hints, is_union, parts_of
 from metabox.ranges import ASCENDING, Within
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -110,26 +108,6 @@ def check(name: str, value: Any, hint: Any) -> Any:
         raise ValueError(f"expected {name} as {describe(hint)}, got {shown(value)}{mend}") from None
 
 
-@functools.cache
-def hints(owner: Any) -> Mapping[str, Any]:
-    """The type hints of a function or class, with their ranges, except those whose names cannot be resolved."""
-    if isinstance(owner, type):
-        parts = reversed(inspect.getmro(owner))
-        sources = [(vars(sys.modules[part.__module__]), vars(part).get("__annotations__", {})) for part in parts]
-    else:
-        owner = inspect.unwrap(owner)
-        sources = [(getattr(owner, "__globals__", {}), getattr(owner, "__annotations__", {}))]
-    found: dict[str, Any] = {}
-    for names, own in sources:
-        for name, hint in own.items():
-            found.pop(name, None)
-            with contextlib.suppress(NameError, AttributeError, TypeError):  # imported only for type checkers, say
-                one = types.SimpleNamespace(__annotations__={name: hint})
-                found[name] = typing.get_type_hints(one, globalns=names, include_extras=True)[name]
-    found.pop("return", None)
-    return found
-
-
 def shown(value: Any) -> str:
     """A value for an error message: one line, shortened."""
     if isinstance(value, Tensor):
@@ -151,69 +129,10 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
-def describe(hint: Any, many: bool = False) -> str:
-    """A type hint in words."""
-    base, marks = _parts(hint)
-    origin, args = typing.get_origin(base), typing.get_args(base)
-    bounds = next((str(mark) for mark in marks if isinstance(mark, Within)), "")
-    if base in _NOUNS:
-        one, several = _NOUNS[base]
-        return (several if many else one) + bounds
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, args))}" if len(args) > 1 else repr(args[0])
-    if _is_union(base):
-        *firsts, last = (part for part in args if part is not type(None))
-        them = firsts and _parts(last)[1] == (ASCENDING,) and typing.get_args(_parts(last)[0])[0] == firsts[-1]
-        words = [describe(part, many) for part in firsts] + ["a range [low, high] of them" if them else describe(last)]
-        return " or ".join(words + ["None"] * (type(None) in args))
-    if origin is tuple and args[-1:] != (...,):
-        if ASCENDING in marks:
-            return f"a range [low, high] of {describe(args[0], many=True)}"
-        if len(set(args)) == 1:
-            return f"{'groups of ' * many}{len(args)} {describe(args[0], many=True)}"
-        return f"({', '.join(map(describe, args))})"
-    if origin in _LISTS:
-        return f"a list of {describe(args[0], many=True) if args else 'values'}"
-    if origin in _MAPPINGS:
-        return "a dictionary"
-    if origin is type or base is type:
-        return f"a class below {_name(args[0])}" if args else "a class"
-    if origin is collections.abc.Callable:
-        return "a class or function that makes one" if _name(args[-1] if args else None) else "a function"
-    name = _name(base) or str(base)
-    return f"{name}s" if many else f"{'an' if name[:1] in tuple('AEIO') else 'a'} {name}"
-
-
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", "")
-
-
-_NOUNS: dict[Any, tuple[str, str]] = {
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    bool: ("True or False", "True or False"),
-    str: ("a string", "strings"),
-    type(None): ("None", "None"),
-}
-_LISTS: tuple[Any, ...] = (list, tuple, collections.abc.Sequence)
-_MAPPINGS: tuple[Any, ...] = (dict, collections.abc.Mapping)
-
-
-def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A hint without its annotations, and the annotations."""
-    if typing.get_origin(hint) is Annotated:
-        return hint.__origin__, hint.__metadata__
-    return hint, ()
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
 @functools.cache
 def _reader(hint: Any) -> Callable[[Any], Any]:
     """The function that converts a value to its hint or raises `_Refused`; cached, since every `Place` is checked."""
-    base, marks = _parts(hint)
+    base, marks = parts_of(hint)
     origin, args = typing.get_origin(base), typing.get_args(base)
     if base in (int, float):
         bounds = next((mark for mark in marks if isinstance(mark, Within)), Within())
@@ -222,15 +141,15 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return _string
     if base in (bool, type(None), None):
         return functools.partial(_instance, bool if base is bool else type(None))
-    if _is_union(base):
+    if is_union(base):
         return functools.partial(_any_of, [_reader(arg) for arg in args])
     if origin is Literal:
         return functools.partial(_literal, args)
     if origin is tuple and args and args[-1] is not ...:
         return functools.partial(_tuple, [_reader(arg) for arg in args], ASCENDING in marks)
-    if origin in _LISTS or base in _LISTS:
+    if origin in LISTS or base in LISTS:
         return functools.partial(_several, origin or base, _reader(args[0]) if args else _anything)
-    if origin in _MAPPINGS or base in _MAPPINGS:
+    if origin in MAPPINGS or base in MAPPINGS:
         return functools.partial(_instance, Mapping)
     if origin is collections.abc.Callable:
         return _callable
@@ -247,7 +166,9 @@ def _instance(kind: Any, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, kind):
-        raise _Refused(f"make one: {_name(value)}(...)" if isinstance(value, type) and issubclass(value, kind) else "")
+        raise _Refused(
+            f"make one: {value.__name__}(...)" if isinstance(value, type) and issubclass(value, kind) else ""
+        )
     return value
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from metabox.files import HASH, write_atomically
-from metabox.training.checkpoints import hash_of
+from metabox.tensors import hash_of
 
 SUFFIX = ".metabox"
 KEY, FORMAT = "metabox", 1

@@ -33,7 +33,7 @@ from metabox.reports import manifest
 from metabox.targets import TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
-from metabox.training.checkpoints import load_weights
+from metabox.tensors import load_weights
 from metabox.training.description import read_description
 from metabox.training.environment import collect_environment, read_environment
 from metabox.training.loop import MakeObjective, run

@@ -62,6 +62,11 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
+def share_of(content: bytes) -> float:
+    """A number in [0, 1) that stands for some bytes, the same on every machine: to deal things out by their names."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest(), "little") / 2**48
+
+
 def step_seed(seed: int, index: int, rank: int = 0) -> int:
     """The seed of torch's generators (for dropout, say) in one training step."""
     low, high = make_key("torch", seed, index, rank)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from metabox.checks import check, check_fields, checked, hints
+from metabox.checks import check, check_fields, checked
 from metabox.config import Configured
+from metabox.hints import hints
 from metabox.nn.backbones import MLP, Backbone, Conv4
 from metabox.nn.conditioning import Add, Conditioner
 from metabox.ranges import (

@@ -25,7 +25,7 @@ from metabox.discover import subclasses
 from metabox.files import write_text
 from metabox.recipe import dump, find, make_parser, parse
 from metabox.tasks.place import Place
-from metabox.training.checkpoints import save_tensors
+from metabox.tensors import save_tensors
 from metabox.training.description import Description, write_description
 
 DOCS = Path(__file__).parents[1] / "docs"

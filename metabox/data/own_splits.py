@@ -6,13 +6,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from metabox.data.own import OwnImage, alike, by_label
 from metabox.data.pack import ClassFiles
 from metabox.data.readers import name_some
 from metabox.data.root import Files
 from metabox.episodes import SPLITS, Split
+from metabox.seeding import share_of
 
 FEW = 3  # classes: so few are not dealt out, but the images of each
 LEAST = 2  # of anything in a split, if there are enough: less than two classes, or images of a class, make no task
@@ -96,9 +96,7 @@ def dealt(names: Sequence[str], fractions: Fractions, exact: bool = False) -> di
     The hash of a name alone chooses its split, so that a new name never moves another one; unless `exact`, or a split
     would get fewer than two (one, if there are not enough): then the order of all hashes is cut at the fractions.
     """
-    at = {
-        name: int.from_bytes(blake2b(alike(name).encode(), digest_size=6).digest(), "little") / 2**48 for name in names
-    }
+    at = {name: share_of(alike(name).encode()) for name in names}
     ends = (fractions[0], fractions[0] + fractions[1], math.inf)
     splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
     for name in names:

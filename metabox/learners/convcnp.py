@@ -80,7 +80,8 @@ class ConvCNP(Learner):
                 f"expected tasks whose grids take at most {MOST_BYTES / GIB:g} GiB together, got {len(support)} of "
                 f"{self.map_bytes / GIB:.3g} GiB each; take fewer at a time, or a smaller points_per_unit"
             )
-        self._check_inside(support.x, support.mask)
+        if self._reads_values():
+            self._check_inside(support.x, support.mask)
         here = support.mask[..., None].float()
         density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
             [1, self.spec.target.label_size], dim=1
@@ -98,8 +99,6 @@ class ConvCNP(Learner):
         return self.decode.from_grid(phi["field"], x)
 
     def _check_inside(self, x: Tensor, there: Tensor) -> None:
-        if not self._reads_values():
-            return
         low, high = self.encode.grid.ends
         outside = ((x < low) | (x > high)) & there[..., None]
         if bool(outside.any()):

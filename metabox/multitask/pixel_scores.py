@@ -76,9 +76,8 @@ def _meters(part: Part, device: torch.device) -> dict[str, Metric]:
 
 def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) -> None:
     """Add images by their params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is ignored."""
-    if params.shape[1] > (own := part.n_params // part.places):  # with location and scale
-        location, scale = params[:, own:].chunk(2, dim=1)
-        params = location + scale * params[:, : part.size]
+    if isinstance(part.target, Reals):
+        params = part.target.mean_and_scale(params.movedim(1, -1))[0].movedim(-1, 1)  # the means alone
     if isinstance(part.target, Classes):
         labels = y.nan_to_num(MISSING).long()
         for meter in meters.values():
@@ -86,12 +85,12 @@ def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) ->
     elif isinstance(part.target, Binary):
         meters["accuracy"].update(((params > 0) == (y > 0.5)).float().where(~y.isnan(), torch.nan))
     elif part.size == 3:
-        cosine = torch.cosine_similarity(params[:, :3], y, dim=1)
+        cosine = torch.cosine_similarity(params, y, dim=1)
         angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
         meters["angle"].update(angle)
         for limit in CLOSE:
             meters[f"within_{limit:g}"].update((angle < limit).float().where(~angle.isnan(), torch.nan))
     else:
-        error = (params[:, : part.size] - y).abs()
+        error = (params - y).abs()
         meters["absolute_error"].update(error)
         meters["relative_error"].update(error / y)

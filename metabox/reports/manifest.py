@@ -114,7 +114,7 @@ def check_run(folder: Path) -> dict[str, str]:
     Raises:
         ValueError: if the manifest is invalid.
     """
-    from metabox.training.checkpoints import load_tensors
+    from metabox.tensors import load_tensors
     from metabox.training.description import read_description
     from metabox.training.environment import read_environment
 

@@ -67,8 +67,8 @@ class Bars(RealVector):
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         borders, tails = self.statistics.borders, self.statistics.tails
-        _, location, unit = self.split_units(params)
-        y = y.float() if location is None or unit is None else ((y - location) / unit).float()
+        _, units = self.split_units(params)
+        y = y.float() if units is None else ((y - units[0]) / units[1]).float()
         bar = torch.searchsorted(borders, y.movedim(-1, 0).flatten(1).contiguous())  # [dy, T M]
         bar = bar.unflatten(1, y.shape[:-1]).movedim(0, -1)[..., None]  # [T, M, dy, 1]
         width = borders.diff(dim=-1).log().neg().expand(*y.shape, -1)
@@ -77,8 +77,8 @@ class Bars(RealVector):
         half_normal = 0.5 * math.log(2 / math.pi) - tails.log() - 0.5 * beyond.square()
         density = torch.where(bar[..., 0] == 0, half_normal[..., 0], inside)
         density = torch.where(bar[..., 0] == self.n_bars - 1, half_normal[..., 1], density)
-        if unit is not None:
-            density = density - unit.log()  # the Jacobian
+        if units is not None:
+            density = density - units[1].log()  # the Jacobian
         return (self.log_probs(params).gather(-1, bar)[..., 0] + density).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ class Bars(RealVector):
     def std(self, params: Tensor) -> Tensor:
         mean, square = self._moments(params)
         deviation = (square - mean.square()).clamp(min=0).sqrt()
-        unit = self.split_units(params)[2]
-        return deviation if unit is None else unit * deviation
+        units = self.split_units(params)[1]
+        return deviation if units is None else units[1] * deviation
 
     def _moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """The means of y and of its square, without units: `[..., dy]` each."""
@@ -102,8 +102,8 @@ class Bars(RealVector):
         return (p * centres).sum(-1), (p * squares).sum(-1)
 
     def _in_units(self, z: Tensor, params: Tensor) -> Tensor:
-        _, location, unit = self.split_units(params)
-        return z if location is None or unit is None else location + unit * z
+        _, units = self.split_units(params)
+        return z if units is None else units[0] + units[1] * z
 
     def quantile(self, params: Tensor, q: float | Tensor) -> Tensor:
         borders, tails = self.statistics.borders, self.statistics.tails
@@ -126,8 +126,8 @@ class Bars(RealVector):
 
     def mixture(self, params: Tensor) -> Tensor:
         mixed = (self.log_probs(params).logsumexp(1) - math.log(params.shape[1])).flatten(-2)
-        _, location, unit = self.split_units(params)
-        return mixed if location is None or unit is None else self.in_units(mixed, location[:, 0], unit[:, 0])
+        _, units = self.split_units(params)
+        return mixed if units is None else self.in_units(mixed, *(part[:, 0] for part in units))
 
 
 class Statistics(nn.Module):

@@ -40,10 +40,11 @@ class Reals(RealVector):
 
     def mean_and_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """`[T, M, P]` -> mean and standard deviation, each `[T, M, dy]`."""
-        own, location, unit = self.split_units(params)
+        own, units = self.split_units(params)
         mean, scale = self._standard(own)
-        if location is None or unit is None:
+        if units is None:
             return mean, scale
+        location, unit = units
         return location + unit * mean, scale if self.noise else unit * scale
 
     def mean(self, params: Tensor) -> Tensor:
@@ -65,11 +66,12 @@ class Reals(RealVector):
         return mean, self.min_scale + F.softplus(raw)
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
-        own, location, unit = self.split_units(params)
+        own, units = self.split_units(params)
         mean, scale = self._standard(own)
-        if location is None or unit is None:
+        if units is None:
             z = (y.float() - mean) / scale
         else:  # by the scale of y first: a mean of 5000 would round what is known to a hundredth
+            location, unit = units
             inner = scale / unit if self.noise else scale
             z = (((y - location) / unit).float() - mean) / inner
             scale = unit * inner  # the Jacobian
@@ -83,9 +85,10 @@ class Reals(RealVector):
 
     def mixture(self, params: Tensor) -> Tensor:
         """The normal with the mixture's mean and, unless the noise is fixed, its variance."""
-        own, location, unit = self.split_units(params)
+        own, units = self.split_units(params)
         means, scales = self._standard(own)
-        if location is not None and unit is not None:  # in the units of the first; they are the same for one learner
+        if units is not None:  # in the units of the first; they are the same for one learner
+            location, unit = units
             first, of_first = location[:, :1], unit[:, :1]
             means, scales = (location - first) / of_first + unit / of_first * means, unit / of_first * scales
             return self.in_units(self._mixed(means, scales), first[:, 0], of_first[:, 0])

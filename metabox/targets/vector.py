@@ -84,12 +84,12 @@ class RealVector(Vector):
         lead = params.shape[:-1]
         return torch.cat([params.float(), location.expand(*lead, -1), scale.expand(*lead, -1)], dim=-1)
 
-    def split_units(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Parameters `[..., P]`, location and scale `[..., dy]` or None."""
+    def split_units(self, params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Parameters `[..., P]`; and location and scale, each `[..., dy]`, or None if there are none."""
         if params.shape[-1] == self.n_params:
-            return params, None, None
+            return params, None
         own, location, scale = params.split([self.n_params, self.size, self.size], dim=-1)
-        return own, location, scale
+        return own, (location, scale)
 
 
 def quantiles_of(q: float | Tensor, like: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from metabox.learners.base import Learner, Phi
 from metabox.learners.scaler import Scaler
 from metabox.objectives import QueryLoss
 from metabox.targets import Target, TaskSpec
+from metabox.tensors import load_tensors, load_weights, save_tensors
 from metabox.testing import options, units
 from metabox.testing.cases import SPECS, MakeLearner, build, make_episodes, outputs, reads_support, small_family
-from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
 
 
 def _close(got: Tensor, wanted: Tensor) -> None:

@@ -13,7 +13,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from metabox.checks import check, hints, shown
+from metabox.checks import check, shown
+from metabox.hints import hints
 from metabox.ranges import Within
 
 SENSELESS: tuple[Any, ...] = (

@@ -14,8 +14,9 @@ from metabox.ranges import Whole
 from metabox.targets import Target
 from metabox.targets.spec import Scale
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tensors import load_tensors, load_weights
 from metabox.training.allocator import keep_freed_memory
-from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights
+from metabox.training.checkpoints import Checkpoints
 from metabox.training.description import Description, write_description
 from metabox.training.environment import collect_environment
 from metabox.training.hook import Hook

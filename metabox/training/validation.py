@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from metabox.evaluation import Scores, evaluate
-from metabox.training.checkpoints import save_tensors
+from metabox.tensors import save_tensors
 from metabox.training.log import Metrics
 from metabox.training.preflight import Prepared
 from metabox.training.progress import Best, Progress

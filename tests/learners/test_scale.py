@@ -79,7 +79,7 @@ def test_a_run_keeps_mean_and_deviation_of_the_training_tasks_with_the_weights(t
     spec = read_description(tmp_path).spec
     assert spec.scale == "training"
     again = CNP(spec, width=8)
-    metabox.training.checkpoints.load_weights(again, tmp_path / "best.safetensors")  # type: ignore[attr-defined]
+    metabox.tensors.load_weights(again, tmp_path / "best.safetensors")  # type: ignore[attr-defined]
     assert torch.equal(again.scaler.y, learner.scaler.y)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="scale: training there, none now"):
         metabox.run(tasks, partial(CNP, width=8), OUTER, scale="none", out=tmp_path)

@@ -81,7 +81,7 @@ def test_a_run_with_bars_keeps_their_borders_with_the_weights_and_scores_in_nats
     borders = learner.spec.target.statistics.borders  # type: ignore[union-attr]
     assert float(borders[0, 0]) < -1 < 1 < float(borders[0, -1])  # of sinusoids, not of the standard normal
     again = CNP(learner.spec, width=16)
-    metabox.training.checkpoints.load_weights(again, tmp_path / "best.safetensors")  # type: ignore[attr-defined]
+    metabox.tensors.load_weights(again, tmp_path / "best.safetensors")  # type: ignore[attr-defined]
     assert again.spec.target.statistics.borders.equal(borders)  # type: ignore[union-attr]
     scores = metabox.evaluate(learner, TASKS, n_tasks=4)
     assert math.isfinite(scores.mean("nll"))

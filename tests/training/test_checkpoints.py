@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from metabox.files import read_json, write_atomically, write_json, write_text
 from metabox.learners.lstm import LSTM
+from metabox.tensors import load_tensors, load_weights, save_tensors
 from metabox.testing import SPECS, build, make_episodes
-from metabox.training.checkpoints import Checkpoints, load_tensors, load_weights, save_tensors
+from metabox.training.checkpoints import Checkpoints
 
 
 def names(folder: Path) -> list[str]:

@@ -33,8 +33,8 @@ from metabox.targets import TaskSpec
 from metabox.tasks import GaussianProcess, Glyphs, Handwriting, InMemory, Omniglot, Prefetch
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
+from metabox.tensors import load_tensors, load_weights, save_tensors
 from metabox.testing import SPECS, build, make_episodes, outputs
-from metabox.training.checkpoints import load_tensors, load_weights, save_tensors
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 

@@ -22,7 +22,8 @@ import harm
 
 from metabox.files import read_json, write_json
 from metabox.reports import manifest
-from metabox.training.checkpoints import Checkpoints, load_tensors, save_tensors
+from metabox.tensors import load_tensors, save_tensors
+from metabox.training.checkpoints import Checkpoints
 from metabox.training.description import read_description
 from metabox.training.environment import read_environment
 from metabox.training.loop import run

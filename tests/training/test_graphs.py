@@ -24,7 +24,7 @@ from metabox.nn.sets import one_hot
 from metabox.objectives import QueryLoss
 from metabox.tasks import GaussianProcess, Glyphs, InMemory
 from metabox.tasks.place import Place
-from metabox.training.checkpoints import load_tensors
+from metabox.tensors import load_tensors
 from metabox.training.engine import engine_of
 from metabox.training.graphs import WARM_UP, Captured
 from metabox.training.loop import check, run

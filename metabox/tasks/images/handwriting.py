@@ -17,19 +17,17 @@ from torch import Tensor
 
 from metabox.checks import checked
 from metabox.config import Unpack
-from metabox.seeding import hash_words, make_key, mix
-from metabox.tasks.images.glyphs import (
-    CLASSES_PER_SPLIT,
+from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, GlyphImages, Side, Wobble
+from metabox.tasks.images.strokes import (
     PIECES,
-    GlyphImages,
-    Side,
-    Wobble,
-    _bell,
-    _direction,
-    _fit,
-    _trace,
-    _uniform,
-    _words,
+    bell,
+    direction,
+    fit,
+    trace,
+    uniform,
+    words_of,
+    words_of_classes,
+    words_of_drawings,
 )
 from metabox.tasks.nway import NWayKShot, NWayOptions
 
@@ -42,16 +40,9 @@ HAND = 16 * PIECES + 8  # words of a drawing for noise on its control points, an
 SCAN = 12  # words of a drawing for its scan
 
 
-def _own_words(classes: Tensor, items: Tensor, name: str, count: int) -> Tensor:
-    """More words of each drawing, `[K, count]`."""
-    low, high = (hash_words(classes, make_key("handwriting", name, i))[:, None] for i in range(2))
-    return mix(mix((items[:, None] * count + torch.arange(count, device=classes.device)) ^ low) ^ high)
-
-
 def _in_alphabets(traits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """The traits of classes as their alphabets have them, and a word of the alphabet's slant `[K]`."""
-    position = torch.arange(SHARED, device=classes.device)
-    shared = _uniform(hash_words((classes // ALPHABET)[:, None] * SHARED + position, make_key("handwriting", "shared")))
+    shared = uniform(words_of_classes(classes // ALPHABET, SHARED, "handwriting", "shared"))
     traits = traits.clone()
     slot = traits[..., 0] * 4.0
     choice = slot.floor()
@@ -92,7 +83,7 @@ def _joined(first: list[list[Tensor]], second: list[list[Tensor]], join: Tensor)
     piece = [torch.where(column[0] < 0.5, a, b) for a, b in zip(first[0], first[-1], strict=True)]
     on = torch.where(column[1] < 0.4, piece[0], piece[3])
     size = column[2] * 0.5 + 0.5
-    apart = _direction(join[:, 3] * 4.0) * (column[4] * 0.6 + 0.2)
+    apart = direction(join[:, 3] * 4.0) * (column[4] * 0.6 + 0.2)
     on = on + torch.where(column[5] < 0.4, apart, torch.zeros_like(apart)) - second[0][0] * size
     complicated = column[6] < COMPLICATED
     return [
@@ -146,27 +137,25 @@ class HandwritingImages(GlyphImages):
         self.fingerprint = f"Handwriting 1 (generated), image_size {image_size}, wobble {wobble}"
 
     def lines(self, classes: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        noise = _bell(_own_words(classes, items, "hand", HAND))
+        noise = bell(words_of_drawings(classes, items, HAND, "handwriting", "hand"))
         first, warps, slant = self._part(classes, items)
         second, _, _ = self._part(classes + len(self.sizes), items)
-        position = torch.arange(JOIN, device=classes.device)
-        join = _uniform(hash_words(classes[:, None] * JOIN + position, make_key("handwriting", "join")))
+        join = uniform(words_of_classes(classes, JOIN, "handwriting", "join"))
         pieces = _by_hand(first + _joined(first, second, join), noise, slant - 0.5, self.wobble)
-        control, pen = _fit(pieces, _bell(warps), self.image_size, self.wobble)
+        control, pen = fit(pieces, bell(warps), self.image_size, self.wobble)
         page = noise[:, 16 * PIECES + 6 :]
         centre = (self.image_size - 1) * 0.5
         scale = (page[:, 0] * (0.2 * self.wobble) + 0.92)[:, None]
         return (control - centre) * scale + centre, pen
 
     def _part(self, classes: Tensor, items: Tensor) -> tuple[list[list[Tensor]], Tensor, Tensor]:
-        words, tremors, warps = _words(classes, items)
-        traits, slant = _in_alphabets(_uniform(words), classes % len(self.sizes))
-        position = torch.arange(PIECES, device=classes.device)
-        more = _uniform(hash_words(classes[:, None] * PIECES + position, make_key("handwriting", "closing")))
-        return _closed(_trace(traits, _bell(tremors) * self.wobble), more), warps, slant
+        words, tremors, warps = words_of(classes, items)
+        traits, slant = _in_alphabets(uniform(words), classes % len(self.sizes))
+        more = uniform(words_of_classes(classes, PIECES, "handwriting", "closing"))
+        return _closed(trace(traits, bell(tremors) * self.wobble), more), warps, slant
 
     def finished(self, ink: Tensor, classes: Tensor, items: Tensor) -> Tensor:
-        words = _uniform(_own_words(classes, items, "scan", SCAN))
+        words = uniform(words_of_drawings(classes, items, SCAN, "handwriting", "scan"))
         word = words[..., None, None].unbind(1)
         place = torch.arange(self.image_size, device=ink.device) * (2.0 / self.image_size) - 1.0
         slope = place[:, None] * (word[0] - 0.5) + place * (word[1] - 0.5)
@@ -182,7 +171,7 @@ class Handwriting(NWayKShot):
     """N-way K-shot episodes of generated characters made to resemble real handwriting: nothing to download.
 
     Classes come in alphabets of 64 (`within_groups`), 2**14 of them for each split. Images are ink 255 on 0.
-    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and three times as fast.
+    A learner that was trained on them only is meant for real characters; `Glyphs` is simpler and faster.
 
     Args:
         image_size: height and width in pixels.

@@ -13,7 +13,6 @@ from email.header import decode_header
 from email.message import Message
 from email.policy import Compat32
 from email.utils import parsedate_to_datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +28,7 @@ from metabox.data.readers import name_some, open_file
 from metabox.data.root import FolderFiles, in_home
 from metabox.episodes import SPLITS
 from metabox.ranges import Positive, TwoOrMore
+from metabox.seeding import share_of
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
@@ -170,7 +170,7 @@ def read_mailboxes(
     for i, (name, *_) in enumerate(tqdm(found, desc="reading mail", unit=" mails", leave=False, disable=None)):
         with open_file(folder / name) as file:
             content = file.read(MOST_BYTES + 1)
-        digests.append(int.from_bytes(blake2b(content, digest_size=6).digest(), "little") / 2**48)
+        digests.append(share_of(content))
         try:
             mail = read_mail(content)
         except ValueError as error:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from metabox.data.root import cache_folder
 from metabox.data.stored import StoredImages
 from metabox.episodes import Device, Episodes, Split
-from metabox.files import write_atomically
 from metabox.nn.backbones import Backbone, MakeBackbone, make_backbone
 from metabox.targets import TaskSpec
 from metabox.tasks.nway import NWayKShot
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
+from metabox.tensors import hash_of, load_tensors, save_tensors
 
 BATCH = 64
 
@@ -32,7 +29,7 @@ class Features(Wrapper):
     """The tasks of an N-way sampler with the features of a backbone in place of images.
 
     A head over a large frozen backbone trains a hundred times as fast so, because every image passes the backbone once,
-    at the first use of its split. The features are kept in half precision in the folder of packs
+    at the first use of its split. The features are kept in half precision beside the packs
     (`metabox.data.root.cache_folder`), and found again by the images and the backbone's weights.
 
     Args:
@@ -99,14 +96,13 @@ class Features(Wrapper):
         return self._tables[split, device]
 
     def _kept(self, ids: Tensor) -> Tensor:
-        key = f"{self.fingerprint()} {blake2b(ids.numpy().tobytes()).hexdigest()}"
-        path = cache_folder() / f"features-{blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
+        # In a folder of their own, for they are no packs.
+        path = cache_folder() / "features" / f"{hash_of({'ids': ids}, {'of': self.fingerprint()})}.safetensors"
         try:
-            return load_file(path)["features"]
-        except (OSError, SafetensorError, KeyError):
+            return load_tensors(path)[0]["features"]
+        except (OSError, ValueError):  # there is none, or a damaged one
             features = self._embed(ids)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: _save(features, temporary))
+        save_tensors(path, {"features": features})
         return features
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -119,11 +115,5 @@ class Features(Wrapper):
 
     @cached_property
     def _weights(self) -> str:
-        digest = blake2b(repr(self.config["backbone"]).encode(), digest_size=16)
-        for name, value in sorted(self.backbone.state_dict().items()):
-            digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-
-def _save(features: Tensor, path: Path) -> None:
-    save_file({"features": features}, path)
+        weights = {name: value.contiguous() for name, value in self.backbone.state_dict().items()}
+        return hash_of(weights, {"backbone": repr(self.config["backbone"])})

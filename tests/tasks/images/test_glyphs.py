@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS, GlyphImages, Glyphs, _words
+from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS, GlyphImages, Glyphs
+from metabox.tasks.images.strokes import words_of
 from metabox.tasks.place import Place
 
 GLYPHS = GlyphImages()
@@ -98,7 +99,7 @@ def test_drawings_of_a_class_differ_and_so_do_classes():
 def test_neighbouring_ids_share_no_random_words():
     # Where ids and positions are added up, a word of class c, drawing i comes back at c + 1 or i + 1.
     classes, items = (torch.arange(30) + offset for offset in (5, 90))
-    traits, tremors, warps = _words(classes.repeat_interleave(30), items.repeat(30))
+    traits, tremors, warps = words_of(classes.repeat_interleave(30), items.repeat(30))
     for words in (torch.cat((tremors.flatten(), warps.flatten())), traits[::30].flatten()):
         assert len(words.unique()) > len(words) - 4  # about 0.1 pairs agree by chance
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metabox.tasks import Handwriting
-from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS, PIECES, TRAITS
+from metabox.tasks.images.glyphs import CLASSES_PER_SPLIT, DRAWINGS
 from metabox.tasks.images.handwriting import (
     ALPHABET,
     CLOSING,
@@ -20,6 +20,7 @@ from metabox.tasks.images.handwriting import (
     _in_alphabets,
     _pressed,
 )
+from metabox.tasks.images.strokes import PIECES, TRAITS
 from metabox.tasks.place import Place
 
 IMAGES = HandwritingImages()

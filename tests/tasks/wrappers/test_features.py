@@ -10,6 +10,7 @@ import torch
 from made_up import made
 
 from metabox.data.augment import RandomFlip
+from metabox.data.pack import check_packs
 from metabox.nn.backbones import MLP, Flatten
 from metabox.tasks import ClassFolder, Glyphs, LinearFunctions
 from metabox.tasks.place import Place
@@ -54,9 +55,17 @@ def test_other_weights_are_other_features(folder: ClassFolder) -> None:
 
 def test_a_damaged_file_of_features_is_made_again(folder: ClassFolder, tmp_path: Path) -> None:
     expected = Features(folder, Flatten).sample(Place(4, "train"))
-    (path,) = (tmp_path / "cache").glob("features-*")
-    path.write_bytes(path.read_bytes()[:50])
-    assert Features(folder, Flatten).sample(Place(4, "train")).query.x.equal(expected.query.x)
+    (path,) = (tmp_path / "cache" / "features").iterdir()
+    whole = path.read_bytes()
+    for damaged in (whole[:50], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        assert Features(folder, Flatten).sample(Place(4, "train")).query.x.equal(expected.query.x)
+        assert path.read_bytes() == whole
+
+
+def test_features_are_no_packs_for_the_check_of_packs(folder: ClassFolder) -> None:
+    Features(folder, Flatten).sample(Place(4, "train"))
+    assert list(check_packs().values()) == [None]
 
 
 def test_what_has_no_stored_images_is_refused(folder: ClassFolder) -> None:
