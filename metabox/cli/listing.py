@@ -1,4 +1,4 @@
-"""The output of `metabox list`: the available learners, backbones, data sets, models and recipes. Does not import torch."""
+"""The output of `metabox list`: learners, backbones, data sets, models and recipes. Does not import torch."""
 
 from __future__ import annotations
 
