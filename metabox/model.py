@@ -233,16 +233,18 @@ class Model:
         x = self.inputs(x)
         phi = {name: part.to(self.device) for name, part in adaptation.phi.items()}
         parts = [x] if self.learner.transductive else x.split(check("batch", batch, Count))
-        answers = [self._answer(phi, part, adaptation.n_views) for part in parts]
-        params = torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
-        return params if adaptation.classes is None else params[:, : len(adaptation.classes)].exp()
+        answers = [self.answers(self._params(phi, part, adaptation.n_views), adaptation) for part in parts]
+        return torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
 
-    def _answer(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
-        """Parameters `[M, P]`, for classes log probabilities, of the mixture over views."""
-        params = self.learner.predict(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
+    def _params(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
+        return self.learner.predict(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
+
+    def answers(self, params: Tensor, adaptation: Adaptation) -> Tensor:
+        """What `predict` returns, from what the learner does: its parameters `[views, M, P]` for one task."""
         if self.spec.target.n_classes is not None:
             params = self.log_probs(params)
-        return params[0] if n_views == 1 else self.spec.target.mixture(params[None])[0]
+        mixed = params[0] if len(params) == 1 else self.spec.target.mixture(params[None])[0]
+        return mixed if adaptation.classes is None else mixed[:, : len(adaptation.classes)].exp()
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Calibrated log probabilities from logits `[..., P]` of classes; those outside the label set stay at 0."""
