@@ -87,7 +87,7 @@ function show(prediction) {
   if (!known.length) say(pad.empty ? `${verb()} something, then say what it is.` : "Say what it is: add a class for it.");
   else if (known.length === 1) say(`Now teach it a second class: ${verb().toLowerCase()} another one.`);
   else if (pad.empty || !prediction) say(`${verb()} one of them, and watch.`);
-  else say(`${percent(prediction.probability)} sure that this is “${prediction.class}”. If not, teach it.`);
+  else say(`“${prediction.class}”, ${percent(prediction.probability)} sure. Wrong? Teach it.`);
 }
 
 const percent = (p) => `${p > 0 && p < 0.005 ? "<1" : Math.round(100 * p)} %`;
