@@ -203,7 +203,7 @@ def versions() -> list[str]:
     """How many results are of an older version of metabox."""
     files, old = manifest()["files"], older()
     return [
-        f"{len(files) - len(old)} of {len(files)} files of results are of the version of metabox that was measured last;",
+        f"{len(files) - len(old)} of {len(files)} results are of the version of metabox that was measured last;",
         "the others have rows of older ones (`python benchmarks/all.py --list`), with their commits.",
     ]
 
