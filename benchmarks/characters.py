@@ -47,6 +47,10 @@ from metabox.tasks import Omniglot
 from metabox.tasks.nway import NWayKShot
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "characters.json", "tier": "full", "minutes": 30, "data": True, "threads": 1},
+]
+
 SIDE = 28
 RUNS, WAY = 20, 20  # of Lake et al. 2015
 Pixels = NDArray[np.uint8]
