@@ -16,7 +16,7 @@ from metabox.ranges import Count
 
 @torch.no_grad()
 def predict_many(
-    model: Model, adaptations: Sequence[Adaptation], inputs: Sequence[Tensor], batch: Count = 1024
+    model: Model, adaptations: Sequence[Adaptation], inputs: Sequence[Tensor], batch: Count = 128
 ) -> list[Tensor]:
     """`Model.predict` for each task and its own queries, within rounding; tasks whose phi are alike share a pass.
 
@@ -24,7 +24,7 @@ def predict_many(
         model: that made all adaptations.
         adaptations: one for each task; the same one may come several times.
         inputs: the queries `[M, *x_shape]` of each task, as `Model.inputs` returns them; M may differ.
-        batch: queries at a time, views and padding counted, for memory.
+        batch: queries at a time, views and padding counted, for memory and, on a CPU, its cache.
 
     Returns:
         What `Model.predict` returns, for each task.

@@ -18,6 +18,7 @@ from metabox.serving.limits import Limits, Refused
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY = ("0.0.0.0", "::", "")
+MOST_HEADERS = 1 << 14
 CHANGING = ("POST", "PUT", "DELETE", "PATCH")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -80,6 +81,8 @@ class Guard:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["path"]) > MOST_HEADERS:
+            raise Refused(431, f"expected a path and headers of at most {MOST_HEADERS:,} bytes")
         self._check_origin(scope["method"], headers)
         self._check_type(scope["method"], headers)
         if self._busy >= self._limits.requests:
