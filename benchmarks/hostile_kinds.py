@@ -60,7 +60,9 @@ def damaged(draw: random.Random) -> bytes:
 
 
 def noise(draw: random.Random) -> bytes:
-    return draw.choice([b"", b"GET ", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n"]) + draw.randbytes(draw.randint(1, 3000))
+    return draw.choice([b"", b"GET ", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n"]) + draw.randbytes(
+        draw.randint(1, 3000)
+    )
 
 
 def cut_short(draw: random.Random) -> bytes:
@@ -88,17 +90,43 @@ def two_lengths(draw: random.Random) -> bytes:
         ]
     )
     body = draw.choice([b"0\r\n\r\nGET /tasks HTTP/1.1\r\n\r\n", b"hello", b"ffffffffffffffffff\r\n", b"-1\r\n\r\n"])
-    return f"POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}\r\n\r\n".encode() + body
+    return (
+        f"POST /tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}\r\n\r\n".encode()
+        + body
+    )
 
 
 def foreign_host(draw: random.Random) -> Request:
-    hosts = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "127.0.0.1:x", "[::1", "10.0.0.1"]
-    hosts += ["127.0.0.1@evil.example", "evil.example#127.0.0.1", "0.0.0.0", "2130706433", "localhost:99999999", "[::2]"]
+    hosts = [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:80",
+        "",
+        "127.0.0.1:x",
+        "[::1",
+        "10.0.0.1",
+    ]
+    hosts += [
+        "127.0.0.1@evil.example",
+        "evil.example#127.0.0.1",
+        "0.0.0.0",
+        "2130706433",
+        "localhost:99999999",
+        "[::2]",
+    ]
     return draw.choice(["GET", "POST"]), "/tasks", {"host": draw.choice(hosts)} | JSON, b"{}"
 
 
 def foreign_origin(draw: random.Random) -> Request:
-    origins = ["http://evil.example", "null", "http://127.0.0.1:1", "file://", "http://localhost", "", "chrome-extension://x"]
+    origins = [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "file://",
+        "http://localhost",
+        "",
+        "chrome-extension://x",
+    ]
     headers = draw.choice([{"origin": draw.choice(origins)}, {"sec-fetch-site": "cross-site"}])
     return draw.choice(["POST", "PUT"]), "/tasks", headers | JSON, b'{"examples": {}}'
 
@@ -112,8 +140,22 @@ def simple_type(draw: random.Random) -> Request:
 
 def other_paths(draw: random.Random) -> Request:
     paths = ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/page/../app.py", "/tasks/../model"]
-    paths += ["/static/..%2f..%2fapp.py", "/page.css/../../app.py", "/tasks/%00", "/tasks//predict", "/\\..\\..\\x", "/.git/config"]
-    paths += [f"/tasks/{'a' * 5000}", "/tasks/a%0d%0aset-cookie:x", "/?file=/etc/passwd", "http://evil.example/", "*", "/%ff%fe"]
+    paths += [
+        "/static/..%2f..%2fapp.py",
+        "/page.css/../../app.py",
+        "/tasks/%00",
+        "/tasks//predict",
+        "/\\..\\..\\x",
+        "/.git/config",
+    ]
+    paths += [
+        f"/tasks/{'a' * 5000}",
+        "/tasks/a%0d%0aset-cookie:x",
+        "/?file=/etc/passwd",
+        "http://evil.example/",
+        "*",
+        "/%ff%fe",
+    ]
     paths += ["/tasks/" + "%2f" * 200, "/tasks/{name}", "/tasks/__class__", "/page.js%00.png", "/page"]
     return draw.choice(["GET", "POST", "DELETE"]), draw.choice(paths), JSON, b"{}"
 
@@ -125,15 +167,48 @@ def other_methods(draw: random.Random) -> Request:
 
 
 def no_json(draw: random.Random) -> Request:
-    bodies = [b"", b"{", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe\x00", b'{"examples": NaN}', b"9" * 100_000, b'"\\ud800"']
-    bodies += [b'{"examples": Infinity}', b"null", b"[]", b"0", b'"x"', b"\xef\xbb\xbf{}", b"{}garbage", draw.randbytes(500)]
+    bodies = [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"\xff\xfe\x00",
+        b'{"examples": NaN}',
+        b"9" * 100_000,
+        b'"\\ud800"',
+    ]
+    bodies += [
+        b'{"examples": Infinity}',
+        b"null",
+        b"[]",
+        b"0",
+        b'"x"',
+        b"\xef\xbb\xbf{}",
+        b"{}garbage",
+        draw.randbytes(500),
+    ]
     paths = ["/tasks", f"/tasks/{TASK}/predict", f"/tasks/{TASK}/examples"]
     return "POST", draw.choice(paths), JSON, draw.choice(bodies)
 
 
 def other_json(draw: random.Random) -> Request:
     image = as_base64(picture(0))
-    odd: list[Any] = [None, True, 0, -1.5, 1e308, 10**400, "x", "", [], {}, [[]], {"a": {}}, {"": [image]}, {"a": image}]
+    odd: list[Any] = [
+        None,
+        True,
+        0,
+        -1.5,
+        1e308,
+        10**400,
+        "x",
+        "",
+        [],
+        {},
+        [[]],
+        {"a": {}},
+        {"": [image]},
+        {"a": image},
+    ]
     odd += [{"a": []}, {"a": [None]}, {"a": [[image]]}, {"\ud800": [image]}, {"a\n": [image]}, {"a" * 5000: [image]}]
     odd += [{"__proto__": [1]}, {"a": [{"image": image}]}, {" ": [image]}, {"\u202e": [image]}, {"a": [image], "b": 3}]
     key = draw.choice(["examples", "examples", "queries", "x", "path", "file", "model", "__class__"])
@@ -143,8 +218,23 @@ def other_json(draw: random.Random) -> Request:
 
 def other_text(draw: random.Random) -> Request:
     """Texts that are no images: paths and addresses among them, which must never be opened."""
-    texts = ["/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:22/", "data:image/png;base64,", "data:text/html,<script>"]
-    texts += ["AAAA", "====", "\u0000", "é" * 100, "A" * 99_999, "../../x.png", "data:,", as_base64(draw.randbytes(300))]
+    texts = [
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "http://127.0.0.1:22/",
+        "data:image/png;base64,",
+        "data:text/html,<script>",
+    ]
+    texts += [
+        "AAAA",
+        "====",
+        "\u0000",
+        "é" * 100,
+        "A" * 99_999,
+        "../../x.png",
+        "data:,",
+        as_base64(draw.randbytes(300)),
+    ]
     return _images_to(draw, [draw.choice(texts)])
 
 
@@ -177,7 +267,9 @@ def too_large(draw: random.Random) -> bytes:
     size = 17 << 20
     if draw.random() < 0.5:  # said in advance, and not sent
         return request("POST", "/tasks", JSON | {"content-length": str(size)}, b"{")
-    whole = request("POST", "/tasks", JSON | {"transfer-encoding": "chunked"}, b"").replace(b"content-length: 0\r\n", b"")
+    whole = request("POST", "/tasks", JSON | {"transfer-encoding": "chunked"}, b"").replace(
+        b"content-length: 0\r\n", b""
+    )
     return whole + (b"100000\r\n" + bytes(1 << 20) + b"\r\n") * 17 + b"0\r\n\r\n"
 
 

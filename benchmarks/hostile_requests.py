@@ -42,6 +42,7 @@ from metabox.targets import Classes, TaskSpec
 from metabox.training.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results" / "hostile-requests.json"
+JOBS = [{"writes": "hostile-requests.json", "tier": "quick", "minutes": 6}]
 PATIENCE = 60.0
 EVERY = 100
 GOES_AFTER = 0.03  # seconds
@@ -145,7 +146,9 @@ def measure(n: int, seed: int = 0) -> dict[str, Any]:
                 user.append(answer)
             kind = names[number % len(names)]
             content = KINDS[kind](draw)
-            whole = content if isinstance(content, bytes) else request(*content).replace(TASK.encode(), task.encode(), 1)
+            whole = (
+                content if isinstance(content, bytes) else request(*content).replace(TASK.encode(), task.encode(), 1)
+            )
             begin = time.monotonic()
             status, body = send(port, whole, kind in UNFINISHED)
             slowest[kind] = max(slowest[kind], time.monotonic() - begin)
@@ -158,7 +161,12 @@ def measure(n: int, seed: int = 0) -> dict[str, Any]:
         alive, terminal = process.poll() is None, errors.read_text()
         written = [path.name for path in set(Path(name).rglob("*")) - before]
     rows = [
-        {"kind": kind, "requests": sum(c.values()), "answers": dict(sorted(c.items())), "slowest_s": round(slowest[kind], 2)}
+        {
+            "kind": kind,
+            "requests": sum(c.values()),
+            "answers": dict(sorted(c.items())),
+            "slowest_s": round(slowest[kind], 2),
+        }
         for kind, c in counts.items()
     ]
     return {

@@ -30,6 +30,7 @@ from metabox.targets import Classes, TaskSpec
 from metabox.training.environment import collect_environment
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
+JOBS = [{"writes": "serving.json", "tier": "quick", "minutes": 2, "threads": 1}]
 WAY, SHOT = 5, 5
 
 
@@ -51,14 +52,21 @@ def measure(n_tasks: int, rounds: int) -> dict[str, Any]:
         "anew": lambda: [model.predict(adapted(i), queries[i]) for i in range(n_tasks)],
     }
     answers: dict[str, list[Tensor]] = {name: call() for name, call in calls.items()}  # warms up, too
-    apart = max(float((a - b).abs().max()) for name in calls for a, b in zip(answers["anew"], answers[name], strict=True))
+    apart = max(
+        float((a - b).abs().max()) for name in calls for a, b in zip(answers["anew"], answers[name], strict=True)
+    )
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         for name, call in calls.items():
             times[name].append(milliseconds(call))
-        print(f"round {number}: { {name: round(values[-1]) for name, values in times.items()} } ms", file=sys.stderr, flush=True)
+        print(
+            f"round {number}: { {name: round(values[-1]) for name, values in times.items()} } ms",
+            file=sys.stderr,
+            flush=True,
+        )
     rows = [
-        {"answers": name, "tasks_per_s": quartiles([1e3 * n_tasks / ms for ms in values])} for name, values in times.items()
+        {"answers": name, "tasks_per_s": quartiles([1e3 * n_tasks / ms for ms in values])}
+        for name, values in times.items()
     ]
     ratio = [anew / batched for anew, batched in zip(times["anew"], times["batched"], strict=True)]
     return {

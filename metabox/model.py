@@ -237,12 +237,15 @@ class Model:
         return torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
 
     def _params(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
-        return self.learner.predict(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
+        return self.params(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
+
+    def params(self, phi: Phi, x: Tensor) -> Tensor:
+        """What the learner predicts `[T, M, P]`, for classes as calibrated log probabilities."""
+        params = self.learner.predict(phi, x)
+        return params if self.spec.target.n_classes is None else self.log_probs(params)
 
     def answers(self, params: Tensor, adaptation: Adaptation) -> Tensor:
-        """What `predict` returns, from what the learner does: its parameters `[views, M, P]` for one task."""
-        if self.spec.target.n_classes is not None:
-            params = self.log_probs(params)
+        """What `predict` returns, from `params` of one task: `[views, M, P]`."""
         mixed = params[0] if len(params) == 1 else self.spec.target.mixture(params[None])[0]
         return mixed if adaptation.classes is None else mixed[:, : len(adaptation.classes)].exp()
 

@@ -16,7 +16,7 @@ from metabox.ranges import Count
 
 @torch.no_grad()
 def predict_many(
-    model: Model, adaptations: Sequence[Adaptation], inputs: Sequence[Tensor], batch: Count = 128
+    model: Model, adaptations: Sequence[Adaptation], inputs: Sequence[Tensor], batch: Count = 64
 ) -> list[Tensor]:
     """`Model.predict` for each task and its own queries, within rounding; tasks whose phi are alike share a pass.
 
@@ -72,14 +72,14 @@ def _portions(tasks: list[int], sizes: list[int], batch: int) -> Iterator[list[i
 
 def _together(model: Model, adaptations: Sequence[Adaptation], inputs: Sequence[Tensor]) -> list[Tensor]:
     """One forward pass: phi stacked along the task axis, queries padded with zeros."""
-    n_views, most = adaptations[0].n_views, max(map(len, inputs))
-    x = torch.zeros(len(inputs), n_views, most, *inputs[0].shape[1:], dtype=inputs[0].dtype, device=model.device)
+    n_views, most, device = adaptations[0].n_views, max(map(len, inputs)), model.device
+    x = torch.zeros(len(inputs), n_views, most, *inputs[0].shape[1:], dtype=inputs[0].dtype, device=device)
     for row, given in zip(x, inputs, strict=True):
         row[:, : len(given)] = given if n_views == 1 else views_of(given, n_views, each=False)
     names = adaptations[0].phi
-    phi = {name: torch.cat([adaptation.phi[name].to(model.device) for adaptation in adaptations]) for name in names}
-    params = model.learner.predict(phi, x.flatten(0, 1)).unflatten(0, (len(inputs), n_views))
-    answers = []
-    for part, given, adaptation in zip(params, inputs, adaptations, strict=True):
-        answers.append(model.answers(part[:, : len(given)], adaptation))
-    return answers
+    phi = {name: torch.cat([adaptation.phi[name].to(device) for adaptation in adaptations]) for name in names}
+    params = model.params(phi, x.flatten(0, 1)).unflatten(0, (len(inputs), n_views))
+    return [
+        model.answers(part[:, : len(given)], adaptation)
+        for part, given, adaptation in zip(params, inputs, adaptations, strict=True)
+    ]

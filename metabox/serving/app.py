@@ -77,7 +77,11 @@ class Server:
             Route("/tasks/{name}/examples", self.add, methods=["POST"]),
             Route("/tasks/{name}/predict", self.predict, methods=["POST"]),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Refused: _refuse, Exception: _failed}, lifespan=self._lifespan)
+        app = Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: _refuse, Refused: _refuse, Exception: _failed},
+            lifespan=self._lifespan,
+        )
         app.router.redirect_slashes = False
         return app
 

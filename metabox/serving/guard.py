@@ -197,5 +197,3 @@ def _is_address(name: str) -> bool:
 
 def _shown(text: str) -> str:
     return repr(text[:60])
-
-

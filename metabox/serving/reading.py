@@ -87,7 +87,9 @@ class Reader:
         for name in names:
             if not (0 < len(name) <= self._limits.name_length and name.isprintable() and name.strip()):
                 most = self._limits.name_length
-                raise Refused(422, f"expected classes with printable names of 1 to {most} characters, got {name[:40]!r}")
+                raise Refused(
+                    422, f"expected classes with printable names of 1 to {most} characters, got {name[:40]!r}"
+                )
 
     def queries(self, body: bytes) -> list[Any]:
         """The inputs of a body `{"queries": [input, ...]}`.

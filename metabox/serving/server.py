@@ -67,7 +67,10 @@ def serve(model: Model, host: str = "127.0.0.1", port: int = 8000, limits: Limit
     server = make_server(model, host, limits)
     with listen(host, port) as listening:
         if host not in LOOPBACK:
-            print(f"metabox: warning: {host} may be reached by other machines, and asks nobody who they are", file=sys.stderr)
+            print(
+                f"metabox: warning: {host} may be reached by other machines, and asks nobody who they are",
+                file=sys.stderr,
+            )
         shown = f"[{host}]" if ":" in host else host
         name = model.name or type(model.learner).__name__
         print(f"{name}: http://{shown}:{listening.getsockname()[1]}/ (Ctrl+C stops it)", flush=True)

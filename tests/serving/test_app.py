@@ -130,7 +130,12 @@ def test_what_is_no_task_is_refused(ask: Ask, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"queries": []}, "1 to 20"), ({"queries": [BAR] * 21}, "got 21"), ({"queries": ["AAAA"]}, "as number 0"), ({}, "got")],
+    [
+        ({"queries": []}, "1 to 20"),
+        ({"queries": [BAR] * 21}, "got 21"),
+        ({"queries": ["AAAA"]}, "as number 0"),
+        ({}, "got"),
+    ],
 )
 def test_what_is_no_query_is_refused(ask: Ask, content: Any, words: str) -> None:
     name = ask("POST", "/tasks", TWO)[1]["id"]
@@ -164,7 +169,9 @@ def test_the_own_page_and_other_names_of_this_machine_are_served(ask: Ask, port:
         assert ask("POST", "/tasks", TWO, headers)[0] == 201
 
 
-@pytest.mark.parametrize("path", ["/../../etc/passwd", "/%2e%2e/app.py", "/page/index.html", "/app.py", "/tasks/", "//"])
+@pytest.mark.parametrize(
+    "path", ["/../../etc/passwd", "/%2e%2e/app.py", "/page/index.html", "/app.py", "/tasks/", "//"]
+)
 def test_no_other_file_is_served(ask: Ask, path: str) -> None:
     assert ask("GET", path)[0] == 404
 
