@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile_images import IDAT, png
 from PIL import Image
 
 from metabox.model import Model
@@ -112,6 +113,11 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "no base64": ({"examples": {"a": ["?"]}}, 422, "base64 text"),
     "no image": ({"examples": {"a": ["AAAA"]}}, 422, "got as number 0"),
     "an image of too many pixels": ({"examples": {"a": [LARGE]}}, 422, "1000 x 1000 pixels, more than 262,144"),
+    "an image that says it has too many": (
+        {"examples": {"a": [base64.b64encode(png(1000, 1000, IDAT)).decode()]}},
+        422,
+        "more than 262,144",  # found before its pixels are decoded, of which it has none
+    ),
     "too many pixels in all": (
         {"examples": {"a": [encoded(np.zeros((500, 500), np.uint8))] * 5}},
         422,
