@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, cast
@@ -73,6 +73,10 @@ class Backbone(nn.Module, Configured, ABC):
         context = Context(known=task or {}, mask=mask)
         features = self._run(x, context)
         return features, context.known | context.measured
+
+    def packaged(self) -> Mapping[str, Tensor] | None:
+        """Weights that come with the package, from which it starts; a model file names them by hash instead."""
+        return None
 
     def film_sizes(self) -> dict[str, int]:
         """The layers that can be modulated, name to channels."""
