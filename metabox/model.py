@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -256,7 +257,8 @@ class Model:
         known: str | None = vars(self).get("_fingerprint")
         if known is None:
             content, weights = described(self.learner)
-            digest = blake2b(repr((content, plain(self.spec))).encode(), digest_size=8)
+            about = json.dumps((content, plain(self.spec)), sort_keys=True)  # a file may bring options in another order
+            digest = blake2b(about.encode(), digest_size=8)
             for name in sorted(weights):
                 digest.update(name.encode() + weights[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             known = digest.hexdigest()
