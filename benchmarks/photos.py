@@ -14,7 +14,6 @@ results/photos.json beside this file and metabox/models/photos.metabox.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -24,7 +23,6 @@ from statistics import mean, median
 from typing import Any
 
 import model_card
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -34,7 +32,7 @@ from metabox.data.root import name_data_root
 from metabox.episodes import SPLITS
 from metabox.estimators import FewShotClassifier
 from metabox.evaluation import Scores, evaluate, interval_of
-from metabox.files import read_json, write_json
+from metabox.files import write_json
 from metabox.learners import ProtoNet
 from metabox.learners.base import Learner
 from metabox.model import Model
@@ -142,7 +140,7 @@ def composed(learner: Learner, tried: tuple[int, float], temperature: float) -> 
     missing = whole.load_state_dict(learner.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert all(name.startswith("embed.backbone.backbone.") for name in missing.missing_keys)
-    look = Preprocessing(3, SIDE, "lanczos", fit="crop")
+    look = Preprocessing(3, SIDE, "bicubic", fit="crop")
     names = {split: CIFARFS().images.class_names(split) for split in SPLITS}
     return Model(whole, look, names, temperature=temperature)
 
@@ -212,8 +210,8 @@ def card(result: dict[str, Any]) -> str:
             f"tasks, seed {run_of['seed']}, commit {result['environment']['git_commit']}.",
             "Images are cropped to a square and brought to 128x128. All numbers are of photographs of 32x32 pixels, "
             "enlarged; sharp ones were not measured.",
-            f"Measured by `{result['command']}` on the same tasks for both learners, outside data: {OUTSIDE}. Width and "
-            f"dropout were chosen, and the temperature, {use['temperature']}, set on meta-validation classes.",
+            f"Measured by `{result['command']}` on the same tasks for both learners, outside data: {OUTSIDE}. Width "
+            f"and dropout were chosen, and the temperature, {use['temperature']}, set on meta-validation classes.",
             model_card.table(("learner", "task", "accuracy %", "± 95 %", "tasks", "outside data"), rows),
             f"Calibration error on meta-test classes: {error}.",
             f"Images of {use['unknown']['unseen_classes']} other classes among those of {use['unknown']['ways']} known "

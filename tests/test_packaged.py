@@ -73,6 +73,6 @@ def test_other_names_and_hashes_are_refused_in_one_line(packaged: Any, tmp_path:
     tensors, about = model_file.from_bytes("model", path.read_bytes(), "m")
     about["learner"]["packaged"] = packaged
     model_file.write(path, model_file.to_bytes("model", tensors, json.loads(json.dumps(about))))
-    with pytest.raises(ValueError, match="expected (a file that names|the) weights of") as caught:
+    with pytest.raises(ValueError, match=r"expected (a file that names|the) weights of") as caught:
         Model.load(path)
     assert "\n" not in str(caught.value)
