@@ -24,7 +24,7 @@ X = np.random.default_rng(0).integers(256, size=(4, 3, 32, 32), dtype=np.uint8)
 
 def photographs(**options: Any) -> Model:
     backbone = partial(EfficientNetLite0, size=None, **options)
-    return Model(ProtoNet(TaskSpec((3, 32, 32), Classes(2)), backbone=partial(Projection, backbone=backbone, width=8)))
+    return Model(ProtoNet(TaskSpec((3, 32, 32), Classes(2)), backbone=partial(Projection, backbone=backbone, rank=8)))
 
 
 def predicted(model: Model) -> torch.Tensor:
