@@ -4,11 +4,11 @@
     python benchmarks/photos.py --data-root DIR --validate    scores on meta-validation classes only
 
 CIFAR-FS, from DIR. Every image passes the frozen backbone once (60,000 images, 15 minutes of one core; kept in the
-cache), at 128 pixels, without augmentation; what is trained is a linear correction of its features (`Projection`), on the 64
-meta-training classes. The powers and dropouts in TRIED are compared on the 16 meta-validation classes, which also tell
-the temperature; the best is scored once on the 20 meta-test classes, beside the class mean, on the same tasks. The exam
-is what a user does: JPEG files of meta-test images in class folders, named to `FewShotClassifier`. Writes
-results/photos.json beside this file and metabox/models/photos.metabox.
+cache), at 128 pixels, without augmentation; what is trained is a linear correction of its features (`Projection`), on
+the 64 meta-training classes. The powers and dropouts in TRIED are compared on the 16 meta-validation classes, which
+also tell the temperature; the best is scored once on the 20 meta-test classes, beside the class mean, on the same
+tasks. The exam is what a user does: JPEG files of meta-test images in class folders, named to `FewShotClassifier`.
+Writes results/photos.json beside this file and metabox/models/photos.metabox.
 """
 
 from __future__ import annotations
@@ -207,14 +207,15 @@ def card(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "Photographs, from a few examples of each class, any number of classes: nearest class mean (ProtoNet) with "
-            f"a learned correction of rank {run_of['rank']} over features of EfficientNet-Lite0. The backbone was trained on "
-            "ImageNet by others (Apache 2.0), is not changed, and comes with the package; this file holds the "
-            f"correction alone (MIT). It was trained on the 64 meta-training classes of CIFAR-FS, {run_of['steps']} "
-            f"tasks, seed {run_of['seed']}, commit {result['environment']['git_commit']}.",
+            f"a learned correction of rank {run_of['rank']} over features of EfficientNet-Lite0. The backbone was "
+            "trained on ImageNet by others (Apache 2.0), is not changed, and comes with the package; this file holds "
+            "the correction alone (MIT). It was trained on the 64 meta-training classes of CIFAR-FS, "
+            f"{run_of['steps']} tasks, seed {run_of['seed']}, commit {result['environment']['git_commit']}.",
             "Images are cropped to a square and brought to 128x128. All numbers are of photographs of 32x32 pixels, "
             "enlarged; sharp ones were not measured.",
             f"Measured by `{result['command']}` on the same tasks for both learners, outside data: {OUTSIDE}. The "
-            f"power {run_of['power']} and dropout {run_of['dropout']} were chosen, and the temperature, {use['temperature']}, set on meta-validation classes.",
+            f"power {run_of['power']} and dropout {run_of['dropout']} were chosen, and the temperature, "
+            f"{use['temperature']}, set, on meta-validation classes.",
             model_card.table(("learner", "task", "accuracy %", "± 95 %", "tasks", "outside data"), rows),
             f"Calibration error on meta-test classes: {error}.",
             f"Images of {use['unknown']['unseen_classes']} other classes among those of {use['unknown']['ways']} known "
