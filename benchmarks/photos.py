@@ -75,7 +75,7 @@ def trained(out: Path, power: float, dropout: float, seed: int) -> Learner:
     """Train, or go on with a stopped run; a finished one is not repeated."""
     tasks = Features(CIFARFS(**TRAINING), EfficientNetLite0)
     make = partial(head, power=power, dropout=dropout)
-    return run(tasks, make, OUTER, evaluation=features(5, 5), seed=seed, out=out)
+    return run(tasks, make, OUTER, evaluation=features(5, 5), scale="none", seed=seed, out=out)
 
 
 def class_mean() -> ProtoNet:
