@@ -48,6 +48,10 @@ from metabox.training.environment import collect_environment
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 
+JOBS = [
+    {"writes": "photos.json", "tier": "full", "minutes": 30, "data": True, "threads": 1},
+]
+
 OUTSIDE = "ImageNet"
 SIDE = 128
 TRIED = ((1.0, 0.5), (0.5, 0.8), (0.5, 0.9))
@@ -80,7 +84,7 @@ def trained(out: Path, power: float, dropout: float, seed: int) -> Learner:
 
 def class_mean() -> ProtoNet:
     """Nothing is learned: the cosine with the mean of a class's features."""
-    return ProtoNet(TaskSpec((1280,), Classes(5)), backbone=Flatten, distance="cosine")
+    return ProtoNet(TaskSpec((1280,), Classes(TRAINING["n_way"])), backbone=Flatten, distance="cosine")
 
 
 def line(name: str, task: str, scores: Scores) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def halved(learner: Learner) -> Learner:
 
 def composed(learner: Learner, tried: tuple[float, float], temperature: float) -> Model:
     """One model of images: the backbone of the package, and the trained head over it."""
-    whole = head(TaskSpec((3, SIDE, SIDE), Classes(5)), *tried, backbone=EfficientNetLite0)
+    whole = head(TaskSpec((3, SIDE, SIDE), learner.spec.target), *tried, backbone=EfficientNetLite0)
     missing = whole.load_state_dict(learner.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert all(name.startswith("embed.backbone.backbone.") for name in missing.missing_keys)
