@@ -49,8 +49,8 @@ def test_more_classes_than_in_training_come_one_at_a_time() -> None:
     classifier = FewShotClassifier("photos").fit(x[:2], y[:2])
     classifier.partial_fit([x[2]], [y[2]])
     assert classifier.predict(x).tolist() == y
-    noise = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
-    assert FewShotClassifier("photos").fit(noise, range(40)).predict_proba(noise[:2]).shape == (2, 40)
+    noise = np.random.default_rng(0).integers(256, size=(80, 32, 32, 3), dtype=np.uint8)
+    assert FewShotClassifier("photos").fit(noise, list(range(40)) * 2).predict_proba(noise[:2]).shape == (2, 40)
 
 
 def test_the_file_holds_no_second_copy_of_the_backbone() -> None:
