@@ -243,7 +243,11 @@ def main() -> None:
         print(omniglot(args.data_root, "val", model.learner, 20, alphabet=True))
         return
     command = " ".join(["python benchmarks/characters.py", *(word for word in sys.argv[1:] if word == "--evaluate")])
-    result = {"command": command, "environment": collect_environment(), "run": about(out, args.recipe, args.seed)}
+    result: dict[str, Any] = {
+        "command": command,
+        "environment": collect_environment(),
+        "run": about(out, args.recipe, args.seed),
+    }
     result |= {"in_use": in_use(model, args.data_root), "rows": measured(model.learner, args.data_root)}
     write_json(Path(__file__).parent / "results" / "characters.json", result)
     SHIPPED.parent.mkdir(exist_ok=True)

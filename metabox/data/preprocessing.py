@@ -89,7 +89,8 @@ def _ink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """How far each level is from that of the paper, with the furthest at 255; noise of blank paper stays faint."""
     far = pixels.astype(np.float64) - _paper(pixels)
     far = -far if far.max() < -far.min() else far
-    return np.round(far.clip(0) * (255 / max(far.max(), LEAST_CONTRAST))).astype(np.uint8)
+    ink: NDArray[np.uint8] = np.round(far.clip(0) * (255 / max(far.max(), LEAST_CONTRAST))).astype(np.uint8)
+    return ink
 
 
 def _paper(pixels: NDArray[np.uint8]) -> float:
