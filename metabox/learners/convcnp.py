@@ -27,7 +27,7 @@ class ConvCNP(Learner):
     phi is the function h, so the CNN runs once per task, and queries cost little.
 
     Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that it depends on no
-    query and no other task; in evaluation an input outside it is an error. There is no perceptron between
+    query and no other task; see `beyond` for inputs outside it. There is no perceptron between
     E and the CNN. ψ has one length scale for all its channels, and so has ψ'. Images (x in two dimensions) are treated
     as any set of points; the paper has a separate variant for them. A descriptor (the paper has none) enters the CNN as
     constant channels.
@@ -41,7 +41,8 @@ class ConvCNP(Learner):
         depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.
         kernel: size of its kernels; odd.
         beyond: what happens to inputs beyond the grid: "error", in evaluation, or "edge": queries are answered as at
-            the grid's end, and support there is left out.
+            the grid's end, and support there is left out. By default "edge" if the spec's `scale` is "support", for no
+            domain holds all tasks then, else "error".
 
     Raises:
         ValueError: if inputs have another shape, an option is out of range, or a grid takes more than 1 GiB a task. By
@@ -60,7 +61,7 @@ class ConvCNP(Learner):
         width: Count = 64,
         depth: Count | None = None,
         kernel: Count = 5,
-        beyond: Literal["error", "edge"] = "error",
+        beyond: Literal["error", "edge"] | None = None,
     ) -> None:
         super().__init__(spec)
         if spec.x_shape not in ((1,), (2,)):
@@ -70,7 +71,7 @@ class ConvCNP(Learner):
         depth = (6 if dim == 1 else 3) if depth is None else depth
         if low == high or kernel % 2 == 0:
             raise ValueError(f"expected domain with low < high and an odd kernel, got {domain} and {kernel}")
-        self.beyond = beyond
+        self.beyond = beyond or ("edge" if spec.scale == "support" else "error")
         self.map_bytes = _check_memory(dim, domain, density, 2**depth, width)
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)

@@ -12,7 +12,7 @@ from metabox.ranges import Count, Positive
 from metabox.targets.vector import RealVector, quantiles_of
 
 REACH = 8.0  # scales beyond the outermost means, between which quantiles are searched
-HALVINGS = 48
+HALVINGS = 30
 
 
 class Mixture(RealVector):

@@ -64,6 +64,7 @@ class Series(Sized, EpisodeSampler):
         there = np.arange(n) < count[:, None]
         x = _inputs(draws, count, n)
         y = _warped(draws, _noisy(draws, x, _signal(draws, x, count, there), there), there)
+        y = np.where(there, y, 0)
         order = _partition(draws, count, there, n_query)
         x, y = (np.take_along_axis(part, order, 1)[..., None].astype(np.float32) for part in (x, y))
         parts = []
