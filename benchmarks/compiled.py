@@ -21,6 +21,10 @@ from against_recipes import RECIPES
 from metabox.files import write_json
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "compiled.json", "tier": "quick", "minutes": 8, "threads": 1},
+]
+
 MEASURED = ("ProtoNet", "CNP", "InContext", "SNAIL", "linear InContext", "GP ConvCNP")
 SECONDS = 60.0  # of a recipe, after which no third or later round starts
 RESULTS = Path(__file__).parent / "results"
