@@ -66,10 +66,10 @@ class Series(Sized, EpisodeSampler):
         y = _warped(draws, _noisy(draws, x, _signal(draws, x, count, there), there), there)
         y = np.where(there, y, 0)
         order = _partition(draws, count, there, n_query)
-        x, y = (np.take_along_axis(part, order, 1)[..., None].astype(np.float32) for part in (x, y))
+        ordered = [np.take_along_axis(part, order, 1)[..., None].astype(np.float32) for part in (x, y)]
         parts = []
         for start, of in ((0, n_support), (n_support, n_query)):
-            (px, mask), (py, _) = padded(x, start, of), padded(y, start, of)
+            (px, mask), (py, _) = (padded(part, start, of) for part in ordered)
             parts.append(Examples(x=torch.from_numpy(px), y=torch.from_numpy(py), mask=torch.from_numpy(mask)))
         return Episodes(support=parts[0], query=parts[1]).to(device)
 
@@ -193,7 +193,8 @@ def _autoregression(draws: Draws, n: int) -> Floats:
     y[0], y[1] = e[0], first * e[0] + e[1]
     for i in range(2, len(e)):
         y[i] = first * y[i - 1] + second * y[i - 2] + e[i]
-    return y[BURN_IN:].T
+    found: Floats = y[BURN_IN:].T
+    return found
 
 
 def _signal(draws: Draws, x: Floats, count: Integers, there: Booleans) -> Floats:
@@ -231,7 +232,8 @@ def _noisy(draws: Draws, x: Floats, signal: Floats, there: Booleans) -> Floats:
     uneven = np.where(_chance(draws, "noise/uneven", 0.25), draws.uniform("noise/by", 0, 1, 1), 0)
     level = np.where(_chance(draws, "noise/by level", 0.5), signal, _slow(draws, x).noise)
     none = _chance(draws, "noise/none", 0.04)
-    return signal + np.where(none, 0, size) * np.exp(uneven * np.clip(level, -3, 3)) * e
+    found: Floats = signal + np.where(none, 0, size) * np.exp(uneven * np.clip(level, -3, 3)) * e
+    return found
 
 
 def _warped(draws: Draws, y: Floats, there: Booleans) -> Floats:
