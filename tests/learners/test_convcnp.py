@@ -170,7 +170,7 @@ def test_beyond_the_grid_queries_may_be_answered_as_at_its_end_and_support_left_
     assert (learner.beyond, SMALL(LINE).beyond) == ("edge", "error")
     assert SMALL(replace(LINE, scale="support")).beyond == "edge"
     low, high = learner.encode.grid.ends
-    x, y = torch.tensor([[[0.0], [0.3], [50.0]]]), torch.tensor([[[1.0], [-1.0], [9.0]]])
+    x, y = torch.tensor([[[0.0], [0.3], [high + 0.01]]]), torch.tensor([[[1.0], [-1.0], [9.0]]])
     with torch.no_grad():
         phi, near = learner.adapt(examples(x, y)), learner.adapt(examples(x[:, :2], y[:, :2]))
         ends = learner.predict(phi, torch.tensor([[[low], [high]]]))
