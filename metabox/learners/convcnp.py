@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.nn.grid import Grid, GridUNet, SetConv
 from metabox.ranges import Between, Count, Positive, Real
-from metabox.targets import Reals, TaskSpec
+from metabox.targets import TaskSpec
+from metabox.targets.vector import RealVector
 
 
 class ConvCNP(Learner):
@@ -25,7 +27,7 @@ class ConvCNP(Learner):
     phi is the function h, so the CNN runs once per task, and queries cost little.
 
     Deviations: the grid is fixed by `domain`, where the paper's spans the inputs of a batch, so that it depends on no
-    query and no other task; in evaluation an input outside it is an error. There is no perceptron between
+    query and no other task; see `beyond` for inputs outside it. There is no perceptron between
     E and the CNN. ψ has one length scale for all its channels, and so has ψ'. Images (x in two dimensions) are treated
     as any set of points; the paper has a separate variant for them. A descriptor (the paper has none) enters the CNN as
     constant channels.
@@ -38,15 +40,17 @@ class ConvCNP(Learner):
         width: channels of the CNN, a U-Net.
         depth: its levels, each half as long as the one above; by default 6 for one input, as in the paper, 3 for two.
         kernel: size of its kernels; odd.
+        beyond: what happens to inputs beyond the grid: "error", in evaluation, or "edge": queries are answered as at
+            the grid's end, and support there is left out. By default "edge" if the spec's `scale` is "support", for no
+            domain holds all tasks then, else "error".
 
     Raises:
-        ValueError: if the spec's `scale` is "support", inputs have another shape, an option is out of range, or a grid
-            takes more than 1 GiB a task. By `adapt` and `predict`, for inputs outside the grid (in evaluation), or more
-            tasks at a time than fit 64 GiB.
+        ValueError: if inputs have another shape, an option is out of range, or a grid takes more than 1 GiB a task. By
+            `adapt` and `predict`, for inputs outside the grid (in evaluation, unless `beyond` is "edge"), or more tasks
+            at a time than fit 64 GiB.
     """
 
-    targets = (Reals,)
-    scales = ("none", "training")  # one grid, and one length scale, for all tasks
+    targets = (RealVector,)
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class ConvCNP(Learner):
         width: Count = 64,
         depth: Count | None = None,
         kernel: Count = 5,
+        beyond: Literal["error", "edge"] | None = None,
     ) -> None:
         super().__init__(spec)
         if spec.x_shape not in ((1,), (2,)):
@@ -66,6 +71,7 @@ class ConvCNP(Learner):
         depth = (6 if dim == 1 else 3) if depth is None else depth
         if low == high or kernel % 2 == 0:
             raise ValueError(f"expected domain with low < high and an odd kernel, got {domain} and {kernel}")
+        self.beyond = beyond or ("edge" if spec.scale == "support" else "error")
         self.map_bytes = _check_memory(dim, domain, density, 2**depth, width)
         grid = Grid(dim, low, high, density, multiple=2**depth)
         self.encode = SetConv(grid, scale=2 / density)
@@ -80,9 +86,9 @@ class ConvCNP(Learner):
                 f"expected tasks whose grids take at most {MOST_BYTES / GIB:g} GiB together, got {len(support)} of "
                 f"{self.map_bytes / GIB:.3g} GiB each; take fewer at a time, or a smaller points_per_unit"
             )
-        if self._reads_values():
+        if self.beyond == "error" and self._reads_values():
             self._check_inside(support.x, support.mask)
-        here = support.mask[..., None].float()
+        here = (support.mask[..., None] & self._inside(support.x).all(-1, keepdim=True)).float()
         density, values = self.encode.to_grid(support.x, torch.cat([here, here * support.y], dim=-1)).split(
             [1, self.spec.target.label_size], dim=1
         )
@@ -94,13 +100,19 @@ class ConvCNP(Learner):
             return {"field": self.readout(h.float().movedim(1, -1)).movedim(-1, 1)}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        if self._reads_values():
+        if self.beyond == "edge":
+            x = x.clamp(*self.encode.grid.ends)
+        elif self._reads_values():
             self._check_inside(x, ~self.may_be_padding(x, phi))
         return self.decode.from_grid(phi["field"], x)
 
+    def _inside(self, x: Tensor) -> Tensor:
+        low, high = self.encode.grid.ends
+        return (x >= low) & (x <= high)
+
     def _check_inside(self, x: Tensor, there: Tensor) -> None:
         low, high = self.encode.grid.ends
-        outside = ((x < low) | (x > high)) & there[..., None]
+        outside = ~self._inside(x) & there[..., None]
         if bool(outside.any()):
             scaled = " at location 0 and scale 1" if self.scaler is not None else ""
             raise ValueError(
