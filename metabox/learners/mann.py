@@ -90,5 +90,9 @@ class MANN(Recurrent):
         return lstm_advance(state, hidden, cell, real) | self.memory.advance(state, access, real)
 
     def fast_scan(self, state: Phi, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
-        recurrent = torch.cat([self.cell.weight_hh, self.cell.weight_ih[:, self.in_size :]], dim=1)
-        return memory_scan(self.memory, state, self.project(inputs), recurrent, real)
+        by_input, by_vectors = self.cell.weight_ih.split([self.in_size, self.memory.out_features], dim=1)
+        steps = inputs.transpose(0, 1).contiguous()
+        projected = F.linear(steps, by_input, self.cell.bias_ih + self.cell.bias_hh)
+        recurrent = torch.cat([self.cell.weight_hh, by_vectors], dim=1)
+        outputs, state = memory_scan(self.memory, state, projected, recurrent, real)
+        return outputs.transpose(0, 1), state

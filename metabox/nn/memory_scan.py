@@ -3,8 +3,9 @@
 It does what `MANN.step` and `MANN.advance` do one step after the other, with fewer and larger operations: each step
 keeps what its derivatives need, and the gradients of the weights are formed once, over all steps.
 
-Letters: n steps, b tasks, W units, H heads, R rows of S numbers. Equations are those of Santoro et al. 2016. A buffer
-has the step in front; those of n + 1 steps begin with the state before the first.
+Letters: n steps, b tasks, W units, H heads, R rows of S numbers. Equations are those of Santoro et al. 2016. Plural
+names are buffers with the step in front, singular ones are lists of their steps; those of n + 1 steps begin with the
+state before the first.
 """
 
 from __future__ import annotations
@@ -22,35 +23,26 @@ State = dict[str, Tensor]
 def memory_scan(
     memory: LRUMemory, state: State, projected: Tensor, recurrent: Tensor, real: Tensor
 ) -> tuple[Tensor, State]:
-    """The outputs (h_t, r_t) `[T, N, W + H * S]` of a sequence, and the state after it.
+    """The outputs (h_t, r_t) `[N, T, W + H * S]` of a sequence, and the state after it.
 
     Args:
         memory: its weights and options.
         state: before the first step: that of the memory, and `hidden` and `cell [T, W]`.
-        projected: the inputs times their weights, plus biases, for `lstm_step`: `[T, N, 4 * W]`.
+        projected: the inputs times their weights, plus biases, for `lstm_step`: `[N, T, 4 * W]`.
         recurrent: the weights of (h_{t-1}, r_{t-1}), `[4 * W, W + H * S]`.
         real: `[T, N]`, False for padding, which comes last in every task.
     """
     emit, bias = _emitted(memory)
     with torch.autocast(projected.device.type, enabled=False):
-        dtype = state["memory"].dtype
-        floats = (projected, recurrent, emit, bias, *(state[name] for name in ("hidden", "cell")))
-        projected, recurrent, emit, bias, hidden, cell = (part.to(dtype) for part in floats)
-        first = torch.cat([hidden, state["vectors"]], dim=1)
-        count = real.sum(1)
-        options = (memory.decay, memory.read_first)
-        start = (first, cell, state["read"], state["memory"], state["usage"])
-        outputs, cells, reads, rows, usage = _Scan.apply(
-            options, projected.transpose(0, 1), recurrent, emit, bias, *start, count
-        )
-        task = torch.arange(len(real), device=real.device)
-        last, cell, read = (
-            torch.cat([before[None], after])[count, task]
-            for before, after in ((first, outputs), (cell, cells), (state["read"], reads))
+        floats = (projected, recurrent, emit, bias, state["hidden"], state["cell"])
+        projected, recurrent, emit, bias, hidden, cell = (part.to(state["memory"].dtype) for part in floats)
+        start = (torch.cat([hidden, state["vectors"]], dim=1), cell, state["read"], state["memory"], state["usage"])
+        outputs, last, cell, read, rows, usage = _Scan.apply(
+            (memory.decay, memory.read_first), projected, recurrent, emit, bias, *start, real.sum(1)
         )
         hidden, vectors = last.split([hidden.shape[1], memory.out_features], dim=1)
         after = {"memory": rows, "square": rows.square().sum(-1), "usage": usage, "read": read, "vectors": vectors}
-    return outputs.transpose(0, 1), {"hidden": hidden, "cell": cell, **after}
+    return outputs, {"hidden": hidden, "cell": cell, **after}
 
 
 def _emitted(memory: LRUMemory) -> tuple[Tensor, Tensor]:
@@ -58,13 +50,13 @@ def _emitted(memory: LRUMemory) -> tuple[Tensor, Tensor]:
     if memory.emit_alpha is not None:
         layers = (memory.key, memory.emit_alpha)
         return torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-    assert memory.alpha is not None  # of the same value at every step: the bias alone
+    assert memory.alpha is not None  # the same at every step: the bias alone
     weight = torch.cat([memory.key.weight, memory.key.weight.new_zeros(memory.heads, memory.key.in_features)])
     return weight, torch.cat([memory.key.bias, memory.alpha])
 
 
 class _Scan(torch.autograd.Function):
-    """All steps. Of the states it returns all but the memory and its usage, which are those after `count` steps."""
+    """The outputs of all n steps, and the states after the first `count` of them."""
 
     @staticmethod
     def forward(
@@ -74,126 +66,153 @@ class _Scan(torch.autograd.Function):
         recurrent: Tensor,  # [4W, W + HS]
         emit: Tensor,  # [HS + H, W]
         bias: Tensor,  # [HS + H]
-        first: Tensor,  # [b, W + HS], h_0 and r_0
-        cell: Tensor,  # [b, W]
-        read: Tensor,  # [b, H, R]
-        memory: Tensor,  # [b, R, S]
-        usage: Tensor,  # [b, R]
-        count: Tensor,  # [b], real steps
+        *start: Tensor,  # (h_0, r_0) [b, W + HS], cell [b, W], read [b, H, R], memory [b, R, S], usage [b, R]; count [b]
     ) -> tuple[Tensor, ...]:
-        decay, read_first = options
-        n, (b, heads, rows), size, width = len(projected), read.shape, memory.shape[-1], cell.shape[-1]
+        (decay, read_first), (*start, count) = options, start
+        n, (b, heads, rows), size, width = len(projected), start[2].shape, start[3].shape[-1], start[1].shape[-1]
 
-        def buffer(steps: int, *shape: int) -> Tensor:
-            return projected.new_empty(steps, b, *shape)
+        def buffers(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+            return tuple(projected.new_empty(n, b, *shape) for shape in shapes)
 
-        states, cells, gates = buffer(n + 1, first.shape[1]), buffer(n + 1, width), buffer(n, 4 * width)
-        keys, shares = buffer(n, heads, size), buffer(n, heads)
-        reads, writes = buffer(n + 1, heads, rows), buffer(n, heads, rows)
-        memories, usages = buffer(n + 1, rows, size), buffer(n + 1, rows)
-        products, squares = buffer(n, heads, rows), buffer(n, rows)
-        least = torch.empty(n, b, heads, dtype=torch.long, device=cell.device)
-        for into, value in ((states, first), (cells, cell), (reads, read), (memories, memory), (usages, usage)):
-            into[0] = value
-        for t in range(n):
+        after = [projected.new_empty(n + 1, *part.shape) for part in start]
+        for part, first in zip(after, start, strict=True):
+            part[0] = first
+        states, _, _, memories, usages = after
+        made = buffers((4 * width,), (heads, size), (heads, 1), (heads, rows))  # gates, keys, sigmoid(alpha), writes
+        cosines = buffers((heads, rows), (heads, 1), (1, rows), (heads, rows))  # products, |key|^2, |row|^2, scales
+        leasts = torch.empty(n, b, heads, dtype=torch.long, device=projected.device)
+
+        state, cell, read, memory, usage = (part.unbind() for part in after)
+        hidden, vectors = states[:, :, :width].unbind(), states[:, :, width:].unflatten(2, (heads, size)).unbind()
+        gate, key, share, write = (part.unbind() for part in made)
+        sigmoids = made[0][:, :, : 2 * width].unbind()
+        i, f, g, o = (part.unbind() for part in made[0].chunk(4, dim=-1))
+        product, key_square, row_square, scale = (part.unbind() for part in cosines)
+        rows_square = cosines[2].squeeze(2).unbind()
+        least, by_gate, by_emitted = leasts.unbind(), recurrent.T, emit.T
+        for t, inputs in enumerate(projected.unbind()):
             # The controller
-            torch.addmm(projected[t], states[t], recurrent.T, out=gates[t])
-            i, f, g, o = gates[t].chunk(4, dim=1)
-            gates[t, :, : 2 * width].sigmoid_(), g.tanh_(), o.sigmoid_()
-            torch.mul(f, cells[t], out=cells[t + 1]).addcmul_(i, g)
-            hidden, vectors = states[t + 1, :, :width], states[t + 1, :, width:].unflatten(1, (heads, size))
-            torch.mul(o, cells[t + 1].tanh(), out=hidden)
-            emitted = torch.addmm(bias, hidden, emit.T)
-            torch.tanh(emitted[:, : heads * size].unflatten(1, (heads, size)), out=keys[t])
-            share = torch.sigmoid(emitted[:, heads * size :], out=shares[t])[..., None]  # sigmoid(alpha)
+            torch.addmm(inputs, state[t], by_gate, out=gate[t])
+            sigmoids[t].sigmoid_(), g[t].tanh_(), o[t].sigmoid_()
+            torch.mul(f[t], cell[t], out=cell[t + 1]).addcmul_(i[t], g[t])
+            torch.mul(o[t], cell[t + 1].tanh(), out=hidden[t + 1])
+            keys, alphas = torch.addmm(bias, hidden[t + 1], by_emitted).split([heads * size, heads], dim=1)
+            torch.tanh(keys.unflatten(1, (heads, size)), out=key[t])
+            torch.sigmoid(alphas[..., None], out=share[t])
             # The memory: equations 6, 7, 8
-            least[t] = usages[t].argsort(dim=-1, stable=True)[:, :heads]
-            torch.mul(reads[t], share, out=writes[t])
-            writes[t].scatter_add_(2, least[t, :, None].expand(-1, heads, -1), (1 - share).expand(-1, -1, heads))
-            after = memories[t + 1].copy_(memories[t])
-            after.scatter_(1, least[t, :, :1, None].expand(-1, -1, size), 0.0)
-            after.baddbmm_(writes[t].transpose(1, 2), keys[t])
+            least[t].copy_(usage[t].argsort(dim=-1, stable=True)[:, :heads])
+            torch.mul(read[t], share[t], out=write[t])
+            write[t].scatter_add_(2, least[t][:, None].expand(-1, heads, -1), (1 - share[t]).expand(-1, -1, heads))
+            memory[t + 1].copy_(memory[t]).scatter_(1, least[t][:, :1, None].expand(-1, -1, size), 0.0)
+            memory[t + 1].baddbmm_(write[t].transpose(1, 2), key[t])
             # Equations 2, 3, 4, 5
-            seen = memories[t] if read_first else after
-            torch.bmm(keys[t], seen.transpose(1, 2), out=products[t])
-            torch.linalg.vector_norm(seen, dim=-1, out=squares[t]).square_()
-            lengths = keys[t].square().sum(-1)[..., None] * squares[t][:, None]
-            torch.softmax(products[t] * lengths.clamp_(min=EMPTY).rsqrt_(), dim=-1, out=reads[t + 1])
-            vectors.copy_(torch.bmm(reads[t + 1], seen))
-            torch.add(usages[t] * decay, (reads[t + 1] + writes[t]).sum(1), out=usages[t + 1])
-        ctx.options, ctx.sizes = options, (n, b, heads, rows, size, width)
+            seen = memory[t] if read_first else memory[t + 1]
+            torch.bmm(key[t], seen.transpose(1, 2), out=product[t])
+            torch.linalg.vector_norm(seen, dim=-1, out=rows_square[t]).square_()
+            torch.sum(key[t].square(), dim=-1, keepdim=True, out=key_square[t])
+            torch.mul(key_square[t], row_square[t], out=scale[t]).clamp_(min=EMPTY).rsqrt_()
+            torch.softmax(product[t] * scale[t], dim=-1, out=read[t + 1])
+            vectors[t + 1].copy_(torch.bmm(read[t + 1], seen))
+            torch.add((read[t + 1] + write[t]).sum(1), usage[t], alpha=decay, out=usage[t + 1])
+        ctx.read_first, ctx.sizes, ctx.kept = read_first, (width, heads, size), (*after[:4], *made, *cosines, leasts)
         ctx.save_for_backward(recurrent, emit, count)
-        ctx.kept = (states, cells, gates, keys, shares, reads, writes, memories, products, squares, least)
         ctx.set_materialize_grads(False)
-        task = torch.arange(b, device=cell.device)
-        last = usages[count, task]
-        ctx.mark_non_differentiable(last)
-        return states[1:], cells[1:], reads[1:], memories[count, task], last
+        task = torch.arange(b, device=count.device)
+        last = [part[count, task] for part in after]
+        ctx.mark_non_differentiable(last[-1])
+        return states[1:], *last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        to_state, to_cell, to_read, to_memory, _ = grads
-        (n, b, heads, rows, size, width), (_, read_first) = ctx.sizes, ctx.options
-        recurrent, emit, count = ctx.saved_tensors
-        states, cells, gates, keys, shares, reads, writes, memories, products, squares, least = ctx.kept
+        to_outputs, *to_last, _ = grads
+        (width, heads, size), (recurrent, emit, count) = ctx.sizes, ctx.saved_tensors
+        (
+            states,
+            cells,
+            reads,
+            memories,
+            gates,
+            keys,
+            shares,
+            writes,
+            products,
+            key_squares,
+            row_squares,
+            scales,
+            leasts,
+        ) = ctx.kept
+        n, b = gates.shape[:2]
 
         # What needs no later step, for all steps at once: the derivatives of the gates by their inputs,
         i, f, g, o = gates.chunk(4, dim=-1)
         tanh = cells[1:].tanh()
-        by_cell = torch.cat([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g * g)], dim=-1)
-        by_hidden, cell_by_hidden = tanh * o * (1 - o), o * (1 - tanh * tanh)
-        # and of cosine = product * scale, scale = (|key|^2 |row|^2)^-1/2, by its lengths.
-        key_squares = keys.square().sum(-1)
-        lengths = key_squares[..., None] * squares[:, :, None]
-        scale = lengths.clamp(min=EMPTY).rsqrt()
-        by_lengths = products * scale.pow(3) * (lengths >= EMPTY)
-        by_key, by_row = by_lengths * squares[:, :, None], by_lengths * key_squares[..., None]
+        by_cell = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g * g)], dim=2).unbind()
+        by_hidden, cell_by_hidden = (tanh * o * (1 - o)).unbind(), (o * (1 - tanh * tanh)).unbind()
+        # those of keys and sigmoid(alpha), and of cosine = product * scale, scale = (|key|^2 |row|^2)^-1/2.
+        by_key, by_alpha = (1 - keys * keys).unbind(), (shares * (1 - shares)).unbind()
+        by_lengths = (products * scales * scales * scales * (key_squares * row_squares >= EMPTY)).unbind()
 
         d_gates, d_emitted = torch.empty_like(gates), gates.new_empty(n, b, heads * size + heads)
-        d_state, d_cell, d_read, d_memory = (torch.zeros_like(part[0]) for part in (states, cells, reads, memories))
-        pairs, factors = gates.new_empty(b, 2 * heads, rows), gates.new_empty(b, 2 * heads, size)
-        for t in reversed(range(n)):
-            for into, more in ((d_state, to_state), (d_cell, to_cell), (d_read, to_read)):
+        into, into_last = (
+            d_gates[..., : 3 * width].unflatten(2, (3, width)).unbind(),
+            d_gates[..., 3 * width :].unbind(),
+        )
+        into_keys = d_emitted[..., : heads * size].unflatten(2, (heads, size)).unbind()
+        into_alpha = d_emitted[..., heads * size :, None].unbind()
+        d_gate, d_emit, forget = d_gates.unbind(), d_emitted.unbind(), f.unbind()
+        memory, read, key, write, scale, share, least = (
+            part.unbind() for part in (memories, reads, keys, writes, scales, shares, leasts)
+        )
+        key_square, row_square = key_squares.transpose(2, 3).unbind(), row_squares.transpose(2, 3).unbind()
+        d_state, d_cell, d_read, d_memory = d_last = [
+            torch.zeros_like(part[0]) for part in (states, cells, reads, memories)
+        ]
+        d_hidden, d_vectors = d_state[:, :width], d_state[:, width:].unflatten(1, (heads, size))
+        pairs, factors = gates.new_empty(b, 2 * heads, reads.shape[-1]), gates.new_empty(b, 2 * heads, size)
+
+        def end(t: int) -> None:
+            """Add the gradients of the last states for tasks of t steps."""
+            for own, more in zip(d_last, to_last, strict=True):
                 if more is not None:
-                    into += more[t]
-            if to_memory is not None:
-                d_memory += to_memory * (count == t + 1)[:, None, None]
-            seen, key, d_vectors = memories[t if read_first else t + 1], keys[t], d_state[:, width:]
-            d_vectors = d_vectors.unflatten(1, (heads, size))
+                    own += more * (count == t).view(-1, *[1] * (more.ndim - 1))
+
+        def write_to_rows() -> None:
+            d_memory.baddbmm_(pairs.transpose(1, 2), factors)
+            d_memory.addcmul_(seen, on_rows, value=-1)
+
+        for t in reversed(range(n)):
+            end(t + 1)
+            if to_outputs is not None:
+                d_state += to_outputs[t]
+            seen = memory[t if ctx.read_first else t + 1]
             # Equations 4, 3, 2
             d_read.baddbmm_(d_vectors, seen.transpose(1, 2))
-            d_cosine = torch._softmax_backward_data(d_read, reads[t + 1], -1, d_read.dtype)
-            d_product = d_cosine * scale[t]
-            d_key = torch.bmm(d_product, seen).addcmul_(key, (d_cosine * by_key[t]).sum(-1, keepdim=True), value=-1)
-            pairs[:, :heads], pairs[:, heads:] = reads[t + 1], d_product
-            factors[:, :heads], factors[:, heads:] = d_vectors, key
-            on_rows = (d_cosine * by_row[t]).sum(1)[..., None]
-            if not read_first:
-                d_memory.baddbmm_(pairs.transpose(1, 2), factors).addcmul_(seen, on_rows, value=-1)
+            d_cosine = torch._softmax_backward_data(d_read, read[t + 1], -1, d_read.dtype)
+            d_product, d_lengths = d_cosine * scale[t], d_cosine * by_lengths[t]
+            d_key = torch.bmm(d_product, seen).addcmul_(key[t], d_lengths @ row_square[t], value=-1)
+            torch.cat([read[t + 1], d_product], dim=1, out=pairs), torch.cat([d_vectors, key[t]], dim=1, out=factors)
+            on_rows = (key_square[t] @ d_lengths).transpose(1, 2)
+            if not ctx.read_first:
+                write_to_rows()
             # Equations 8, 7
-            d_key.baddbmm_(writes[t], d_memory)
-            d_write = torch.bmm(key, d_memory.transpose(1, 2))
-            d_memory.scatter_(1, least[t, :, :1, None].expand(-1, -1, size), 0.0)
-            if read_first:
-                d_memory.baddbmm_(pairs.transpose(1, 2), factors).addcmul_(seen, on_rows, value=-1)
-            share = shares[t]
-            to_least = d_write.gather(2, least[t, :, None].expand(-1, heads, -1)).sum(-1)
-            d_share = (d_write * reads[t]).sum(-1) - to_least
-            torch.mul(d_write, share[..., None], out=d_read)
+            d_key.baddbmm_(write[t], d_memory)
+            d_write = torch.bmm(key[t], d_memory.transpose(1, 2))
+            d_memory.scatter_(1, least[t][:, :1, None].expand(-1, -1, size), 0.0)
+            if ctx.read_first:
+                write_to_rows()
+            to_least = d_write.gather(2, least[t][:, None].expand(-1, heads, -1)).sum(-1, keepdim=True)
+            d_share = (d_write * read[t]).sum(-1, keepdim=True) - to_least
+            torch.mul(d_write, share[t], out=d_read)
             # The controller
-            torch.mul(d_share, share * (1 - share), out=d_emitted[t, :, heads * size :])
-            torch.mul(d_key.flatten(1), 1 - key.flatten(1).square(), out=d_emitted[t, :, : heads * size])
-            d_hidden = torch.addmm(d_state[:, :width], d_emitted[t], emit)
-            d_cell.addcmul_(d_hidden, cell_by_hidden[t])
-            into = d_gates[t]
-            torch.mul(
-                d_cell[:, None], by_cell[t].unflatten(1, (3, width)), out=into[:, : 3 * width].unflatten(1, (3, width))
-            )
-            torch.mul(d_hidden, by_hidden[t], out=into[:, 3 * width :])
-            d_cell.mul_(f[t])
-            torch.mm(into, recurrent, out=d_state)
-        if to_memory is not None:
-            d_memory += to_memory * (count == 0)[:, None, None]
+            torch.mul(d_share, by_alpha[t], out=into_alpha[t])
+            torch.mul(d_key, by_key[t], out=into_keys[t])
+            d_output = torch.addmm(d_hidden, d_emit[t], emit)
+            d_cell.addcmul_(d_output, cell_by_hidden[t])
+            torch.mul(d_cell[:, None], by_cell[t], out=into[t])
+            torch.mul(d_output, by_hidden[t], out=into_last[t])
+            d_cell.mul_(forget[t])
+            torch.mm(d_gate[t], recurrent, out=d_state)
+        end(0)
         flat = d_gates.flatten(0, 1), d_emitted.flatten(0, 1)
         weights = flat[0].T @ states[:-1].flatten(0, 1), flat[1].T @ states[1:, :, :width].flatten(0, 1)
-        return None, d_gates, *weights, flat[1].sum(0), d_state, d_cell, d_read, d_memory, None, None
+        return None, d_gates, *weights, flat[1].sum(0), *d_last, None, None
