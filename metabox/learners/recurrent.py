@@ -95,7 +95,7 @@ class Recurrent(Learner):
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: the state; the last label, not yet read, `label [T, L]`; the task statistics."""
-        return self._run(support, descriptor, None)[0]
+        return self._run(support, descriptor)[0]
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         features = self.embed(x, phi)
@@ -104,10 +104,16 @@ class Recurrent(Learner):
         return self.labels.decode(self.readout(outputs))
 
     def unroll(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
-        return self._run(examples, descriptor, None)[1]
+        return self._run(examples, descriptor)[1]
 
-    def _run(self, sequence: Examples, descriptor: Tensor | None, before: Phi | None) -> tuple[Phi, Tensor]:
-        """phi after the sequence that follows `before`, and the predictions at its steps `[T, N, P]`."""
+    def infer_from(self, phi: Phi, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        return self._run(support, descriptor, phi)[0]
+
+    def unroll_from(self, phi: Phi, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
+        return self._run(examples, descriptor, phi)[1]
+
+    def _run(self, sequence: Examples, descriptor: Tensor | None, before: Phi | None = None) -> tuple[Phi, Tensor]:
+        """phi after the sequence, from that before it, and the predictions at its steps `[T, N, P]`."""
         # Padding, anywhere in the sequence, comes last: it changes neither the state nor the unread label.
         order = real_first(sequence.mask)[..., 0]
         task = torch.arange(len(order), device=order.device)

@@ -36,7 +36,8 @@ class FastPath(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         twice = torch.is_grad_enabled()  # by create_graph
-        inputs: Sequence[Tensor] = ctx.saved_tensors if twice else ctx.inner
+        # As views, for inputs may depend on each other: the gradient of one must not flow on into another.
+        inputs: Sequence[Tensor] = [part.view_as(part) for part in ctx.saved_tensors] if twice else ctx.inner
         outputs = ctx.definition(*inputs) if twice else ctx.outputs
         of = [(part, grad) for part, grad in zip(outputs, grads, strict=True) if grad is not None]
         wanted = [part for part, need in zip(inputs, ctx.needs_input_grad[2:], strict=True) if need]

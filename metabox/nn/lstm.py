@@ -42,9 +42,8 @@ def lstm_scan(lstm: nn.LSTMCell, state: State, inputs: Tensor, real: Tensor) -> 
     """
     # One more input marks padding, and closes the gates of the cell: what the fused kernel returns last is the cell
     # after the last real step.
-    closing = lstm.weight_ih.new_zeros(4, lstm.hidden_size, 1)
-    closing[0], closing[1] = -CLOSED, CLOSED
-    weight = torch.cat([lstm.weight_ih, closing.flatten(0, 1)], dim=1)
+    closing = [lstm.weight_ih.new_full((lstm.hidden_size, 1), logit) for logit in (-CLOSED, CLOSED, 0.0, 0.0)]
+    weight = torch.cat([lstm.weight_ih, torch.cat(closing)], dim=1)
     padding = (~real)[..., None].to(inputs.dtype)
     weights = [weight, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
     start = [state[name][None].to(inputs.dtype) for name in ("hidden", "cell")]

@@ -66,7 +66,7 @@ class _Scan(torch.autograd.Function):
         recurrent: Tensor,  # [4W, W + HS]
         emit: Tensor,  # [HS + H, W]
         bias: Tensor,  # [HS + H]
-        *start: Tensor,  # (h_0, r_0) [b, W + HS], cell [b, W], read [b, H, R], memory [b, R, S], usage [b, R]; count [b]
+        *start: Tensor,  # (h_0, r_0) [b, W + HS]; cell [b, W]; read, memory, usage as in `LRUMemory`; count [b]
     ) -> tuple[Tensor, ...]:
         (decay, read_first), (*start, count) = options, start
         n, (b, heads, rows), size, width = len(projected), start[2].shape, start[3].shape[-1], start[1].shape[-1]
@@ -77,7 +77,7 @@ class _Scan(torch.autograd.Function):
         after = [projected.new_empty(n + 1, *part.shape) for part in start]
         for part, first in zip(after, start, strict=True):
             part[0] = first
-        states, _, _, memories, usages = after
+        states = after[0]
         made = buffers((4 * width,), (heads, size), (heads, 1), (heads, rows))  # gates, keys, sigmoid(alpha), writes
         cosines = buffers((heads, rows), (heads, 1), (1, rows), (heads, rows))  # products, |key|^2, |row|^2, scales
         leasts = torch.empty(n, b, heads, dtype=torch.long, device=projected.device)
