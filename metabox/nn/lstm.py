@@ -46,6 +46,9 @@ def lstm_scan(lstm: nn.LSTMCell, state: State, inputs: Tensor, real: Tensor) -> 
     weight = torch.cat([lstm.weight_ih, torch.cat(closing)], dim=1)
     padding = (~real)[..., None].to(inputs.dtype)
     weights = [weight, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh]
+    if weight.is_cuda:  # cuDNN wants them side by side, and would warn
+        flat = torch.cat([part.flatten() for part in weights]).split([part.numel() for part in weights])
+        weights = [side.view_as(part) for side, part in zip(flat, weights, strict=True)]
     start = [state[name][None].to(inputs.dtype) for name in ("hidden", "cell")]
     outputs, _, cell = torch.lstm(
         torch.cat([inputs, padding], dim=-1),

@@ -68,15 +68,15 @@ class _Scan(torch.autograd.Function):
         bias: Tensor,  # [HS + H]
         *start: Tensor,  # (h_0, r_0) [b, W + HS]; cell [b, W]; read, memory, usage as in `LRUMemory`; count [b]
     ) -> tuple[Tensor, ...]:
-        (decay, read_first), (*start, count) = options, start
-        n, (b, heads, rows), size, width = len(projected), start[2].shape, start[3].shape[-1], start[1].shape[-1]
+        (decay, read_first), (*first, count) = options, start
+        n, (b, heads, rows), size, width = len(projected), first[2].shape, first[3].shape[-1], first[1].shape[-1]
 
         def buffers(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
             return tuple(projected.new_empty(n, b, *shape) for shape in shapes)
 
-        after = [projected.new_empty(n + 1, *part.shape) for part in start]
-        for part, first in zip(after, start, strict=True):
-            part[0] = first
+        after = [projected.new_empty(n + 1, *part.shape) for part in first]
+        for buffer, part in zip(after, first, strict=True):
+            buffer[0] = part
         states = after[0]
         made = buffers((4 * width,), (heads, size), (heads, 1), (heads, rows))  # gates, keys, sigmoid(alpha), writes
         cosines = buffers((heads, rows), (heads, 1), (1, rows), (heads, rows))  # products, |key|^2, |row|^2, scales
