@@ -36,7 +36,8 @@ class Recurrent(Learner):
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
         truncate: number of steps after which the gradient is cut (truncated backpropagation through time): the state
-            is carried on, and no gradient flows through it. None for the whole sequence.
+            is carried on, and no gradient flows through it. In training, what so many steps keep for the backward pass
+            is then all that is in memory, since they are computed again there. None for the whole sequence.
     """
 
     ordered = True
@@ -146,4 +147,5 @@ class Recurrent(Learner):
         # A compiler makes its own fast path, from the definition.
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or type(self).fast_scan is Recurrent.scan:
             return self.scan(state, inputs, real)
-        return fast_path(self, state, inputs, real)
+        # Of a sequence that is cut into pieces, one at a time is in memory.
+        return fast_path(self, state, inputs, real, again=self.truncate is not None)

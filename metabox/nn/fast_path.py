@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,39 +20,53 @@ class FastPath(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, fast: Callable[..., Outputs], definition: Callable[..., Outputs], *inputs: Tensor) -> Outputs:
-        ctx.definition = definition
+    def forward(
+        ctx: Any, fast: Callable[..., Outputs], definition: Callable[..., Outputs], again: bool, *inputs: Tensor
+    ) -> Outputs:
+        device = inputs[0].device.type
+        rough = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.autocast = partial(torch.autocast, device, **rough)
+        ctx.fast, ctx.definition, ctx.needed = fast, definition, ctx.needs_input_grad[3:]
         ctx.save_for_backward(*inputs)
-        with torch.enable_grad():
-            needed = ctx.needs_input_grad[2:]
-            ctx.inner = [part.detach().requires_grad_(need) for part, need in zip(inputs, needed, strict=True)]
-            ctx.outputs = fast(*ctx.inner)
         ctx.set_materialize_grads(False)
-        constant = [part.detach() for part in ctx.outputs]
-        ctx.mark_non_differentiable(
-            *(part for part, made in zip(constant, ctx.outputs, strict=True) if not made.requires_grad)
-        )
-        return tuple(constant)
+        ctx.made = None
+        if again:
+            outputs = fast(*inputs)
+        else:
+            ctx.made = _inside(fast, inputs, ctx.needed)
+            outputs = tuple(part.detach() for part in ctx.made[1])
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         twice = torch.is_grad_enabled()  # by create_graph
-        # As views, for inputs may depend on each other: the gradient of one must not flow on into another.
-        inputs: Sequence[Tensor] = [part.view_as(part) for part in ctx.saved_tensors] if twice else ctx.inner
-        outputs = ctx.definition(*inputs) if twice else ctx.outputs
-        of = [(part, grad) for part, grad in zip(outputs, grads, strict=True) if grad is not None]
-        wanted = [part for part, need in zip(inputs, ctx.needs_input_grad[2:], strict=True) if need]
+        with ctx.autocast():
+            if twice:
+                # As views, for inputs may depend on each other: the gradient of one must not flow on into another.
+                inputs: Sequence[Tensor] = [part.view_as(part) for part in ctx.saved_tensors]
+                outputs = ctx.definition(*inputs)
+            else:
+                inputs, outputs = ctx.made or _inside(ctx.fast, ctx.saved_tensors, ctx.needed)
+        of = [
+            (part, grad) for part, grad in zip(outputs, grads, strict=True) if grad is not None and part.requires_grad
+        ]
+        if not of:
+            return None, None, None, *(None for _ in ctx.needed)
+        wanted = [part for part, need in zip(inputs, ctx.needed, strict=True) if need]
+        parts, given = zip(*of, strict=True)
         found = iter(
-            torch.autograd.grad(
-                [part for part, _ in of],
-                wanted,
-                [grad for _, grad in of],
-                retain_graph=True,
-                create_graph=twice,
-                allow_unused=True,
-            )
+            torch.autograd.grad(parts, wanted, given, retain_graph=True, create_graph=twice, allow_unused=True)
         )
-        return None, None, *(next(found) if need else None for need in ctx.needs_input_grad[2:])
+        return None, None, None, *(next(found) if need else None for need in ctx.needed)
+
+
+def _inside(
+    call: Callable[..., Outputs], inputs: Sequence[Tensor], needed: Sequence[bool]
+) -> tuple[Sequence[Tensor], Outputs]:
+    """The outputs of a call with a graph of their own, and its leaves, which are the inputs."""
+    with torch.enable_grad():
+        leaves = [part.detach().requires_grad_(need) for part, need in zip(inputs, needed, strict=True)]
+        return leaves, call(*leaves)
 
 
 class _Scan(nn.Module):
@@ -65,8 +80,13 @@ class _Scan(nn.Module):
         return getattr(self.learner, name)(state, inputs, real)
 
 
-def fast_path(learner: Any, state: dict[str, Tensor], inputs: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """`learner.fast_scan(state, inputs, real)`, with the second derivatives of `learner.scan`."""
+def fast_path(
+    learner: Any, state: dict[str, Tensor], inputs: Tensor, real: Tensor, again: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`learner.fast_scan(state, inputs, real)`, with the second derivatives of `learner.scan`.
+
+    `again` keeps nothing for the backward pass, which then computes everything again.
+    """
     module, names = _Scan(learner), list(state)
     weights = dict(module.named_parameters())
     for name in [name for name in weights if name.startswith(("learner.embed.", "learner.readout."))]:
@@ -81,6 +101,7 @@ def fast_path(learner: Any, state: dict[str, Tensor], inputs: Tensor, real: Tens
     outputs, *after = FastPath.apply(
         lambda *parts: call("fast_scan", *parts),
         lambda *parts: call("scan", *parts),
+        again,
         *state.values(),
         inputs,
         *weights.values(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -240,3 +241,22 @@ def test_the_label_set_grows_with_the_examples() -> None:
     assert phi["classes"].tolist() == [[True, False, True]] * 3
     every = torch.ones(3, 3, dtype=torch.bool)
     assert learner.adapt(more, classes=every, phi=phi)["classes"].all()
+
+
+def test_a_long_stream_that_is_cut_keeps_one_piece_in_memory() -> None:
+    learner, examples = build(MANN, CLASSES).train(), make_episodes(CLASSES, n_support=60).support
+    kept = []
+    for learner.truncate in (None, 6):
+        before = memory()
+        loss = learner.stream(examples).sum()
+        kept.append(memory() - before)
+        loss.backward()
+    whole, cut = kept
+    assert cut < 0.2 * whole
+
+
+def memory() -> int:
+    """Bytes of all tensors that Python knows, among them what MANN keeps for its backward pass."""
+    tensors = [part for part in gc.get_objects() if issubclass(type(part), Tensor)]
+    storages = [part.untyped_storage() for part in tensors]
+    return sum({part.data_ptr(): part.nbytes() for part in storages}.values())
