@@ -24,8 +24,8 @@ class FastPath(torch.autograd.Function):
         ctx: Any, fast: Callable[..., Outputs], definition: Callable[..., Outputs], again: bool, *inputs: Tensor
     ) -> Outputs:
         device = inputs[0].device.type
-        rough = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
-        ctx.autocast = partial(torch.autocast, device, **rough)
+        dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.autocast = partial(torch.autocast, device, dtype, enabled)
         ctx.fast, ctx.definition, ctx.needed = fast, definition, ctx.needs_input_grad[3:]
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
