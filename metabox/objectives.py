@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -14,13 +15,19 @@ from metabox.learners.base import Learner, Phi
 from metabox.ranges import Count
 from metabox.targets import Target
 from metabox.targets.base import score_mean, task_mean
+from metabox.targets.parts import Part
 
 
 class Objective(nn.Module, Configured, ABC):
     """A learner and its target as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
-    returns `loss_NAME [T]` of each part, with gradients, for loss weighting.
+    returns `loss_NAME [T]` of each part, with gradients, for loss weighting, and `labels_NAME [T]`, how many examples
+    of the task have a label of it; a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
+
+    In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the mean of
+    `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part j. In
+    evaluation `loss` is each task's own.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -44,9 +51,16 @@ class Objective(nn.Module, Configured, ABC):
             loss, by_part = self.target.losses(params, examples.y, examples.mask)
             scores = self.target.scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
+            counts = self.target.counts(examples.y, examples.mask)
+            if self.training and not self.learner.spec.tasks and counts:
+                loss = _over_the_batch(self.target.parts, by_part, counts)
             means |= {f"loss_{name}": value for name, value in by_part.items()}
+            means |= {f"labels_{name}": count for name, count in counts.items()}
             penalty = self.learner.penalty()
-            return {"loss": loss if penalty is None else loss + penalty, **means}
+            if penalty is None:
+                return {"loss": loss, **means}
+            named = {"penalty": penalty.expand_as(loss)} if by_part else {}
+            return {"loss": loss + penalty, **means, **named}
 
 
 class QueryLoss(Objective):
@@ -167,6 +181,15 @@ def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tens
     ratio = (scale.float() / other_scale.float()).square()
     distance = ((mean.float() - other_mean.float()) / other_scale.float()).square()
     return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def _over_the_batch(parts: Sequence[Part], losses: dict[str, Tensor], counts: dict[str, Tensor]) -> Tensor:
+    """Losses `[T]` whose mean is sum_j w_j L_j, with L_j the mean over all labels of part j in the batch."""
+    scaled = []
+    for part in parts:
+        count = counts[part.name]
+        scaled.append(part.weight * losses[part.name] * count * len(count) / count.sum().clamp(min=1))
+    return torch.stack(scaled).sum(0)
 
 
 def _whole(episodes: Episodes) -> Examples:

@@ -82,8 +82,9 @@ class GradNorm(Weights):
 
     With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the mean of this ratio over
     tasks, w takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is
-    scaled to the sum K. Tasks without rows in the batch keep their weight and are left out of the means; which those
-    are is read in every batch, so a step waits for the device.
+    scaled so that its sum over the tasks of the batch stays (K for all). Tasks without rows in the batch, or parts
+    without labels in it, keep their weight and are left out of the means; which those are is read in every batch, so a
+    step waits for the device.
 
     Deviations:
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
@@ -133,8 +134,8 @@ class GradNorm(Weights):
         scale = (w * norms)[present].mean()
         above = (w * norms - scale * rate**self.alpha).sign()
         slope = torch.where(present & (scale > 0), above * norms / scale, 0)
-        w.copy_((w - self.step * slope).clamp(min=FLOOR))
-        w.mul_(self.n_losses / w.sum())
+        moved = torch.where(present, (w - self.step * slope).clamp(min=FLOOR), 0)
+        w.copy_(torch.where(present, moved * w[present].sum() / moved.sum(), w))
 
 
 class DWA(Weights):

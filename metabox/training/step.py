@@ -110,6 +110,8 @@ class Step:
         with self.fabric.autocast():  # not through Fabric's module, which allows no other way to take gradients
             result = self.model(episodes)
         losses, share = losses_by_task(self.run.spec, result, episodes.task)
+        if "penalty" in result:  # it belongs to no part, so no weighting changes it
+            self.fabric.backward(result["penalty"].mean() / self.run.outer.accumulate, retain_graph=True)
         self.weighting.backward(losses, share, self.shared, self.backward)
         return result
 
