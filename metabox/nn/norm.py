@@ -64,6 +64,8 @@ class Norm(nn.Module):
         name: the key of this layer in a `Context`.
     """
 
+    decayed = ()
+
     @checked
     def __init__(self, channels: Count, kind: NormKind, name: str) -> None:
         super().__init__()
