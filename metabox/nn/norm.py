@@ -137,6 +137,11 @@ class Norm(nn.Module):
         return f"{self.channels}, kind={self.kind!r}"
 
 
+def transductive(module: nn.Module) -> bool:
+    """Whether a module has a layer that normalises the queries of a task together."""
+    return any(isinstance(part, Norm) and part.kind == "transductive" for part in module.modules())
+
+
 def pooled(moments: Tensor, weight: Tensor) -> Tensor:
     """Mean and variance `[..., K, 2, channels]` of K parts with weights `[..., K]` (sum 1): `[..., 2, channels]`."""
     mean, var = moments.unbind(-2)
