@@ -25,6 +25,7 @@ from metabox.data.views import views as views_of
 from metabox.episodes import Examples, Split
 from metabox.inputs import device_of
 from metabox.learners.base import Learner, Phi
+from metabox.nn.norm import transductive
 from metabox.plugins import allowed
 from metabox.ranges import Count, Positive
 from metabox.rebuilding import described, rebuilt
@@ -233,7 +234,8 @@ class Model:
         self.check_own(adaptation)
         x = self.inputs(x)
         phi = {name: part.to(self.device) for name, part in adaptation.phi.items()}
-        parts = [x] if self.learner.transductive else x.split(check("batch", batch, Count))
+        together = self.learner.transductive or transductive(self.learner)
+        parts = [x] if together else x.split(check("batch", batch, Count))
         answers = [self._answer(phi, part, adaptation.n_views) for part in parts]
         params = torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
         return params if adaptation.classes is None else params[:, : len(adaptation.classes)].exp()

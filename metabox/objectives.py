@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
+from metabox.nn.sets import one_hot
 from metabox.ranges import Count
 from metabox.targets import Target
 from metabox.targets.base import score_mean, task_mean
@@ -43,12 +45,16 @@ class Objective(nn.Module, Configured, ABC):
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         """Natural parameters `[T, M, P]` and the examples that they are scored on."""
 
+    def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_i `[T]` of these predictions, and that of each named part: here the mean negative log likelihood."""
+        return self.target.losses(params, examples.y, examples.mask)
+
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            loss, by_part = self.target.losses(params, examples.y, examples.mask)
+            loss, by_part = self.losses(params, examples, episodes)
             scores = self.target.scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
             counts = self.target.counts(examples.y, examples.mask)
@@ -69,6 +75,28 @@ class QueryLoss(Objective):
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
         return self.learner.predict(phi, episodes.query.x), episodes.query
+
+
+class SquaredLoss(QueryLoss):
+    """The mean squared error of sigmoid scores to 1 for a query's class and 0 for the others of its task.
+
+    What relation networks are trained on (Sung et al. 2018, equation 2), as a mean over queries and classes. The
+    prediction is still the softmax of the scores, so that the likelihoods in results are not those of this training.
+
+    Raises:
+        ValueError: if the targets are not classes.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__(learner)
+        if self.target.n_classes is None:
+            raise ValueError(f"expected a learner of classes for SquaredLoss, got {self.target!r}; use QueryLoss")
+
+    def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        classes = cast(Tensor, episodes.label_set(self.learner.spec))[:, None]  # [T, 1, up to C]
+        inside = F.pad(classes, (0, params.shape[-1] - classes.shape[-1])).to(torch.float32)
+        error = (params.float().sigmoid() - one_hot(examples.y, params.shape[-1]).float()).square()
+        return task_mean((error * inside).sum(-1) / inside.sum(-1), examples.mask), {}
 
 
 class StreamLoss(Objective):

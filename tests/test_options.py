@@ -32,6 +32,7 @@ FIXED = {
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
     "JointLoss": {"learner"},
+    "SquaredLoss": {"learner"},
     "Beside": {"parts"},
     "OneHot": set(),
 }

@@ -48,10 +48,10 @@ class Learner(nn.Module, Configured, ABC):
     """True if queries may influence each other."""
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
-
     continues: ClassVar[bool] = False
     """True if `adapt` and `stream` can go on from the phi of earlier examples."""
-
+    decayed: ClassVar[tuple[str, ...]] = ()
+    """Names of its own parameters that weight decay pulls towards 0; its modules name theirs in the same way."""
     scales: ClassVar[tuple[Scale, ...]] = get_args(Scale)
     """The scales of a spec that it can work with."""
 

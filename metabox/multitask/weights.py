@@ -90,6 +90,9 @@ class GradNorm(Weights):
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
         of the losses; the paper uses Adam ("insensitive to the optimizer chosen"). Weights (before scaling) and losses
         are clamped to at least FLOOR: losses in the paper are never negative.
+        What is balanced is G_k, not the norm of what the outer loop steps on, `s_k G_k`: a task's share of the rows or
+        a part's weight still scales its gradient afterwards, as it would without a weighting. The paper's tasks share
+        all rows and have no weights of their own, so that both are the same there up to a common factor.
 
     Args:
         n_losses: K.

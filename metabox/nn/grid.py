@@ -64,6 +64,8 @@ class SetConv(nn.Module):
         scale: initial length scale.
     """
 
+    decayed = ()
+
     def __init__(self, grid: Grid, scale: float) -> None:
         super().__init__()
         self.grid = grid

@@ -149,7 +149,7 @@ def contents(episodes: Episodes) -> set[bytes]:
 def test_every_sampler_has_options_to_be_tested_with():
     assert set(SAMPLERS) == set(OPTIONS)
     kernels = {"RBF", "Matern12", "Matern32", "Matern52", "Periodic", "WeaklyPeriodic"}
-    assert set(SAMPLERS) | kernels | {"Omniglot", "Glyphs", "MixedClasses"} <= set(dir(tasks))
+    assert set(SAMPLERS) | kernels | {"Omniglot", "Glyphs", "FixedLabels"} <= set(dir(tasks))
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH)

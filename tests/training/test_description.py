@@ -21,7 +21,7 @@ from metabox.cli.main import main
 from metabox.data.preprocessing import Preprocessing
 from metabox.discover import subclasses
 from metabox.files import read_json, write_json
-from metabox.tasks import ClassFolder, Curriculum, FixedLabels, Glyphs, MixedClasses, Prefetch, RandomProjections
+from metabox.tasks import ClassFolder, Curriculum, FixedLabels, Glyphs, Prefetch, RandomProjections
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
 from metabox.training.description import NAME, Description, read_description, write_description
@@ -224,7 +224,7 @@ class Told(EpisodeSampler):
         return "told 1"
 
 
-@pytest.mark.parametrize("wrap", [FixedLabels, MixedClasses, RandomProjections, Prefetch])
+@pytest.mark.parametrize("wrap", [FixedLabels, RandomProjections, Prefetch])
 def test_a_wrapper_answers_what_the_inner_sampler_does(wrap: Callable[[EpisodeSampler], EpisodeSampler]) -> None:
     outer, inner = wrap(Told()), Told()
     assert isinstance(outer, Wrapper)
