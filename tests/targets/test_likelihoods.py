@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,23 @@ def test_gaussian_is_that_of_torch_summed_over_the_targets() -> None:
     torch.testing.assert_close(likelihood.log_prob(raw, y), Normal(raw[..., :4], scale).log_prob(y).sum(-1))
     torch.testing.assert_close(likelihood.scores(raw, y)["squared_error"], ((raw[..., :4] - y) ** 2).mean(-1))
     assert likelihood.n_params == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"min_scale": 0.1, "factor": 0.9}, lambda raw: 0.1 + 0.9 * torch.log1p(raw.exp())),  # neural processes
+        ({"min_scale": 0.05, "factor": 0.95}, lambda raw: 0.05 + 0.95 * torch.log1p(raw.exp())),  # TNP on images
+        ({"min_scale": 0.0, "link": "exp"}, torch.exp),  # TNP on functions
+        ({"min_scale": 0.0}, lambda raw: torch.log1p(raw.exp())),  # ConvCNP
+    ],
+)
+def test_the_standard_deviation_has_the_form_of_each_papers_code(options: Any, published: Any) -> None:
+    raw, y = params(8), torch.randn(T, M, 4)
+    likelihood = Reals(4, **options)
+    wanted = Normal(raw[..., :4], published(raw[..., 4:])).log_prob(y).sum(-1)
+    torch.testing.assert_close(likelihood.log_prob(raw, y), wanted)
+    assert likelihood.single == Reals(1, **options)
 
 
 def test_a_fixed_noise_is_the_standard_deviation() -> None:
