@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,8 @@ class ConvCNP(Learner):
         channels = [width * times for times in TIMES.get(network, [1] * depth)]
         multiple = 1 if network == "small" else 2 ** len(channels)
         self.map_bytes = _check_memory(dim, domain, density, multiple, max(channels[0], width))
+        self.decode: SetConv | nn.ModuleList
+        self.readout: nn.Linear | nn.ModuleList
         grid, scale = Grid(dim, low, high, density, multiple=multiple), 2 / density
         if network == "wide":
             self.encode = SetConv(grid, scale)
@@ -125,18 +127,18 @@ class ConvCNP(Learner):
         if descriptor is not None:
             known.append(descriptor[..., None, None].float().expand(-1, -1, *density.shape[2:]))
         h = self.cnn(torch.cat(known, dim=1))
-        if self.network == "wide":
+        if isinstance(self.readout, nn.Linear):
             return {"field": _pointwise(self.readout, h)}
         return {"field": torch.cat([*known, h.float()], dim=1) if self.network == "xl" else h.float()}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         if self._reads_values():
             self._check_inside(x, ~self.may_be_padding(x, phi))
-        if self.network == "wide":
+        if isinstance(self.decode, SetConv):
             return self.decode.from_grid(phi["field"], x)
         with torch.autocast(x.device.type, enabled=False):
-            read = zip(self.decode, self.readout, strict=True)
-            return torch.cat([linear(decode.from_grid(phi["field"], x)) for decode, linear in read], dim=-1)
+            read = zip(self.decode, cast(nn.ModuleList, self.readout), strict=True)
+            return torch.cat([linear(cast(SetConv, decode).from_grid(phi["field"], x)) for decode, linear in read], -1)
 
     def _check_inside(self, x: Tensor, there: Tensor) -> None:
         low, high = self.encode.grid.ends
