@@ -36,6 +36,10 @@ from metabox.tasks.multitask.alphabets import Alphabets
 from metabox.training.environment import collect_environment
 from metabox.training.hook import Hook
 
+JOBS = [
+    {"writes": "alphabets.json", "tier": "full", "minutes": 60, "threads": 1},
+]
+
 SMALL = partial(Conv4, width=32, downsample="stride")
 SUPPORT = 20
 EVERYTHING = 220  # drawings of the largest alphabet in a split

@@ -19,6 +19,17 @@ from metabox.files import read_json, write_json
 from metabox.reports.metrics import DERIVED, more_is_better, scale
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "glyphs-5w1s-incontext.json", "arguments": "glyphs-5w1s-incontext", "tier": "quick", "minutes": 3},
+    {
+        "writes": "omniglot-5w1s-incontext.json",
+        "arguments": "omniglot-5w1s-incontext --steps 1000 3000 6000 14000",
+        "tier": "full",
+        "minutes": 35,
+        "data": True,
+    },
+]
+
 
 def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) -> dict[str, Any]:
     """Train and evaluate once; returns a row of the table."""
@@ -47,6 +58,7 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
         ],
         "precision": result["trained_on"]["precision"],
         "trained_at_commit": result["trained_on"]["git_commit"],
+        "git_tree": result["trained_on"]["git_tree"],
         "batch_norm": result["protocol"]["batch_norm"],
         "data": result["data"],
     }

@@ -20,6 +20,10 @@ from metabox.files import read_json, write_json
 from metabox.multitask.pixel_scores import pixel_scores
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "cases.json", "tier": "full", "minutes": 180, "threads": 1},
+]
+
 OUT = Path(__file__).parent / "results" / "cases.json"
 CASES = ("spam-", "shapes-", "scenes-", "recommendation-")
 

@@ -6,5 +6,16 @@ python benchmarks/cifar_fs.py cifarfs-5w5s-incontext-resnet12 --minutes 120     
 
 from published import table
 
+JOBS = [
+    {
+        "writes": "cifar-fs-8min.json",
+        "arguments": "--minutes 8",
+        "tier": "full",
+        "minutes": 40,
+        "data": True,
+        "threads": 1,
+    },
+]
+
 if __name__ == "__main__":
     table("cifar-fs", usual="cifarfs-*-cpu", about=__doc__)

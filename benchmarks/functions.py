@@ -34,6 +34,11 @@ from metabox.tasks import GaussianProcess
 from metabox.tasks.functions.kernels import RBF
 from metabox.tasks.place import Place
 
+JOBS = [
+    {"writes": "functions-optimum.json", "arguments": "optimum", "tier": "quick", "minutes": 6, "threads": 1},
+    {"writes": "functions-peers.json", "arguments": "peers", "tier": "full", "minutes": 30, "threads": 1},
+]
+
 Row = dict[str, Any]
 RECIPE = "gp-rbf-convcnp-cpu"
 TEST_BATCHES = 250  # of 16 tasks

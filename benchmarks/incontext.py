@@ -38,6 +38,12 @@ from metabox.tasks.wrappers.fixed_labels import FixedLabels
 from metabox.tasks.wrappers.projections import RandomProjections
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "incontext-linear.json", "arguments": "linear", "tier": "full", "minutes": 40, "threads": 1},
+    {"writes": "incontext-recall.json", "arguments": "recall", "tier": "full", "minutes": 20, "threads": 1},
+    {"writes": "incontext-remedies.json", "arguments": "remedies", "tier": "full", "minutes": 40, "threads": 1},
+]
+
 Row = dict[str, Any]
 Point = tuple[int, float, float]
 LONGEST = 24  # pairs of a recall task; training has at most 6

@@ -35,6 +35,10 @@ from metabox.data.root import CACHE_VARIABLE
 from metabox.files import write_json
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "malformed.json", "tier": "quick", "minutes": 3},
+]
+
 RESULTS = Path(__file__).parent / "results" / "malformed.json"
 ANSWERS = ("ours", "python", "foreign", "accepted")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -28,9 +27,10 @@ def by_views(
     model: Model, tasks: NWayKShot, n_tasks: int, views: Sequence[int] = (1, 5, 9), split: Split = "test"
 ) -> list[dict[str, Any]]:
     """Accuracy, calibration error and time of a task for each number of views, on the same tasks."""
+    ways = _ways(tasks)
     found: dict[int, list[tuple[Tensor, Tensor, float]]] = {n: [] for n in views}
     for x, y, asked, answers in _each(tasks, n_tasks, split):
-        classes = tuple(range(tasks.n_way))
+        classes = tuple(range(ways))
         for n in views:
             begun = time.perf_counter()
             proba = model.predict(model.adapted(x, y, classes, n), asked)
@@ -56,7 +56,7 @@ def knows_unknown(model: Model, tasks: NWayKShot, n_tasks: int, split: Split = "
 
     tasks: of twice as many ways as the support will have
     """
-    half = tasks.n_way // 2
+    half = _ways(tasks) // 2
     areas = []
     for x, y, asked, answers in _each(tasks, n_tasks, split):
         known = y < half
@@ -64,11 +64,17 @@ def knows_unknown(model: Model, tasks: NWayKShot, n_tasks: int, split: Split = "
         areas.append(float(roc_auc_score((answers < half).numpy(), proba.max(-1).values.double().numpy())))
     return {
         "ways": half,
-        "unseen_classes": tasks.n_way - half,
+        "unseen_classes": _ways(tasks) - half,
         "auroc": round(sum(areas) / len(areas), 4),
         "interval_95": round(interval_of(areas), 4),
         "tasks": len(areas),
     }
+
+
+def _ways(tasks: NWayKShot) -> int:
+    ways = tasks.spec.target.n_classes
+    assert ways is not None
+    return ways
 
 
 def _each(tasks: NWayKShot, n_tasks: int, split: Split) -> Any:
@@ -85,7 +91,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def with_card(model: Model, name: str, licence: str, *parts: str) -> Model:
-    return replace(model, name=name, licence=licence, card="\n\n".join(parts))

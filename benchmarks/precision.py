@@ -27,6 +27,10 @@ from metabox.recipe import build, find, make_parser, parse
 from metabox.training.environment import collect_environment
 from metabox.training.precision import WIDE, convolves, faster, width
 
+JOBS = [
+    {"writes": "precision.json", "tier": "quick", "minutes": 4, "threads": 1},
+]
+
 SECONDS = 215.0  # of all rows, without what importing and the last round take
 RESULTS = Path(__file__).parent / "results"
 

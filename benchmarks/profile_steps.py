@@ -33,6 +33,10 @@ from metabox.tasks.place import Place
 from metabox.training.environment import collect_environment
 from metabox.training.loop import run
 
+JOBS = [
+    {"writes": "profile.json", "tier": "quick", "minutes": 3, "threads": 1},
+]
+
 RESULTS = Path(__file__).parent / "results" / "profile.json"
 SAMPLING = "sampling"
 KINDS = {

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metabox.files import read_json, write_text
+from manifest import manifest, older, result
+
+from metabox.files import write_text
 
 README = Path(__file__).parents[1] / "README.md"
-RESULTS = Path(__file__).parent / "results"
 START, END = (
     "<!-- measured: written by benchmarks/readme.py from benchmarks/results/*.json -->",
     "<!-- end of measured -->",
@@ -23,7 +24,7 @@ def machine(result: dict[str, Any]) -> str:
 
 
 def learning() -> list[str]:
-    omniglot, glyphs = (read_json(RESULTS / f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
+    omniglot, glyphs = (result(f"{name}-5w1s-incontext.json") for name in ("omniglot", "glyphs"))
     lines = [
         "Omniglot, 5-way 1-shot, meta-test characters of the 1028/172/423 split with rotations, 15 queries per class,",
         f"`omniglot-5w1s-incontext` trained from scratch ({machine(omniglot)}).",
@@ -62,8 +63,8 @@ was shared after the number of steps had been set."""
 
 def published(title: str, script: str, minutes: int, about: str) -> list[str]:
     """Learners under one budget, each beside its claim."""
-    result = read_json(RESULTS / f"{script.replace('_', '-')}-{minutes}min.json")
-    rows, facts = result["rows"], result["environment"]
+    found = result(f"{script.replace('_', '-')}-{minutes}min.json")
+    rows, facts = found["rows"], found["environment"]
     commits = ", ".join(sorted({row["trained_at_commit"][:8] for row in rows}))
     lines = [
         f"{title} under one budget: each learner from scratch, {minutes} min of training on {facts['threads']} core",
@@ -88,8 +89,8 @@ def published(title: str, script: str, minutes: int, about: str) -> list[str]:
 
 def functions() -> list[str]:
     """Distances to known optima."""
-    optimum, linear = (read_json(RESULTS / f"{name}.json") for name in ("functions-optimum", "incontext-linear"))
-    peers = read_json(RESULTS / "functions-peers.json")
+    optimum, linear = (result(f"{name}.json") for name in ("functions-optimum", "incontext-linear"))
+    peers = result("functions-peers.json")
     gap, run, beyond, other = optimum["gap"], optimum["run"], linear["beyond_dim"], linear["run"]
     lines = [
         "Functions whose best possible answer is known. Gaussian processes (`python benchmarks/functions.py optimum`):",
@@ -116,7 +117,7 @@ def functions() -> list[str]:
 
 def one_minute() -> list[str]:
     """Black-box learners and the gradient baseline after one minute."""
-    rows = read_json(RESULTS / "omniglot-1min.json")["rows"]
+    rows = result("omniglot-1min.json")["rows"]
     shown = [
         f"`{row['recipe']}` {row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} % ({row['steps']:,} steps)"
         for row in rows
@@ -126,7 +127,7 @@ def one_minute() -> list[str]:
 
 def longer() -> list[str]:
     """The published recipe of MANN, for as many episodes as in the paper."""
-    (row,) = read_json(RESULTS / "omniglot-26min.json")["rows"]
+    (row,) = result("omniglot-26min.json")["rows"]
     (_, before), (_, last) = row["validation_percent"][-3], row["validation_percent"][-1]
     claim, minutes = row["claim"], row["training_seconds"] / 60
     return [
@@ -139,7 +140,7 @@ def longer() -> list[str]:
 
 
 def sampling() -> list[str]:
-    result = read_json(RESULTS / "sampling.json")
+    found = result("sampling.json")
     lines = [
         "Sampling Omniglot episodes in memory, 15 queries per class, 32 tasks per call,",
         "compared with a bare gather of the same bytes at precomputed indices, interleaved in one run",
@@ -148,13 +149,13 @@ def sampling() -> list[str]:
         "| threads | task | quarter turns as classes | episodes/s | share of the bare gather's speed |",
         "| ---: | --- | --- | ---: | ---: |",
     ]
-    for row in result["results"]:
+    for row in found["results"]:
         share = row["ratio"]
         lines.append(
             f"| {row['threads']} | {row['n_way']}-way {row['n_shot']}-shot | {'yes' if row['rotations'] else 'no'} | "
             f"{row['episodes_per_second']:,.0f} | {share['median']:.2f} ({share['q1']:.2f} to {share['q3']:.2f}) |"
         )
-    packing = result["packing"]
+    packing = found["packing"]
     lines += [
         "",
         f"Packing all of Omniglot takes {packing['packing_s']:.1f} s, opening the pack {packing['opening_s']:.3f} s.",
@@ -164,9 +165,9 @@ def sampling() -> list[str]:
 
 def speed() -> list[str]:
     """Speed relative to other packages, in one run."""
-    result = read_json(RESULTS / "speed.json")
-    about = result["steps_measured_with"]
-    steps = [row for row in result["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
+    found = result("speed.json")
+    about = found["steps_measured_with"]
+    steps = [row for row in found["steps"] if (row["way"], row["shot"], row["tasks"]) == (5, 1, 8)]
     shares = sorted((row["gflop_per_s"] / about["product_gflop_per_s"], row["learner"]) for row in steps)
     (low, slowest), (high, fastest) = shares[0], shares[-1]
 
@@ -174,18 +175,18 @@ def speed() -> list[str]:
         return ", ".join(f"{value:.1f}" for value in values)
 
     rows: list[tuple[str, str, list[float]]] = [
-        ("episodes of Omniglot, 5w1s and 20w5s", peer, [row["times_faster_than"][peer] for row in result["sampling"]])
-        for peer in sorted(result["sampling"][0]["times_faster_than"])
+        ("episodes of Omniglot, 5w1s and 20w5s", peer, [row["times_faster_than"][peer] for row in found["sampling"]])
+        for peer in sorted(found["sampling"][0]["times_faster_than"])
     ]
-    names = ", ".join(row["learner"] for row in result["processes"])
-    default = ", ".join(dict.fromkeys(row["default_precision"] for row in result["processes"]))
+    names = ", ".join(row["learner"] for row in found["processes"])
+    default = ", ".join(dict.fromkeys(row["default_precision"] for row in found["processes"]))
     for who, how in (("metabox by default", default), ("metabox", "float32")):
-        factors = [row["times_faster"][who] for row in result["processes"]]
+        factors = [row["times_faster"][who] for row in found["processes"]]
         rows.append((f"training steps of {names}, {how}", "neuralprocesses, float32", factors))
-    snail = [row["times_faster"] for row in result["snail"]]
+    snail = [row["times_faster"] for row in found["snail"]]
     rows.append(("training queries of SNAIL, 5w1s and 20w1s", "one query per sequence", snail))
-    names = ", ".join(row["learner"] for row in result["memory"])
-    kept = [row["times_faster"] for row in result["memory"]]
+    names = ", ".join(row["learner"] for row in found["memory"])
+    kept = [row["times_faster"] for row in found["memory"]]
     rows.append((f"training steps of 16 tasks, {names}", "the C library's default use of memory", kept))
     return [
         f"Speed on one core of an {about['cpu']} (torch {about['torch']}, `python benchmarks/speed.py`, full tables in",
@@ -195,6 +196,15 @@ def speed() -> list[str]:
         "| what | compared with | times as fast |",
         "| --- | --- | ---: |",
         *(f"| {what} | {beside} | {listed(factors)} |" for what, beside, factors in rows),
+    ]
+
+
+def versions() -> list[str]:
+    """How many results are of an older version of metabox."""
+    files, old = manifest()["files"], older()
+    return [
+        f"{len(files) - len(old)} of {len(files)} results are of the version of metabox that was measured last;",
+        "the others have rows of older ones (`python benchmarks/all.py --list`), with their commits.",
     ]
 
 
@@ -211,6 +221,7 @@ def filled() -> str:
         functions(),
         speed(),
         sampling(),
+        versions(),
     ]
     return "\n".join([before + START, "", *(line for table in tables for line in [*table, ""]), END + after])
 

@@ -38,6 +38,10 @@ from metabox.files import read_json, write_json
 from metabox.tasks.images.folder import ClassFolder
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "robustness.json", "tier": "full", "minutes": 40},
+]
+
 RESULTS = Path(__file__).parent / "results" / "robustness.json"
 TRIES = {"training": 40, "checkpointing": 40, "packing": 30, "evaluation": 30, "report": 30, "sweep": 30}
 FLIPS = {"checkpoint": 60, "best.safetensors": 30, "recipe.yaml": 25, "results": 25, "metrics.jsonl": 25, "pack": 35}

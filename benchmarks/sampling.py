@@ -31,6 +31,10 @@ from metabox.tasks.place import Place
 from metabox.training.allocator import keep_freed_memory
 from metabox.training.environment import collect_environment
 
+JOBS = [
+    {"writes": "sampling.json", "tier": "quick", "minutes": 2, "data": True},
+]
+
 TASKS = 32  # per call
 SHAPES = ((5, 1), (20, 5))  # way, shot
 QUERIES = 15

@@ -13,6 +13,10 @@ from typing import Any
 
 from metabox.files import read_json, write_json
 
+JOBS = [
+    {"writes": "scaling.json", "tier": "quick", "minutes": 1},
+]
+
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"10 Gbit/s Ethernet": (1.25, 50e-6), "200 Gbit/s InfiniBand": (25.0, 10e-6)}  # GB/s, seconds a hop
 OVERLAP = 0.5  # less than the backward pass, two thirds of a step

@@ -59,6 +59,11 @@ from metabox.training.environment import collect_environment
 from metabox.training.precision import faster
 from metabox.training.weighting import Weighting
 
+JOBS = [
+    {"writes": "speed.json", "tier": "quick", "minutes": 30, "data": True, "threads": 1},
+    {"writes": "start.json", "arguments": "--start", "tier": "quick", "minutes": 2, "threads": 1},
+]
+
 RESULTS = Path(__file__).parent / "results"
 Rows = list[dict[str, Any]]
 

@@ -112,6 +112,11 @@ def recipes() -> str:
     return "\n".join(f"- `{name}`: {discover.title(path)}" for name, path in discover.recipes().items())
 
 
+def models() -> str:
+    """The card of each model that comes with the package."""
+    return "\n\n".join(f"## {name}\n\n{discover.card(path)}" for name, path in discover.models().items())
+
+
 def checks() -> str:
     """What the conformance suite checks."""
     from metabox.testing import CHECKS
@@ -174,6 +179,7 @@ FILLS: dict[str, Callable[..., str]] = {
         norms,
         samplers,
         recipes,
+        models,
         checks,
         splits,
         speed,

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from manifest import manifest, older
 
 Cell = str | int | float | bool | None
 QUARTILES = {"median", "q1", "q3"}
 
 
 def page(folder: Path) -> str:
-    """A section for each file, as Markdown."""
-    files = sorted(folder.glob("*.json"))
-    return "\n\n".join(section(path) for path in files) or "No results are committed."
+    """A section for each file of the manifest, as Markdown."""
+    path = folder / "manifest.json"
+    files, old = manifest(path)["files"], older(path)
+    sections = []
+    for name, about in files.items():
+        age = "rows of an older version of metabox" if name in old else "of the current version of metabox"
+        sections.append(section(folder / name, f"`{about['command']}`, {age}."))
+    return "\n\n".join(sections) or "No results are committed."
 
 
-def section(path: Path) -> str:
+def section(path: Path, how: str = "") -> str:
     """A heading, then the facts and tables of one file.
 
     Raises:
@@ -42,7 +52,7 @@ def section(path: Path) -> str:
         elif is_cell(value):
             loose[name] = value
     facts = [line("about", loose)] * bool(loose) + facts
-    return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, facts + tables)])
+    return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, [how, *facts, *tables])])
 
 
 def parts(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import gc
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -209,6 +210,19 @@ def title(recipe: Path) -> str:
     """The title of a recipe: its first line."""
     with recipe.open(encoding="utf-8") as lines:
         return lines.readline().lstrip("# ").rstrip()
+
+
+def models() -> dict[str, Path]:
+    """The trained models of the package, name to file, sorted by name."""
+    return {path.stem: path for path in sorted((PACKAGE / "models").glob("*.metabox"))}
+
+
+def card(model: Path) -> str:
+    """The card of a model of the package, from the head of its file."""
+    with model.open("rb") as file:
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    text: str = json.loads(head["__metadata__"]["metabox"])["card"]
+    return text
 
 
 def public_names(package: str, public: Iterable[str]) -> dict[str, str]:

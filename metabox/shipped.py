@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from metabox.checks import shown
-from metabox.discover import PACKAGE
+from metabox.discover import models
 from metabox.model import Model
 from metabox.model_file import SUFFIX
-
-
-def shipped() -> dict[str, Path]:
-    """The models of the package, name to file."""
-    return {path.stem: path for path in sorted((PACKAGE / "models").rglob(f"*{SUFFIX}"))}
 
 
 def find_model(model: Any, device: str | None = None, plugins: Sequence[str] = ()) -> Model:
@@ -29,7 +24,7 @@ def find_model(model: Any, device: str | None = None, plugins: Sequence[str] = (
         return model if device is None else model.to(device)
     if not isinstance(model, (str, os.PathLike)):
         raise ValueError(f"expected a model's name, its file, the folder of a run, or a Model, got {shown(model)}")
-    known = shipped()
+    known = models()
     path = known.get(os.fspath(model), Path(model))
     read = path / "best.safetensors" if path.is_dir() else path
     if not read.is_file():

@@ -171,12 +171,20 @@ def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp
         {"recipe": "a|b", "steps": 12000, "accuracy": 0.123456, "split": "test", "curve": [1, 2], "whole": True},
         {"recipe": "c", "steps": 3, "ms": {"median": 1234.5, "q1": 0.00001, "q3": 2.0}, "split": "test", "none": None},
     ]
-    (tmp_path / "made_up.json").write_text(json.dumps({"facts": {"torch": "2", "cuda": None}, "rows": rows}))
+    for name in ("made_up.json", "not_listed.json"):
+        content = {"facts": {"torch": "2", "cuda": None, "git_tree": "abc"}, "rows": rows}
+        (tmp_path / name).write_text(json.dumps(content))
+    listed = {"current": "abc", "files": {"made_up.json": {"command": "python made_up.py"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(listed))
     page = results.page(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(listed | {"current": "def"}))
+    assert "`python made_up.py`, rows of an older version of metabox." in results.page(tmp_path)
     assert page.splitlines() == [
         "## made up",
         "",
-        "Facts: torch 2.",
+        "`python made_up.py`, of the current version of metabox.",
+        "",
+        "Facts: torch 2; git tree abc.",
         "",
         "In every row: split test.",
         "",
@@ -190,5 +198,6 @@ def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
 def test_a_results_file_of_another_kind_is_named(results: ModuleType, tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_text(text)
+    (tmp_path / "manifest.json").write_text('{"current": null, "files": {"odd.json": {"command": ""}}}')
     with pytest.raises(ValueError, match=r"expected .* in odd\.json"):
         results.page(tmp_path)

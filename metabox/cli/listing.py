@@ -1,4 +1,4 @@
-"""The output of `metabox list`: the available learners, backbones, data sets and recipes. Does not import torch."""
+"""The output of `metabox list`: learners, backbones, data sets, models and recipes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "learners": partial(_classes, "Learner"),
     "backbones": partial(_classes, "Backbone"),
     "datasets": partial(_classes, "EpisodeSampler"),
+    "models": lambda: {name: discover.card(path).partition(":")[0] for name, path in discover.models().items()},
     "recipes": lambda: {name: discover.title(path) for name, path in discover.recipes().items()},
 }
 """What can be listed: each kind, and a function that finds its names and their summaries."""

@@ -29,8 +29,8 @@ def read_environment(run: str | Path) -> dict[str, Any]:
 def collect_environment() -> dict[str, str | int | bool | None]:
     """Versions, processor, accelerator, threads, and the git commit if the package runs from a checkout.
 
-    `git_commit` is None outside a checkout; `git_dirty` is whether tracked files differ from the commit, and None if
-    git cannot tell.
+    `git_commit`, and `git_tree`, the hash that git gives to the folder of the package, are None outside a checkout;
+    `git_dirty` is whether tracked files differ from the commit, and None if git cannot tell.
     """
     import torch  # here, because it takes a second
 
@@ -46,6 +46,7 @@ def collect_environment() -> dict[str, str | int | bool | None]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "cuda": torch.version.cuda if cuda else None,
         "git_commit": _git("rev-parse", "HEAD"),
+        "git_tree": _git("rev-parse", "HEAD:metabox"),
         "git_dirty": _is_dirty(),
     }
 

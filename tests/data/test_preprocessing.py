@@ -64,6 +64,24 @@ def test_an_image_of_any_mode_becomes_what_the_options_say(
     assert (made.shape, made.dtype, made.flags["C_CONTIGUOUS"]) == (shape, np.uint8, True)
 
 
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (200, 90), (60, 240)])
+def test_ink_of_either_kind_becomes_white_on_black(paper: int, ink: int) -> None:
+    drawn = np.full((20, 20), paper, dtype=np.uint8)
+    drawn[5:9, 4:16] = ink
+    drawn[9, 4:16] = (paper + ink) // 2
+    seen = Preprocessing(1, None, inverted="auto")(Image.fromarray(drawn))[0]
+    assert set(seen[5:9, 4:16].flat) == {255}
+    assert {abs(int(level) - 128) <= 2 for level in seen[9, 4:16]} == {True}
+    assert seen.sum() == seen[5:10, 4:16].sum()
+    wide = Preprocessing(1, 20, fit="pad", inverted="auto")(Image.fromarray(drawn[:10]))[0]
+    assert wide[:5].max() == wide[-5:].max() == 0, "borders are of the colour of the paper"
+
+
+def test_blank_paper_stays_blank() -> None:
+    noise = np.random.default_rng(0).integers(216, 221, size=(20, 20)).astype(np.uint8)
+    assert Preprocessing(1, None, inverted="auto")(Image.fromarray(noise)).max() < 40
+
+
 def test_the_middle_is_cut_out_and_ink_is_inverted() -> None:
     image = Image.fromarray(GRADIENT)
     whole = np.asarray(image.resize((23, 23), Image.Resampling.BILINEAR))

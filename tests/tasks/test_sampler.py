@@ -304,7 +304,7 @@ learner: {class_path: CNP}
     made = parser.instantiate(parse(parser, []))
     assert made.tasks.kernel == [
         "RBF(length_scale=[0.1, 0.6], scale=[0.1, 1.0])",
-        "Periodic(length_scale=1.0, period=0.3, scale=1.0)",
+        "Periodic(period=0.3)",
     ]
     assert made.tasks.n_support == (3, 10)
     assert made.evaluation.sample(Place(2, "val")).query.y.shape == (2, 9, 1)
