@@ -18,11 +18,9 @@ import argparse
 import importlib
 import json
 import sys
-import zipfile
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import model_card
@@ -35,15 +33,13 @@ from torch import Tensor
 from metabox.calibration import calibrated
 from metabox.cli.main import main as metabox
 from metabox.data.class_images import ClassImages
-from metabox.data.decode import open_image
 from metabox.data.preprocessing import Preprocessing
-from metabox.data.root import data_root
-from metabox.episodes import Device, Examples, Split
-from metabox.evaluation import Scores, evaluate, interval_of
+from metabox.episodes import Device, Split
+from metabox.evaluation import Scores, evaluate
 from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
 from metabox.model import Model
-from metabox.tasks import Omniglot
+from metabox.tasks import LakeRuns, Omniglot
 from metabox.tasks.nway import NWayKShot
 from metabox.training.environment import collect_environment
 
@@ -52,7 +48,6 @@ JOBS = [
 ]
 
 SIDE = 28
-RUNS, WAY = 20, 20  # of Lake et al. 2015
 Pixels = NDArray[np.uint8]
 
 
@@ -100,27 +95,6 @@ def small_digits() -> Digits:
     return Digits(np.pad(np.stack(large), ((0, 0), (2, 2), (2, 2))), table.target, "scikit-learn's digits")
 
 
-def lake_error(learner: Learner, archive: Path) -> list[float]:
-    """The error on each of the 20 runs, in percent: 20 drawings, each matched with one of 20 others."""
-    look = Preprocessing(1, SIDE, "box", inverted=True)
-    errors = []
-    with zipfile.ZipFile(archive) as runs:
-
-        def read(names: list[str]) -> Tensor:
-            return torch.from_numpy(np.stack([look(open_image(runs.read(name))) for name in names]))[None]
-
-        for run in range(1, RUNS + 1):
-            lines = runs.read(f"run{run:02}/class_labels.txt").decode().split()
-            tests, answers = lines[0::2], lines[1::2]
-            shown = sorted(answers)
-            known, asked = torch.arange(WAY)[None], torch.tensor([shown.index(answer) for answer in answers])
-            support = Examples(x=read(shown), y=known, mask=torch.ones(1, WAY, dtype=torch.bool))
-            with torch.no_grad():
-                guess = learner.predict(learner.adapt(support), read(tests))[0, :, :WAY].argmax(-1)
-            errors.append(100 * (guess != asked).float().mean().item())
-    return errors
-
-
 def line(task: str, scores: Scores) -> dict[str, Any]:
     return {
         "task": task,
@@ -139,20 +113,10 @@ def omniglot(root: str | None, split: Split, learner: Learner, n_way: int, alpha
     return line(f"Omniglot {n_way}w1s" + " within an alphabet" * alphabet, scores)
 
 
-def lake(learner: Learner, archive: Path) -> dict[str, Any]:
-    errors = lake_error(learner, archive)
-    return {
-        "task": "Lake's 20 runs, 20w1s within an alphabet",
-        "accuracy_percent": round(100 - mean(errors), 2),
-        "error_percent": round(mean(errors), 2),
-        "interval_95_percent": round(interval_of(errors), 2),
-        "tasks": len(errors),
-    }
-
-
 def measured(learner: Learner, root: str | None) -> list[dict[str, Any]]:
     rows = [omniglot(root, "test", learner, n_way) for n_way in (5, 20)]
-    rows.append(lake(learner, data_root(root) / "omniglot" / "all_runs.zip"))
+    runs = evaluate(learner, LakeRuns(data_root=root), n_tasks=20)
+    rows.append(line("Lake's 20 runs, 20w1s within an alphabet", runs))
     for name, digits in (("MNIST", mnist()), ("scikit-learn's digits", small_digits())):
         for n_way, n_shot in ((5, 1), (10, 1), (10, 5)):
             scores = evaluate(learner, DigitTasks(digits, n_way, n_shot), n_tasks=600, batch=50)
