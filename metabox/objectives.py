@@ -85,7 +85,8 @@ class JointLoss(Objective):
     """The joint negative log likelihood of D_i^test given D_i^tr, divided by the number of queries.
 
     By the chain rule this is the mean over m of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen &
-    Grover 2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
+    Grover 2022, equation 4). Scores are those of the same predictions, in an evaluation with this objective too: later
+    queries are easier than if each were predicted by itself.
 
     Raises:
         ValueError: if the learner has no method `joint`.
