@@ -55,11 +55,21 @@ class Objective(nn.Module, Configured, ABC):
 
 
 class QueryLoss(Objective):
-    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016."""
+    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016.
+
+    Args:
+        learner: any learner.
+        predict_support: in training count D_i^tr among the targets, as the code of conditional neural processes does.
+    """
+
+    def __init__(self, learner: Learner, predict_support: bool = False) -> None:
+        super().__init__(learner)
+        self.predict_support = predict_support
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
-        return self.learner.predict(phi, episodes.query.x), episodes.query
+        targets = _whole(episodes) if self.predict_support and self.learner.training else episodes.query
+        return self.learner.predict(phi, targets.x), targets
 
 
 class StreamLoss(Objective):
@@ -155,14 +165,13 @@ class LatentLoss(QueryLoss):
         weighted: bool = False,
         scored_by: Literal["prediction", "samples"] = "prediction",
     ) -> None:
-        super().__init__(learner)
+        super().__init__(learner, predict_support)
         if not isinstance(learner, LatentLearner):
             raise ValueError(
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
                 "which has no methods encode and decode; use QueryLoss"
             )
         self.n_samples = n_samples
-        self.predict_support = predict_support
         self.weighted = weighted
         self.scored_by = scored_by
 
@@ -177,7 +186,8 @@ class LatentLoss(QueryLoss):
     def _log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         """log p(y | x, C, z) `[T, S, M]` of parameters `[T, S, M, P]`."""
         n = params.shape[1]
-        return self.target.log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0)).unflatten(0, (-1, n))
+        each = self.target.log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0))
+        return each.reshape(-1, n, each.shape[-1])
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()

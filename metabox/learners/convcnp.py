@@ -84,6 +84,7 @@ class ConvCNP(Learner):
         channels = [width * times for times in TIMES.get(network, [1] * depth)]
         multiple = 1 if network == "small" else 2 ** len(channels)
         self.map_bytes = _check_memory(dim, domain, density, multiple, max(channels[0], width))
+        self.cnn: GridUNet | GridConv
         self.decode: SetConv | nn.ModuleList
         self.readout: nn.Linear | nn.ModuleList
         grid, scale = Grid(dim, low, high, density, multiple=multiple), 2 / density

@@ -160,6 +160,18 @@ def test_padded_queries_change_neither_loss_nor_gradient(spec: TaskSpec) -> None
     torch.testing.assert_close(gradients(objective, ragged["loss"]), gradients(objective, whole["loss"]))
 
 
+def test_the_support_counts_among_the_targets_in_training_if_told_and_never_in_an_evaluation() -> None:
+    episodes, learner = make_episodes(REALS), build(CNP, REALS)
+    both = QueryLoss(learner, predict_support=True)
+    whole = [torch.cat([getattr(part, name) for part in (episodes.support, episodes.query)], 1) for name in "xy"]
+    for training in (True, False):
+        learner.train(training)
+        params = learner.predict(learner.adapt(episodes.support), whole[0])
+        each = -REALS.target.log_prob(params, whole[1])
+        wanted = each.mean(1) if training else each[:, episodes.support.y.shape[1] :].mean(1)
+        torch.testing.assert_close(both(episodes)["loss"], wanted)
+
+
 @pytest.mark.parametrize(
     ("spec", "y"),
     [
