@@ -154,7 +154,7 @@ def evaluate(
         seed: another seed gives another list.
         batch: tasks at a time, for memory; no score depends on it.
         objective: which predictions are scored: QueryLoss those for the queries, StreamLoss those at every step of
-            the sequence of support and queries.
+            the sequence of support and queries, `metabox.views.Views` those averaged over views of each image.
         distributed: share the batches among the processes of torch.distributed. Each calls this with the same
             arguments and gets the scores of all tasks, the same as one process would.
 
