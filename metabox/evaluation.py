@@ -248,7 +248,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> Scored:
     learner, target = predictor.learner, predictor.target
     params, query = predictor.predictions(episodes)
     values = target.scores(params, query.y)
-    means = {"nll": target.loss(params, query.y, query.mask)}
+    means = {"nll": predictor.nll(episodes, params, query)}
     means |= {name: score_mean(value, query.mask) for name, value in values.items()}
     if isinstance(predictor, StreamLoss) and isinstance(target, Classes):
         means |= accuracy_by_instance(values["accuracy"], query)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,10 @@ class Objective(nn.Module, Configured, ABC):
         """L_i `[T]` of these predictions, and that of each named part: here the mean negative log likelihood."""
         return self.target.losses(params, examples.y, examples.mask)
 
+    def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
+        """The negative log likelihood `[T]` that evaluation reports for `predictions`, in nats per example."""
+        return self.target.loss(params, examples.y, examples.mask)
+
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
         params, examples = self.predictions(episodes)
@@ -70,11 +75,21 @@ class Objective(nn.Module, Configured, ABC):
 
 
 class QueryLoss(Objective):
-    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016."""
+    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016.
+
+    Args:
+        learner: any learner.
+        predict_support: in training count D_i^tr among the targets, as the code of conditional neural processes does.
+    """
+
+    def __init__(self, learner: Learner, predict_support: bool = False) -> None:
+        super().__init__(learner)
+        self.predict_support = predict_support
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
-        return self.learner.predict(phi, episodes.query.x), episodes.query
+        targets = _whole(episodes) if self.predict_support and self.learner.training else episodes.query
+        return self.learner.predict(phi, targets.x), targets
 
 
 class SquaredLoss(QueryLoss):
@@ -122,7 +137,8 @@ class JointLoss(Objective):
     """The joint negative log likelihood of D_i^test given D_i^tr, divided by the number of queries.
 
     By the chain rule this is the mean over m of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen &
-    Grover 2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
+    Grover 2022, equation 4). Scores are those of the same predictions, in an evaluation with this objective too: later
+    queries are easier than if each were predicted by itself.
 
     Raises:
         ValueError: if the learner has no method `joint`.
@@ -151,6 +167,9 @@ class LatentLearner(Protocol):
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters given z: x `[T, M, *x_shape]`, z `[T, S, Z]` -> `[T, S, M, P]`."""
 
+    def samples(self, phi: Phi) -> Tensor:
+        """The samples of z `[T, S, Z]` that a prediction mixes."""
+
 
 class LatentLoss(QueryLoss):
     """The bound on the log likelihood that neural processes are trained with (Garnelo et al. 2018b, equation 9).
@@ -163,24 +182,54 @@ class LatentLoss(QueryLoss):
     `predictions`, and so evaluation, are those of `predict`, for which z comes from q(z | C). The other scores are
     those of the predictions at the mean of q(z | C): a z that has seen the query labels would inflate them.
 
+    With `weighted` the loss is the importance-weighted bound, `-log mean_s [p(y_T | x_T, C, z_s) q(z_s | C) /
+    q(z_s | C, T)] / |T|` for samples z_s of q(z | C, T), as in the code of Nguyen & Grover 2022, which has four samples
+    and counts the contexts too. With `scored_by: samples` the negative log likelihood of an evaluation is their code's,
+    `-log mean_s p(y_m | x_m, C, z_s)` for each query, over the samples of z that the learner mixes, instead of that of
+    the mixture's one distribution.
+
     Args:
         learner: with a latent path, such as NP or ANP.
         n_samples: samples of z that estimate the expectation.
         predict_support: count D_i^tr among the targets.
+        weighted: train by the importance-weighted bound.
+        scored_by: what an evaluation's `nll` is of: the learner's prediction, or the mixture over samples of z.
 
     Raises:
         ValueError: if the learner has no latent path.
     """
 
-    def __init__(self, learner: Learner, n_samples: Count = 1, predict_support: bool = False) -> None:
-        super().__init__(learner)
+    def __init__(
+        self,
+        learner: Learner,
+        n_samples: Count = 1,
+        predict_support: bool = False,
+        weighted: bool = False,
+        scored_by: Literal["prediction", "samples"] = "prediction",
+    ) -> None:
+        super().__init__(learner, predict_support)
         if not isinstance(learner, LatentLearner):
             raise ValueError(
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
                 "which has no methods encode and decode; use QueryLoss"
             )
         self.n_samples = n_samples
-        self.predict_support = predict_support
+        self.weighted = weighted
+        self.scored_by = scored_by
+
+    def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
+        if self.scored_by == "prediction":
+            return super().nll(episodes, params, examples)
+        learner = cast(LatentLearner, self.learner)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
+        log_prob = self._log_prob(learner.decode(phi, examples.x, learner.samples(phi)), examples.y)
+        return task_mean(math.log(log_prob.shape[1]) - log_prob.logsumexp(1), examples.mask)
+
+    def _log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        """log p(y | x, C, z) `[T, S, M]` of parameters `[T, S, M, P]`."""
+        n = params.shape[1]
+        each = self.target.log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0))
+        return each.reshape(-1, n, each.shape[-1])
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
@@ -194,14 +243,25 @@ class LatentLoss(QueryLoss):
         z = torch.cat([mean + scale * torch.randn_like(scale), prior[0][:, None]], dim=1)
         params = learner.decode(phi, targets.x, z)
         with torch.autocast(params.device.type, enabled=False):
-            samples, at_mean = params[:, :-1].flatten(0, 1), params[:, -1].detach()
-            y = targets.y
-            log_prob = self.target.log_prob(samples, y.repeat_interleave(n, dim=0))
-            expected = log_prob.unflatten(0, (-1, n)).mean(1)
-            kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
-            scores = self.target.scores(at_mean, y)
+            log_prob = self._log_prob(params[:, :-1], targets.y)  # [T, S, M]
+            count = targets.mask.sum(1).clamp(min=1)
+            kl = normal_kl(*posterior, *prior) / count
+            if self.weighted:
+                together = torch.where(targets.mask[:, None], log_prob, 0.0).sum(-1)
+                weight = normal_log_prob(z[:, :-1], *prior) - normal_log_prob(z[:, :-1], *posterior)
+                loss = (math.log(n) - (together + weight).logsumexp(1)) / count
+            else:
+                loss = task_mean(-log_prob.mean(1), targets.mask) + kl
+            scores = self.target.scores(params[:, -1].detach(), targets.y)
             means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
-            return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
+            return {"loss": loss, "kl": kl.detach(), **means}
+
+
+def normal_log_prob(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """log N(z; mean, scale) of independent components: samples `[T, S, Z]`, mean and scale `[T, Z]` -> `[T, S]`."""
+    mean, scale = mean[:, None].float(), scale[:, None].float()
+    density = ((z.float() - mean) / scale).square() / 2 + scale.log() + math.log(2 * math.pi) / 2
+    return -density.sum(-1)
 
 
 def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tensor) -> Tensor:
