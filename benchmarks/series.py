@@ -47,6 +47,8 @@ from metabox.model import Model
 from metabox.seeding import Draws
 from metabox.training.environment import collect_environment
 
+JOBS = [{"writes": "functions.json", "tier": "full", "minutes": 20, "threads": 1}]
+
 Floats = NDArray[np.float64]
 MOST, HALVES, LEAST = 200, 20, 30
 ALWAYS = ("co2", "nile", "sunspots", "lynx")
