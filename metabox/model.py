@@ -87,6 +87,11 @@ class Model:
         self.learner.to(device_of(device))
         return self
 
+    @property
+    def transductive(self) -> bool:
+        """Whether the queries of a task may influence each other, so that they are answered together."""
+        return self.learner.transductive or transductive(self.learner)
+
     @classmethod
     @checked
     def from_run(
@@ -234,18 +239,22 @@ class Model:
         self.check_own(adaptation)
         x = self.inputs(x)
         phi = {name: part.to(self.device) for name, part in adaptation.phi.items()}
-        together = self.learner.transductive or transductive(self.learner)
-        parts = [x] if together else x.split(check("batch", batch, Count))
-        answers = [self._answer(phi, part, adaptation.n_views) for part in parts]
-        params = torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
-        return params if adaptation.classes is None else params[:, : len(adaptation.classes)].exp()
+        parts = [x] if self.transductive else x.split(check("batch", batch, Count))
+        answers = [self.answers(self._params(phi, part, adaptation.n_views), adaptation) for part in parts]
+        return torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
 
-    def _answer(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
-        """Parameters `[M, P]`, for classes log probabilities, of the mixture over views."""
-        params = self.learner.predict(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
-        if self.spec.target.n_classes is not None:
-            params = self.log_probs(params)
-        return params[0] if n_views == 1 else self.spec.target.mixture(params[None])[0]
+    def _params(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
+        return self.params(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))
+
+    def params(self, phi: Phi, x: Tensor) -> Tensor:
+        """What the learner predicts `[T, M, P]`, for classes as calibrated log probabilities."""
+        params = self.learner.predict(phi, x)
+        return params if self.spec.target.n_classes is None else self.log_probs(params)
+
+    def answers(self, params: Tensor, adaptation: Adaptation) -> Tensor:
+        """What `predict` returns, from `params` of one task: `[views, M, P]`."""
+        mixed = params[0] if len(params) == 1 else self.spec.target.mixture(params[None])[0]
+        return mixed if adaptation.classes is None else mixed[:, : len(adaptation.classes)].exp()
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Calibrated log probabilities from logits `[..., P]` of classes; those outside the label set stay at 0."""

@@ -90,6 +90,23 @@ def predict(arguments: list[str]) -> None:
     print(json.dumps(found, indent=2) if as_json else as_table(found))
 
 
+def serve(arguments: list[str]) -> None:
+    """Serve a model to this machine: a page to draw characters or drop photographs, and the same as JSON."""
+    parser = _Parser(prog="metabox serve", description=serve.__doc__)
+    parser.add_argument("model", metavar="MODEL_OR_RUN", help="Name of a model, a file *.metabox, or a run's folder.")
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; by default only this machine's own.")
+    parser.add_argument("--port", type=int, default=8000, help="Port to listen on; 0 for any that is free.")
+    parser.add_argument("--device", help='Where to compute, such as "cuda".')
+    options = parser.parse_args(arguments)
+    try:
+        from metabox.serving.server import serve as run_server
+    except ImportError as error:
+        raise ImportError(f'expected the extra serve, got {error}; pip install ".[serve]" from a checkout') from error
+    from metabox.shipped import find_model
+
+    run_server(find_model(options.model, options.device), options.host, options.port)
+
+
 def report(arguments: list[str]) -> None:
     """Write a report of finished runs: one HTML page, and the same as Markdown and JSON."""
     parser = _Parser(prog="metabox report", description=report.__doc__)
@@ -186,6 +203,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "serve": serve,
     "report": report,
     "reproduce": reproduce,
     "sweep": sweep,

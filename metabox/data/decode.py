@@ -48,12 +48,12 @@ SEVERAL = "several"
 """Key of `Image.info`, in images that are the first of several in their file."""
 
 
-def open_image(content: bytes) -> Image.Image:
+def open_image(content: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """The image in a file of these bytes as a viewer shows it (see `as_shown`); the first one if there are several.
 
     Raises:
-        ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or 2^26 in all,
-            or if its values have no scale of grey levels.
+        ValueError: if it is damaged, in none of the formats, or larger than 65,536 pixels on a side or
+            `most_pixels` in all, or if its values have no scale of grey levels.
     """
     try:
         _check_pieces(content)
@@ -62,12 +62,12 @@ def open_image(content: bytes) -> Image.Image:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of each odd entry of EXIF data
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_size(*image.size)  # before it is decoded
+            _check_size(*image.size, most_pixels)  # before it is decoded
             scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 1
             if scans * image.width * image.height > MOST_SCANNED:
                 raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels")
             image.load()
-        _check_size(*image.size)  # a frame may be larger than the header says
+        _check_size(*image.size, most_pixels)  # a frame may be larger than the header says
         several = _has_several(image, content)
         shown = as_shown(image)
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
@@ -93,11 +93,11 @@ def image_of(pixels: NDArray[Any]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, most_pixels: int = MOST_PIXELS) -> None:
     if width < 1 or height < 1:
         raise ValueError(f"no pixels: {width} x {height}")
-    if max(width, height) > LONGEST or width * height > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, more than {MOST_PIXELS:,} in all or {LONGEST:,} on a side")
+    if max(width, height) > LONGEST or width * height > most_pixels:
+        raise ValueError(f"{width} x {height} pixels, more than {most_pixels:,} in all or {LONGEST:,} on a side")
 
 
 def _has_several(image: Image.Image, content: bytes) -> bool:

@@ -22,6 +22,8 @@ def views(images: Tensor, n: int, *, each: bool) -> Tensor:
         each: whether every image is changed in a way of its own, as is best for a support. Otherwise the images of a
             view are changed alike, so that what an image becomes does not depend on the others.
     """
+    if not len(images):
+        return images.expand(n, *images.shape)
     seed = torch.Generator().manual_seed(0 if each else 1)
     pads = [round(BORDER * side) for side in (images.shape[3], images.shape[2])]
     padded = F.pad(images.float(), (pads[0], pads[0], pads[1], pads[1]), mode="replicate")
