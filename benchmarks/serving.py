@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def measure(n_tasks: int, rounds: int) -> dict[str, Any]:
         return model.adapted(supports[i], labels, names)
 
     kept = [adapted(i) for i in range(n_tasks)]
-    calls = {
+    calls: dict[str, Callable[[], list[Tensor]]] = {
         "batched": lambda: predict_many(model, kept, queries),
         "one by one": lambda: [model.predict(kept[i], queries[i]) for i in range(n_tasks)],
         "anew": lambda: [model.predict(adapted(i), queries[i]) for i in range(n_tasks)],

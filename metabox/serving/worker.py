@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import threading
 from collections.abc import Callable
@@ -81,10 +82,13 @@ class Worker:
             answers = predict_many(self.model, [q.adaptation for q in queries], [q.x for q in queries])
         except Exception:  # of one of them: the others are answered all the same
             for query in queries:
-                _settle(query.answer, lambda q=query: self.model.predict(q.adaptation, q.x).cpu())
+                _settle(query.answer, functools.partial(self._alone, query))
             return
         for query, answer in zip(queries, answers, strict=True):
             query.answer.set_result(answer.cpu())
+
+    def _alone(self, query: _Query) -> Tensor:
+        return self.model.predict(query.adaptation, query.x).cpu()
 
 
 def _settle(answer: Future[Any], call: Callable[[], Any]) -> None:
