@@ -108,6 +108,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
     "SquaredLoss": {"learner": ProtoNet(SPECS["classes of vectors"])},
+    "Views": {"learner": ProtoNet(SPECS["classes of images"])},
     "Rows": _rows(),
     "Curriculum": {"tasks": LinearFunctions()},
     "RandomProjections": {"tasks": LinearFunctions()},

@@ -33,6 +33,7 @@ FIXED = {
     "Parts": {"parts"},
     "JointLoss": {"learner"},
     "SquaredLoss": {"learner"},
+    "Views": {"learner"},
     "Beside": {"parts"},
     "OneHot": set(),
 }
