@@ -16,6 +16,7 @@ from typing import Any
 
 from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
+from metabox.reports.metrics import DERIVED, more_is_better, scale
 from metabox.training.environment import collect_environment
 
 JOBS = [
@@ -64,16 +65,19 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
 
 
 def beside_claim(claim: dict[str, Any] | None, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The published number beside the measured one, in percent."""
+    """The published number beside the measured one, in percent or nats."""
     if claim is None:
         return None
-    measured = 100 * summary[claim["metric"]]["mean"]
+    source, whole = DERIVED.get(claim["metric"], (claim["metric"], None))
+    mean = summary[source]["mean"] if whole is None else whole - summary[source]["mean"]
+    measured = scale(claim["metric"])[0] * mean
+    short = claim["value"] - measured if more_is_better(claim["metric"]) else measured - claim["value"]
     return {
         "metric": claim["metric"],
         "published": claim["value"],
         "published_interval": claim["interval"],
         "measured": round(measured, 2),
-        "short_by": round(max(0.0, claim["value"] - measured), 2),
+        "short_by": round(max(0.0, short), 2),
         "source": claim["source"] + ("" if claim["verified"] else " (not verified)"),
     }
 

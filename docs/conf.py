@@ -18,6 +18,7 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
+import atlas as atlas_page  # noqa: E402
 import results as results_page  # noqa: E402
 
 import metabox  # noqa: E402
@@ -138,6 +139,21 @@ def results() -> str:
     return results_page.page(DOCS.parent / "benchmarks" / "results")
 
 
+def atlas() -> str:
+    """One line for each learner: published, others, ours, why."""
+    return atlas_page.atlas(DOCS.parent / "benchmarks" / "results")
+
+
+def claims() -> str:
+    """One line for each claim."""
+    return atlas_page.claims(DOCS.parent / "benchmarks" / "results")
+
+
+def differences() -> str:
+    """How the recipes with claims differ from the papers."""
+    return atlas_page.differences(DOCS.parent / "benchmarks" / "results")
+
+
 def speed() -> str:
     """The measurements of benchmarks/speed.py, a section for each part."""
     return results_page.parts(DOCS.parent / "benchmarks" / "results" / "speed.json")
@@ -189,6 +205,9 @@ FILLS: dict[str, Callable[..., str]] = {
         malformed,
         measured,
         results,
+        atlas,
+        claims,
+        differences,
     )
 }
 

@@ -27,6 +27,7 @@ __getattr__, __dir__ = lazy(
     "targets.base.Target",
     "targets.binary.Binary",
     "targets.classes.Classes",
+    "targets.mixture.Mixture",
     "targets.parts.Part",
     "targets.parts.Parts",
     "targets.reals.Reals",

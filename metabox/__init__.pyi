@@ -18,6 +18,7 @@ from metabox.targets.bars import Bars as Bars
 from metabox.targets.base import Target as Target
 from metabox.targets.binary import Binary as Binary
 from metabox.targets.classes import Classes as Classes
+from metabox.targets.mixture import Mixture as Mixture
 from metabox.targets.parts import Part as Part
 from metabox.targets.parts import Parts as Parts
 from metabox.targets.reals import Reals as Reals

@@ -65,7 +65,17 @@ class Scores:
         return {name: mean_of(values) for name, values in self.rows_by_task(metric).items()}
 
     def rows_by_task(self, metric: str) -> dict[str, list[float]]:
-        """The values of a metric for each named task, in the order of their first row."""
+        """The values of a metric for each named task, in the order of their first row.
+
+        Raises:
+            ValueError: if there is no such metric, or tasks have no names.
+        """
+        if metric not in self.per_task:
+            raise ValueError(f"expected one of the metrics {sorted(self.per_task)}, got {metric!r}")
+        if not self.tasks:
+            raise ValueError(
+                f"expected scores of tasks with names, got none; a part's own metric is a mean, .mean({metric!r})"
+            )
         rows: dict[str, list[float]] = {}
         for name, value in zip(self.tasks, self.per_task[metric], strict=True):
             rows.setdefault(name, []).append(value)
@@ -238,7 +248,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> Scored:
     learner, target = predictor.learner, predictor.target
     params, query = predictor.predictions(episodes)
     values = target.scores(params, query.y)
-    means = {"nll": target.loss(params, query.y, query.mask)}
+    means = {"nll": predictor.nll(episodes, params, query)}
     means |= {name: score_mean(value, query.mask) for name, value in values.items()}
     if isinstance(predictor, StreamLoss) and isinstance(target, Classes):
         means |= accuracy_by_instance(values["accuracy"], query)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from metabox.data.views import views as views_of
 from metabox.episodes import Examples, Split
 from metabox.inputs import device_of
 from metabox.learners.base import Learner, Phi
+from metabox.nn.norm import transductive
 from metabox.plugins import allowed
 from metabox.ranges import Count, Positive
 from metabox.rebuilding import described, rebuilt
@@ -84,6 +86,11 @@ class Model:
         """Move the weights to a device; returns the model itself."""
         self.learner.to(device_of(device))
         return self
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the queries of a task may influence each other, so that they are answered together."""
+        return self.learner.transductive or transductive(self.learner)
 
     @classmethod
     @checked
@@ -232,7 +239,7 @@ class Model:
         self.check_own(adaptation)
         x = self.inputs(x)
         phi = {name: part.to(self.device) for name, part in adaptation.phi.items()}
-        parts = [x] if self.learner.transductive else x.split(check("batch", batch, Count))
+        parts = [x] if self.transductive else x.split(check("batch", batch, Count))
         answers = [self.answers(self._params(phi, part, adaptation.n_views), adaptation) for part in parts]
         return torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
 
@@ -261,7 +268,8 @@ class Model:
         known: str | None = vars(self).get("_fingerprint")
         if known is None:
             content, weights = described(self.learner)
-            digest = blake2b(repr((content, plain(self.spec))).encode(), digest_size=8)
+            about = json.dumps((content, plain(self.spec)), sort_keys=True)  # a file may bring options in another order
+            digest = blake2b(about.encode(), digest_size=8)
             for name in sorted(weights):
                 digest.update(name.encode() + weights[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             known = digest.hexdigest()

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.learners.base import Learner, Phi
+from metabox.nn.sets import one_hot
 from metabox.ranges import Count
 from metabox.targets import Target
 from metabox.targets.base import score_mean, task_mean
+from metabox.targets.parts import Part
 
 
 class Objective(nn.Module, Configured, ABC):
     """A learner and its target as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
-    returns `loss_NAME [T]` of each part, with gradients, for loss weighting.
+    returns `loss_NAME [T]` of each part, with gradients, for loss weighting, and `labels_NAME [T]`, how many examples
+    of the task have a label of it; a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
+
+    In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the mean of
+    `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part j. In
+    evaluation `loss` is each task's own.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -36,25 +46,72 @@ class Objective(nn.Module, Configured, ABC):
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         """Natural parameters `[T, M, P]` and the examples that they are scored on."""
 
+    def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_i `[T]` of these predictions, and that of each named part: here the mean negative log likelihood."""
+        return self.target.losses(params, examples.y, examples.mask)
+
+    def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
+        """The negative log likelihood `[T]` that evaluation reports for `predictions`, in nats per example."""
+        return self.target.loss(params, examples.y, examples.mask)
+
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
         params, examples = self.predictions(episodes)
         # Losses stay in float32 whatever the precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
-            loss, by_part = self.target.losses(params, examples.y, examples.mask)
+            loss, by_part = self.losses(params, examples, episodes)
             scores = self.target.scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
+            counts = self.target.counts(examples.y, examples.mask)
+            if self.training and not self.learner.spec.tasks and counts:
+                loss = _over_the_batch(self.target.parts, by_part, counts)
             means |= {f"loss_{name}": value for name, value in by_part.items()}
+            means |= {f"labels_{name}": count for name, count in counts.items()}
             penalty = self.learner.penalty()
-            return {"loss": loss if penalty is None else loss + penalty, **means}
+            if penalty is None:
+                return {"loss": loss, **means}
+            named = {"penalty": penalty.expand_as(loss)} if by_part else {}
+            return {"loss": loss + penalty, **means, **named}
 
 
 class QueryLoss(Objective):
-    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016."""
+    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016.
+
+    Args:
+        learner: any learner.
+        predict_support: in training count D_i^tr among the targets, as the code of conditional neural processes does.
+    """
+
+    def __init__(self, learner: Learner, predict_support: bool = False) -> None:
+        super().__init__(learner)
+        self.predict_support = predict_support
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
-        return self.learner.predict(phi, episodes.query.x), episodes.query
+        targets = _whole(episodes) if self.predict_support and self.learner.training else episodes.query
+        return self.learner.predict(phi, targets.x), targets
+
+
+class SquaredLoss(QueryLoss):
+    """The mean squared error of sigmoid scores to 1 for a query's class and 0 for the others of its task.
+
+    What relation networks are trained on (Sung et al. 2018, equation 2), as a mean over queries and classes. The
+    prediction is still the softmax of the scores, so that the likelihoods in results are not those of this training.
+
+    Raises:
+        ValueError: if the targets are not classes.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__(learner)
+        if self.target.n_classes is None:
+            raise ValueError(f"expected a learner of classes for SquaredLoss, got {self.target!r}; use QueryLoss")
+
+    def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        classes = cast(Tensor, episodes.label_set(self.learner.spec))[:, None]  # [T, 1, up to C]
+        inside = F.pad(classes, (0, params.shape[-1] - classes.shape[-1])).to(torch.float32)
+        error = (params.float().sigmoid() - one_hot(examples.y, params.shape[-1]).float()).square()
+        return task_mean((error * inside).sum(-1) / inside.sum(-1), examples.mask), {}
 
 
 class StreamLoss(Objective):
@@ -80,7 +137,8 @@ class JointLoss(Objective):
     """The joint negative log likelihood of D_i^test given D_i^tr, divided by the number of queries.
 
     By the chain rule this is the mean over m of -log p(y_m | x_m, D_tr, query[:m]): the objective of TNP-A (Nguyen &
-    Grover 2022, equation 4). Scores are those of the same predictions, so later queries are easier than in evaluation.
+    Grover 2022, equation 4). Scores are those of the same predictions, in an evaluation with this objective too: later
+    queries are easier than if each were predicted by itself.
 
     Raises:
         ValueError: if the learner has no method `joint`.
@@ -109,6 +167,9 @@ class LatentLearner(Protocol):
     def decode(self, phi: Phi, x: Tensor, z: Tensor) -> Tensor:
         """Natural parameters given z: x `[T, M, *x_shape]`, z `[T, S, Z]` -> `[T, S, M, P]`."""
 
+    def samples(self, phi: Phi) -> Tensor:
+        """The samples of z `[T, S, Z]` that a prediction mixes."""
+
 
 class LatentLoss(QueryLoss):
     """The bound on the log likelihood that neural processes are trained with (Garnelo et al. 2018b, equation 9).
@@ -121,24 +182,54 @@ class LatentLoss(QueryLoss):
     `predictions`, and so evaluation, are those of `predict`, for which z comes from q(z | C). The other scores are
     those of the predictions at the mean of q(z | C): a z that has seen the query labels would inflate them.
 
+    With `weighted` the loss is the importance-weighted bound, `-log mean_s [p(y_T | x_T, C, z_s) q(z_s | C) /
+    q(z_s | C, T)] / |T|` for samples z_s of q(z | C, T), as in the code of Nguyen & Grover 2022, which has four samples
+    and counts the contexts too. With `scored_by: samples` the negative log likelihood of an evaluation is their code's,
+    `-log mean_s p(y_m | x_m, C, z_s)` for each query, over the samples of z that the learner mixes, instead of that of
+    the mixture's one distribution.
+
     Args:
         learner: with a latent path, such as NP or ANP.
         n_samples: samples of z that estimate the expectation.
         predict_support: count D_i^tr among the targets.
+        weighted: train by the importance-weighted bound.
+        scored_by: what an evaluation's `nll` is of: the learner's prediction, or the mixture over samples of z.
 
     Raises:
         ValueError: if the learner has no latent path.
     """
 
-    def __init__(self, learner: Learner, n_samples: Count = 1, predict_support: bool = False) -> None:
-        super().__init__(learner)
+    def __init__(
+        self,
+        learner: Learner,
+        n_samples: Count = 1,
+        predict_support: bool = False,
+        weighted: bool = False,
+        scored_by: Literal["prediction", "samples"] = "prediction",
+    ) -> None:
+        super().__init__(learner, predict_support)
         if not isinstance(learner, LatentLearner):
             raise ValueError(
                 f"expected a learner with a latent path, such as NP or ANP, got {type(learner).__name__}, "
                 "which has no methods encode and decode; use QueryLoss"
             )
         self.n_samples = n_samples
-        self.predict_support = predict_support
+        self.weighted = weighted
+        self.scored_by = scored_by
+
+    def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
+        if self.scored_by == "prediction":
+            return super().nll(episodes, params, examples)
+        learner = cast(LatentLearner, self.learner)
+        phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
+        log_prob = self._log_prob(learner.decode(phi, examples.x, learner.samples(phi)), examples.y)
+        return task_mean(math.log(log_prob.shape[1]) - log_prob.logsumexp(1), examples.mask)
+
+    def _log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        """log p(y | x, C, z) `[T, S, M]` of parameters `[T, S, M, P]`."""
+        n = params.shape[1]
+        each = self.target.log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0))
+        return each.reshape(-1, n, each.shape[-1])
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
@@ -152,14 +243,25 @@ class LatentLoss(QueryLoss):
         z = torch.cat([mean + scale * torch.randn_like(scale), prior[0][:, None]], dim=1)
         params = learner.decode(phi, targets.x, z)
         with torch.autocast(params.device.type, enabled=False):
-            samples, at_mean = params[:, :-1].flatten(0, 1), params[:, -1].detach()
-            y = targets.y
-            log_prob = self.target.log_prob(samples, y.repeat_interleave(n, dim=0))
-            expected = log_prob.unflatten(0, (-1, n)).mean(1)
-            kl = normal_kl(*posterior, *prior) / targets.mask.sum(1).clamp(min=1)
-            scores = self.target.scores(at_mean, y)
+            log_prob = self._log_prob(params[:, :-1], targets.y)  # [T, S, M]
+            count = targets.mask.sum(1).clamp(min=1)
+            kl = normal_kl(*posterior, *prior) / count
+            if self.weighted:
+                together = torch.where(targets.mask[:, None], log_prob, 0.0).sum(-1)
+                weight = normal_log_prob(z[:, :-1], *prior) - normal_log_prob(z[:, :-1], *posterior)
+                loss = (math.log(n) - (together + weight).logsumexp(1)) / count
+            else:
+                loss = task_mean(-log_prob.mean(1), targets.mask) + kl
+            scores = self.target.scores(params[:, -1].detach(), targets.y)
             means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
-            return {"loss": task_mean(-expected, targets.mask) + kl, "kl": kl.detach(), **means}
+            return {"loss": loss, "kl": kl.detach(), **means}
+
+
+def normal_log_prob(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """log N(z; mean, scale) of independent components: samples `[T, S, Z]`, mean and scale `[T, Z]` -> `[T, S]`."""
+    mean, scale = mean[:, None].float(), scale[:, None].float()
+    density = ((z.float() - mean) / scale).square() / 2 + scale.log() + math.log(2 * math.pi) / 2
+    return -density.sum(-1)
 
 
 def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tensor) -> Tensor:
@@ -167,6 +269,15 @@ def normal_kl(mean: Tensor, scale: Tensor, other_mean: Tensor, other_scale: Tens
     ratio = (scale.float() / other_scale.float()).square()
     distance = ((mean.float() - other_mean.float()) / other_scale.float()).square()
     return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def _over_the_batch(parts: Sequence[Part], losses: dict[str, Tensor], counts: dict[str, Tensor]) -> Tensor:
+    """Losses `[T]` whose mean is sum_j w_j L_j, with L_j the mean over all labels of part j in the batch."""
+    scaled = []
+    for part in parts:
+        count = counts[part.name]
+        scaled.append(part.weight * losses[part.name] * count * len(count) / count.sum().clamp(min=1))
+    return torch.stack(scaled).sum(0)
 
 
 def _whole(episodes: Episodes) -> Examples:

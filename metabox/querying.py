@@ -40,7 +40,7 @@ def predict_many(
     found: list[Tensor | None] = [None] * len(inputs)
     for tasks in _alike(model, adaptations, inputs):
         for part in _portions(tasks, [len(inputs[i]) * adaptations[i].n_views for i in tasks], batch):
-            if len(part) == 1 or model.learner.transductive:
+            if len(part) == 1 or model.transductive:
                 for i in part:
                     found[i] = model.predict(adaptations[i], inputs[i], batch)
             else:

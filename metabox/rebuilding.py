@@ -15,14 +15,17 @@ from metabox import gate
 from metabox.config import check_described
 from metabox.from_run import FromRun
 from metabox.learners.base import Learner
-from metabox.nn.backbones import initial_weights
+from metabox.nn.backbones import Backbone, initial_weights
 from metabox.targets import TaskSpec
+from metabox.tensors import hash_of
 
 Content = dict[str, Any]
 
 
 def described(learner: Learner) -> tuple[Content, dict[str, Tensor]]:
     """The learner as `class_path` and `init_args`, and its weights. A backbone of another run becomes part of it.
+
+    Backbones whose weights are those that come with the package are `packaged`, path to hash, and have none here.
 
     Raises:
         ValueError: if an argument has no description, such as a lambda.
@@ -36,7 +39,35 @@ def described(learner: Learner) -> tuple[Content, dict[str, Tensor]]:
             start = f"{path}."
             weights = {name.replace(f"{start}inner.", start): tensor for name, tensor in weights.items()}
             inner[module.config["run"]] = module.inner.config
-    return _as_classes(config, inner), weights
+    packaged = {path: hash_of(known, {}) for path, known in _packaged(learner)}
+    weights = {name: part for name, part in weights.items() if not name.startswith(tuple(f"{p}." for p in packaged))}
+    return _as_classes(config, inner) | ({"packaged": packaged} if packaged else {}), weights
+
+
+def _packaged(learner: Learner) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Paths of the backbones whose weights are still those that come with the package, and these."""
+    for path, module in learner.named_modules():
+        if isinstance(module, Backbone) and (known := module.packaged()):
+            held = module.state_dict()
+            if held.keys() == known.keys() and all(
+                held[name].cpu().equal(known[name].to(held[name].dtype)) for name in held
+            ):
+                yield path, dict(known)
+
+
+def _with_packaged(form: Learner, packaged: Any, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The weights of a file, and those that it names by hash."""
+    found = dict(weights)
+    for path, digest in packaged.items() if isinstance(packaged, dict) else [(packaged, None)]:
+        module = dict(form.named_modules()).get(path) if isinstance(path, str) else None
+        known = module.packaged() if isinstance(module, Backbone) else None
+        if not known or digest != hash_of(dict(known), {}):
+            raise ValueError(
+                f"expected a file that names weights of this metabox in {where}, got {str(path)[:80]!r} with others; "
+                "use the version of metabox that wrote it"
+            )
+        found |= {f"{path}.{name}": tensor for name, tensor in known.items()}
+    return found
 
 
 def _as_classes(value: Any, inner: Mapping[str, Any]) -> Any:
@@ -62,10 +93,13 @@ def rebuilt(content: Any, spec: TaskSpec, weights: Mapping[str, Tensor], where: 
     Raises:
         ValueError: if the content names anything else, or the weights are not those of this learner.
     """
+    content = dict(content) if isinstance(content, dict) else content
+    packaged = content.pop("packaged", {}) if isinstance(content, dict) else {}
     make = _constructor(content, where)
     with initial_weights(False):
         with torch.device("meta"), _at_most(weights, where):
             form = _made(make, spec)
+        weights = _with_packaged(form, packaged, weights, where)
         expected = {name: tuple(tensor.shape) for name, tensor in form.state_dict().items()}
         got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if expected != got:

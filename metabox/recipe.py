@@ -52,12 +52,13 @@ class Claim:
     """The published number that a recipe aims to reproduce.
 
     Args:
-        metric: what was measured, for example "accuracy".
-        value: as printed, in percent for an accuracy.
+        metric: what was measured, a metric of the results, such as "accuracy", or "error" or "log_likelihood".
+        value: as printed, in percent for an accuracy or an error, in nats for a likelihood.
         interval: as printed, half the width of the 95% interval.
         source: paper and table.
         protocol: of the paper, as far as it matters for comparison: split, queries, episodes.
         verified: whether the value was read in the source itself.
+        others: what others got with the same method, each with its source.
     """
 
     metric: str
@@ -66,6 +67,7 @@ class Claim:
     interval: NotNegative | None = None
     protocol: str = ""
     verified: bool = False
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -37,8 +37,8 @@ class Views(QueryLoss):
         support, n = episodes.support, self.n_views
         seen = Examples(x=self._seen(support.x, each=True), y=_each(support.y, n), mask=_each(support.mask, n))
         label_set = episodes.label_set(self.learner.spec)
-        given = (part if part is None else _each(part, n) for part in (episodes.descriptor, label_set))
-        phi = self.learner.adapt(seen, *given)
+        z, classes = (part if part is None else _each(part, n) for part in (episodes.descriptor, label_set))
+        phi = self.learner.adapt(seen, z, classes)
         params = self.learner.predict(phi, self._seen(episodes.query.x, each=False))
         return (params if n == 1 else self.target.mixture(params.unflatten(0, (-1, n)))), episodes.query
 

@@ -12,7 +12,7 @@ import torch
 from metabox import OuterLoop
 from metabox.data.augment import RandomFlip
 from metabox.discover import subclasses
-from metabox.learners import NP, TNPA
+from metabox.learners import NP, TNPA, ProtoNet
 from metabox.nn.backbones import MLP, Flatten
 from metabox.nn.conditioning import Add
 from metabox.recipe import Claim
@@ -107,6 +107,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "DilatedConv1d": {"x_shape": (3, 40)},
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
+    "SquaredLoss": {"learner": ProtoNet(SPECS["classes of vectors"])},
+    "Views": {"learner": ProtoNet(SPECS["classes of images"])},
     "Rows": _rows(),
     "Curriculum": {"tasks": LinearFunctions()},
     "RandomProjections": {"tasks": LinearFunctions()},

@@ -209,4 +209,4 @@ def test_dataclasses_and_functions_are_checked_alike() -> None:
 
 
 def test_what_a_backbone_takes_is_read_from_its_constructor() -> None:
-    assert set(hints(Conv4.__init__)) == {"x_shape", "width", "downsample", "norm"}
+    assert set(hints(Conv4.__init__)) == {"x_shape", "width", "downsample", "norm", "gain", "average"}

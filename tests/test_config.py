@@ -112,7 +112,10 @@ def arguments(made: Configured) -> dict[str, Any]:
         (Net(3), {"width": 3}),
         (Base(b=Base()), {"a": 1, "b": Base().config}),
         (Base(b=(1, 2.0, {"k": Path("p")})), {"a": 1, "b": [1, 2.0, {"k": "p"}]}),
-        (Base(b=partial(MLP, depth=3)), {"a": 1, "b": {"class": "metabox.nn.backbones.MLP", "depth": 3, "width": 128}}),
+        (
+            Base(b=partial(MLP, depth=3)),
+            {"a": 1, "b": {"class": "metabox.nn.backbones.MLP", "depth": 3, "width": 128, "activation": "gelu"}},
+        ),
         (Base(b=json.dumps), {"a": 1, "b": "json.dumps"}),
         (Base(b=float("inf")), {"a": 1, "b": "inf"}),
     ],

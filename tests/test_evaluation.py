@@ -343,3 +343,13 @@ def test_a_result_says_whose_statistics_normalise_an_image(norm: str, says: str,
     assert says in got["batch_norm"]
     assert got["transductive"] is transductive
     assert normalisation(CNP(RealVectors.spec))["batch_norm"].startswith("no normalisation")
+
+
+def test_scores_by_task_need_names_and_a_metric_that_is_there() -> None:
+    scores = Scores("test", 0, {"nll": [1.0, 2.0], "accuracy_cls": [0.5, 1.0]})
+    with pytest.raises(ValueError, match=r"expected scores of tasks with names, got none"):
+        scores.by_task("accuracy_cls")
+    with pytest.raises(ValueError, match=r"expected one of the metrics .*, got 'auc'"):
+        scores.by_task("auc")
+    named = Scores("test", 0, {"nll": [1.0, 2.0, 3.0]}, tasks=["a", "b", "a"])
+    assert named.by_task("nll") == {"a": 2.0, "b": 2.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -53,6 +54,54 @@ def test_the_bound_is_its_plain_transcription(name: str, spec: TaskSpec, predict
         y = torch.stack([y for _, y in targets])[None]
         for score, value in likelihood.scores(params, y).items():
             torch.testing.assert_close(got[score][t], value.mean(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [CLASSES, REALS], ids=str)
+def test_the_weighted_bound_is_its_plain_transcription(spec: TaskSpec) -> None:
+    """The loss of Nguyen & Grover's NP in training, over contexts and targets, task by task."""
+    learner, likelihood, episodes = build(NP, spec), spec.target, ragged(spec)
+    objective = LatentLoss(learner, n_samples=3, predict_support=True, weighted=True)
+    torch.manual_seed(3)
+    got = objective(episodes)["loss"]
+    torch.manual_seed(3)
+    noise = torch.randn(3, 3, 128)
+    for t in range(3):
+        plain = Plain(learner, episodes, t)
+        context = plain.real(episodes.support, t)
+        whole = context + plain.real(episodes.query, t)
+        prior, posterior = plain.posterior(context), plain.posterior(whole)
+        weights = []
+        for s in range(3):
+            z = posterior.mean + posterior.stddev * noise[t, s]
+            fits = [likelihood.log_prob(plain.decode(x, z)[None, None], y[None, None])[0, 0] for x, y in whole]
+            weights.append(sum(fits) + prior.log_prob(z).sum() - posterior.log_prob(z).sum())
+        wanted = -(torch.stack(weights).logsumexp(0) - math.log(3)) / len(whole)
+        torch.testing.assert_close(got[t], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [CLASSES, REALS], ids=str)
+def test_an_evaluation_scores_the_mixture_over_samples_of_z_by_log_mean_exp_if_told(spec: TaskSpec) -> None:
+    learner, episodes = build(partial(NP, n_samples=50), spec), ragged(spec)
+    objective = LatentLoss(learner, scored_by="samples")
+    params, query = objective.predictions(episodes)
+    got = objective.nll(episodes, params, query)
+    for t in range(3):
+        plain = Plain(learner, episodes, t)
+        q, points = plain.posterior(plain.real(episodes.support, t)), plain.real(episodes.query, t)
+        each = [
+            torch.stack(
+                [
+                    spec.target.log_prob(plain.decode(x, q.mean + q.stddev * draw)[None, None], y[None, None])[0, 0]
+                    for draw in learner.draws
+                ]
+            ).logsumexp(0)
+            - math.log(50)
+            for x, y in points
+        ]
+        torch.testing.assert_close(got[t], -torch.stack(each).mean(), rtol=1e-4, atol=1e-4)
+    one = LatentLoss(learner).nll(episodes, params, query)
+    assert torch.equal(one, spec.target.loss(params, query.y, query.mask))
+    assert (one - got).abs().max() < 1e-5 if spec is CLASSES else (one - got).abs().max() > 1e-4
 
 
 def test_the_bound_is_below_the_log_likelihood_that_many_samples_give() -> None:

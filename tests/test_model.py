@@ -55,6 +55,15 @@ def model() -> Model:
     )
 
 
+@pytest.mark.parametrize("norm", ["batch", "transductive"])
+def test_queries_that_are_normalised_together_are_answered_together(norm: str) -> None:
+    from functools import partial
+
+    made = Model(build(partial(ProtoNet, backbone=partial(Conv4, width=8, norm=norm)), IMAGES), Preprocessing(1, 16))
+    learned = made.adapt(X, Y)
+    torch.testing.assert_close(made.predict(learned, X, batch=2), made.predict(learned, X, batch=6))
+
+
 def test_what_is_saved_is_loaded_with_the_same_bits(model: Model, tmp_path: Path) -> None:
     learned = model.adapt(X, Y)
     loaded, again = load_file(model.save(tmp_path / "m.metabox", learned))

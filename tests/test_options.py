@@ -32,6 +32,8 @@ FIXED = {
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
     "JointLoss": {"learner"},
+    "SquaredLoss": {"learner"},
+    "Views": {"learner"},
     "Beside": {"parts"},
     "OneHot": set(),
 }

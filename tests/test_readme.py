@@ -16,12 +16,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_script_in_the_readme_trains_and_evaluates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script, use = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in script.splitlines() if line.strip()]) <= 20
     monkeypatch.chdir(tmp_path)
-    exec(compile(script, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(script, "README.md", "exec"), names)
     accuracy = float(re.search(r"accuracy ([\d.]+)%", capsys.readouterr().out).group(1))  # type: ignore[union-attr]
     assert accuracy > 80  # 20 is chance
+    exec(compile(use, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("['a' 'a' 'b' 'b' 'c' 'c'] [")
 
 
 def test_the_numbers_in_the_readme_are_those_of_the_committed_results() -> None:

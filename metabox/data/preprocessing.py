@@ -42,7 +42,7 @@ class Preprocessing:
 
     channels: Literal[1, 3]
     image_size: ImageSize | None
-    resample: Literal["box", "bilinear", "lanczos"] = "bilinear"
+    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     enlarged: Annotated[float, Within(least=1, most=2)] = 1.0
     inverted: bool | Literal["auto"] = False
     fit: Fit = "squash"

@@ -17,7 +17,7 @@ from metabox.checks import kind_of, shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
-from metabox.learners.phi import check_axes, check_names, check_phi, remember
+from metabox.learners.phi import check_axes, check_earlier, check_names, check_phi, remember
 from metabox.learners.scaler import Scaler
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
@@ -48,7 +48,10 @@ class Learner(nn.Module, Configured, ABC):
     """True if queries may influence each other."""
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
-
+    continues: ClassVar[bool] = False
+    """True if `adapt` and `stream` can go on from the phi of earlier examples."""
+    decayed: ClassVar[tuple[str, ...]] = ()
+    """Names of its own parameters that weight decay pulls towards 0; its modules name theirs in the same way."""
     scales: ClassVar[tuple[Scale, ...]] = get_args(Scale)
     """The scales of a spec that it can work with."""
 
@@ -72,7 +75,13 @@ class Learner(nn.Module, Configured, ABC):
         """P, natural parameters per query point; without location and scale, which `Target.in_units` adds."""
         return self.spec.target.n_params
 
-    def adapt(self, support: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Phi:
+    def adapt(
+        self,
+        support: Examples,
+        descriptor: Tensor | None = None,
+        classes: Tensor | None = None,
+        phi: Phi | None = None,
+    ) -> Phi:
         """Map D_tr to phi, the task parameters, each with the task axis T in front.
 
         Args:
@@ -80,12 +89,21 @@ class Learner(nn.Module, Configured, ABC):
             descriptor: z `[T, dz]`, if the spec has one.
             classes: if targets are classes, the label set of each task: bool `[T, up to C]`. By default the classes in
                 the support, and all C for a task with an empty support.
+            phi: of the examples before these, if the learner `continues`: the result is that of all of them. The label
+                set is by default that of phi with the classes in the support.
 
         Raises:
             ValueError: if the support is not of the kind that the learner was built for, or has a label outside the
-                label set.
+                label set; if phi is not from this learner, or the learner cannot go on from one.
         """
         support, descriptor, classes = self.check(support, descriptor, classes)
+        if phi is not None:
+            phi = check_earlier(self, phi, support)
+            if classes is None and "classes" in phi:
+                classes = phi["classes"] | membership(support.y, support.mask, phi["classes"].shape[1]).any(1)
+            classes = self.label_set(support, classes)
+            after = self.infer_from(phi, self.scaled(support, {}), descriptor, classes)
+            return after if classes is None else after | {"classes": classes}
         held = {} if self.scaler is None else self.scaler.measure(support)
         phi = self._phi(self.scaled(support, held), descriptor, self.label_set(support, classes)) | held
         if self._reads_values():
@@ -113,24 +131,37 @@ class Learner(nn.Module, Configured, ABC):
             check_axes(self, phi)
             raise
 
-    def stream(self, examples: Examples, descriptor: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+    def stream(
+        self,
+        examples: Examples,
+        descriptor: Tensor | None = None,
+        classes: Tensor | None = None,
+        phi: Phi | None = None,
+    ) -> Tensor:
         """Predictions `[T, N, P]` along a sequence: step t sees examples[:t] and x[t].
 
         Args:
             examples: the sequence `[T, N, ...]`.
             descriptor: z `[T, dz]`, if the spec has one.
             classes: the label set, as for `adapt`; by default all C, since later examples are unknown.
+            phi: of the examples before these, as for `adapt`.
 
         Raises:
             ValueError: as for `adapt`.
         """
         examples, descriptor, classes = self.check(examples, descriptor, classes)
+        phi = None if phi is None else check_earlier(self, phi, examples)
         if classes is None and self.spec.target.n_classes is not None:
             classes = examples.mask.new_ones(len(examples), self.spec.target.n_classes)
         classes = self.label_set(examples, classes)
         if self.scaler is not None and self.spec.scale == "support":
             return within(self._unroll_scaled(examples, descriptor, classes), classes)
-        return self.in_units(within(self.unroll(self.scaled(examples, {}), descriptor, classes), classes), {})
+        examples = self.scaled(examples, {})
+        if phi is None:
+            params = self.unroll(examples, descriptor, classes)
+        else:
+            params = self.unroll_from(phi, examples, descriptor, classes)
+        return self.in_units(within(params, classes), {})
 
     @abstractmethod
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
@@ -148,6 +179,14 @@ class Learner(nn.Module, Configured, ABC):
             for t in range(examples.x.shape[1])
         ]
         return torch.cat(steps, dim=1)
+
+    def infer_from(self, phi: Phi, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        """Compute `infer` of the examples of phi and then these, if the learner `continues`."""
+        raise NotImplementedError
+
+    def unroll_from(self, phi: Phi, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
+        """Compute `unroll` of these after the examples of phi, likewise."""
+        raise NotImplementedError
 
     def _unroll_scaled(self, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         """The same where each step has a scale of its own, that of examples[:t]: no fast path knows it in advance."""

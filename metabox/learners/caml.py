@@ -39,6 +39,7 @@ class CAML(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
+    decayed = ()
     targets = (Classes,)
     label_equivariant = True
     elmes: Tensor

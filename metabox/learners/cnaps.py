@@ -88,6 +88,8 @@ class FiLMGenerator(nn.Module):
         channels: of the layer.
     """
 
+    decayed = ("amount",)  # which the paper penalises
+
     def __init__(self, code: int, channels: int) -> None:
         super().__init__()
         self.shared = nn.Sequential(nn.Linear(code, channels), nn.ReLU())

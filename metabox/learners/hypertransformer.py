@@ -160,6 +160,8 @@ class WeightGenerator(nn.Module):
         heads: attention heads.
     """
 
+    decayed = ()  # labels and weights are embeddings
+
     def __init__(
         self, spec: TaskSpec, embedding: int, features: int, slices: int, block: int, depth: int, heads: int
     ) -> None:

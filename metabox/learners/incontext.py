@@ -36,6 +36,7 @@ class InContext(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
+    decayed = ()
     label_equivariant = True
 
     def __init__(

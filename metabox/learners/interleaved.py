@@ -42,6 +42,7 @@ class Interleaved(Learner):
         ValueError: if `points` is below 1; in `adapt` and `stream` if there are more examples than positions.
     """
 
+    decayed = ()
     ordered = True
 
     def __init__(

@@ -17,7 +17,8 @@ from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
-from metabox.ranges import Count, Positive
+from metabox.nn.norm import Norm
+from metabox.ranges import Count, NotNegative, Positive
 from metabox.targets import TaskSpec
 from metabox.targets.base import task_mean
 
@@ -33,22 +34,29 @@ class MAML(Learner):
     loop L_i is equation (3), the cross-entropy, for classes and binary labels, and equation (2), the squared error of
     the means, for reals; it ignores predicted scales.
 
-    Deviations: L_i is a mean over the support in the inner loop too. The released code sums the means over K shots over
-    the N classes, so that its step size of 0.4 (5-way) or 0.1 (20-way) is 2.0 here. Its inner loop changes convolutions
-    and the last layer, and its batch norm has only a shift, which the inner loop leaves alone; here, as in
-    learn2learn's examples, the inner loop changes all parameters, including batch norm's scale and shift. In that code
-    the last feature map of Omniglot is averaged to 64 features, and the initial weights of the last layer are normal
-    with variance 1. With a backbone of norm "batch", running statistics are used in evaluation; those of the paper, of
-    all queries of a task together, are norm "transductive". Tasks are adapted one after another in a Python loop.
+    In the inner loop L_i is a mean over the support. The authors' code (github.com/cbfinn/maml, `utils.py`) divides the
+    cross-entropy of an example by K and sums over the N K examples, so its step size a is N a here: 0.4 in 5-way tasks
+    is 2.0, 0.1 in 20-way tasks is 2.0. Its squared error is not halved: 0.01 is 0.02 here.
+
+    That code's network has a batch norm with a shift only, which the inner loop leaves alone (`adapt_norm`, `Conv4`'s
+    `gain`), with the statistics of all queries of a task together (norm "transductive"). For Omniglot the last feature
+    map is averaged (`Conv4`'s `average`) and the first weights of the last layer are normal with variance 1
+    (`head_std`). Recipes with its numbers have all of this; the defaults are those of learn2learn's examples.
+
+    Deviations: batch norm adds 1e-5 to a variance (there 1e-3), strided convolutions are padded on both sides (there on
+    one), and the other first weights are torch's. With norm "batch", running statistics are used in evaluation. Tasks
+    are adapted one after another in a Python loop.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        lr: step size of the inner loop, 0.4 in the paper for Omniglot, 5-way.
+        lr: step size of the inner loop on the mean over the support.
         steps: gradient steps of the inner loop in training.
         evaluation_steps: the same in evaluation; None means as many as in training. The paper took 3 after training
             with 1. With running statistics, and early in training, more steps than in training are harmful.
         first_order: treat the gradients of the inner loop as constants (section 5.2).
+        adapt_norm: whether the inner loop changes factors and shifts of normalisation layers too.
+        head_std: standard deviation of the last layer's first weights, with biases of 0; None for torch's.
 
     Raises:
         ImportError: if learn2learn is not installed.
@@ -63,12 +71,18 @@ class MAML(Learner):
         steps: Count = 1,
         evaluation_steps: Count | None = None,
         first_order: bool = False,
+        adapt_norm: bool = True,
+        head_std: NotNegative | None = None,
     ) -> None:
         super().__init__(spec)
         learn2learn()
         evaluation_steps = steps if evaluation_steps is None else evaluation_steps
         self.lr, self.steps, self.evaluation_steps, self.first_order = lr, steps, evaluation_steps, first_order
         self.network = Network(spec, backbone)
+        if head_std is not None:
+            nn.init.normal_(self.network.head.weight, std=head_std)
+            nn.init.zeros_(self.network.head.bias)
+        self.fixed = set() if adapt_norm else set(_of_norms(self.network))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights.NAME [T, ...]`, all trainable parameters; the task statistics."""
@@ -116,12 +130,27 @@ class MAML(Learner):
             copy = learn2learn().algorithms.MAML(module, self.lr, first_order, allow_nograd=True).clone()
             for _ in range(self.steps if self.training else self.evaluation_steps):
                 loss = self.spec.target.error(within(predictions(copy.module), classes), support.y)
-                copy.adapt(task_mean(loss, support.mask).sum())
+                self._step(copy, task_mean(loss, support.mask).sum())
         return copy.module
+
+    def _step(self, copy: Any, loss: Tensor) -> None:
+        """A step of the inner loop for learn2learn's copy, all of whose parameters its own `adapt` would change."""
+        weights = [
+            weight if weight.requires_grad and name not in self.fixed else None
+            for name, weight in copy.module.named_parameters()
+        ]
+        second = not copy.first_order
+        asked = [weight for weight in weights if weight is not None]
+        found = iter(torch.autograd.grad(loss, asked, retain_graph=second, create_graph=second, allow_unused=True))
+        gradients = [None if weight is None else next(found) for weight in weights]
+        copy.module = learn2learn().algorithms.maml.maml_update(copy.module, copy.lr, gradients)
 
 
 class ANIL(MAML):
     """Almost no inner loop (Raghu et al. 2020, section 5): MAML whose inner loop changes only the last layer.
+
+    Its inner loss is a mean over the support, as `MAML`'s: the sum over N K examples divided by K, which MAML's authors
+    step on, has an N times longer step.
 
     Deviations: those of `MAML` that concern the last layer. Batch norm sees the images of all tasks together in
     training, as in the other learners, because they pass through the same backbone.
@@ -133,10 +162,32 @@ class ANIL(MAML):
         steps: gradient steps of the inner loop in training.
         evaluation_steps: the same in evaluation; None means as many as in training.
         first_order: treat the gradients of the inner loop as constants.
+        head_std: standard deviation of the last layer's first weights, with biases of 0; None for torch's.
 
     Raises:
         ImportError: if learn2learn is not installed.
     """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        backbone: MakeBackbone | None = None,
+        lr: Positive = 0.4,
+        steps: Count = 1,
+        evaluation_steps: Count | None = None,
+        first_order: bool = False,
+        head_std: NotNegative | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            backbone=backbone,
+            lr=lr,
+            steps=steps,
+            evaluation_steps=evaluation_steps,
+            first_order=first_order,
+            head_std=head_std,
+        )
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `weights.head.weight [T, P, D]`, `weights.head.bias [T, P]`; the task statistics."""
@@ -165,6 +216,14 @@ class Network(nn.Module):
     def forward(self, x: Tensor, known: Phi) -> Tensor:
         params: Tensor = self.head(self.embed(x, known))
         return params
+
+
+def _of_norms(network: nn.Module) -> Iterator[str]:
+    """The names of the parameters of normalisation layers."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, Norm)
+    for name, module in network.named_modules():
+        if isinstance(module, kinds):
+            yield from (f"{name}.{own}" for own, _ in module.named_parameters())
 
 
 def _each(support: Examples) -> Iterator[slice]:

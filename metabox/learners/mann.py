@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.base import Phi
-from metabox.learners.lstm import Recurrent, lstm_advance, lstm_step
+from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
+from metabox.nn.lstm import lstm_advance, lstm_step
 from metabox.nn.memory import Access, GateKind, LRUMemory
+from metabox.nn.memory_scan import memory_scan
 from metabox.ranges import Count, Share
 from metabox.targets import TaskSpec
 
@@ -45,6 +48,7 @@ class MANN(Recurrent):
         gate: where alpha of equation 7 comes from: "learned", or "emitted" by the controller at each step.
         read_first: read the memory before the step writes to it.
         labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
+        truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
     def __init__(
@@ -60,8 +64,9 @@ class MANN(Recurrent):
         gate: GateKind = "learned",
         read_first: bool = False,
         labels: LabelKind = "one-hot",
+        truncate: Count | None = None,
     ) -> None:
-        super().__init__(spec, backbone, labels)
+        super().__init__(spec, backbone, labels, truncate)
         self.memory = LRUMemory(width, rows, size, heads, decay, gate, read_first)
         self.cell = nn.LSTMCell(self.in_size + self.memory.out_features, width)
         self.readout = nn.Linear(width + self.memory.out_features, self.labels.out_size)
@@ -71,12 +76,23 @@ class MANN(Recurrent):
         zeros = like.new_zeros(len(like), self.cell.hidden_size)
         return {"hidden": zeros, "cell": zeros, **self.memory.start(like)}
 
-    def step(self, state: Phi, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Access]]:
-        vectors = state["vectors"][:, None].expand(-1, inputs.shape[1], -1)
-        hidden, cell = lstm_step(self.cell, state, torch.cat([inputs, vectors], dim=-1))
+    def project(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, self.cell.weight_ih[:, : self.in_size], self.cell.bias_ih + self.cell.bias_hh)
+
+    def step(self, state: Phi, projected: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Access]]:
+        read = F.linear(state["vectors"], self.cell.weight_ih[:, self.in_size :])
+        hidden, cell = lstm_step(state, projected + read[:, None], self.cell.weight_hh)
         access = self.memory(state, hidden)
         return torch.cat([hidden, access.vectors], dim=-1), (hidden, cell, access)
 
     def advance(self, state: Phi, taken: tuple[Tensor, Tensor, Access], real: Tensor) -> Phi:
         hidden, cell, access = taken
         return lstm_advance(state, hidden, cell, real) | self.memory.advance(state, access, real)
+
+    def fast_scan(self, state: Phi, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
+        by_input, by_vectors = self.cell.weight_ih.split([self.in_size, self.memory.out_features], dim=1)
+        steps = inputs.transpose(0, 1).contiguous()
+        projected = F.linear(steps, by_input, self.cell.bias_ih + self.cell.bias_hh)
+        recurrent = torch.cat([self.cell.weight_hh, by_vectors], dim=1)
+        outputs, state = memory_scan(self.memory, state, projected, recurrent, real)
+        return outputs.transpose(0, 1), state

@@ -32,6 +32,8 @@ class MatchingNet(MetricLearner):
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
     """
 
+    decayed = ()
+
     def __init__(
         self,
         spec: TaskSpec,

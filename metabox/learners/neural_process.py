@@ -72,9 +72,12 @@ class NeuralProcess(Learner):
         return phi | self.remember(self.encoder(pairs, groups), h, self.pairing.readable(support))
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
-        draws = torch.randn_like(self.draws.expand(len(x), -1, -1)) if self.training else self.draws
-        z = phi["z_mean"][:, None] + phi["z_scale"][:, None] * draws
-        return self.spec.target.mixture(self._decode(phi, x, z))
+        return self.spec.target.mixture(self._decode(phi, x, self.samples(phi)))
+
+    def samples(self, phi: Phi) -> Tensor:
+        """`n_samples` of z from q(z | s), `[T, S, Z]`: in evaluation always the same quasi-random ones."""
+        draws = torch.randn_like(self.draws.expand(len(phi["z_mean"]), -1, -1)) if self.training else self.draws
+        return phi["z_mean"][:, None] + phi["z_scale"][:, None] * draws
 
     def encode(self, examples: Examples, descriptor: Tensor | None, phi: Phi) -> tuple[Tensor, Tensor]:
         """q(z | examples): mean and scale, each `[T, Z]`; for the support, phi has them as `z_mean` and `z_scale`.
@@ -108,9 +111,10 @@ class NP(NeuralProcess):
 
     Deviations: predictions are one distribution, not one for each sample of z. In evaluation z takes `n_samples` fixed
     quasi-random values, so that a prediction is a function of phi; their predictions are mixed, and for real targets
-    the mixture is replaced by the normal with its mean and variance. In training `predict` draws new z. For classes,
-    which neither paper has, r is pooled within each class and over all, and one decoder scores each class as in `CNP`;
-    for z, s is pooled within each class and then over the classes, so renaming them does not change z.
+    the mixture is replaced by the normal with its mean and variance; `LatentLoss` can score the mixture itself. In
+    training `predict` draws new z. For classes, which neither paper has, r is pooled within each class and over all,
+    and one decoder scores each class as in `CNP`; for z, s is pooled within each class and then over the classes, so
+    renaming them does not change z.
 
     Args:
         spec: the tasks.

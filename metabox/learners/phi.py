@@ -42,6 +42,25 @@ def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
     return dict(phi)
 
 
+def check_earlier(learner: Learner, phi: Any, support: Examples) -> Phi:
+    """The phi that a learner is to go on from with some examples, as `check_phi` gives it.
+
+    Raises:
+        ValueError: if the learner cannot go on from a phi, or this one is not its own.
+    """
+    name = type(learner).__name__
+    if not learner.continues:
+        raise ValueError(
+            f"expected no phi to go on from for {name}, whose phi is not a state; adapt to all examples at once"
+        )
+    if learner.scaler is not None and learner.spec.scale == "support":
+        raise ValueError(
+            'expected no phi to go on from with scale "support": the scale of earlier and later examples differs; use '
+            'scale "training", or adapt to all examples at once'
+        )
+    return learner.check_query(phi, support.x)[0]
+
+
 def _is_odd(part: Tensor, autocast: bool) -> bool:
     return part.is_floating_point() and part.dtype != torch.float32 and (part.dtype == torch.float64 or not autocast)
 

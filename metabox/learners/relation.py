@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,18 +26,24 @@ class RelationNet(MetricLearner):
     blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, a layer of 8 and one of 1 (section 3.4 and figure
     2).
 
-    Deviations: the score is read before the sigmoid that ends the module, as the logit of the class, and trained by the
-    log likelihood; the paper regresses sigmoid scores to 0 and 1 by the mean squared error (equation 2), class by
-    class. Both agree on the class of the highest score. The last layer has no bias, which all classes would share and
-    would have no effect. A map that is too small is not halved. For features that are not maps (a backbone without
-    `map_shape`), the module is a perceptron. A class without support is a map of zeros. A descriptor gates the features
-    (`Gate`); the paper has none in its few-shot part.
+    The score is read before the sigmoid that ends the module: as the logit of the class, for the log likelihood, or by
+    `SquaredLoss`, the paper's regression of sigmoid scores to 0 and 1 (equation 2). The authors' code
+    (github.com/floodsung/LearningToCompare_FSL) never leaves training mode, so that batch norm takes the statistics of
+    a task's support, of its queries, and of its pairs of query and class, in the test too: queries see each other. That
+    is norm "transductive", of `RelationConv` and of this class.
+
+    Deviations: the first weights are torch's. A map that is too small is not halved. For features that are not maps (a
+    backbone without `map_shape`), the module is a perceptron. A class without support is a map of zeros. A descriptor
+    gates the features (`Gate`); the paper has none in its few-shot part.
 
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default RelationConv for images, an MLP for vectors.
         width: channels of the relation module.
         hidden: units of its second to last layer.
+        norm: whose statistics normalise a pair in the module for maps: running ones in evaluation ("batch"), or those
+            of all pairs of the task.
+        bias: whether the last layer has a bias. All classes share it, so only `SquaredLoss` can learn it.
     """
 
     def __init__(
@@ -46,16 +53,19 @@ class RelationNet(MetricLearner):
         backbone: MakeBackbone | None = None,
         width: Count = 64,
         hidden: Count = 8,
+        norm: Literal["batch", "transductive"] = "batch",
+        bias: bool = False,
     ) -> None:
         if backbone is None and len(spec.x_shape) == 3:
             backbone = RelationConv
         super().__init__(spec, backbone)
         map_shape = self.embed.backbone.map_shape
+        self.transductive = bool(map_shape) and norm == "transductive"  # type: ignore[misc]  # a class attribute elsewhere
         self.relation: nn.Module
         if map_shape:
-            self.relation = MapRelation(map_shape, width, hidden)
+            self.relation = MapRelation(map_shape, width, hidden, norm, bias)
         else:
-            self.relation = Perceptron(2 * self.embed.out_features, width, 1, bias=False)
+            self.relation = Perceptron(2 * self.embed.out_features, width, 1, bias=bias)
 
     def represent(self, h: Tensor, member: Tensor, mask: Tensor) -> Phi:
         """`sums [T, C, D]` of the features of each class's support."""
@@ -63,7 +73,9 @@ class RelationNet(MetricLearner):
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
-        scores: Tensor = self.relation(phi["sums"][:, None], h[:, :, None])
+        pair = phi["sums"][:, None], h[:, :, None]
+        known = (phi["classes"],) if isinstance(self.relation, MapRelation) else ()
+        scores: Tensor = self.relation(*pair, *known)
         return scores.squeeze(-1)
 
 
@@ -74,31 +86,42 @@ class MapRelation(nn.Module):
         map_shape: channels, height and width of a map, which is passed flattened, of length D.
         width: channels of the two blocks.
         hidden: units of the second to last layer.
+        norm: whose statistics normalise a pair, "batch" or "transductive": those of the pairs of a query and a class.
+        bias: whether the last layer has a bias.
     """
 
-    def __init__(self, map_shape: tuple[int, int, int], width: int, hidden: int) -> None:
+    def __init__(
+        self, map_shape: tuple[int, int, int], width: int, hidden: int, norm: NormKind = "batch", bias: bool = False
+    ) -> None:
         super().__init__()
         channels, *size = self.map_shape = tuple(map_shape)
         self.convolution = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
-        pools = []
+        self.pools = nn.ModuleList()
         for _ in range(2):
-            pools.append(nn.MaxPool2d(2) if min(size) > 1 else nn.Identity())
+            self.pools.append(nn.MaxPool2d(2) if min(size) > 1 else nn.Identity())
             size = [side // 2 for side in size] if min(size) > 1 else size
-        self.rest = nn.Sequential(
-            *(nn.BatchNorm2d(width), nn.ReLU(), pools[0]),
-            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), pools[1]),
-            *(nn.Flatten(), nn.Linear(width * math.prod(size), hidden), nn.ReLU(), nn.Linear(hidden, 1, bias=False)),
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(Norm(width, norm, f"relation.{i}") for i in range(2))
+        self.score = nn.Sequential(
+            *(nn.Flatten(), nn.Linear(width * math.prod(size), hidden), nn.ReLU(), nn.Linear(hidden, 1, bias=bias))
         )
 
-    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+    def forward(self, support: Tensor, query: Tensor, classes: Tensor) -> Tensor:
+        """`classes [T, C]`: the label set, outside which a pair has no part in the statistics of its task."""
         # The first convolution of two concatenated maps is the sum of one for each: for M * C pairs, M + C maps.
         weights = self.convolution.weight.chunk(2, dim=1)
         a, b = (self._convolve(part, weight) for part, weight in zip((support, query), weights, strict=True))
         pairs = a + b
         if not pairs.numel():
             return pairs.new_zeros(*pairs.shape[:3], 1)
-        scores: Tensor = self.rest(pairs.flatten(0, 2)).unflatten(0, pairs.shape[:3])
+        valid = classes[:, None].expand(pairs.shape[:3]).flatten(1)
+        h = self.pools[0](self._normed(0, pairs.flatten(0, 2), valid))
+        h = self.pools[1](self._normed(1, self.second(h), valid))
+        scores: Tensor = self.score(h).unflatten(0, pairs.shape[:3])
         return scores
+
+    def _normed(self, i: int, h: Tensor, valid: Tensor) -> Tensor:
+        return torch.relu(self.norms[i](h, Context(mask=valid, n_tasks=len(valid))))
 
     def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
         flat = maps.reshape(-1, *self.map_shape)

@@ -36,7 +36,8 @@ class SNAIL(Learner):
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        width: units of the linear layer after the backbone, 64 for Omniglot in the paper.
+        width: units of the linear layer after the backbone, 64 for Omniglot in the paper; None for no such layer, as
+            after the 384 features for mini-ImageNet.
         horizon: T, the length of sequence that the convolutions span; 26 is 5 ways, 5 shots and a query.
         filters: D of the temporal convolutions.
         attention: key and value size of each attention block; a TCBlock stands between two of them.
@@ -49,7 +50,7 @@ class SNAIL(Learner):
         spec: TaskSpec,
         *,
         backbone: MakeBackbone | None = None,
-        width: Count = 64,
+        width: Count | None = 64,
         horizon: TwoOrMore = 26,
         filters: Count = 128,
         attention: tuple[tuple[Count, Count], ...] = ((64, 32), (256, 128), (512, 256)),
@@ -58,9 +59,10 @@ class SNAIL(Learner):
         if not attention:
             raise ValueError("expected attention with a block at least, got none; a block is its key and value size")
         self.embed = Embedding(spec, backbone, causal=True)
-        self.project = nn.Linear(self.embed.out_features, width)
+        features = self.embed.out_features
+        self.project = nn.Identity() if width is None else nn.Linear(features, width)
         self.blocks = nn.ModuleList()
-        size = width + spec.target.label_size
+        size = (width or features) + spec.target.label_size
         for i, (key_size, value_size) in enumerate(attention):
             if i:
                 for j in range(math.ceil(math.log2(horizon))):

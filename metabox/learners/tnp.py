@@ -25,9 +25,9 @@ class TNPD(Learner):
     Deviations: inputs pass through a backbone, which for vectors has two of the four layers that the paper has between
     a pair and its token. Layers normalise first, and once more before the readout: normalising last, as in the paper,
     took several times the steps in our tests, or a smaller learning rate. The standard deviation is that of the
-    likelihood (softplus), where the paper's is an exponential. Attention over an empty support, which does not occur in
-    the paper, gives zero. Classes, which the paper does not treat, are one-hot vectors: renaming them changes
-    predictions.
+    target, by default a softplus with a floor; theirs are `Reals(1, link="exp", min_scale=0)`, and for images
+    `Reals(1, min_scale=0.05, factor=0.95)`. Attention over an empty support, which does not occur in the paper, gives
+    zero. Classes, which the paper does not treat, are one-hot vectors: renaming them changes predictions.
 
     Args:
         spec: the tasks.

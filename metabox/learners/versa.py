@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.nn.backbones import MakeBackbone
+from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
+from metabox.nn.norm import Context, Norm, NormKind
 from metabox.nn.sets import class_mean, membership
-from metabox.ranges import Count
+from metabox.ranges import BelowOne, Count, Shape
 from metabox.targets import Classes, TaskSpec
 
 
@@ -28,7 +33,10 @@ class VERSA(Learner):
     of the normal for every class, in an order per class; renaming a class changes only which order it gets. One network
     infers a class's weights and bias together, where the code has one for each. Log variances are squashed to stay
     below 10. The last bias of the means, common to all classes, would have no effect and is left out. A class without
-    support has the weights inferred from a mean feature of zero. There is no dropout in the backbone.
+    support has the weights inferred from a mean feature of zero.
+
+    The authors' code normalises the queries of a task by their own statistics, in the test too, so that they see each
+    other: its numbers are those of `VERSAConv` with norm "transductive".
 
     Args:
         spec: the tasks.
@@ -81,6 +89,61 @@ class VERSA(Learner):
             h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
             mean, log_variance = exact(phi["mean"]), exact(phi["log_variance"])
             return h @ mean.transpose(1, 2), h.square() @ log_variance.exp().transpose(1, 2)
+
+
+class VERSAConv(Backbone):
+    """The networks of VERSA's published code (features.py): four blocks for Omniglot, five for miniImageNet.
+
+    A block is a 3x3 convolution with the first weights of Glorot & Bengio 2010, batch norm with a shift only, ReLU,
+    dropout of single numbers, and 2x2 max-pooling.
+
+    Args:
+        x_shape: `(channels, height, width)`.
+        blocks: how many.
+        pooling: "same" keeps an odd row, as for Omniglot (28x28 ends as 2x2); "valid" drops it, as for miniImageNet
+            (84x84 ends as 2x2 after five blocks).
+        width: channels of every block.
+        drop_rate: share of numbers that are zero in training.
+        norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`); "transductive" in the code.
+
+    Raises:
+        ValueError: if inputs are not images, or too small for so many poolings.
+    """
+
+    def __init__(
+        self,
+        x_shape: Shape,
+        blocks: Count = 4,
+        pooling: Literal["same", "valid"] = "same",
+        width: Count = 64,
+        drop_rate: BelowOne = 0.1,
+        norm: NormKind = "batch",
+    ) -> None:
+        super().__init__(x_shape)
+        channels, *size = image_shape(self)
+        self.norm, self.drop_rate, self.ceil = norm, drop_rate, pooling == "same"
+        for _ in range(blocks):
+            size = [math.ceil(side / 2) if self.ceil else side // 2 for side in size]
+        if not math.prod(size):
+            raise ValueError(
+                f"expected images of at least {2**blocks}x{2**blocks} for {blocks} valid poolings, got {x_shape}"
+            )
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(width if i else channels, width, 3, padding=1, bias=False) for i in range(blocks)
+        )
+        self.norms = nn.ModuleList(Norm(width, norm, str(i), gain=False) for i in range(blocks))
+        for convolution in self.convolutions:
+            nn.init.xavier_normal_(convolution.weight)  # type: ignore[arg-type]  # a ModuleList has no item type
+        self.map_shape = (width, size[0], size[1])
+        self.out_features = math.prod(self.map_shape)
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = F.dropout(torch.relu(norm(convolution(x), context)), self.drop_rate, self.training)
+            x = F.max_pool2d(x, 2, ceil_mode=self.ceil)
+        return x.flatten(1)
 
 
 def inference_network(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:

@@ -20,6 +20,8 @@ Level = Literal["parameters", "representation"]
 Method = Literal["pcgrad", "mgda", "cagrad", "nash", "imtl", "upgrad"]
 Wanted = Sequence[Tensor] | Sequence[GradientEdge]
 METHODS: tuple[Method, ...] = get_args(Method)
+EXACT = 32
+"""Up to so many rows the quadratic programme of MGDA is solved exactly."""
 
 
 class Surgery(Weighting):
@@ -30,7 +32,8 @@ class Surgery(Weighting):
     of length at most 1 for Nash-MTL.
 
     - "pcgrad": Yu et al. 2020, algorithm 1; the mean of the projected gradients, where the paper has their sum.
-    - "mgda": the shortest convex combination (Désidéri 2012; Sener & Koltun 2018, algorithm 2).
+    - "mgda": the shortest convex combination (Désidéri 2012; Sener & Koltun 2018, algorithm 2): solved exactly for at
+      most EXACT tasks, by torchjd's Frank-Wolfe steps for more, which may stop short of it.
     - "cagrad": Liu et al. 2021, algorithm 1.
     - "nash": Nash-MTL, Navon et al. 2022, algorithm 1.
     - "imtl": IMTL-G, Liu et al. 2021 (Towards impartial multi-task learning), equation 3.
@@ -108,6 +111,8 @@ class Surgery(Weighting):
 
     def _weights(self, gramian: Tensor, here: Tensor) -> Tensor:
         n, alpha = len(here), self.get_buffer("alpha")
+        if self.method == "mgda" and n <= EXACT:
+            return shortest(gramian)
         solver = self._solvers[n] = self._solvers.get(n) or self._solver(n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from cvxpy, about the form of its problem
@@ -148,6 +153,23 @@ def _root(gramian: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gramian.double())
     root: Tensor = vectors * values.clamp(min=0).sqrt()
     return root.to(gramian)
+
+
+def shortest(gramian: Tensor) -> Tensor:
+    """The weights w `[K]` of the shortest convex combination: min w^T G w with w >= 0 and sum w = 1.
+
+    If u >= 0 minimises u^T G u + (sum u - 1)^2, then w = u / sum u: for u = s w the best s leaves n / (1 + n) with
+    n = w^T G w, which grows with n. That is a problem of nonnegative least squares, solved by an active set.
+    """
+    from scipy.optimize import nnls
+
+    scale = gramian.diag().max().double()
+    if not scale > 0:  # all rows are zero, and any weights will do
+        return torch.full_like(gramian[0], 1 / len(gramian))
+    root = _root(gramian.double() / scale).cpu()
+    rows = torch.cat([root.T, root.new_ones(1, len(root))])
+    u, _ = nnls(rows.numpy(), rows.new_zeros(len(rows)).index_fill_(0, torch.tensor([len(root)]), 1).numpy())
+    return torch.as_tensor(u / u.sum()).to(gramian)
 
 
 def leaves(loss: Tensor) -> list[Tensor]:

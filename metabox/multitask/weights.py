@@ -82,13 +82,17 @@ class GradNorm(Weights):
 
     With `G_k = |grad_W w_k L_k|` and r_k the loss relative to its first value, divided by the mean of this ratio over
     tasks, w takes a gradient step on `sum_k |G_k - mean(G) r_k^alpha|` (equation 2), the targets held constant, and is
-    scaled to the sum K. Tasks without rows in the batch keep their weight and are left out of the means; which those
-    are is read in every batch, so a step waits for the device.
+    scaled so that its sum over the tasks of the batch stays (K for all). Tasks without rows in the batch, or parts
+    without labels in it, keep their weight and are left out of the means; which those are is read in every batch, so a
+    step waits for the device.
 
     Deviations:
         The step is plain gradient descent on equation (2) divided by mean(G), which makes it independent of the scale
         of the losses; the paper uses Adam ("insensitive to the optimizer chosen"). Weights (before scaling) and losses
         are clamped to at least FLOOR: losses in the paper are never negative.
+        What is balanced is G_k, not the norm of what the outer loop steps on, `s_k G_k`: a task's share of the rows or
+        a part's weight still scales its gradient afterwards, as it would without a weighting. The paper's tasks share
+        all rows and have no weights of their own, so that both are the same there up to a common factor.
 
     Args:
         n_losses: K.
@@ -133,8 +137,8 @@ class GradNorm(Weights):
         scale = (w * norms)[present].mean()
         above = (w * norms - scale * rate**self.alpha).sign()
         slope = torch.where(present & (scale > 0), above * norms / scale, 0)
-        w.copy_((w - self.step * slope).clamp(min=FLOOR))
-        w.mul_(self.n_losses / w.sum())
+        moved = torch.where(present, (w - self.step * slope).clamp(min=FLOOR), 0)
+        w.copy_(torch.where(present, moved * w[present].sum() / moved.sum(), w))
 
 
 class DWA(Weights):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, cast
@@ -74,6 +74,10 @@ class Backbone(nn.Module, Configured, ABC):
         features = self._run(x, context)
         return features, context.known | context.measured
 
+    def packaged(self) -> Mapping[str, Tensor] | None:
+        """Weights that come with the package, from which it starts; a model file names them by hash instead."""
+        return None
+
     def film_sizes(self) -> dict[str, int]:
         """The layers that can be modulated, name to channels."""
         return {layer.name: layer.channels for layer in self.modules() if isinstance(layer, Norm)}
@@ -102,6 +106,8 @@ class Conv4(Backbone):
             of the convolution, as Finn et al. 2017 did for Omniglot; a quarter of the arithmetic. "stem": the
             first block by its stride and the others by pooling; a third of the arithmetic.
         norm: whose statistics normalise an image (see `metabox.nn.norm.Norm`).
+        gain: whether normalisation has a learned factor of each channel; Finn et al. 2017 had only the shift.
+        average: average the last feature map over its positions, as Finn et al. 2017 did for Omniglot; else keep it.
     """
 
     def __init__(
@@ -110,9 +116,11 @@ class Conv4(Backbone):
         width: Count = 64,
         downsample: Literal["pool", "stride", "stem"] = "pool",
         norm: NormKind = "batch",
+        gain: bool = True,
+        average: bool = False,
     ) -> None:
         super().__init__(x_shape)
-        self.norm = norm
+        self.norm, self.average = norm, average
         channels, height, width_px = image_shape(self)
         self.blocks = nn.ModuleList()
         for i in range(4):
@@ -120,13 +128,13 @@ class Conv4(Backbone):
             conv = nn.Conv2d(channels if i == 0 else width, width, 3, 2 if strided else 1, padding=1, bias=False)
             # ceil: an odd row is kept, so that 28x28 ends as 2x2 by stride or by stem
             pool = nn.Identity() if strided else nn.MaxPool2d(2, ceil_mode=downsample == "stem")
-            self.blocks.append(nn.ModuleList([conv, Norm(width, norm, str(i)), pool]))
+            self.blocks.append(nn.ModuleList([conv, Norm(width, norm, str(i), gain), pool]))
             halve = math.floor if downsample == "pool" else math.ceil
             height, width_px = halve(height / 2), halve(width_px / 2)
         if not height * width_px:
             raise ValueError(f'expected images of at least 16x16 for four poolings, got {x_shape}; use "stride"')
-        self.map_shape = (width, height, width_px)
-        self.out_features = math.prod(self.map_shape)
+        self.map_shape = None if average else (width, height, width_px)
+        self.out_features = width if average else width * height * width_px
         # Channels last: faster convolutions on a CPU and on tensor cores.
         self.to(memory_format=torch.channels_last)
 
@@ -137,7 +145,7 @@ class Conv4(Backbone):
             x = torch.relu(
                 pool(norm(conv(x), context))
             )  # ReLU after pooling: the same result, on a quarter of the pixels
-        return x.flatten(1)
+        return x.mean((2, 3)) if self.average else x.flatten(1)
 
 
 class MLP(Backbone):
@@ -146,13 +154,21 @@ class MLP(Backbone):
     Args:
         x_shape: the shape of one input.
         width: units of every layer.
-        depth: number of linear layers, each followed by GELU.
+        depth: number of linear layers.
+        activation: what follows each of them, "gelu" or "relu".
     """
 
-    def __init__(self, x_shape: Shape, width: Count = 128, depth: Natural = 2) -> None:
+    def __init__(
+        self,
+        x_shape: Shape,
+        width: Count = 128,
+        depth: Natural = 2,
+        activation: Literal["gelu", "relu"] = "gelu",
+    ) -> None:
         super().__init__(x_shape)
         sizes = [math.prod(self.x_shape)] + [width] * depth
-        layers = [[nn.Linear(a, b), nn.GELU()] for a, b in itertools.pairwise(sizes)]
+        follows = nn.GELU if activation == "gelu" else nn.ReLU
+        layers = [[nn.Linear(a, b), follows()] for a, b in itertools.pairwise(sizes)]
         self.layers = nn.Sequential(*(part for layer in layers for part in layer))
         self.out_features = sizes[-1]
 

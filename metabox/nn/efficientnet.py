@@ -74,6 +74,9 @@ class EfficientNetLite0(Backbone):
         self.layers.train(mode and not self.freeze)
         return self
 
+    def packaged(self) -> dict[str, Tensor] | None:
+        return _weights() if self.origin else None
+
     def features(self, x: Tensor, context: Context) -> Tensor:
         if self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)

@@ -66,6 +66,8 @@ class ClassTokens(LabelTokens):
         width: D.
     """
 
+    decayed = ()
+
     def __init__(self, n_classes: int, width: int) -> None:
         super().__init__()
         self.n_classes = n_classes

@@ -54,6 +54,8 @@ class LRUMemory(nn.Module):
         ValueError: if there are fewer rows than heads.
     """
 
+    decayed = ()
+
     @checked
     def __init__(
         self,

@@ -62,10 +62,13 @@ class Norm(nn.Module):
         channels: of the images `[B, channels, height, width]`.
         kind: which statistics normalise the images.
         name: the key of this layer in a `Context`.
+        gain: whether a learned factor of each channel follows; without one it stays 1, and only the shift is learned.
     """
 
+    decayed = ()
+
     @checked
-    def __init__(self, channels: Count, kind: NormKind, name: str) -> None:
+    def __init__(self, channels: Count, kind: NormKind, name: str, gain: bool = True) -> None:
         super().__init__()
         self.kind, self.name, self.channels = kind, name, channels
         self.norm: nn.GroupNorm | nn.BatchNorm2d
@@ -73,6 +76,7 @@ class Norm(nn.Module):
             self.norm = nn.GroupNorm(max(1, math.gcd(64, channels) // 2), channels)
         else:
             self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        self.norm.weight.requires_grad_(gain)
         if kind == "task":
             self.scale_offset = nn.Parameter(torch.zeros(2))
 
@@ -131,6 +135,11 @@ class Norm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, kind={self.kind!r}"
+
+
+def transductive(module: nn.Module) -> bool:
+    """Whether a module has a layer that normalises the queries of a task together."""
+    return any(isinstance(part, Norm) and part.kind == "transductive" for part in module.modules())
 
 
 def pooled(moments: Tensor, weight: Tensor) -> Tensor:

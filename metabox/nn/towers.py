@@ -73,6 +73,8 @@ class Stack(Split):
         of_tasks: whether layer k belongs to task k alone.
     """
 
+    decayed = ("weight",)
+
     def __init__(
         self,
         copies: int,
@@ -108,6 +110,7 @@ class PartHeads(Split):
         sizes: outputs of each part, which are concatenated.
     """
 
+    decayed = ("weight",)
     place: Tensor  # [sum(sizes)], index of each output among K times the largest size
 
     def __init__(self, features: int, sizes: tuple[int, ...]) -> None:
@@ -140,6 +143,8 @@ class Stitch(Split):
         same: initial alpha_ii.
         of_tasks: whether x_i is used by task i only.
     """
+
+    decayed = ()
 
     def __init__(self, copies: int, channels: int, same: float = 0.9, of_tasks: bool = False) -> None:
         super().__init__()

@@ -29,6 +29,8 @@ class TransformerLayer(nn.Module):
         ValueError: if the heads do not divide the width.
     """
 
+    decayed = ()
+
     def __init__(self, width: int, heads: int, feed_forward: int, activation: str = "relu", sink: bool = False) -> None:
         super().__init__()
         self.heads = check_heads(heads, width)

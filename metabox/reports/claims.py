@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from metabox import discover
+from metabox.evaluation import interval_of, mean_of
 from metabox.recipe import dump, make_parser, parse
 from metabox.reports.collect import Run, flat, settings
 from metabox.reports.compare import headline
+from metabox.reports.metrics import more_is_better, scale, values
 
-SOURCES = ("source", "value", "interval", "metric", "protocol", "verified")
+SOURCES = ("source", "value", "interval", "metric", "protocol", "verified", "others")
 
 
 def claim_table(runs: list[Run], plugins: Sequence[str] = ()) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def _row(runs: list[Run], plugins: Sequence[str]) -> dict[str, Any]:
     return {
         "recipe": first.name,
         "metric": metric,
-        "unit": "%" if metric.startswith("accuracy") else "",
+        "unit": scale(metric)[1],
         "seeds": seeds,
         "mean": mean,
         "spread": _deviation(means),
@@ -56,15 +58,15 @@ def _row(runs: list[Run], plugins: Sequence[str]) -> dict[str, Any]:
 
 def _seed(run: Run, metric: str) -> dict[str, Any]:
     """One training run: its score with the interval over tasks, and how it was made."""
-    scale = 100 if metric.startswith("accuracy") else 1
-    measured = metric in run.scores.per_task
-    interval = scale * run.scores.interval(metric) if measured else math.inf
+    times, _ = scale(metric)
+    measured = values(run.scores, metric)
+    interval = math.inf if measured is None else times * interval_of(measured)
     made = run.result["trained_on"]
     last = run.curve[-1] if run.curve else {}
     return {
         "seed": run.seed,
         "folder": run.folder.name,
-        "mean": scale * run.scores.mean(metric) if measured else None,
+        "mean": None if measured is None else times * mean_of(measured),
         "interval_95": interval if math.isfinite(interval) else None,
         "steps": last.get("step"),
         "best_step": run.result["weights"].get("step"),
@@ -108,7 +110,7 @@ def _verdict(claim: dict[str, Any] | None, metric: str, mean: float | None, seed
     difference = mean - claim["value"]
     if abs(difference) <= math.hypot(claim.get("interval") or 0, max(intervals)):
         return "reproduced"
-    better = (difference > 0) == metric.startswith("accuracy")  # for a loss, less is better
+    better = (difference > 0) == more_is_better(metric)
     return f"{'above' if better else 'short'} by {abs(difference):.2f}"
 
 

@@ -53,7 +53,7 @@ def paired(one: list[float], other: list[float]) -> dict[str, float | None]:
 
 
 def headline(run: Run) -> str:
-    """The main metric of a run: that of its claim, or else accuracy, or else nll."""
+    """The main metric of a run, among its scores: that of its claim, or else accuracy, or else nll."""
     if run.claim and run.claim["metric"] in run.scores.per_task:
         return str(run.claim["metric"])
     return "accuracy" if "accuracy" in run.scores.per_task else "nll"

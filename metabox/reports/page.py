@@ -18,6 +18,7 @@ from metabox.reports.claims import claim_table
 from metabox.reports.collect import Run, differences, protocol_of, read_runs, scores_of
 from metabox.reports.compare import comparisons, headline
 from metabox.reports.measure import measure
+from metabox.reports.metrics import more_is_better
 from metabox.reports.tables import Block, sections
 
 
@@ -88,7 +89,7 @@ def by_task(scores: Scores, metric: str) -> list[dict[str, Any]]:
     """The score on each named task, worst first."""
     rows = scores.rows_by_task(metric).items() if scores.tasks else ()
     found = [{"name": name, **_score(values, metric)} for name, values in rows if not all(map(math.isnan, values))]
-    return sorted(found, key=lambda row: row["mean"], reverse=not metric.startswith("accuracy"))
+    return sorted(found, key=lambda row: row["mean"], reverse=not more_is_better(metric))
 
 
 def _score(values: list[float], metric: str) -> dict[str, Any]:

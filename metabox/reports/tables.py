@@ -7,6 +7,7 @@ from typing import Any
 
 from metabox.reports import figures
 from metabox.reports.figures import Picture
+from metabox.reports.metrics import scale
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _claim(table: dict[str, Any]) -> Section:
     title = f"{claim['source'] if claim else 'Nothing published'}: {row['metric']}, {_subject(table['protocol'])}"
     protocol = "; ".join(f"{name.removeprefix('init_args.')} {value}" for name, value in table["protocol"].items())
     note = f"Our protocol: {protocol}." + (f" The claim's: {claim['protocol']}." if claim and claim["protocol"] else "")
+    note += f" What others got: {'; '.join(claim['others'])}." if claim and claim["others"] else ""
     blocks: list[Block] = [Table("", columns, rows)]
     for row in table["rows"]:
         blocks += [Facts(row["recipe"], _facts(row)), Code("Repeat", _commands(row))]
@@ -178,10 +180,10 @@ def _spread(row: dict[str, Any]) -> str:
 
 def _comparisons(pairs: list[dict[str, Any]]) -> Section:
     def row(pair: dict[str, Any]) -> list[str]:
-        scale, unit = (100, "%") if pair["metric"].startswith("accuracy") else (1, "")
-        interval = None if pair["interval_95"] is None else scale * pair["interval_95"]
+        times, unit = scale(pair["metric"])
+        interval = None if pair["interval_95"] is None else times * pair["interval_95"]
         tests = [("the same" if pair[p] is None else f"{pair[p]:.2g}") for p in ("t_test_p", "wilcoxon_p")]
-        return [pair["one"], pair["other"], pair["metric"], _number(scale * pair["difference"], interval, unit), *tests]
+        return [pair["one"], pair["other"], pair["metric"], _number(times * pair["difference"], interval, unit), *tests]
 
     columns = ["run", "against", "metric", "difference, paired ±", "p, paired t", "p, Wilcoxon"]
     note = (
@@ -239,9 +241,9 @@ def _scores(run: dict[str, Any]) -> list[Block]:
     """Every metric on the recipe's test tasks, and the main one on each named task."""
 
     def cells(name: str, score: dict[str, Any]) -> list[str]:
-        scale, unit = (100, "%") if score["metric"].startswith("accuracy") else (1, "")
+        times, unit = scale(score["metric"])
         interval = score["interval_95"]
-        shown = _number(scale * score["mean"], None if interval is None else scale * interval, unit)
+        shown = _number(times * score["mean"], None if interval is None else times * interval, unit)
         return [name, shown, str(score["n_tasks"])]
 
     rows = [cells(score["metric"].replace("_", " "), score) for score in run["scores"]]

@@ -152,6 +152,10 @@ class Target(Configured, ABC):
         """L_i, and the loss `[T]` of each named part if the target has parts."""
         return task_mean(-self.log_prob(params, y), mask), {}
 
+    def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """How many examples of each task `[T]` have a label of each named part, if the target has parts."""
+        return {}
+
     def fit(self, y: Tensor, mask: Tensor) -> None:
         """Compute `statistics` from the labels of training tasks, y as in `Examples`, before the first step."""
 

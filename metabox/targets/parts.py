@@ -217,6 +217,12 @@ class Parts(Target):
         losses = {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
         return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0), losses
 
+    def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {
+            part.name: (mask & ~column.isnan().all(-1)).sum(1).float()
+            for part, column in zip(self.parts, self.split(y), strict=True)
+        }
+
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """`accuracy_NAME` or `squared_error_NAME` of each part, NaN for an example without that label."""
         return {

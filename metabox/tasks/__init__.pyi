@@ -12,6 +12,7 @@ from metabox.tasks.functions.linear import LinearFunctions as LinearFunctions
 from metabox.tasks.functions.linear import TwoLayerNetworks as TwoLayerNetworks
 from metabox.tasks.functions.sequences import AssociativeRecall as AssociativeRecall
 from metabox.tasks.functions.sequences import Copy as Copy
+from metabox.tasks.functions.series import Series as Series
 from metabox.tasks.functions.sinusoids import Harmonics as Harmonics
 from metabox.tasks.functions.sinusoids import Sawtooth as Sawtooth
 from metabox.tasks.functions.sinusoids import Sinusoids as Sinusoids
@@ -44,6 +45,5 @@ from metabox.tasks.wrappers.curriculum import Curriculum as Curriculum
 from metabox.tasks.wrappers.features import Features as Features
 from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Learn
-from metabox.tasks.wrappers.mixed import MixedClasses as MixedClasses
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
 from metabox.tasks.wrappers.projections import RandomProjections as RandomProjections

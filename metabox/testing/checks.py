@@ -204,7 +204,7 @@ def _error(spec: TaskSpec, result: dict[str, Tensor]) -> float:
     """An error that is 0 once everything is learned; for parts, the largest of their errors."""
     if not spec.target.parts:
         return float(result["squared_error" if "squared_error" in result else "loss"].detach().mean())
-    means = {name: float(score.mean()) for name, score in result.items() if not name.startswith("loss")}
+    means = {name: float(score.mean()) for name, score in result.items() if name.startswith(("accuracy", "squared"))}
     return max(1 - mean if name.startswith("accuracy") else mean for name, mean in means.items())
 
 

@@ -5,10 +5,61 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from metabox.checks import shown
 from metabox.training.settings import OuterLoop
+
+MAPS: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+"""torch's modules with weights that multiply their inputs; `weight` is in the names of those, and of no others."""
+
+
+def decayed(module: nn.Module) -> list[str]:
+    """The names of a module's own parameters that weight decay pulls towards 0.
+
+    A module says so in its class attribute `decayed`, a tuple of names. Of torch's modules, those of `MAPS` have such
+    parameters. All others keep what they learn: biases, gains of normalisation, embeddings, scales, temperatures.
+
+    Raises:
+        ValueError: if `decayed` names anything but parameters.
+    """
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    named = getattr(module, "decayed", None)
+    if named is None:
+        return [name for name in own if "weight" in name] if isinstance(module, MAPS) else []
+    if not isinstance(named, tuple) or not set(named) <= set(module._parameters):  # which holds absent ones as None
+        raise ValueError(
+            f"expected decayed of {type(module).__name__} as a tuple of names of its own parameters, among "
+            f"{tuple(module._parameters)}, got {shown(named)}"
+        )
+    return [name for name in own if name in named]
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a module and its parts, without weight decay in a second group if they are not `decayed`.
+
+    A parameter that several modules share decays if all of them say so.
+    """
+    kept = {
+        id(parameter)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if name not in decayed(part)
+    }
+    parameters = list(module.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in kept]},
+        {"params": [parameter for parameter in parameters if id(parameter) in kept], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:

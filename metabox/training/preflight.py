@@ -127,6 +127,11 @@ def prepare(
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
+    if weigh and outer.accumulate > 1:
+        raise ValueError(
+            f"expected accumulate=1 with a weighting, which needs all tasks of a step, got {outer.accumulate}; "
+            "use fewer n_tasks, or recompute to save memory"
+        )
     if outer.compile == "graphs" and (weigh or size > 1):
         raise ValueError(
             f"expected one device and no weighting with compile 'graphs', got {size} and "

@@ -28,7 +28,8 @@ class OuterLoop:
         n_tasks: tasks per step, over all devices and accumulated batches together.
         lr: peak learning rate.
         optimizer: "adamw" decouples weight decay from the gradient; "adam", "rmsprop" and "sgd" add it to the gradient.
-        weight_decay: strength of that decay.
+        weight_decay: strength of that decay. It pulls weights that multiply their inputs towards 0, and leaves alone
+            biases, gains, embeddings and learned scalars: a module declares its own as `decayed`.
         epsilon: of all but "sgd", added to the root of the mean squared gradient; it keeps steps short if gradients
             are not far above it.
         momentum: of "sgd" and "rmsprop", the share of the last step's direction that is kept; 0 for none.

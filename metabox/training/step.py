@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from metabox.training.average import Average
 from metabox.training.compiling import compiled, compiles
 from metabox.training.graphs import Captured, Outcome, recorder_of
 from metabox.training.hook import Hook
-from metabox.training.optimizers import make_optimizer, set_lr
+from metabox.training.optimizers import make_optimizer, parameter_groups, set_lr
 from metabox.training.preflight import Prepared
 from metabox.training.sharding import full_tensors, local
 from metabox.training.weighting import losses_by_task
@@ -41,7 +41,7 @@ class Step:
         if compiles(outer, fabric.device):
             module = compiled(model, prepared.episodes, fabric.strategy.precision)
         self.module = fabric.setup_module(module)
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+        groups = parameter_groups(model)
         if self.weighting and (learned := list(self.weighting.parameters())):
             groups.append({"params": learned, "weight_decay": 0.0})
         made = make_optimizer(outer, groups)
@@ -110,6 +110,8 @@ class Step:
         with self.fabric.autocast():  # not through Fabric's module, which allows no other way to take gradients
             result = self.model(episodes)
         losses, share = losses_by_task(self.run.spec, result, episodes.task)
+        if "penalty" in result:  # it belongs to no part, so no weighting changes it
+            self.fabric.backward(result["penalty"].mean() / self.run.outer.accumulate, retain_graph=True)
         self.weighting.backward(losses, share, self.shared, self.backward)
         return result
 

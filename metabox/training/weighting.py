@@ -1,9 +1,10 @@
 """Weighting: how the losses of several tasks become one step. `metabox.multitask` has weights and gradient surgery.
 
 There are K losses, of K named tasks or of the K parts of a target. With L_k the mean loss of task k and s_k its share
-(its fraction of the batch's rows, 0 if the batch has none of them; for a part, its weight), the plain sum
-`sum_k s_k L_k` is the mean loss of the batch. It is the baseline, with all weights 1; a weighting that finds nothing to
-change leaves this sum, at this scale, so that one learning rate serves all.
+(its fraction of the batch's rows, 0 if the batch has none of them; for a part, its weight, 0 if the batch has no label
+of it), the plain sum `sum_k s_k L_k` is the mean loss of the batch, a penalty beside parts left out. It is the
+baseline, with all weights 1; a weighting that finds nothing to change leaves this sum, at this scale, so that one
+learning rate serves all.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def task_names(spec: TaskSpec) -> tuple[str, ...]:
 def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | None) -> tuple[Tensor, Tensor]:
     """The result of an `Objective` as losses `[K]` and shares `[K]`, with `sum_k s_k L_k` the mean loss of the batch.
 
+    The loss of a part is its mean over all its labels in the batch, however the rows are cut into tasks.
+
     Args:
         spec: of the tasks.
         result: of the objective.
@@ -81,9 +84,10 @@ def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | 
     names, loss = task_names(spec), result["loss"]
     if not spec.tasks:
         share = torch.tensor([part.weight for part in spec.target.parts]).to(loss, non_blocking=True)
-        losses = torch.stack([result[f"loss_{name}"].mean() for name in names])
-        # What belongs to no part (a learner's penalty, the divergence of a latent) is shared by all alike.
-        return losses + (loss.mean() - (share * losses).sum()) / share.sum(), share
+        labels = torch.stack([result[f"labels_{name}"] for name in names])  # [K, T]
+        by_row = torch.stack([result[f"loss_{name}"] for name in names])
+        count = labels.sum(1)
+        return (by_row * labels).sum(1) / count.clamp(min=1), torch.where(count > 0, share, 0)
     if task is None:
         raise ValueError("expected episodes that say which task each row is, got task=None; the sampler gives it")
     rows = one_hot(task, len(names)).to(loss)  # [T, K]

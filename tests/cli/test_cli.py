@@ -152,7 +152,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["list", "omniglot"], "expected a kind among learners, backbones, datasets, recipes, got 'omniglot'"),
+        (["list", "omniglot"], "expected a kind among learners, backbones, datasets, models, recipes, got 'omniglot'"),
         (["list", "recipes", "nowhere"], "a name that `metabox list recipes` lists, got 'nowhere'"),
         (["list", "recipes", "a", "b"], "expected known options, got b"),
         (["train"], "expected a recipe"),

@@ -6,12 +6,13 @@ import pytest
 
 from metabox.cli.listing import KINDS, listing
 from metabox.cli.main import main
-from metabox.discover import _first_sentence, recipes, subclasses, title
+from metabox.discover import _first_sentence, card, models, recipes, subclasses, title
 
 ALL = {
     "learners": {found.name: found.summary for found in subclasses("Learner")},
     "backbones": {found.name: found.summary for found in subclasses("Backbone")},
     "datasets": {found.name: found.summary for found in subclasses("EpisodeSampler")},
+    "models": {name: card(path).partition(":")[0] for name, path in models().items()},
     "recipes": {name: title(path) for name, path in recipes().items()},
 }
 

@@ -156,7 +156,6 @@ def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> 
         (TaskSpec((3, 8, 8), Reals(1)), {}, "x_shape"),
         (LINE, {"domain": (1.0, 1.0)}, "low < high"),
         (LINE, {"kernel": 4}, "odd kernel"),
-        (replace(LINE, scale="support"), {}, "scale none or training for ConvCNP, got 'support'"),
         (LINE, {"depth": 0}, "depth"),
         (LINE, {"points_per_unit": 0.0}, "points_per_unit"),
     ],
@@ -164,6 +163,30 @@ def test_a_far_example_of_the_same_task_changes_little_and_a_near_one_much() -> 
 def test_what_cannot_be_is_refused(spec: TaskSpec, options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         ConvCNP(spec, **options)  # type: ignore[arg-type]
+
+
+def test_beyond_the_grid_queries_may_be_answered_as_at_its_end_and_support_left_out() -> None:
+    learner = build(partial(SMALL, beyond="edge"), LINE)
+    assert (learner.beyond, SMALL(LINE).beyond) == ("edge", "error")
+    assert SMALL(replace(LINE, scale="support")).beyond == "edge"
+    low, high = learner.encode.grid.ends
+    x, y = torch.tensor([[[0.0], [0.3], [high + 0.01]]]), torch.tensor([[[1.0], [-1.0], [9.0]]])
+    with torch.no_grad():
+        phi, near = learner.adapt(examples(x, y)), learner.adapt(examples(x[:, :2], y[:, :2]))
+        ends = learner.predict(phi, torch.tensor([[[low], [high]]]))
+        assert torch.equal(learner.predict(phi, torch.tensor([[[-1e4], [1e4]]])), ends)
+        assert torch.equal(phi["field"], near["field"])
+
+
+def test_at_the_scale_of_the_support_it_takes_any_unit() -> None:
+    learner = build(SMALL, replace(LINE, scale="support"))
+    x, y = torch.linspace(0, 1, 9, dtype=torch.float64)[None, :, None], torch.randn(1, 9, 1).double()
+    with torch.no_grad():
+        plain = learner.predict(learner.adapt(examples(x, y)), x)
+        other = learner.predict(learner.adapt(examples(6570 * x - 50, 3 * y + 5000)), 6570 * x - 50)
+    target = learner.spec.target
+    torch.testing.assert_close(target.mean(other), 3 * target.mean(plain) + 5000, rtol=0, atol=2e-3)
+    torch.testing.assert_close(target.std(other), 3 * target.std(plain), rtol=1e-3, atol=0)
 
 
 # ------------------------------------------------------------------ ACNP

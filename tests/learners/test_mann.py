@@ -133,7 +133,7 @@ def test_serving_many_queries_makes_no_copy_of_the_memory() -> None:
     learner = build(partial(MANN, rows=64, size=32), CLASSES)
     phi = learner.adapt(make_episodes(CLASSES).support)
     with torch.no_grad():
-        _, (_, _, access) = learner.step(phi, torch.randn(3, 50, learner.in_size))
+        _, (_, _, access) = learner.step(phi, learner.project(torch.randn(3, 50, learner.in_size)))
     assert max(part.numel() for part in access) <= 3 * 50 * 64 * 4  # weights [T, M, H, R]; copies would be 8 times that
 
 

@@ -131,9 +131,10 @@ def plain_relation(learner: RelationNet, episodes: Episodes, t: int, x: Tensor) 
         if learner.embed.backbone.map_shape:
             shape = learner.embed.backbone.map_shape
             pair = torch.cat([total.view(shape), query.view(shape)])[None]
-            norm1, _, pool1, conv2, norm2, _, pool2, _, linear1, _, linear2 = module.rest
+            (norm1, norm2), (pool1, pool2) = (norm.norm for norm in module.norms), module.pools
+            _, linear1, _, linear2 = module.score
             maps = pool1(torch.relu(norm1(module.convolution(pair))))
-            maps = pool2(torch.relu(norm2(conv2(maps))))
+            maps = pool2(torch.relu(norm2(module.second(maps))))
             scores.append(linear2(torch.relu(linear1(maps.flatten())))[0])
         else:
             scores.append(nn.Sequential(*module)(torch.cat([total, query]))[0])

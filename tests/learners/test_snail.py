@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from learner_cases import CLASSES, KINDS, embedding, ragged, real_examples
 from torch import Tensor
 
+from metabox import recipe
 from metabox.episodes import Examples
 from metabox.learners.snail import SNAIL
 from metabox.nn.causal import CausalAttention, DenseBlock
@@ -53,10 +54,13 @@ def vector(spec: TaskSpec, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("width", [6, None])
 @pytest.mark.parametrize("n_support", [0, 1, 6, 40])  # 40 is beyond the horizon
 @pytest.mark.parametrize("spec", KINDS, ids=str)
-def test_a_query_is_answered_as_if_it_stood_alone_after_the_support(spec: TaskSpec, n_support: int) -> None:
-    learner = build(partial(SNAIL, **SMALL), spec)
+def test_a_query_is_answered_as_if_it_stood_alone_after_the_support(
+    spec: TaskSpec, n_support: int, width: int | None
+) -> None:
+    learner = build(partial(SNAIL, **SMALL | {"width": width}), spec)
     episodes = ragged(spec) if n_support == 6 else make_episodes(spec, n_support=n_support)
     got = outputs(learner, episodes)
     for t in range(3):
@@ -64,6 +68,15 @@ def test_a_query_is_answered_as_if_it_stood_alone_after_the_support(spec: TaskSp
         support = [(features(x), vector(spec, y)) for x, y in real_examples(episodes.support, t)]
         wanted = torch.stack([plain_snail(learner, support, features(x)) for x in episodes.query.x[t]])
         torch.testing.assert_close(got[t], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_on_miniimagenet_all_features_of_the_embedding_are_read() -> None:
+    parser = recipe.make_parser(recipe.find("miniimagenet-5w1s-snail"))
+    config = recipe.parse(parser, [])
+    config.tasks, config.evaluation = None, None  # which would open data
+    learner = parser.instantiate(config).learner(TaskSpec((3, 84, 84), Classes(5)))
+    assert learner.embed.out_features == 384
+    assert learner.blocks[0].query.in_features == 384 + 5  # and the label
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from learner_cases import CLASSES, DESCRIBED, embedding, ragged, real_examples
 from torch import Tensor
 
 from metabox.episodes import Episodes, Examples
-from metabox.learners.versa import LARGEST, VERSA, normal_quantiles
+from metabox.learners.versa import LARGEST, VERSA, VERSAConv, normal_quantiles
 from metabox.targets import Classes, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
@@ -164,3 +164,53 @@ def test_no_support_makes_a_variance_that_is_not_finite() -> None:
     far = Examples(x=episodes.support.x * 1e4, y=episodes.support.y)
     assert learner.adapt(far)["log_variance"].abs().max() <= LARGEST
     assert outputs(learner, episodes, far).isfinite().all()
+
+
+# ------------------------------------------------------------------ the network of the authors' code
+
+
+def plain_features(network: VERSAConv, x: Tensor) -> Tensor:
+    """`conv2d_pool_block` for the images of one task together, [N, ...]: batch statistics, a shift and no factor."""
+    h = x.float() / 255
+    for convolution, norm in zip(network.convolutions, network.norms, strict=True):
+        h = convolution(h)
+        mean, variance = h.mean((0, 2, 3)), h.var((0, 2, 3), correction=0)
+        h = (h - mean[:, None, None]) / (variance + 1e-5).sqrt()[:, None, None] + norm.norm.bias[:, None, None]
+        h = torch.relu(h)
+        if network.ceil and h.shape[-1] % 2:  # "same": an odd row is pooled alone
+            h = torch.nn.functional.pad(h, (0, 1, 0, 1), value=-math.inf)
+        h = torch.nn.functional.max_pool2d(h, 2)
+    return h.flatten(1)
+
+
+@pytest.mark.parametrize("pooling", ["same", "valid"])
+def test_support_and_queries_of_a_task_are_each_normalised_together_as_in_the_authors_code(pooling: str) -> None:
+    spec = TaskSpec((1, 11, 11), Classes(3))
+    make = partial(VERSAConv, blocks=2, width=4, pooling=pooling, norm="transductive", drop_rate=0.0)
+    learner, episodes = build(partial(VERSA, backbone=make), spec), make_episodes(spec)
+    network = learner.embed.backbone
+    for norm in network.norms:
+        assert not norm.norm.weight.requires_grad
+        norm.norm.weight.data.fill_(1)  # as it is unless a test changes it
+    for training in (False, True):
+        network.train(training)
+        for part in (episodes.support, episodes.query):
+            here = network.adapt(part.x, part.mask)[0] if part is episodes.support else network(part.x)
+            wanted = torch.stack([plain_features(network, x) for x in part.x])
+            torch.testing.assert_close(here, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_networks_have_the_256_features_of_the_authors_code() -> None:
+    assert VERSAConv((1, 28, 28)).out_features == 256
+    assert VERSAConv((3, 84, 84), blocks=5, pooling="valid").out_features == 256
+    with pytest.raises(ValueError, match="expected images of at least 32x32 for 5 valid poolings"):
+        VERSAConv((3, 28, 28), blocks=5, pooling="valid")
+
+
+def test_a_share_of_the_features_is_dropped_in_training_and_none_in_evaluation() -> None:
+    network, x = VERSAConv((1, 28, 28), blocks=1, drop_rate=0.5), torch.randint(256, (64, 1, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        network.norms[0].norm.bias.fill_(10)  # every number is positive before dropout
+        zeros = [(network.train(training)(x) == 0).float().mean() for training in (True, False)]
+    assert abs(zeros[0] - 0.5**4) < 0.01  # a pooled number is zero if all four are
+    assert zeros[1] == 0

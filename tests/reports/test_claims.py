@@ -56,6 +56,29 @@ def test_of_a_loss_less_is_better(runs: list[Path]) -> None:
     assert content["claims"][0]["rows"][0]["verdict"].startswith("above by 9")
 
 
+@pytest.mark.parametrize(
+    ("metric", "shift", "verdict"),
+    [
+        ("error", 0, "reproduced"),
+        ("error", -99, "short by 99.00"),
+        ("log_likelihood", 0, "reproduced"),
+        ("log_likelihood", 99, "short by 99.00"),
+    ],
+)
+def test_a_claim_in_error_or_nats_is_judged_by_what_the_paper_prints(
+    runs: list[Path], metric: str, shift: float, verdict: str
+) -> None:
+    per_task = result_of(runs[0])["per_task"]
+    ours = 100 * (1 - np.mean(per_task["accuracy"])) if metric == "error" else -np.mean(per_task["nll"])
+    claimed = claim(runs[0], metric=metric, value=float(ours + shift), others=["94.9, issue 2"])
+    table = write_report([claimed], runs[0] / "out", n_tasks=0)["claims"][0]
+    (row,) = table["rows"]
+    assert (row["verdict"], row["unit"]) == (verdict, "%" if metric == "error" else "")
+    assert row["mean"] == pytest.approx(ours)
+    assert table["claim"]["others"] == ["94.9, issue 2"]
+    assert "What others got: 94.9, issue 2." in (runs[0] / "out" / "report.md").read_text()
+
+
 def test_a_metric_that_was_not_measured_is_not_judged(runs: list[Path]) -> None:
     content = write_report([claim(runs[0], metric="accuracy_instance_2")], runs[0] / "out", n_tasks=0)
     assert content["claims"][0]["rows"][0]["verdict"] == "not judged: accuracy_instance_2 has no interval here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,23 @@ def test_gaussian_is_that_of_torch_summed_over_the_targets() -> None:
     assert likelihood.n_params == 8
 
 
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"min_scale": 0.1, "factor": 0.9}, lambda raw: 0.1 + 0.9 * torch.log1p(raw.exp())),  # neural processes
+        ({"min_scale": 0.05, "factor": 0.95}, lambda raw: 0.05 + 0.95 * torch.log1p(raw.exp())),  # TNP on images
+        ({"min_scale": 0.0, "link": "exp"}, torch.exp),  # TNP on functions
+        ({"min_scale": 0.0}, lambda raw: torch.log1p(raw.exp())),  # ConvCNP
+    ],
+)
+def test_the_standard_deviation_has_the_form_of_each_papers_code(options: Any, published: Any) -> None:
+    raw, y = params(8), torch.randn(T, M, 4)
+    likelihood = Reals(4, **options)
+    wanted = Normal(raw[..., :4], published(raw[..., 4:])).log_prob(y).sum(-1)
+    torch.testing.assert_close(likelihood.log_prob(raw, y), wanted)
+    assert likelihood.single == Reals(1, **options)
+
+
 def test_a_fixed_noise_is_the_standard_deviation() -> None:
     mean, y = params(4), torch.randn(T, M, 4)
     likelihood = Reals(REALS.target.size, noise=0.3)
@@ -140,6 +158,18 @@ def test_padded_queries_change_neither_loss_nor_gradient(spec: TaskSpec) -> None
     for name in whole:
         torch.testing.assert_close(ragged[name], whole[name])
     torch.testing.assert_close(gradients(objective, ragged["loss"]), gradients(objective, whole["loss"]))
+
+
+def test_the_support_counts_among_the_targets_in_training_if_told_and_never_in_an_evaluation() -> None:
+    episodes, learner = make_episodes(REALS), build(CNP, REALS)
+    both = QueryLoss(learner, predict_support=True)
+    whole = [torch.cat([getattr(part, name) for part in (episodes.support, episodes.query)], 1) for name in "xy"]
+    for training in (True, False):
+        learner.train(training)
+        params = learner.predict(learner.adapt(episodes.support), whole[0])
+        each = -REALS.target.log_prob(params, whole[1])
+        wanted = each.mean(1) if training else each[:, episodes.support.y.shape[1] :].mean(1)
+        torch.testing.assert_close(both(episodes)["loss"], wanted)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ OPTIONS = {
     },
     "Sawtooth": {"frequency": 2.5, "dim": 2, "low": 0.0, "high": 1.0, "noise": 0.1, "n_support": (0, 9), "n_query": 3},
     "Scenes": {"n_query": 3, "image_size": 16, "weights": (1.0, 0.5, 2.0)},
+    "Series": {"n_support": (2, 8), "n_query": (1, 6), "max_points": 12},
     "Shapes": {"n_query": 5, "image_size": 16, "parts": True, "missing": 0.3},
     "Sinusoids": {"amplitude": 2.0, "phase": 1.0, "low": 0.0, "noise": 0.1, "n_support": (0, 9), "n_query": (2, 4)},
     "Steps": {"n_steps": (0, 3), "low": 0.0, "high": 1.0, "noise": 0.1, "n_support": (0, 9), "n_query": (2, 4)},
@@ -148,7 +149,7 @@ def contents(episodes: Episodes) -> set[bytes]:
 def test_every_sampler_has_options_to_be_tested_with():
     assert set(SAMPLERS) == set(OPTIONS)
     kernels = {"RBF", "Matern12", "Matern32", "Matern52", "Periodic", "WeaklyPeriodic"}
-    assert set(SAMPLERS) | kernels | {"Omniglot", "Glyphs", "MixedClasses"} <= set(dir(tasks))
+    assert set(SAMPLERS) | kernels | {"Omniglot", "Glyphs", "FixedLabels"} <= set(dir(tasks))
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH)

@@ -14,9 +14,9 @@ from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import load_file
 from toys import Signs
 
-from metabox.learners import CNP, InContext, ProtoNet
+from metabox.learners import CNP, LSTM, MANN, InContext, ProtoNet
 from metabox.learners.base import Learner
-from metabox.objectives import QueryLoss
+from metabox.objectives import QueryLoss, StreamLoss
 from metabox.targets import TaskSpec
 from metabox.testing import SPECS, make_episodes
 from metabox.training.compiling import compiled
@@ -72,6 +72,19 @@ def test_ragged_shots_and_queries_are_compiled_a_few_times_and_then_no_more(
     for n in range(10):
         module(make_episodes(spec, n_tasks=3, n_support=30 + n, n_query=31 + 2 * n))["loss"].mean().backward()
     assert graphs() == so_far <= 3
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [partial(LSTM, width=4), partial(MANN, width=4, rows=5, size=3, heads=2)])
+def test_a_compiled_recurrent_learner_has_the_gradients_of_its_fast_path(make: Callable[[TaskSpec], Learner]) -> None:
+    spec = SPECS["classes of vectors"]
+    model = StreamLoss(objective(make, spec).learner)
+    episodes = make_episodes(spec, n_support=2, n_query=1)
+    module = compiled(model, episodes, Precision(), backend="aot_eager")
+    assert module is not model
+    found = [torch.autograd.grad(m(episodes)["loss"].sum(), list(model.parameters())) for m in (module, model)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
     assert not torch._dynamo.utils.counters["graph_break"]
 
 

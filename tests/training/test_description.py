@@ -21,7 +21,8 @@ from metabox.cli.main import main
 from metabox.data.preprocessing import Preprocessing
 from metabox.discover import subclasses
 from metabox.files import read_json, write_json
-from metabox.tasks import ClassFolder, Curriculum, FixedLabels, Glyphs, MixedClasses, Prefetch, RandomProjections
+from metabox.targets.mixture import Mixture
+from metabox.tasks import ClassFolder, Curriculum, FixedLabels, Glyphs, Prefetch, RandomProjections
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
 from metabox.training.description import NAME, Description, read_description, write_description
@@ -124,6 +125,7 @@ SPECS = [
     TaskSpec((1, 28, 28), Classes(5)),
     TaskSpec((2,), Reals(2, noise=0.1), descriptor_size=3, tasks=("a", "b")),
     TaskSpec((), Bars(1, n_bars=7)),
+    TaskSpec((1,), Mixture(2, n_components=3)),
     TaskSpec((4,), Binary(3)),
     TaskSpec((3, 2, 2), Parts(PARTS)),
 ]
@@ -224,7 +226,7 @@ class Told(EpisodeSampler):
         return "told 1"
 
 
-@pytest.mark.parametrize("wrap", [FixedLabels, MixedClasses, RandomProjections, Prefetch])
+@pytest.mark.parametrize("wrap", [FixedLabels, RandomProjections, Prefetch])
 def test_a_wrapper_answers_what_the_inner_sampler_does(wrap: Callable[[EpisodeSampler], EpisodeSampler]) -> None:
     outer, inner = wrap(Told()), Told()
     assert isinstance(outer, Wrapper)

@@ -40,6 +40,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 class Line(Learner):
     """Logits that are linear in the query, from fixed first weights; the support changes nothing."""
 
+    decayed = ("weight",)
+
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)
         self.weight = nn.Parameter(torch.linspace(-0.4, 0.6, 6).view(3, 2))

@@ -77,14 +77,17 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("tasks", [named, parts])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_equal_weights_train_as_the_plain_sum_does(tmp_path: Path, tasks: Any, accumulate: int) -> None:
-    outer = replace(QUICK, accumulate=accumulate)
-    plain = train(tmp_path / "plain", None, tasks, outer)
-    fixed = train(tmp_path / "fixed", Fixed, tasks, outer)
+def test_equal_weights_train_as_the_plain_sum_does(tmp_path: Path, tasks: Any) -> None:
+    plain = train(tmp_path / "plain", None, tasks)
+    fixed = train(tmp_path / "fixed", Fixed, tasks)
     assert close(plain, fixed)
-    other = train(tmp_path / "other", WorstCase, tasks, outer)
+    other = train(tmp_path / "other", WorstCase, tasks)
     assert not close(plain, other)
+
+
+def test_a_weighting_refuses_a_step_in_several_batches(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected accumulate=1 with a weighting"):
+        train(tmp_path, Fixed, outer=replace(QUICK, accumulate=2))
 
 
 def test_a_weight_of_zero_leaves_the_head_of_a_task_as_it_was(tmp_path: Path) -> None:

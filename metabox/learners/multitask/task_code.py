@@ -41,6 +41,8 @@ class TaskCode(nn.Module):
         ValueError: if there is nothing to infer, or the code is given and the descriptor is too small for it.
     """
 
+    decayed = ()
+
     @checked
     def __init__(self, spec: TaskSpec, kind: CodeKind = "given", width: int = 32) -> None:
         super().__init__()

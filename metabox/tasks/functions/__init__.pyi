@@ -12,6 +12,7 @@ from metabox.tasks.functions.linear import LinearFunctions as LinearFunctions
 from metabox.tasks.functions.linear import TwoLayerNetworks as TwoLayerNetworks
 from metabox.tasks.functions.sequences import AssociativeRecall as AssociativeRecall
 from metabox.tasks.functions.sequences import Copy as Copy
+from metabox.tasks.functions.series import Series as Series
 from metabox.tasks.functions.sinusoids import Harmonics as Harmonics
 from metabox.tasks.functions.sinusoids import Sawtooth as Sawtooth
 from metabox.tasks.functions.sinusoids import Sinusoids as Sinusoids

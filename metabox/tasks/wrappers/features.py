@@ -22,7 +22,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
 from metabox.tensors import hash_of, load_tensors, save_tensors
 
-BATCH = 64
+BATCH = 8  # larger ones leave the caches of a CPU core, and take up to twice as long
 
 
 class Features(Wrapper):

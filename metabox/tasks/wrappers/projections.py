@@ -56,6 +56,7 @@ class RandomProjections(Wrapper):
         def project(examples: Examples) -> Examples:
             x: Tensor = examples.x.flatten(2)
             x = x.float() / 255 if x.dtype == torch.uint8 else x
-            return replace(examples, x=x @ maps_)
+            with torch.autocast(x.device.type, enabled=False):  # a validation draws its tasks under autocast
+                return replace(examples, x=x @ maps_)
 
         return replace(episodes, support=project(episodes.support), query=project(episodes.query))

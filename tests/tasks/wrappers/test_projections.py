@@ -58,3 +58,10 @@ def test_images_become_vectors_and_everything_else_stays() -> None:
     )
     torch.testing.assert_close(part.support.x, whole.support.x[2:], rtol=0, atol=1e-6)
     assert tasks.config["size"] == 20
+
+
+def test_a_task_is_the_same_under_autocast_as_in_a_validation() -> None:
+    tasks, place = RandomProjections(Glyphs(n_way=2)), Place(2, "val")
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = tasks.sample(place)
+    assert torch.equal(inside.query.x, tasks.sample(place).query.x)
