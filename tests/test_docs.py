@@ -54,7 +54,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, workplace: Path) -> 
     for kind, text in BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8")):
         if kind == "console":
             for line in COMMAND.findall(text):
-                check_command(shlex.split(line))
+                check_command(shlex.split(line, comments=True))
         elif kind == "yaml":
             write_text("stripes.yaml", text)
             build_recipe("stripes.yaml")
@@ -82,6 +82,10 @@ def check_command(arguments: list[str]) -> None:
         "predict",
     ):  # their runs were not trained here: the error about them shows that the options were read
         assert main(arguments) == 2
+        return
+    if command == "serve":
+        pytest.importorskip("uvicorn", reason="needs the extra serve")
+        assert main([*arguments, "--port", "-1"]) == 2  # which is the last to be looked at
         return
     if command == "list" or any("help" in argument for argument in rest):
         with contextlib.redirect_stdout(io.StringIO()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -74,7 +75,8 @@ def serve(model: Model, host: str = "127.0.0.1", port: int = 8000, limits: Limit
         shown = f"[{host}]" if ":" in host else host
         name = model.name or type(model.learner).__name__
         print(f"{name}: http://{shown}:{listening.getsockname()[1]}/ (Ctrl+C stops it)", flush=True)
-        server.run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # as said
+            server.run(sockets=[listening])
 
 
 def _protocol(limits: Limits) -> type[asyncio.Protocol]:

@@ -32,6 +32,17 @@ def test_the_address_is_printed_and_loopback_asks_for_no_warning(path: str, caps
     assert "warning: 0.0.0.0 may be reached by other machines" in capsys.readouterr().err
 
 
+def test_an_interrupt_is_how_it_ends(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    assert main(["serve", path, "--port", "0"]) == 0
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
