@@ -38,7 +38,8 @@ def as_base64(content: bytes) -> str:
 @functools.cache
 def _image(name: str) -> bytes:
     """One of the tests of image files; the larger ones, cut off, still fit a body."""
-    return IMAGES[name][0]()[:MOST_IMAGE]
+    content: bytes = IMAGES[name][0]()[:MOST_IMAGE]
+    return content
 
 
 def _tasks(content: Any, path: str = "/tasks") -> Request:
