@@ -10,9 +10,10 @@ when the script is called again. Writes results/RECIPE.json beside this file.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from readings import log_of
 
 from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
@@ -38,7 +39,7 @@ def row(recipe: str, steps: int | None, seed: int, runs: Path, more: list[str]) 
     if metabox(["train", recipe, *budget, "--seed", str(seed), "--out", str(out), *more]):
         raise SystemExit(2)
     result = read_json(next((out / "results").glob("*.json")))
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = log_of(out)
     summary = result["summary"]
     return {
         "recipe": recipe,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from dataclasses import replace
 from importlib.resources import files
@@ -28,6 +27,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from readings import log_of
+from shipping import about, halved, ship
 from torch import Tensor
 
 from metabox.calibration import calibrated
@@ -36,7 +37,6 @@ from metabox.data.class_images import ClassImages
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Split
 from metabox.evaluation import Scores, evaluate
-from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
 from metabox.model import Model
 from metabox.tasks import LakeRuns, Omniglot
@@ -130,33 +130,18 @@ def trained(out: Path, recipe: str, seed: int) -> None:
         raise SystemExit(2)
 
 
-def about(out: Path, recipe: str, seed: int) -> dict[str, Any]:
-    """How the learner came about."""
-    steps = [json.loads(text) for text in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    on = read_json(out / "environment.json")
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "steps": steps[-1]["step"],
-        "training_seconds": round(steps[-1]["seconds"], 1),
-        "validation_on_generated_percent": [
-            [one["step"], round(100 * one["val"]["accuracy"], 2)] for one in steps if "val" in one
-        ],
-        "trained_on": on,
-        "real_images_in_training": 0,
-    }
+def validated(out: Path) -> list[list[float]]:
+    """Step and accuracy in percent on generated validation classes."""
+    return [[line["step"], round(100 * line["val"]["accuracy"], 2)] for line in log_of(out) if "val" in line]
 
 
 LOOK = Preprocessing(1, SIDE, "box", inverted="auto", fit="pad")
-SHIPPED = Path(__file__).parents[1] / "metabox" / "models" / "characters.metabox"
 
 
 def shipped(run: Path, root: str | None) -> Model:
     """The model as it ships: weights in half precision, a temperature, and how images are brought to it."""
     model = replace(Model.from_run(run), preprocessing=LOOK)
-    for part in (*model.learner.parameters(), *model.learner.buffers()):
-        if part.is_floating_point():
-            part.data = part.half().to(part.dtype)
+    halved(model.learner)
     return calibrated(model, Omniglot(data_root=root, n_way=5), n_tasks=500)
 
 
@@ -218,13 +203,11 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": command,
         "environment": collect_environment(),
-        "run": about(out, args.recipe, args.seed),
+        "run": about(out, args.recipe, args.seed)
+        | {"validation_on_generated_percent": validated(out), "real_images_in_training": 0},
     }
     result |= {"in_use": in_use(model, args.data_root), "rows": measured(model.learner, args.data_root)}
-    write_json(Path(__file__).parent / "results" / "characters.json", result)
-    SHIPPED.parent.mkdir(exist_ok=True)
-    replace(model, name="characters", licence="MIT", card=card(result)).save(SHIPPED)
-    print(card(result))
+    ship("characters", model, result, card(result))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from readings import log_of
 from safetensors import safe_open
 
 MARK = "METABOX_HARM"
@@ -139,7 +140,7 @@ def outcome(run: Path) -> dict[str, Any]:
         weights = blake2b(digest_size=8)
         for name in sorted(file.keys()):
             weights.update(name.encode() + file.get_tensor(name).tobytes())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = log_of(run)
     results = {path.name: json.loads(path.read_text())["per_task"] for path in sorted((run / "results").glob("*.json"))}
     return {"weights": weights.hexdigest(), "metrics": [_without_times(line) for line in lines], "results": results}
 

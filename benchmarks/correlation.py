@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any, cast
 
 import torch
+from readings import log_of
 
 from metabox import OuterLoop, evaluate, run
 from metabox.episodes import Split
@@ -66,7 +67,7 @@ def row(correlation: float, name: str, seed: int, args: argparse.Namespace) -> d
     )
     out = args.runs / f"correlation-{correlation:g}-{name}-{args.steps}-{args.lr:g}-seed{seed}"
     learner = run(tasks, make, outer, seed=seed, scale="none", out=out)
-    last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    last = log_of(out)[-1]
     return {
         "correlation": correlation,
         "network": name,

@@ -21,7 +21,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from incontext import log_of, measure, trained
+from incontext import measure, trained
+from readings import log_of
 from stopwatch import quartiles
 from torch import Tensor, nn
 

@@ -106,8 +106,6 @@ def foreign_host(draw: random.Random) -> Request:
         "127.0.0.1:x",
         "[::1",
         "10.0.0.1",
-    ]
-    hosts += [
         "127.0.0.1@evil.example",
         "evil.example#127.0.0.1",
         "0.0.0.0",
@@ -140,16 +138,18 @@ def simple_type(draw: random.Random) -> Request:
 
 
 def other_paths(draw: random.Random) -> Request:
-    paths = ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/page/../app.py", "/tasks/../model"]
-    paths += [
+    paths = [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/page/../app.py",
+        "/tasks/../model",
         "/static/..%2f..%2fapp.py",
         "/page.css/../../app.py",
         "/tasks/%00",
         "/tasks//predict",
         "/\\..\\..\\x",
         "/.git/config",
-    ]
-    paths += [
         f"/tasks/{'a' * 5000}",
         "/tasks/a%0d%0aset-cookie:x",
         "/?file=/etc/passwd",
@@ -177,8 +177,6 @@ def no_json(draw: random.Random) -> Request:
         b'{"examples": NaN}',
         b"9" * 100_000,
         b'"\\ud800"',
-    ]
-    bodies += [
         b'{"examples": Infinity}',
         b"null",
         b"[]",

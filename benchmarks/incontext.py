@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from published import steps_for
+from readings import log_of
 
 import metabox
 from metabox.cli.main import main as command
@@ -51,10 +52,6 @@ PARTS = 20  # of 200 tasks each
 PLAIN = metabox.OuterLoop(
     steps=2000, n_tasks=32, lr=1e-3, optimizer="adam", weight_decay=0, schedule="constant", clip=1, n_validation=100
 )
-
-
-def log_of(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def trained(recipe: str, folder: Path, *options: str) -> tuple[Learner, Row]:

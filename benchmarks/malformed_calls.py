@@ -21,9 +21,10 @@ from metabox import learners as methods
 from metabox.checks import hints, shown
 from metabox.data import readers, safe_pickle
 from metabox.episodes import Episodes, Examples
-from metabox.evaluation import evaluate, memorisation
+from metabox.evaluation import evaluate
 from metabox.export import export, load_exported
 from metabox.learners.base import Learner
+from metabox.memorisation import memorisation
 from metabox.multitask import DWA
 from metabox.multitask.transfer import delta_percent, table
 from metabox.nn.backbones import Conv4

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -28,6 +27,7 @@ from typing import Any
 
 import model_card
 from PIL import Image
+from shipping import halved, ship
 from torch import Tensor
 
 from metabox.calibration import calibrated
@@ -36,7 +36,6 @@ from metabox.data.root import name_data_root
 from metabox.episodes import SPLITS
 from metabox.estimators import FewShotClassifier
 from metabox.evaluation import Scores, evaluate, interval_of
-from metabox.files import write_json
 from metabox.learners import ProtoNet
 from metabox.learners.base import Learner
 from metabox.model import Model
@@ -68,7 +67,6 @@ OUTER = OuterLoop(
     steps=400, n_tasks=1, lr=1e-3, weight_decay=0.0, warmup=40, validate_every=200, n_validation=100, precision="32"
 )
 KINDS = ((5, 1), (5, 5), (20, 1), (20, 5))
-SHIPPED = Path(__file__).parents[1] / "metabox" / "models" / "photos.metabox"
 QUALITY = 95  # of the exam's JPEG files
 
 
@@ -155,13 +153,6 @@ def best_side(learner: Learner) -> tuple[int, list[dict[str, Any]]]:
         for side in SIDES
     }
     return max(score, key=lambda side: score[side]), rows
-
-
-def halved(learner: Learner) -> Learner:
-    """With weights that half precision holds, as they ship."""
-    for part in learner.parameters():
-        part.data = part.half().to(part.dtype)
-    return learner
 
 
 def composed(learner: Learner, tried: tuple[float, float], temperature: float, side: int) -> Model:
@@ -279,7 +270,7 @@ def main() -> None:
     learner, best, validation = chosen(args.runs, args.seed)
     if args.validate:
         return
-    learner = halved(learner)
+    halved(learner)
     side, sides = best_side(learner)
     small = calibrated(Model(learner), features(5, 5, side), n_tasks=300)
     model = composed(learner, best, small.temperature, side)
@@ -303,10 +294,7 @@ def main() -> None:
         path = model.save(Path(folder) / "photos.metabox")
         result["from_nothing"] = from_nothing(path)
         result["exam"] = [exam(path, n_way) for n_way in (3, 5)]
-    write_json(Path(__file__).parent / "results" / "photos.json", result)
-    SHIPPED.parent.mkdir(exist_ok=True)
-    replace(model, name="photos", licence="MIT", card=card(result)).save(SHIPPED)
-    print(card(result))
+    ship("photos", model, result, card(result))
 
 
 if __name__ == "__main__":

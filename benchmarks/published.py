@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from budget import row
+from readings import log_of
 
 from metabox.cli.main import main as metabox
 from metabox.discover import recipes
@@ -22,7 +23,7 @@ def seconds_per_step(recipe: str, more: list[str]) -> float:
         short = ["--outer.steps", "40", "--outer.validate_every", "10", "--outer.n_validation", "1", "--n_test", "1"]
         if metabox(["train", recipe, *short, "--out", folder, *more]):
             raise SystemExit(2)
-        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = log_of(folder)
         at = {line["step"]: line["seconds"] for line in lines if "val" in line}
     return float(at[40] - at[10]) / 30
 

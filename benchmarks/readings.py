@@ -8,14 +8,19 @@ import json
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+def log_of(run: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def blocks(out: str | Path) -> list[tuple[int, float]]:
     """The steps of a run between validations, and their seconds without validation."""
-    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines if "val" in line)]
+    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in log_of(out) if "val" in line)]
     return [(step - s, seconds - t) for (s, t), (step, seconds) in pairwise(ends)]
 
 

@@ -22,12 +22,10 @@ import csv
 import hashlib
 import importlib.util
 import io
-import json
 import sys
 import tarfile
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -36,13 +34,14 @@ import model_card
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from readings import log_of
+from shipping import about, halved, ship
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from metabox.cli.main import main as metabox
 from metabox.episodes import Examples
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_json
 from metabox.model import Model
 from metabox.seeding import Draws
 from metabox.training.environment import collect_environment
@@ -225,32 +224,9 @@ def measured(model: Model) -> dict[str, Any]:
     }
 
 
-def about(out: Path, recipe: str, seed: int) -> dict[str, Any]:
-    """How the learner came about."""
-    steps = [json.loads(text) for text in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "steps": steps[-1]["step"],
-        "training_seconds": round(steps[-1]["seconds"], 1),
-        "validation_nll_on_made_up_series": [
-            [one["step"], round(one["val"]["nll"], 4)] for one in steps if "val" in one
-        ],
-        "trained_on": read_json(out / "environment.json"),
-        "real_series_in_training": 0,
-    }
-
-
-SHIPPED = Path(__file__).parents[1] / "metabox" / "models" / "functions.metabox"
-
-
-def shipped(run: Path) -> Model:
-    """The model as it ships: weights in half precision."""
-    model = Model.from_run(run)
-    for part in (*model.learner.parameters(), *model.learner.buffers()):
-        if part.is_floating_point():
-            part.data = part.half().to(part.dtype)
-    return model
+def validated(out: Path) -> list[list[float]]:
+    """Step and negative log likelihood on made-up validation series."""
+    return [[line["step"], round(line["val"]["nll"], 4)] for line in log_of(out) if "val" in line]
 
 
 def card(result: dict[str, Any]) -> str:
@@ -292,17 +268,16 @@ def main() -> None:
     out = args.runs / f"{args.recipe}-seed{args.seed}"
     if not args.evaluate and metabox(["train", args.recipe, "--seed", str(args.seed), "--out", str(out)]):
         raise SystemExit(2)
-    model = shipped(out)
+    model = Model.from_run(out)
+    halved(model.learner)
     command = " ".join(["python benchmarks/series.py", *(word for word in sys.argv[1:] if word == "--evaluate")])
     result: dict[str, Any] = {
         "command": command,
         "environment": collect_environment(),
-        "run": about(out, args.recipe, args.seed),
+        "run": about(out, args.recipe, args.seed)
+        | {"validation_nll_on_made_up_series": validated(out), "real_series_in_training": 0},
     } | measured(model)
-    write_json(Path(__file__).parent / "results" / "functions.json", result)
-    SHIPPED.parent.mkdir(exist_ok=True)
-    replace(model, name="functions", licence="MIT", card=card(result)).save(SHIPPED)
-    print(card(result))
+    ship("functions", model, result, card(result))
 
 
 if __name__ == "__main__":

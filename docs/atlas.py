@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from results import columns_of, manifest, older, show
 
-from metabox import discover
+from metabox import discover, gate
 from metabox.reports.claims import about
 from metabox.reports.metrics import scale
 
@@ -43,10 +41,9 @@ def entries(folder: Path) -> list[Entry]:
     """All recipes of the package, with the rows of the results in `folder` that name them."""
     found = []
     for name, path in discover.recipes().items():
-        files = [file for file in (discover.base_of(path), path) if file]
         content: dict[str, Any] = {}
-        for file in files:
-            content = joined(content, yaml.safe_load(file.read_text(encoding="utf-8")))
+        for file in gate.layers(path):
+            content = joined(content, gate.read(str(file)))
         learner = content["learner"]
         learner = learner if isinstance(learner, str) else learner["class_path"]
         found.append(Entry(name, learner.rpartition(".")[2], content.get("claim"), content.get("outer", {})))

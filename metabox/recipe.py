@@ -24,8 +24,9 @@ from metabox import discover, gate, messages
 from metabox.checks import check_fields, checked
 from metabox.data.root import DATA_VARIABLE, name_data_root
 from metabox.episodes import Split
-from metabox.evaluation import Scores, evaluate, memorisation, normalisation
+from metabox.evaluation import Scores, evaluate, normalisation
 from metabox.learners.base import Learner
+from metabox.memorisation import memorisation
 from metabox.objectives import QueryLoss
 from metabox.plugins import HELP, OPTION, allowed
 from metabox.ranges import NotNegative, Real

@@ -11,10 +11,11 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from metabox.episodes import Device, Episodes, Examples
-from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, memorisation, normalisation
+from metabox.evaluation import Scores, accuracy_by_instance, calibration_error, evaluate, normalisation
 from metabox.learners.base import Learner, Phi
 from metabox.learners.cnp import CNP
 from metabox.learners.lstm import LSTM
+from metabox.memorisation import memorisation
 from metabox.nn.backbones import Conv4
 from metabox.objectives import StreamLoss
 from metabox.targets import Classes, Reals, TaskSpec

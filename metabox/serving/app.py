@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 import metabox
 from metabox.model import Model
-from metabox.serving.guard import Guard, as_json, refusal
+from metabox.serving.guard import FAILED, Guard, as_json, refusal
 from metabox.serving.limits import Limits, Refused
 from metabox.serving.reading import Reader
 from metabox.serving.store import Store, Task
@@ -198,7 +198,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return refusal(500, "the server failed; its terminal says why")  # where `Guard` prints it
+    return refusal(500, FAILED)  # where `Guard` prints it
 
 
 def ink_of(model: Model) -> str | None:

@@ -19,6 +19,7 @@ from metabox.serving.limits import Limits, Refused
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY = ("0.0.0.0", "::", "")
 MOST_HEADERS = 1 << 14
+FAILED = "the server failed; its terminal says why"
 CHANGING = ("POST", "PUT", "DELETE", "PATCH")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -77,7 +78,7 @@ class Guard:
             return
         except Exception:
             traceback.print_exc(file=sys.stderr)
-            await answering.finish(refusal(500, "the server failed; its terminal says why"), scope, receive)
+            await answering.finish(refusal(500, FAILED), scope, receive)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
