@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core; torch reads it when imported
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def images(tmp_path: Path) -> Path:
     """A folder of six class folders with four grey 8x8 images each."""
     return made(tmp_path / "images", [f"class{c}" for c in range(6)])
+
+
+@pytest.fixture(autouse=True)
+def _data_root_of_a_test() -> Iterator[None]:
+    """What `--data-root` sets in one test is undone before the next."""
+    before = os.environ.get("METABOX_DATA")
+    yield
+    if before is None:
+        os.environ.pop("METABOX_DATA", None)
+    else:
+        os.environ["METABOX_DATA"] = before
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ def test_a_folder_without_the_package_is_refused(against: ModuleType, tmp_path: 
 def test_a_checkout_beside_itself_gives_a_ratio(
     against: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     speed, out = importlib.import_module("speed"), tmp_path / "against.json"
     monkeypatch.setattr(speed, "limits", dict)
     monkeypatch.setattr(against, "SECONDS", 0.1)
