@@ -125,6 +125,8 @@ def prepare(
     if outer.recompute:
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
+    if weigh:
+        weigh.fit(spec)
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
     if weigh and outer.accumulate > 1:
