@@ -86,6 +86,7 @@ ELSE: dict[str, Any] = {
     "kernel": RBF(0.5),
     "encoder": NGrams(64),
     "weights": (1.0, 2.0, 3.0),
+    "levels": (0.1, 0.9),
     "drawers": (10, 5, 5),
     "splits": (0.5, 0.25, 0.25),
     "fractions": (0.5, 0.25, 0.25),

@@ -37,7 +37,7 @@ def train(arguments: list[str]) -> None:
     text = recipes.dump(parser, config)
     manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    options = ("evaluation", "objective", "weighting", "target", "scale", "hooks")
+    options = ("evaluation", "objective", "weighting", "target", "scale", "hooks", "select")
     of_run = {name: getattr(made, name) for name in options} | {"seed": config.seed}
     leads = check(made.tasks, made.learner, made.outer, **of_run)
     with owned(folder, leads):

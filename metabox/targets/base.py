@@ -50,6 +50,8 @@ class Target(Configured, ABC):
     """The plural noun for this kind in messages."""
     parts: tuple[Part, ...] = ()
     """Named parts, for `Parts` only."""
+    has_density: bool = True
+    """Whether there is a `log_prob`: without one there is no nll, and no inference by likelihood."""
     learned_scale: bool = False
     """Whether a spread of real y is predicted, so that no weighting has to learn it."""
     log_term: float = 0.5
@@ -169,6 +171,13 @@ class Target(Configured, ABC):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_i `[T]`, the mean loss (or error) of each task's valid examples; and that of each part, if it has parts."""
         return task_mean(getattr(self, of)(params, y), mask), {}
+
+    def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores and truths `[R, L]` of the valid examples' binary labels, by part ("" without), on the CPU.
+
+        The truth is 0 or 1, or -1 for a label that is missing.
+        """
+        return {}
 
     def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """How many examples of each task `[T]` have a label of each named part, if the target has parts."""

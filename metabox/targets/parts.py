@@ -125,6 +125,7 @@ class Parts(Target):
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"expected parts of different names, one at least, got {names}")
         super().__init__(sum(part.columns for part in self.parts))
+        self.has_density = all(part.target.has_density for part in self.parts)
         self.kinds = [part.target.single for part in self.parts]
         self.part_params = [part.n_params for part in self.parts]
 
@@ -253,6 +254,11 @@ class Parts(Target):
             for part, kind, p, label, there in self._numbers(params, y)
             for name, values in kind.scores(p, label).items()
         }
+
+    def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        pieces = zip(self.parts, self.split_params(params), self.split(y), strict=True)
+        found = {part.name: part.target.ranked(p, label, mask) for part, p, label in pieces if not part.spatial}
+        return {name: own[""] for name, own in found.items() if own}
 
     def mixture(self, params: Tensor) -> Tensor:
         s, m = params.shape[1:3]
