@@ -148,6 +148,13 @@ class Target(Configured, ABC):
         It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
         """
 
+    @abstractmethod
+    def answer(self, params: Tensor) -> Tensor:
+        """What is predicted, in words that need no formula: `[..., P]` -> `[..., K]`.
+
+        The probability of each class, or that each label is 1; means in the units of y.
+        """
+
     @property
     def units(self) -> tuple[int, ...]:
         """For each number of a label, which location and scale it shares with others, from 0; -1 if it has no unit."""

@@ -63,6 +63,9 @@ class Binary(Vector):
     def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         return {"": (params[mask].float().cpu(), y[mask].nan_to_num(-1).long().cpu())}
 
+    def answer(self, params: Tensor) -> Tensor:
+        return params.float().sigmoid()
+
     def mixture(self, params: Tensor) -> Tensor:
         logits = params.float()
         return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)

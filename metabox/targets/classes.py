@@ -96,6 +96,9 @@ class Classes(Target):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (self.log_probs(params).argmax(-1) == y).float()}
 
+    def answer(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).exp()
+
     def mixture(self, params: Tensor) -> Tensor:
         return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
 

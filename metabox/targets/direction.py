@@ -71,6 +71,9 @@ class Direction(Vector):
         """The predicted direction, of length 1: `[..., d]`."""
         return F.normalize(params.float(), dim=-1)
 
+    def answer(self, params: Tensor) -> Tensor:
+        return self.mean(params)
+
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The angle between truth and prediction, in degrees."""
         return {"angle": torch.rad2deg(torch.acos(self.cosine(params, y).clamp(-1, 1)))}

@@ -255,6 +255,17 @@ class Parts(Target):
             for name, values in kind.scores(p, label).items()
         }
 
+    def answers(self, params: Tensor) -> dict[str, Tensor]:
+        """Each part's `Target.answer`: `[..., C, *spatial]` of classes, `[..., size, *spatial]` of others."""
+        found = {}
+        for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
+            one = kind.answer(p.unflatten(-1, (-1, part.elements)).transpose(-1, -2)).transpose(-1, -2).flatten(-2)
+            found[part.name] = one.unflatten(-1, (part.size, *part.spatial))
+        return found
+
+    def answer(self, params: Tensor) -> Tensor:
+        return torch.cat([one.flatten(params.ndim - 1) for one in self.answers(params).values()], dim=-1)
+
     def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         pieces = zip(self.parts, self.split_params(params), self.split(y), strict=True)
         found = {part.name: part.target.ranked(p, label, mask) for part, p, label in pieces if not part.spatial}

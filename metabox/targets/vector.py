@@ -53,6 +53,9 @@ class RealVector(Vector):
     def mean(self, params: Tensor) -> Tensor:
         """`[..., P]` -> `[..., dy]`."""
 
+    def answer(self, params: Tensor) -> Tensor:
+        return self.mean(params)
+
     @abstractmethod
     def std(self, params: Tensor) -> Tensor:
         """The standard deviation of each number of y: `[..., P]` -> `[..., dy]`."""
