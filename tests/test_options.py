@@ -26,6 +26,7 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "HardSharing": {"film"},
+    "MTAN": {"depth"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},

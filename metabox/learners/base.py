@@ -48,6 +48,8 @@ class Learner(nn.Module, Configured, ABC):
     """True if queries may influence each other."""
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
+    reads_support: ClassVar[bool] = True
+    """False if no prediction depends on the support: x alone, or x and the descriptor."""
     continues: ClassVar[bool] = False
     """True if `adapt` and `stream` can go on from the phi of earlier examples."""
     decayed: ClassVar[tuple[str, ...]] = ()

@@ -25,7 +25,8 @@ class MTAN(Learner):
     One encoder and decoder is shared. At each level, part k has a mask `a_k = sigmoid(h_k(g_k([u; e_k])))` from the
     level's first shared features u and its own features e_k of the level before, and takes `a_k * p` of the level's
     second shared features p; a shared convolution f carries it to the next level (equations 1 and 2). A head of a 3x3
-    and a 1x1 convolution predicts the part. A descriptor enters the heads at every pixel; the support is not read.
+    and a 1x1 convolution predicts the part. A descriptor enters the heads at every pixel; the support is not read. A
+    vector is an image of one pixel.
 
     Deviations, from the authors' code (`model_segnet_mtan.py`): the shared network is a U-Net of `depth` + 1 levels of
     two convolutions, with skip connections and nearest-pixel upsampling, where they have a SegNet of five levels that
@@ -35,16 +36,17 @@ class MTAN(Learner):
     Args:
         spec: the tasks.
         width: channels of the first level, and of each part's last features.
-        depth: levels below the first; the image is halved that many times.
+        depth: levels below the first; the image is halved that many times. By default 3, or as many as it has room for.
 
     Raises:
-        ValueError: if inputs are not images, or too small for so many levels; if a part has neither zero nor two
-            spatial axes.
+        ValueError: if inputs are neither images nor vectors, or too small for so many levels; if a part has neither
+            zero nor two spatial axes.
     """
 
     targets = (Parts,)
+    reads_support = False
 
-    def __init__(self, spec: TaskSpec, *, width: Count = 16, depth: Natural = 3) -> None:
+    def __init__(self, spec: TaskSpec, *, width: Count = 16, depth: Natural | None = None) -> None:
         super().__init__(spec)
         self.target = cast(Parts, spec.target)
         if wrong := [part.name for part in spec.target.parts if len(part.spatial) not in (0, 2)]:
@@ -76,11 +78,14 @@ class _Attended(Backbone):
 
     norm = "batch"
 
-    def __init__(self, x_shape: tuple[int, ...], k: int, width: int, depth: int) -> None:
+    def __init__(self, x_shape: tuple[int, ...], k: int, width: int, depth: int | None) -> None:
         super().__init__(x_shape)
-        channels, height, across = image_shape(self)
-        if min(height, across) < 2**depth:
-            raise ValueError(f"expected a depth from 0 to {int(math.log2(min(height, across)))}, got {depth}")
+        self.image = (*x_shape, 1, 1) if len(x_shape) == 1 else image_shape(self)
+        channels, height, across = self.image
+        deepest = int(math.log2(min(height, across)))
+        depth = min(3, deepest) if depth is None else depth
+        if depth > deepest:
+            raise ValueError(f"expected a depth from 0 to {deepest}, got {depth}")
         sizes = [width * 2**level for level in range(depth + 1)]
         rising = list(reversed(range(depth)))
         self.down = nn.ModuleList(
@@ -100,6 +105,7 @@ class _Attended(Backbone):
         self.out_features = math.prod(self.map_shape)
 
     def features(self, x: Tensor, context: Context) -> Tensor:
+        x = x.view(-1, *self.image)
         bridges: list[Tensor] = []
         own: Tensor | None = None  # of the parts, [K, B, channels, height, width]
         for i, ((first, second), mask) in enumerate(zip(self.down, self.down_masks, strict=True)):  # type: ignore[misc]

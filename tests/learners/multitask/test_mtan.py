@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from metabox.learners.multitask.mtan import _Block, _Mask
 from metabox.nn.towers import shared_parameters, task_parameters
 from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
 from metabox.tasks import Scenes
+from metabox.testing import CHECKS
 
 PARTS = (Part("kind", Classes(3), (8, 8)), Part("depth", Reals(1, noise=1), (4, 4)), Part("age", Reals(1, noise=1)))
 SPEC = TaskSpec((2, 8, 8), Parts(PARTS), descriptor_size=2)
@@ -95,7 +98,7 @@ def test_it_learns_scenes_a_little(tmp_path: object) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (TaskSpec((5,), Parts([Part("a", Reals(1))])), "expected"),
+        (TaskSpec((2, 5), Parts([Part("a", Reals(1))])), "expected images"),
         (TaskSpec((1, 4, 4), Parts([Part("a", Reals(1))])), "expected a depth from 0 to 2, got 3"),
         (TaskSpec((1, 8, 8), Parts([Part("a", Reals(1), (3,))])), "no or two spatial axes"),
         (TaskSpec((1, 8, 8), Reals(1)), "expected a target among Parts"),
@@ -103,4 +106,9 @@ def test_it_learns_scenes_a_little(tmp_path: object) -> None:
 )
 def test_what_does_not_fit_is_named(spec: TaskSpec, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        MTAN(spec)
+        MTAN(spec, depth=3)
+
+
+@pytest.mark.parametrize("check", sorted(set(CHECKS) - {"check_it_learns_a_small_family_of_tasks"}))
+def test_it_conforms_on_images(check: str) -> None:
+    CHECKS[check](partial(MTAN, width=4), SPEC)
