@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy(
     "evaluation.Scores",
     "evaluation.evaluate",
     "estimators.classifier.FewShotClassifier",
+    "estimators.multitask.MultiTaskEstimator",
     "estimators.regressor.FewShotRegressor",
     "learners.base.Learner",
     "model.Model",

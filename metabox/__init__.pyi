@@ -5,6 +5,7 @@ from metabox.config import Configured as Configured
 from metabox.episodes import Episodes as Episodes
 from metabox.episodes import Examples as Examples
 from metabox.estimators.classifier import FewShotClassifier as FewShotClassifier
+from metabox.estimators.multitask import MultiTaskEstimator as MultiTaskEstimator
 from metabox.estimators.regressor import FewShotRegressor as FewShotRegressor
 from metabox.evaluation import Scores as Scores
 from metabox.evaluation import evaluate as evaluate

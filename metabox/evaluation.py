@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
 from metabox.ranges import Count, Whole
+from metabox.ranking import Ranked, ranking_scores
 from metabox.targets import Classes
 from metabox.targets.base import score_mean, task_mean
 from metabox.tasks.place import Place
@@ -201,22 +202,7 @@ def evaluate(
     # A k-th instance that is missing from a batch is not a score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
-    return Scores(split, seed, per_task, names, pooled | _ranking_scores([scored.ranked for scored in batches]))
-
-
-def _ranking_scores(batches: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, float]:
-    """The area under the receiver operating characteristic and the average precision of each ranking."""
-    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
-
-    found: dict[str, float] = {}
-    for name in batches[0]:
-        scores, truth = (torch.cat([batch[name][i] for batch in batches]) for i in (0, 1))
-        known = truth >= 0
-        both = [k for k in range(truth.shape[1]) if 0 < (truth[known[:, k], k] == 1).double().mean() < 1]
-        for metric, function in (("auroc", binary_auroc), ("average_precision", binary_average_precision)):
-            if each := [float(function(scores[known[:, k], k], truth[known[:, k], k])) for k in both]:
-                found[f"{metric}_{name}".rstrip("_")] = math.fsum(each) / len(each)
-    return found
+    return Scores(split, seed, per_task, names, pooled | ranking_scores([scored.ranked for scored in batches]))
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -233,7 +219,7 @@ class Scored(NamedTuple):
     names: list[str]
     confidence: list[Tensor]
     correct: list[Tensor]
-    ranked: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})
+    ranked: Ranked = MappingProxyType({})
     fault: str | None = None
 
 

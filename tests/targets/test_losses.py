@@ -165,7 +165,7 @@ def test_each_part_has_a_loss_of_its_own() -> None:
 def test_rankings_of_binary_labels_are_scored_over_all_tasks_and_missing_labels_are_left_out() -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from metabox.evaluation import _ranking_scores
+    from metabox.ranking import ranking_scores
 
     target = Parts([Part("tags", Binary(2)), Part("age", Reals(1))])
     params, y = torch.randn(3, 20, target.n_params), torch.randn(3, 20, 3)
@@ -173,7 +173,7 @@ def test_rankings_of_binary_labels_are_scored_over_all_tasks_and_missing_labels_
     y[1, :, 0] = math.nan
     mask = torch.ones(3, 20, dtype=torch.bool)
     mask[2, 5:] = False
-    got = _ranking_scores([target.ranked(params[i : i + 1], y[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    got = ranking_scores([target.ranked(params[i : i + 1], y[i : i + 1], mask[i : i + 1]) for i in range(3)])
     there = [mask & ~y[..., k].isnan() for k in (0, 1)]
     for name, function in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
         wanted = sum(function(y[there[k]][:, k], params[there[k]][:, k]) for k in (0, 1)) / 2
