@@ -48,7 +48,8 @@ def test_processes_that_share_a_step_take_the_same_sampler():
 
 def test_its_data_are_those_of_both():
     tasks = mixed(0.5)
-    assert tasks.tasks.fingerprint() in tasks.fingerprint() and tasks.other.fingerprint() in tasks.fingerprint()
+    assert tasks.tasks.fingerprint() in tasks.fingerprint()
+    assert tasks.other.fingerprint() in tasks.fingerprint()
 
 
 def test_tasks_of_two_kinds_are_refused():
