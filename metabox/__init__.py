@@ -34,6 +34,7 @@ __getattr__, __dir__ = lazy(
     "targets.mixture.Mixture",
     "targets.parts.Part",
     "targets.parts.Parts",
+    "targets.per_task.PerTask",
     "targets.quantiles.Quantiles",
     "targets.reals.Reals",
     "targets.spec.TaskSpec",

@@ -25,6 +25,7 @@ from metabox.targets.laplace import Laplace as Laplace
 from metabox.targets.mixture import Mixture as Mixture
 from metabox.targets.parts import Part as Part
 from metabox.targets.parts import Parts as Parts
+from metabox.targets.per_task import PerTask as PerTask
 from metabox.targets.quantiles import Quantiles as Quantiles
 from metabox.targets.reals import Reals as Reals
 from metabox.targets.spec import TaskSpec as TaskSpec

@@ -253,7 +253,7 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
 
 
 def _scored(predictor: Objective, episodes: Episodes) -> Scored:
-    learner, target = predictor.learner, predictor.target
+    learner, target = predictor.learner, predictor.target_of(episodes)
     params, query = predictor.predictions(episodes)
     values = target.scores(params, query.y)
     if target.has_density:

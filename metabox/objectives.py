@@ -43,21 +43,25 @@ class Objective(nn.Module, Configured, ABC):
         """The learner's target, which computes the log likelihood."""
         return self.learner.spec.target
 
+    def target_of(self, episodes: Episodes) -> Target:
+        """The target of these tasks, each row by its named task."""
+        return self.target.for_tasks(episodes.task, self.learner.spec.tasks)
+
     @abstractmethod
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         """Natural parameters `[T, M, P]` and the examples that they are scored on."""
 
     def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
         """L_i `[T]` of these predictions, and that of each named part: here the mean of the target's `loss`."""
-        return self.target.losses(params, examples.y, examples.mask)
+        return self.target_of(episodes).losses(params, examples.y, examples.mask)
 
     def errors(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
         """The same at scale 1, which the cosines between tasks are read on: here the mean of the target's `error`."""
-        return self.target.losses(params, examples.y, examples.mask, "error")
+        return self.target_of(episodes).losses(params, examples.y, examples.mask, "error")
 
     def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
         """The negative log likelihood `[T]` that evaluation reports for `predictions`, in nats per example."""
-        return self.target.nll(params, examples.y, examples.mask)
+        return self.target_of(episodes).nll(params, examples.y, examples.mask)
 
     def at_scale_one(self, episodes: Episodes) -> dict[str, Tensor]:
         """What `forward` returns of the losses alone, without a penalty, and as `errors`."""
@@ -74,7 +78,7 @@ class Objective(nn.Module, Configured, ABC):
         # Losses stay in float32 whatever the precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
             loss, by_part = self.losses(params, examples, episodes)
-            scores = self.target.scores(params.detach(), examples.y)
+            scores = self.target_of(episodes).scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
             counts = self.target.counts(examples.y, examples.mask)
             if self.training and not self.learner.spec.tasks and counts:

@@ -16,7 +16,7 @@ from metabox.learners import NP, TNPA, ProtoNet
 from metabox.nn.backbones import MLP, Flatten
 from metabox.nn.conditioning import Add
 from metabox.recipe import Claim
-from metabox.targets import Classes, Part, Reals, TaskSpec
+from metabox.targets import Classes, Huber, Laplace, Part, Reals, TaskSpec
 from metabox.tasks import RBF, Glyphs, LinearFunctions
 from metabox.tasks.descriptors import About, Metadata, NGrams, OneHot
 from metabox.tasks.named import Rows
@@ -106,6 +106,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "TaskSpec": {"x_shape": (2,), "target": Reals(1)},
     "Conv1d": {"x_shape": (3, 40)},
     "DilatedConv1d": {"x_shape": (3, 40)},
+    "PerTask": {"tasks": ("a", "b"), "kinds": (Laplace(2), Huber(2))},
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
     "SquaredLoss": {"learner": ProtoNet(SPECS["classes of vectors"])},

@@ -32,6 +32,7 @@ FIXED = {
     "Steps": {"dim"},
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
+    "PerTask": {"tasks", "kinds"},
     "JointLoss": {"learner"},
     "SquaredLoss": {"learner"},
     "Views": {"learner"},

@@ -77,6 +77,8 @@ class Uncertainty(Weights):
 
     def fit(self, spec: TaskSpec) -> None:
         targets = [part.target for part in spec.target.parts] or [spec.target]
+        if spec.tasks and not spec.target.parts:
+            targets = [spec.target.of_task(name) for name in spec.tasks]
         for target in targets:
             if target.learned_scale:
                 raise ValueError(
@@ -84,7 +86,7 @@ class Uncertainty(Weights):
                     f"{target!r}, which learns its own; use Reals(..., noise=1), whose loss is half the squared error "
                     "in standard units, or another weighting"
                 )
-        if spec.tasks:
+        if spec.tasks and spec.target.parts:
             targets = [spec.target] * self.n_losses
         self.get_buffer("log_term").copy_(torch.tensor([target.log_term for target in targets]))
 

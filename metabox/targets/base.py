@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -26,6 +27,20 @@ def task_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of each task's valid examples: values `[T, M]`, mask `[T, M]` -> `[T]`, 0 for a task without any."""
     # torch.where instead of a product: values in the padding may be infinite
     return torch.where(mask, values, 0.0).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def log_weights(params: Tensor, weights: Tensor | None) -> Tensor | float:
+    """log w of a mixture's S predictions `[T, S, ...]`, to be added to those of one number each."""
+    if weights is None:
+        return -math.log(params.shape[1])
+    return weights.float().log().view(*weights.shape, *[1] * (params.ndim - 2))
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over S predictions: `[T, S, ...]` -> `[T, ...]`."""
+    if weights is None:
+        return values.mean(1)
+    return (values * weights.to(values.dtype).view(*weights.shape, *[1] * (values.ndim - 2))).sum(1)
 
 
 def score_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -185,6 +200,14 @@ class Target(Configured, ABC):
         The truth is 0 or 1, or -1 for a label that is missing.
         """
         return {}
+
+    def of_task(self, name: str) -> Target:
+        """The target of a named task: itself, unless tasks have kinds of their own."""
+        return self
+
+    def for_tasks(self, task: Tensor | None, names: Sequence[str]) -> Target:
+        """The target of rows of these tasks, `[T]` indices of names; itself, unless tasks have kinds of their own."""
+        return self
 
     def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """How many examples of each task `[T]` have a label of each named part, if the target has parts."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.ranges import TwoOrMore
+from metabox.targets.base import weighted_mean
 from metabox.targets.vector import Vector
 
 
@@ -78,6 +79,6 @@ class Direction(Vector):
         """The angle between truth and prediction, in degrees."""
         return {"angle": torch.rad2deg(torch.acos(self.cosine(params, y).clamp(-1, 1)))}
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         """The direction of the mean of all directions."""
-        return self.mean(params).mean(1)
+        return weighted_mean(self.mean(params), weights)

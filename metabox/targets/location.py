@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from metabox.targets.base import weighted_mean
 from metabox.targets.vector import RealVector, quantiles_of
 
 
@@ -72,11 +73,11 @@ class LocationFamily(RealVector):
         """The absolute error of f, in the units of y."""
         return {"absolute_error": (self.location(params) - y).abs().mean(-1)}
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         """The same density about the mean of all f."""
         own, units = self.split_units(params)
         if units is None:
-            return own.float().mean(1)
+            return weighted_mean(own.float(), weights)
         first = [part[:, 0] for part in units]
-        z = ((self.location(params) - first[0][:, None]) / first[1][:, None]).mean(1)
-        return self.in_units(z, *first)
+        z = (self.location(params) - first[0][:, None]) / first[1][:, None]
+        return self.in_units(weighted_mean(z, weights), *first)

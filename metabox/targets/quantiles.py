@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metabox.ranges import Count, Within
+from metabox.targets.base import weighted_mean
 from metabox.targets.vector import RealVector, quantiles_of
 
 Level = Annotated[float, Within(above=0, below=1)]
@@ -134,11 +135,11 @@ class Quantiles(RealVector):
             "coverage": covered.float().mean(-1),
         }
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean of the quantiles at each level (Ratcliff 1979), not those of the mixture."""
         _, units = self.split_units(params)
         if units is None:
-            return self._quantiles(params).mean(1).flatten(-2)
+            return weighted_mean(self._quantiles(params), weights).flatten(-2)
         location, scale = (part[:, 0] for part in units)
-        mean = (self.at_levels(params) - location[:, None, ..., None]) / scale[:, None, ..., None]
-        return self.in_units(mean.mean(1).flatten(-2), location, scale)
+        each = (self.at_levels(params) - location[:, None, ..., None]) / scale[:, None, ..., None]
+        return self.in_units(weighted_mean(each, weights).flatten(-2), location, scale)
