@@ -59,7 +59,8 @@ class Quantiles(RealVector):
     def _quantiles(self, params: Tensor) -> Tensor:
         """Quantiles in standard units `[..., dy, L]`, ascending."""
         own = self.split_units(params)[0].float()
-        return own.unflatten(-1, (self.size, len(self.levels))).sort(-1).values
+        values: Tensor = own.unflatten(-1, (self.size, len(self.levels))).sort(-1).values
+        return values
 
     def _pinball(self, params: Tensor, y: Tensor) -> Tensor:
         """`[..., dy]`, in standard units."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -108,7 +109,8 @@ class _Attended(Backbone):
         x = x.view(-1, *self.image)
         bridges: list[Tensor] = []
         own: Tensor | None = None  # of the parts, [K, B, channels, height, width]
-        for i, ((first, second), mask) in enumerate(zip(self.down, self.down_masks, strict=True)):  # type: ignore[misc]
+        for i, (level, mask) in enumerate(zip(self.down, self.down_masks, strict=True)):
+            first, second = cast(nn.ModuleList, level)
             u = first(F.max_pool2d(x, 2) if bridges else x, context)
             x = second(u, context)
             bridges.append(x)
@@ -116,7 +118,8 @@ class _Attended(Backbone):
                 own = _each(lambda maps: F.max_pool2d(maps, 2), self._carried(self.down_carries[i - 1], own, context))
             own = mask(u, own) * x
         bridges.pop()
-        for (first, second), mask, carry in zip(self.up, self.up_masks, self.up_carries, strict=True):  # type: ignore[misc]
+        for level, mask, carry in zip(self.up, self.up_masks, self.up_carries, strict=True):
+            first, second = cast(nn.ModuleList, level)
             bridge = bridges.pop()
             size = bridge.shape[-2:]
             u = torch.cat([F.interpolate(x, size=size, mode="nearest"), bridge], dim=1)
@@ -132,10 +135,10 @@ class _Attended(Backbone):
         return _each(lambda maps: block(maps, context), own)
 
 
-def _each(function: object, own: Tensor) -> Tensor:
+def _each(function: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
     """A function of images applied to those of all parts: `[K, B, ...]`."""
-    maps: Tensor = function(own.flatten(0, 1))  # type: ignore[operator]
-    return maps.unflatten(0, own.shape[:2])
+    maps: Tensor = function(own.flatten(0, 1)).unflatten(0, own.shape[:2])
+    return maps
 
 
 class _Block(nn.Module):
@@ -147,7 +150,8 @@ class _Block(nn.Module):
         self.norm = Norm(outputs, "batch", name)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return torch.relu(self.norm(self.conv(x), context))
+        out: Tensor = torch.relu(self.norm(self.conv(x), context))
+        return out
 
 
 class _Mask(nn.Module):
@@ -178,7 +182,8 @@ class _Norms(Split, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = super().forward(x.transpose(0, 1).flatten(1, 2))
-        return wide.unflatten(1, (len(self.shares), -1)).transpose(0, 1)
+        out: Tensor = wide.unflatten(1, (len(self.shares), -1)).transpose(0, 1)
+        return out
 
 
 class _Own(Split, nn.Conv2d):
