@@ -28,7 +28,9 @@ SPEC = TaskSpec((2, 8, 8), Parts(PARTS), descriptor_size=2)
 def mtan(spec: TaskSpec = SPEC) -> MTAN:
     torch.manual_seed(0)
     learner = MTAN(spec, width=4, depth=1)
-    with torch.no_grad():  # so that no running moment is that of the start
+    with torch.no_grad():  # so that no running moment is that of the start, and nothing is too small to be seen
+        for parameter in learner.parameters():
+            parameter.mul_(5 if parameter.ndim > 1 else 1)
         for name, buffer in learner.named_buffers():
             if "running" in name:
                 buffer.copy_(0.2 * torch.rand_like(buffer) + (0.9 if "var" in name else -0.1))
@@ -72,7 +74,7 @@ def test_the_network_is_its_equations_part_by_part() -> None:
         there = F.adaptive_avg_pool2d(a2, part.spatial or (1, 1))
         there = torch.cat([there, z[0][:, None, None].expand(2, -1, *there.shape[2:])], 1)
         wanted.append(learner.heads[k](there).flatten(1))
-    torch.testing.assert_close(got, torch.cat(wanted, 1))
+    torch.testing.assert_close(got, torch.cat(wanted, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_of_a_part_reaches_what_is_shared_and_what_is_its_own() -> None:
@@ -82,6 +84,7 @@ def test_the_loss_of_a_part_reaches_what_is_shared_and_what_is_its_own() -> None
     pieces = learner.predict(phi, x).split([part.n_params for part in PARTS], -1)
     pieces[1].square().sum().backward()
     parameters = dict(learner.named_parameters())
+    assert {name for name in parameters if "mask" in name or "heads" in name} == set(task_parameters(learner, 0))
     for k in range(3):
         for name, own in task_parameters(learner, k).items():
             gradient = parameters[name].grad
