@@ -157,7 +157,7 @@ def prepare(
         }
     )
     check_described(**settings)
-    spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
+    model.learner.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
     _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
     settings = json.loads(json.dumps(settings))  # as they are read back from a checkpoint
     return Prepared(tasks, evaluation, outer, objective, hooks, seed, spec, model, weigh, episodes, per_batch, settings)
