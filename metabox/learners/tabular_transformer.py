@@ -18,6 +18,8 @@ from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 from metabox.targets.spec import Scale
 
+MOST_CELLS = 2**18
+"""Cells at a time in evaluation, for memory; the result does not depend on it."""
 SMALLEST = 1e-6
 """The mean square of the differences between rows below which they are all alike."""
 
@@ -118,8 +120,14 @@ class TabularTransformer(Learner):
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         x = self._table(x)
-        if x.shape[2] != phi["exists"].shape[1]:
-            raise ValueError(f"expected x of the {phi['exists'].shape[1]} columns of the support, got {x.shape[2]}")
+        t, m, d = x.shape
+        if d != phi["exists"].shape[1]:
+            raise ValueError(f"expected x of the {phi['exists'].shape[1]} columns of the support, got {d}")
+        if self.training or t * m * d <= MOST_CELLS:
+            return self._answer(phi, x)
+        return torch.cat([self._answer(phi, part) for part in x.split(max(1, MOST_CELLS // (t * d)), dim=1)], dim=1)
+
+    def _answer(self, phi: Phi, x: Tensor) -> Tensor:
         cells = self.embed(self.features(x, phi))
         for i, layer in enumerate(self.columns):
             cells = layer(cells, phi[f"column.{i}"])
@@ -141,6 +149,9 @@ class TabularTransformer(Learner):
     def _rows(self, cells: Tensor, phi: Phi) -> Tensor:
         """Cells `[T, D, N, E]` to tokens of rows `[T, N, width]`."""
         t, d, n, e = cells.shape
+        if not self.training and t * n * d > MOST_CELLS:
+            size = max(1, MOST_CELLS // (t * d))
+            return torch.cat([self._rows(part, phi) for part in cells.split(size, dim=2)], dim=1)
         cells = cells.transpose(1, 2).reshape(t * n, d, e)
         exists = phi["exists"][:, None].expand(-1, n, -1).reshape(t * n, 1, d)
         tokens = torch.cat([self.summaries.to(cells.dtype).expand(t * n, -1, -1), cells], dim=1)

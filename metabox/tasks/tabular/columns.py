@@ -43,8 +43,10 @@ def sources(draws: Draws, graphs: Graphs, target: Integers, n_columns: int) -> I
     shown = chance(draws, "shown", draws.uniform("shown/share", 0.2, 1, 1), most) & there
     others = np.arange(most) != target[:, None]
     shown &= others | chance(draws, "shown/of y", 0.3, 1)  # other numbers of the node of y, now and then
-    weight = np.where(shown, 1.0, 0.0)
-    weight[~shown.any(1)] = (there & others)[~shown.any(1)]
+    causes = graphs.ancestors[task, target] & others  # of y, of which a table tends to have more
+    shown = np.where(shown.any(1, keepdims=True), shown, there & others)
+    shown |= causes & chance(draws, "shown/causes", 0.7, 1)
+    weight = shown * np.where(causes, log_uniform(draws, "causes", 1, 8, 1), 1) * np.where(shares, 1, 0.4)
     found = _picked(draws.uniform("node", 0, 1, n_columns), weight)
     related = _picked(draws.uniform("node/related", 0, 1, 1), (shares & others).astype(float))[:, 0]
     lacks = ~shares[task[:, None], found].any(1)

@@ -145,8 +145,13 @@ def draw_graphs(
 
 
 def _exogenous(draws: Draws, e: Values) -> Values:
-    """A node without parents: correlated or independent numbers, uniform or in clusters or as the noise is."""
-    mixed = e @ single(draws.normal("correlation", WIDTH, WIDTH))
+    """A node without parents: correlated or independent numbers, uniform or in clusters or as the noise is.
+
+    All are functions of 1 to W numbers, so that a few columns may tell what the node is.
+    """
+    rank = np.arange(WIDTH) < log_uniform(draws, "rank", 1, WIDTH, 1)
+    mixed = e @ single(draws.normal("correlation", WIDTH, WIDTH) * rank[:, :, None])
+    e = np.where(rank[:, None], e, standardised(mixed))
     flat, clusters = chance(draws, "uniform", 0.2, 1, 1), chance(draws, "clusters", 0.25, 1, 1)
     x = np.where(chance(draws, "correlated", 0.5, 1, 1), standardised(mixed), e)
     x = np.where(flat, np.tanh(x * np.float32(0.85)), x)
