@@ -17,6 +17,8 @@ __getattr__, __dir__ = lazy(
     "evaluation.evaluate",
     "estimators.classifier.FewShotClassifier",
     "estimators.regressor.FewShotRegressor",
+    "estimators.tabular_classifier.TabularClassifier",
+    "estimators.tabular_regressor.TabularRegressor",
     "learners.base.Learner",
     "model.Model",
     "objectives.Objective",

@@ -2,3 +2,5 @@
 
 from metabox.estimators.classifier import FewShotClassifier as FewShotClassifier
 from metabox.estimators.regressor import FewShotRegressor as FewShotRegressor
+from metabox.estimators.tabular_classifier import TabularClassifier as TabularClassifier
+from metabox.estimators.tabular_regressor import TabularRegressor as TabularRegressor

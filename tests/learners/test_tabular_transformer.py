@@ -118,7 +118,8 @@ def test_queries_in_chunks_are_answered_as_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("metabox.learners.tabular_transformer.MOST_CELLS", 4 * 6 * 3)
     monkeypatch.setattr(made, "_answer", lambda phi, x, own=made._answer: calls.append(x.shape[1]) or own(phi, x))
     torch.testing.assert_close(outputs(made, e), whole, **CLOSE)
-    assert max(calls) == 3 and sum(calls) == e.query.x.shape[1]
+    assert max(calls) == 3
+    assert sum(calls) == e.query.x.shape[1]
     one = [outputs(made, replace(e, query=e.query[:, i : i + 1])) for i in range(e.query.x.shape[1])]
     torch.testing.assert_close(torch.cat(one, 1), whole, **CLOSE)
 
@@ -161,7 +162,8 @@ def test_a_place_among_the_knots_is_the_share_of_the_support_below() -> None:
     coded = torch.tensor([0.0, 0, 1, 1, 1, 2, 2, 2, 2, 2]).double()[None, :, None]
     known = features.measure(coded, torch.ones(1, 10, dtype=torch.bool))
     place = (features(coded, known)[0, 0, :, 2] + 1) / 2
-    assert place[0] < place[2] < place[5] and place[0] == place[1]
+    assert place[0] < place[2] < place[5]
+    assert place[0] == place[1]
 
 
 def test_class_numbers_are_by_size_and_then_by_what_is_in_the_cells() -> None:

@@ -60,9 +60,12 @@ def test_consecutive_tasks_share_their_sizes_and_all_sizes_are_in_range() -> Non
         e = prior.sample(Place(2, first=first))
         n, m, d = e.support.x.shape[1], e.query.x.shape[1], e.query.x.shape[2]
         assert bool(e.support.mask.all())
-        assert 16 <= n + m <= 64 and 2 <= d <= 6 and 0.25 < n / (n + m) < 0.95
+        assert 16 <= n + m <= 64
+        assert 2 <= d <= 6
+        assert 0.25 < n / (n + m) < 0.95
         sizes.add((n + m, d))
-    assert len(sizes) > 20 and {d for _, d in sizes} == {2, 3, 4, 5, 6}
+    assert len(sizes) > 20
+    assert {d for _, d in sizes} == {2, 3, 4, 5, 6}
 
 
 def test_classes_are_those_of_the_support_and_no_query_of_another_is_asked() -> None:
@@ -71,8 +74,10 @@ def test_classes_are_those_of_the_support_and_no_query_of_another_is_asked() -> 
     shown = (e.support.y[..., None] == torch.arange(10)).any(1)
     assert torch.equal(shown, e.classes)
     assert torch.equal(e.classes.gather(1, e.query.y), e.query.mask)
-    assert bool(e.query.mask.any(1).all()) and not bool(e.query.mask.all())
-    assert int(e.classes.sum(1).min()) == 2 and int(e.classes.sum(1).max()) > 6
+    assert bool(e.query.mask.any(1).all())
+    assert not bool(e.query.mask.all())
+    assert int(e.classes.sum(1).min()) == 2
+    assert int(e.classes.sum(1).max()) > 6
     assert bool((e.classes.long().diff(dim=1) <= 0).all()), "ids are numbered from 0 without gaps"
 
 
@@ -138,7 +143,9 @@ def test_a_function_of_a_node_differs_from_task_to_task_and_is_finite(name: str)
     draws = Place(5).draws("test")
     x = np.repeat(standardised(draws.normal("x", 50, 8).astype(np.float32))[:1], 5, axis=0)
     y = (FUNCTIONS | {"layer": layer})[name](draws, x)
-    assert y.shape == x.shape and y.dtype == np.float32 and np.isfinite(y).all()
+    assert y.shape == x.shape
+    assert y.dtype == np.float32
+    assert np.isfinite(y).all()
     assert all(not np.array_equal(y[0], y[t]) for t in range(1, 5))
 
 
