@@ -100,7 +100,7 @@ class Draws:
         return self._like((*_plain(address), *self.address), self.tasks)
 
     def _like(self, address: tuple[object, ...], tasks: NDArray[np.int64]) -> Draws:
-        made = Draws(n_tasks=0)
+        made = type(self)(n_tasks=0)
         made.address, made.indices, made.tasks = address, self.indices, tasks
         return made
 

@@ -102,3 +102,17 @@ def class_numbers(x: Tensor, y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
     size = member.sum(1).gather(1, order)
     order = order.gather(1, size.argsort(dim=1, descending=True, stable=True))
     return order.argsort(1)
+
+
+def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
+    """Number the columns of a support by a hash of their cells' ranks, `[T, D]`, in any order of rows and columns alike.
+
+    Columns that the table does not have come last.
+    """
+    below = ranks(x, mask)
+    exists = (mask[..., None] & ~x.isnan()).any(1)
+    cells = hashed(below) * (exists[:, None] & mask[..., None])
+    rows = hashed(cells.sum(2, keepdim=True))
+    key = (hashed(below ^ rows) * mask[..., None]).sum(1)
+    order = torch.where(exists, key & (2**62 - 1), 2**62).argsort(dim=1, stable=True)
+    return order.argsort(dim=1)

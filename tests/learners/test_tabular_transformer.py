@@ -28,10 +28,13 @@ def tables(target: Any = "classes", **options: Any) -> Episodes:
     return prior.sample(Place(4))
 
 
-def learner(target: Any = "classes") -> Any:
+LAYOUTS = ("columns", "cells", "rows")
+
+
+def learner(target: Any = "classes", layout: Any = "columns") -> Any:
     spec = TabularPrior(target, n_columns=(1, 8), n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Bars(n_bars=10), scale="support")
-    return build(lambda s: TabularTransformer(s, cell=16, width=32, depth=2), spec).double()
+    return build(lambda s: TabularTransformer(s, layout=layout, cell=16, width=32, depth=2), spec).double()
 
 
 def doubled(e: Episodes) -> Episodes:
@@ -50,6 +53,7 @@ def with_column(x: Tensor, at: int, value: float) -> Tensor:
     return torch.cat([x[..., :at], torch.full_like(x[..., :1], value), x[..., at:]], -1)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
 @pytest.mark.parametrize(
     "change",
@@ -60,21 +64,23 @@ def with_column(x: Tensor, at: int, value: float) -> Tensor:
         pytest.param(lambda x: with_column(with_column(x, 3, NAN), 7, NAN), id="two of them"),
     ],
 )
-def test_predictions_do_not_depend_on(target: Any, change: Any) -> None:
-    made, e = learner(target), doubled(tables(target))
+def test_predictions_do_not_depend_on(target: Any, layout: Any, change: Any) -> None:
+    made, e = learner(target, layout), doubled(tables(target))
     torch.testing.assert_close(outputs(made, changed(e, change)), outputs(made, e), **CLOSE)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
-def test_predictions_do_not_depend_on_the_order_of_rows(target: Any) -> None:
-    made, e = learner(target), doubled(tables(target))
+def test_predictions_do_not_depend_on_the_order_of_rows(target: Any, layout: Any) -> None:
+    made, e = learner(target, layout), doubled(tables(target))
     order = torch.randperm(e.support.x.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = Examples(x=e.support.x[:, order], y=e.support.y[:, order])
     torch.testing.assert_close(outputs(made, e, shuffled), outputs(made, e), **CLOSE)
 
 
-def test_renaming_classes_renames_predictions() -> None:
-    made, e = learner(), doubled(tables())
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_renaming_classes_renames_predictions(layout: Any) -> None:
+    made, e = learner(layout=layout), doubled(tables())
     new = torch.tensor([2, 3, 1, 0])
     e = replace(e, classes=None)
     renamed = replace(e.support, y=new[e.support.y])
@@ -111,11 +117,12 @@ def test_a_missing_value_is_told_from_every_number() -> None:
             assert not torch.allclose(got, gone, atol=1e-4)
 
 
-def test_queries_in_chunks_are_answered_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, e = learner(), doubled(tables())
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_queries_in_chunks_are_answered_as_at_once(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, e = learner(layout=layout), doubled(tables())
     whole = outputs(made, e)
     calls = []
-    monkeypatch.setattr("metabox.learners.tabular_transformer.MOST_CELLS", 4 * 6 * 3)
+    monkeypatch.setattr("metabox.nn.tabular_layouts.MOST_CELLS", 4 * 6 * 3)
     monkeypatch.setattr(made, "_answer", lambda phi, x, own=made._answer: calls.append(x.shape[1]) or own(phi, x))
     torch.testing.assert_close(outputs(made, e), whole, **CLOSE)
     assert max(calls) == 3
@@ -177,10 +184,11 @@ def test_class_numbers_are_by_size_and_then_by_what_is_in_the_cells() -> None:
     assert both == {(0, 1), (1, 0)}  # of two classes of one size, the same one is first under both names
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
-def test_a_training_step_on_tables_with_missing_values_has_finite_gradients(target: Any) -> None:
+def test_a_training_step_on_tables_with_missing_values_has_finite_gradients(target: Any, layout: Any) -> None:
     spec = TabularPrior(target, n_columns=8, n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Reals(1), scale="support")
-    made = TabularTransformer(spec, cell=16, width=32, depth=1)
+    made = TabularTransformer(spec, layout=layout, cell=16, width=32, depth=1)
     QueryLoss(made)(tables(target, odd=0.9))["loss"].sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in made.parameters())

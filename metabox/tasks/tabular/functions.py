@@ -22,7 +22,7 @@ FREQUENCIES = 48
 TREES = 8
 DEPTH = 5
 CENTRES = 12
-FARTHEST = 12.0
+FARTHEST = np.float32(12)
 """Standard deviations at which values are cut."""
 
 
@@ -33,10 +33,12 @@ def single(values: Floats) -> Values:
 
 def standardised(values: Values) -> Values:
     """Mean 0 and standard deviation 1 over the rows, zeros if constant, extremes cut: `[..., n, W]`."""
-    values = np.clip(np.nan_to_num(values, nan=0.0, posinf=1e6, neginf=-1e6), -1e6, 1e6)
-    values = values - values.mean(-2, keepdims=True)
-    deviation = np.sqrt((values * values).mean(-2, keepdims=True))
-    found: Values = np.clip(values / np.maximum(deviation, 1e-6), -FARTHEST, FARTHEST)
+    n = values.shape[-2]
+    values = values - np.add.reduce(values, -2, keepdims=True) / np.float32(n)
+    square = np.add.reduce(values * values, -2, keepdims=True) / np.float32(n)
+    values *= 1 / np.sqrt(np.maximum(square, np.float32(1e-12)))
+    np.minimum(values, FARTHEST, out=values)
+    found: Values = np.maximum(values, -FARTHEST, out=values)
     return found
 
 
@@ -46,7 +48,7 @@ def by_kind(kind: NDArray[np.int64], functions: Sequence[Function], draws: Draws
     for number, function in enumerate(functions):
         chosen = np.flatnonzero(kind == number)
         if len(chosen):
-            found[chosen] = function(draws.at(chosen), x[chosen])
+            found[chosen] = function(draws.at(chosen).under(number), x[chosen])
     return found
 
 

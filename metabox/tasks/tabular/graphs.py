@@ -128,17 +128,17 @@ def draw_graphs(
         root = is_root[here, k]
         roots[here, k] = root
         if root.any():
-            values[here[root], k] = _exogenous(own.at(root), e[root])
+            values[here[root], k] = _exogenous(own.at(root).under("root"), e[root])
         if k and not root.all():
             inner = ~root
-            child = here[inner]
-            parents = _parents(own.at(inner), k, layered[child])
+            child, its = here[inner], own.at(inner).under("inner")
+            parents = _parents(its, k, layered[child])
             for slot in range(PARENTS):
                 at = parents[:, slot]
                 there = at >= 0
                 ancestors[child[there], k] |= ancestors[child[there], at[there]]
-            x = _combined(own.at(inner), values[child[:, None], np.maximum(parents, 0)], parents >= 0)
-            y = standardised(_computed(own.at(inner), x, layered[child], kinds))
+            x = _combined(its, values[child[:, None], np.maximum(parents, 0)], parents >= 0)
+            y = standardised(_computed(its, x, layered[child], kinds))
             y = y + single(outside.noise[inner, k, None, None]) * e[inner]
             values[child, k] = standardised(y)
     return Graphs(values, number, roots, ancestors)
@@ -194,7 +194,7 @@ def _combined(draws: Draws, values: Values, present: Booleans) -> Values:
         elif i == 2:
             found[chosen] = np.where(here, part, -np.inf).max(1)
         else:  # each number from one parent
-            slot = draws.at(chosen).integers("slot", 0, present[chosen].sum(1)[:, None] - 1, WIDTH)
+            slot = draws.at(chosen).under("slot").integers("slot", 0, present[chosen].sum(1)[:, None] - 1, WIDTH)
             found[chosen] = np.take_along_axis(values[chosen], slot[:, None, None], 1)[:, 0]
     return standardised(found)
 

@@ -20,6 +20,7 @@ from metabox.tasks.tabular.columns import Odds, draw_columns
 from metabox.tasks.tabular.functions import Values
 from metabox.tasks.tabular.graphs import Exogenous, draw_graphs
 from metabox.tasks.tabular.labels import cut_into_classes, target_nodes, target_values, warped_target
+from metabox.tasks.tabular.stream import Stream
 
 Columns = Annotated[int, Within(least=1, most=64)]
 Ways = Annotated[int, Within(least=2, most=10)]
@@ -153,6 +154,7 @@ class TabularPrior(EpisodeSampler):
             n_rows: n.
             n_columns: D.
         """
+        draws = Stream.of(draws)
         exogenous = Exogenous.of(draws, self.n_nodes[1], n_rows, self.noise, self.repeated)
         graphs = draw_graphs(draws, n_rows, self.n_nodes, self.networks, self.functions, exogenous)
         node = target_nodes(draws, graphs)
