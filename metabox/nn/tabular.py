@@ -105,7 +105,7 @@ def class_numbers(x: Tensor, y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
 
 
 def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
-    """Number the columns of a support by a hash of their cells' ranks, `[T, D]`, in any order of rows and columns alike.
+    """Number the columns of a support by a hash of the ranks of their cells, which knows no order of rows: `[T, D]`.
 
     Columns that the table does not have come last.
     """
