@@ -20,6 +20,8 @@ from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
 from metabox.targets.spec import Scale
 
+SIDE = 8
+"""Parts of an image along a side."""
 SMALLEST = 1e-6
 """The mean square of the differences between rows below which they are all alike."""
 
@@ -47,7 +49,7 @@ class TabularTransformer(Learner):
     taken around their mean over the support; a query starts from a guess by cosine.
 
     Args:
-        spec: the tasks; images are tables of their pixels.
+        spec: the tasks; an image is the table of the means of its 8 x 8 parts.
         layout: how a row becomes a token.
         cell: features of a cell's token.
         column_depth: layers of attention within columns; of "cells", pairs of layers.
@@ -90,7 +92,8 @@ class TabularTransformer(Learner):
         elif layout == "cells":
             self.layout = layouts.CellsInTurn(size, cell, width, column_depth)
         else:
-            self.layout = layouts.RowsAtOnce(math.prod(spec.x_shape), cell, width)
+            shape = (spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape
+            self.layout = layouts.RowsAtOnce(math.prod(shape), cell, width)
         self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
@@ -137,7 +140,11 @@ class TabularTransformer(Learner):
         return self.labels.read(read, guess, phi)
 
     def _table(self, x: Tensor) -> Tensor:
-        return x.flatten(2).to(next(self.parameters()).dtype)
+        """x `[T, N, D]`; of an image, the means of its parts."""
+        x = x.to(next(self.parameters()).dtype)
+        if x.ndim == 5:
+            x = F.adaptive_avg_pool2d(x.flatten(0, 1), _parts(self.spec)).view(*x.shape[:2], -1)
+        return x.flatten(2)
 
     def _label_codes(self, x: Tensor, support: Examples) -> Tensor:
         """Labels as the layout sees them, `[T, N, label_size]`: of classes their number, see `class_numbers`."""
@@ -151,6 +158,11 @@ class TabularTransformer(Learner):
         """Tokens of rows around their mean over the support, in which what sets rows apart is all that is left."""
         tokens: Tensor = (rows - phi["centre"]) / phi["size"]
         return tokens if self.embed_descriptor is None else tokens + self.embed_descriptor(phi["descriptor"])[:, None]
+
+
+def _parts(spec: TaskSpec) -> tuple[int, int]:
+    """The height and width at which an image is a table."""
+    return min(SIDE, spec.x_shape[1]), min(SIDE, spec.x_shape[2])
 
 
 def _spread(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
