@@ -10,7 +10,7 @@ validation on made-up tables are measured on real ones.
 
 These are the tables that come with scikit-learn; choices of architecture and prior may be made by them. Each is cut
 into five folds (stratified for classes), of a table with more than 1,000 rows the first 1,000 of a random order are
-taken. Beside the model stand logistic or ridge regression, a random forest, gradient boosting and nearest neighbours,
+taken; one with more columns than the model was trained for is left out. Beside the model stand logistic or ridge regression, a random forest, gradient boosting and nearest neighbours,
 with scikit-learn's defaults; linear models and neighbours see standardised columns. The area under the curve is that of
 one class against the rest, averaged; probabilities are clipped to 1e-6. Times are of this process's processor, for
 fitting and predicting a fold. Writes results/RECIPE.json beside this file.
@@ -120,20 +120,19 @@ def of_reals(estimator: Any, x: Array, y: Array, asked: Array, answers: Array) -
     return {"r2": float(1 - ((predicted - answers) ** 2).mean() / answers.var())}
 
 
-def measured(make: dict[str, Make], tables: dict[str, Any]) -> list[dict[str, Any]]:
+def measured(make: dict[str, Make], tables: dict[str, Any], reals: bool) -> list[dict[str, Any]]:
     """A row for each table and estimator: means over the folds."""
     rows = []
     for name, load in tables.items():
         x, y = table(load)
-        classes = tables is CLASSES
-        folds = (StratifiedKFold if classes else KFold)(FOLDS, shuffle=True, random_state=0)
+        folds = (KFold if reals else StratifiedKFold)(FOLDS, shuffle=True, random_state=0)
         for who, estimator in make.items():
             scores, begun = [], time.process_time()
             for train, test in folds.split(x, y):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a solver that has not converged
                     fold = (x[train], y[train], x[test], y[test])
-                    scores.append((of_classes if classes else of_reals)(estimator(), *fold))
+                    scores.append((of_reals if reals else of_classes)(estimator(), *fold))
             seconds = (time.process_time() - begun) / FOLDS
             means = {key: round(mean(score[key] for score in scores), 5) for key in scores[0]}
             rows.append({"table": name, "rows": len(x), "columns": x.shape[1], "estimator": who, **means})
@@ -178,7 +177,7 @@ def main() -> None:
     reals = args.recipe.endswith("reals")
     tables, others = (REALS, OF_REALS) if reals else (CLASSES, OF_CLASSES)
     kept = read_json(path) if path.is_file() else {}
-    curve, baselines = kept.get("curve", []), kept.get("baselines") or measured(others, tables)
+    curve, baselines = kept.get("curve", []), kept.get("baselines") or measured(others, tables, reals)
     end, done = minutes_of(out) + args.minutes, args.minutes <= 0
     while True:
         if not done:
@@ -188,8 +187,9 @@ def main() -> None:
         if not (out / "best.safetensors").is_file() and not done:  # stopped before the first validation
             continue
         model = Model.from_run(out)
+        fit = {name: load for name, load in tables.items() if table(load)[0].shape[1] <= model.spec.x_shape[0]}
         ours = (TabularRegressor if reals else TabularClassifier)(model)
-        rows = measured({args.recipe: lambda ours=ours: ours}, tables)  # type: ignore[misc]
+        rows = measured({args.recipe: lambda ours=ours: ours}, fit, reals)  # type: ignore[misc]
         curve = [row for row in curve if row["minutes"] < minutes_of(out) - 0.5]
         curve.append({"minutes": round(minutes_of(out), 1), "steps": log_of(out)[-1]["step"], "rows": rows})
         result = {

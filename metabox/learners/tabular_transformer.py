@@ -87,13 +87,14 @@ class TabularTransformer(Learner):
         self.embed = nn.Linear(FEATURES, cell)
         size = spec.target.label_size
         self.layout: layouts.Layout
+        columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
         if layout == "columns":
-            self.layout = layouts.ColumnsThenRows(size, cell, width, column_depth, induced, row_depth, summaries)
+            depths = column_depth, induced, row_depth, summaries
+            self.layout = layouts.ColumnsThenRows(columns, size, cell, width, *depths)
         elif layout == "cells":
             self.layout = layouts.CellsInTurn(size, cell, width, column_depth)
         else:
-            shape = (spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape
-            self.layout = layouts.RowsAtOnce(math.prod(shape), cell, width)
+            self.layout = layouts.RowsAtOnce(columns, cell, width)
         self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)

@@ -46,6 +46,7 @@ class ColumnsThenRows(Layout):
     Entries of phi: `column.i [T, D, I, E]`, what the learned tokens of layer i have read.
 
     Args:
+        columns: of the widest table.
         label_size: L.
         cell: E.
         width: of a row's token.
@@ -56,7 +57,15 @@ class ColumnsThenRows(Layout):
     """
 
     def __init__(
-        self, label_size: int, cell: int, width: int, depth: int, induced: int, row_depth: int, summaries: int
+        self,
+        columns: int,
+        label_size: int,
+        cell: int,
+        width: int,
+        depth: int,
+        induced: int,
+        row_depth: int,
+        summaries: int,
     ) -> None:
         super().__init__()
         self.embed_label = nn.Linear(label_size, cell)
@@ -65,18 +74,22 @@ class ColumnsThenRows(Layout):
         self.rows = nn.ModuleList(_layer(cell, sink=True) for _ in range(row_depth))
         self.norm = nn.LayerNorm(cell)
         self.out = nn.Linear(summaries * cell, width, bias=False)  # a bias would be alike in all rows
+        self.at_once = RowsAtOnce(columns, cell, width)
 
     def write(self, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor) -> tuple[Tensor, Known]:
-        cells, known = cells + self.embed_label(labels)[:, None], {}
+        known = {"place": column_numbers(x, mask)}
+        direct = self.at_once.read(cells, known | {"exists": exists})
+        cells = cells + self.embed_label(labels)[:, None]
         for i, layer in enumerate(self.columns):
             known[f"column.{i}"] = (induced := layer.read(cells, mask))
             cells = layer(cells, induced)
-        return self._rows(cells, exists), known
+        return direct + self._rows(cells, exists), known
 
     def read(self, cells: Tensor, phi: Known) -> Tensor:
+        direct = self.at_once.read(cells, phi)
         for i, layer in enumerate(self.columns):
             cells = layer(cells, phi[f"column.{i}"])
-        return self._rows(cells, phi["exists"])
+        return direct + self._rows(cells, phi["exists"])
 
     def _rows(self, cells: Tensor, exists: Tensor) -> Tensor:
         t, d, n, e = cells.shape
