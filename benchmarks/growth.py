@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stopwatch import DEVICE, exponent, kept_bytes, milliseconds, objective_for,
 from metabox import learners
 from metabox.targets import Classes, TaskSpec
 from metabox.testing import make_episodes
+from metabox.training.allocator import keep_freed_memory
 
 Rows = list[dict[str, Any]]
 
@@ -41,17 +44,18 @@ def growth(quick: bool) -> Rows:
             rows.append(
                 {"learner": name, "axis": axis, **_curve(name, axis, START[axis] * 2 if quick else MOST[axis], end)}
             )
+            print(name, axis, *(rows[-1][what] for what in ("sizes", "exponent")), flush=True)
     return rows
 
 
 def _curve(name: str, axis: str, most: int, end: float) -> dict[str, Any]:
     start = START | FEW.get(axis, {})
-    sizes, points = [start[axis]], [_point(name, start)]
+    sizes, points = [start[axis]], [_alone(name, start)]
     while 2 * sizes[-1] <= most and 4 * points[-1]["training_ms"] < 1e3 * SECONDS:
         if 4 * points[-1]["peak_mb"] > MEGABYTES or time.monotonic() > end:
             break
         sizes.append(2 * sizes[-1])
-        points.append(_point(name, start | {axis: sizes[-1]}))
+        points.append(_alone(name, start | {axis: sizes[-1]}))
     measured = [what for what in points[0] if all(point[what] > 0 for point in points)]
     fitted = {what: exponent(sizes, [point[what] for point in points]) for what in measured} if len(sizes) > 1 else {}
     linear = {what: fitted[what] <= LINEAR for what in ("training_ms", "peak_mb") if what in fitted}
@@ -63,6 +67,14 @@ def _curve(name: str, axis: str, most: int, end: float) -> dict[str, Any]:
         "linear": linear,
         "points": points,
     }
+
+
+def _alone(name: str, size: dict[str, int]) -> dict[str, float]:
+    """A point in a process of its own, for memory that an earlier one has freed would hide some of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["growth", "torch._dynamo"])  # which the first optimizer imports
+    with ProcessPoolExecutor(1, context, keep_freed_memory) as process:
+        return process.submit(_point, name, size).result()
 
 
 def _point(name: str, size: dict[str, int]) -> dict[str, float]:

@@ -28,10 +28,10 @@ from metabox.training.environment import collect_environment
 from metabox.training.precision import WIDE, convolves, faster, width
 
 JOBS = [
-    {"writes": "precision.json", "tier": "quick", "minutes": 4, "threads": 1},
+    {"writes": "precision.json", "tier": "quick", "minutes": 6, "threads": 1},
 ]
 
-SECONDS = 215.0  # of all rows, without what importing and the last round take
+SECONDS = 300.0  # of all rows, without what importing and the last round take
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -42,9 +42,11 @@ def _of_width(name: str, widths: Sequence[int], *options: str) -> dict[str, tupl
 
 MEASURED: dict[str, tuple[str, list[str]]] = {
     **{name: (name, []) for name in ("ProtoNet", "CNP", "InContext", "SNAIL")},
-    **_of_width("linear InContext", (32, 128, 256), "--learner.width"),
+    **_of_width("linear InContext", (32, 64, 128, 256), "--learner.width"),
     **_of_width("GP CNP", (32, 128, 256, 512), "--learner.width", "--learner.backbone.width"),
-    **{name: (name, []) for name in ("GP ConvCNP", "recall LSTM", "viewers MMoE")},
+    **_of_width("GP TNPD", (32, 64), "--learner.width"),
+    **_of_width("linear Interleaved", (64,), "--learner.width"),
+    **{name: (name, []) for name in ("GP ConvCNP", "recall LSTM", "recall MANN", "stream LSTM", "viewers MMoE")},
 }
 """The recipe of against_recipes.py, and further options."""
 

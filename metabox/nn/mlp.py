@@ -25,7 +25,8 @@ class Perceptron(nn.Sequential):
 
     def __init__(self, inputs: int, width: int, outputs: int, depth: int = 3, bias: bool = True) -> None:
         sizes = itertools.pairwise([inputs] + [width] * (depth - 1))
-        hidden = [layer for a, b in sizes for layer in (nn.Linear(a, b), nn.ReLU(inplace=True))]
+        # Not in place: of three axes a linear map returns a view, and autograd copies what is changed under a view.
+        hidden = [layer for a, b in sizes for layer in (nn.Linear(a, b), nn.ReLU())]
         super().__init__(*hidden, nn.Linear(width if depth > 1 else inputs, outputs, bias=bias))
         for parameter in self.parameters():
             nn.init.xavier_uniform_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)

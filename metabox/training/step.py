@@ -73,13 +73,13 @@ class Step:
         """All of a step that happens on the device alone, from its batches on; see `__call__`."""
         outer, fabric = self.run.outer, self.fabric
         self.undo.save()
-        totals: dict[str, Tensor] = {}
+        parts: list[dict[str, Tensor]] = []
         for i, episodes in enumerate(batches):
             with fabric.no_backward_sync(self.module, enabled=i + 1 < outer.accumulate):
-                result = self.gradients(episodes)
-            for name, value in result.items():  # scores, which have no gradient, may be NaN: missing
-                mean = value.detach().mean() if value.requires_grad else value.nanmean()
-                totals[name] = totals.get(name, 0) + mean / outer.accumulate
+                parts.append(task_means(self.gradients(episodes)))
+        totals = parts[0]
+        if len(parts) > 1:
+            totals = {name: torch.stack([part[name] for part in parts]).mean(0) for name in totals}
         if fabric.world_size > 1:
             totals = cast(dict[str, Tensor], fabric.all_reduce(totals))
         norm = full_tensors(torch.nn.utils.clip_grad_norm_(self.model.parameters(), outer.clip))
@@ -126,6 +126,16 @@ class Step:
         if self.average:
             self.average.update(self.model, good)
         self.optimizer.zero_grad()
+
+
+def task_means(result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Means over tasks, `[T]` -> `[]`. Scores, which have no gradient, may be NaN, missing; losses may not."""
+    means: dict[str, Tensor] = {}
+    for mean, graded in ((torch.mean, True), (torch.nanmean, False)):
+        names = [name for name, value in result.items() if value.requires_grad == graded]
+        if names:  # one operation for all: each alone takes longer to call than to compute
+            means |= zip(names, mean(torch.stack([result[name].detach() for name in names]), 1).unbind(), strict=True)
+    return {name: means[name] for name in result}
 
 
 class Undo:

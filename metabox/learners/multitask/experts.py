@@ -183,7 +183,7 @@ class Extraction(nn.Module):
 def weighed(scores: Tensor, experts: Tensor) -> Tensor:
     """sum_i softmax(scores)_i f_i: scores `[..., E]`, experts `[..., E, H]` -> `[..., H]`."""
     gate = scores.float().softmax(-1).to(experts.dtype)
-    return (gate[..., None, :] @ experts).squeeze(-2)
+    return (gate[..., None] * experts).sum(-2)  # a matrix product would copy experts that tasks share for each task
 
 
 def dropped(scores: Tensor, probability: float) -> Tensor:
