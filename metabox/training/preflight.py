@@ -34,7 +34,6 @@ MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
 N_TRIAL_TASKS = 2  # evaluation tasks scored before a run
-N_FITTING_TASKS = 1000  # training tasks that statistics are taken from
 
 
 class Prepared(NamedTuple):
@@ -195,7 +194,7 @@ def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
 
 
 def _first(tasks: EpisodeSampler, seed: int) -> Iterator[Episodes]:
-    for first in range(0, N_FITTING_TASKS, 50):
+    for first in range(0, tasks.n_fitting, 50):
         yield tasks.sample(Place(50, first=first, seed=seed))
 
 

@@ -81,6 +81,8 @@ class TabularPrior(EpisodeSampler):
         ValueError: if an option is out of range, or rows are too few for support and query.
     """
 
+    n_fitting = 100  # of many rows each
+
     def __init__(
         self,
         target: Literal["classes", "reals"] = "classes",
