@@ -37,8 +37,9 @@ class TabularTransformer(Learner):
     whose labels they see in the support, and the cells attend to them (induced attention: Lee et al. 2019, "Set
     Transformer"); then learned summaries attend to the cells of a row. "cells": every cell is a token, with attention
     within rows and within columns in turn, as in the second version of TabPFN (Hollmann et al. 2025). "rows": a row is
-    the sum of its cells, each through weights of its column's place, as in the first TabPFN (Hollmann et al. 2023).
-    Then the support's rows with their labels attend to each other, queries attend to them, as in `InContext`.
+    the sum of its cells, each through weights of its column's place, as in the first TabPFN (Hollmann et al. 2023);
+    "columns" adds that sum too, for it tells rows apart from the first step on. Then the support's rows with
+    their labels attend to each other, queries attend to them, as in `InContext`.
 
     Predictions do not depend on the order of rows and columns, and renaming classes renames predictions: in the
     columns, a class is known by its number in an order that depends on the data only (its size, then a hash of the
@@ -84,7 +85,7 @@ class TabularTransformer(Learner):
         if self.scaler is not None:
             self.scaler.of_x = False  # columns are scaled here
         self.features = CellFeatures()
-        self.embed = nn.Linear(FEATURES, cell)
+        self.embed = nn.Identity() if layout == "rows" else nn.Linear(FEATURES, cell)
         size = spec.target.label_size
         self.layout: layouts.Layout
         columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
@@ -94,7 +95,7 @@ class TabularTransformer(Learner):
         elif layout == "cells":
             self.layout = layouts.CellsInTurn(size, cell, width, column_depth)
         else:
-            self.layout = layouts.RowsAtOnce(columns, cell, width)
+            self.layout = layouts.RowsAtOnce(columns, width)
         self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
@@ -115,8 +116,8 @@ class TabularTransformer(Learner):
         """
         x = self._table(support.x)
         phi = self.features.measure(x, support.mask)
-        cells, labels = self.embed(self.features(x, phi)), self._label_codes(x, support)
-        rows, known = self.layout.write(cells, labels, x, support.mask, phi["exists"])
+        features, labels = self.features(x, phi), self._label_codes(x, support)
+        rows, known = self.layout.write(features, self.embed(features), labels, x, support.mask, phi["exists"])
         phi |= known
         if descriptor is not None:
             phi["descriptor"] = descriptor
@@ -135,7 +136,8 @@ class TabularTransformer(Learner):
         return torch.cat([self._answer(phi, part) for part in parts], dim=1)
 
     def _answer(self, phi: Phi, x: Tensor) -> Tensor:
-        rows = self.layout.read(self.embed(self.features(x, phi)), phi)
+        features = self.features(x, phi)
+        rows = self.layout.read(features, self.embed(features), phi)
         tokens, guess = self.labels.query(self._tokens(rows, phi), phi)
         read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
         return self.labels.read(read, guess, phi)

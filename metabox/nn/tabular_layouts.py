@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.nn.tabular import column_numbers
+from metabox.nn.tabular import FEATURES, column_numbers
 from metabox.nn.transformer import TransformerLayer
 
 MOST_CELLS = 2**18
@@ -24,11 +24,14 @@ class Layout(nn.Module, ABC):
     decayed: tuple[str, ...] = ()
 
     @abstractmethod
-    def write(self, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor) -> tuple[Tensor, Known]:
+    def write(
+        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Known]:
         """Tokens of the rows of a support `[T, N, width]`, and entries for phi.
 
         Args:
-            cells: features of its cells `[T, D, N, E]`.
+            features: of its cells, `[T, D, N, F]`, see `CellFeatures`.
+            cells: their tokens `[T, D, N, E]`.
             labels: its labels as numbers `[T, N, L]`.
             x: the cells themselves `[T, N, D]`.
             mask: which rows there are `[T, N]`.
@@ -36,7 +39,7 @@ class Layout(nn.Module, ABC):
         """
 
     @abstractmethod
-    def read(self, cells: Tensor, phi: Known) -> Tensor:
+    def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
         """Tokens of other rows `[T, M, width]`; phi has the entries and `exists`."""
 
 
@@ -74,19 +77,21 @@ class ColumnsThenRows(Layout):
         self.rows = nn.ModuleList(_layer(cell, sink=True) for _ in range(row_depth))
         self.norm = nn.LayerNorm(cell)
         self.out = nn.Linear(summaries * cell, width, bias=False)  # a bias would be alike in all rows
-        self.at_once = RowsAtOnce(columns, cell, width)
+        self.at_once = RowsAtOnce(columns, width)
 
-    def write(self, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor) -> tuple[Tensor, Known]:
+    def write(
+        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Known]:
         known = {"place": column_numbers(x, mask)}
-        direct = self.at_once.read(cells, known | {"exists": exists})
+        direct = self.at_once.read(features, cells, known | {"exists": exists})
         cells = cells + self.embed_label(labels)[:, None]
         for i, layer in enumerate(self.columns):
             known[f"column.{i}"] = (induced := layer.read(cells, mask))
             cells = layer(cells, induced)
         return direct + self._rows(cells, exists), known
 
-    def read(self, cells: Tensor, phi: Known) -> Tensor:
-        direct = self.at_once.read(cells, phi)
+    def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
+        direct = self.at_once.read(features, cells, phi)
         for i, layer in enumerate(self.columns):
             cells = layer(cells, phi[f"column.{i}"])
         return direct + self._rows(cells, phi["exists"])
@@ -159,10 +164,12 @@ class CellsInTurn(Layout):
         self.norm = nn.LayerNorm(cell)
         self.out = nn.Linear(cell, width, bias=False)
 
-    def write(self, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor) -> tuple[Tensor, Known]:
+    def write(
+        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Known]:
         return self._all(torch.cat([self.embed_label(labels)[:, None], cells], 1), exists, mask, None)
 
-    def read(self, cells: Tensor, phi: Known) -> Tensor:
+    def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
         t, _, m, e = cells.shape
         tokens = torch.cat([self.unknown.to(cells.dtype).expand(t, 1, m, e), cells], 1)
         return self._all(tokens, phi["exists"], phi["rows"], phi)[0]
@@ -197,21 +204,22 @@ class RowsAtOnce(Layout):
 
     Args:
         columns: places.
-        cell: E.
         width: of a row's token.
     """
 
-    def __init__(self, columns: int, cell: int, width: int) -> None:
+    def __init__(self, columns: int, width: int) -> None:
         super().__init__()
-        self.places = nn.Parameter(torch.randn(columns, cell, width) * cell**-0.5)
+        self.places = nn.Parameter(torch.randn(columns, FEATURES, width) * 0.5)
 
-    def write(self, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor) -> tuple[Tensor, Known]:
+    def write(
+        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Known]:
         known = {"place": column_numbers(x, mask), "exists": exists}
-        return self.read(cells, known), known
+        return self.read(features, cells, known), known
 
-    def read(self, cells: Tensor, phi: Known) -> Tensor:
-        weights = self.places.to(cells.dtype)[phi["place"]] * phi["exists"][..., None, None]
-        return torch.einsum("tdne,tdew->tnw", F.gelu(cells), weights)
+    def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
+        weights = self.places.to(features.dtype)[phi["place"]] * phi["exists"][..., None, None]
+        return torch.einsum("tdnf,tdfw->tnw", features, weights)
 
 
 def _layer(width: int, sink: bool = False) -> TransformerLayer:
