@@ -9,11 +9,12 @@ minutes of training, over all stretches together, and at the end of each stretch
 validation on made-up tables are measured on real ones.
 
 These are the tables that come with scikit-learn; choices of architecture and prior may be made by them. Each is cut
-into five folds (stratified for classes), of a table with more than 1,000 rows the first 1,000 of a random order are
-taken; one with more columns than the model was trained for is left out. Beside the model stand logistic or ridge regression, a random forest, gradient boosting and nearest neighbours,
-with scikit-learn's defaults; linear models and neighbours see standardised columns. The area under the curve is that of
-one class against the rest, averaged; probabilities are clipped to 1e-6. Times are of this process's processor, for
-fitting and predicting a fold. Writes results/RECIPE.json beside this file.
+into five folds (stratified for classes); of a table with more than 1,000 rows the first 1,000 of a random order are
+taken, and one with more columns than the model was trained for is left out. Beside the model stand logistic or ridge
+regression, a random forest, gradient boosting and nearest neighbours, with scikit-learn's defaults; linear models and
+neighbours see standardised columns. The area under the curve is that of one class against the rest, averaged;
+probabilities are clipped to 1e-6. Times are of this process's processor, for fitting and predicting a fold. Writes
+results/RECIPE.json beside this file.
 """
 
 from __future__ import annotations

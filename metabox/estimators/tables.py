@@ -107,7 +107,7 @@ class OfTables(FewShot):
         return torch.tensor(self._columns.encode(columns, self._names))
 
     def _examples(self, model: Model, X: Any, y: Any, *, reset: bool) -> tuple[Tensor, NDArray[Any]]:
-        x, y = super()._examples(model, X, y, reset=reset)  # type: ignore[misc]  # of the estimator's kind
+        x, y = super()._examples(model, X, y, reset=reset)
         self._newest = self._table(model, X, reset=False)
         return x, y
 
@@ -122,7 +122,8 @@ class OfTables(FewShot):
         dtype = next(model.learner.parameters()).dtype
         adaptation = model.adapted(x.to(model.device, dtype), ids, classes)
         self.model_, self.adaptation_ = model, adaptation.with_inputs(self.n_features_in_, self._columns)
-        self._rows, self._y = vars(self).pop("_newest"), y
+        self._rows, self._y = self._newest, y
+        del self._newest
 
     @torch.no_grad()
     def _predict(self, x: Any) -> Tensor:

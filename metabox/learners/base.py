@@ -311,8 +311,8 @@ class Learner(nn.Module, Configured, ABC):
 
     def check_episodes(self, episodes: Episodes) -> None:
         """Raise a ValueError unless the episodes are valid for this learner; reads every number."""
-        parts = (replace(part, x=self.as_described(part.x)) for part in (episodes.support, episodes.query))
-        self.spec.check_episodes(replace(episodes, **dict(zip(("support", "query"), parts, strict=True))))
+        support, query = (replace(part, x=self.as_described(part.x)) for part in (episodes.support, episodes.query))
+        self.spec.check_episodes(replace(episodes, support=support, query=query))
 
     def check_query(self, phi: Phi, x: Tensor) -> tuple[Phi, Tensor]:
         """The arguments of `predict`, likewise.

@@ -146,7 +146,7 @@ class TabularTransformer(Learner):
         """x `[T, N, D]`; of an image, the means of its parts."""
         x = x.to(next(self.parameters()).dtype)
         if x.ndim == 5:
-            x = F.adaptive_avg_pool2d(x.flatten(0, 1), _parts(self.spec)).view(*x.shape[:2], -1)
+            x = F.adaptive_avg_pool2d(x.flatten(0, 1), _parts(self.spec)).unflatten(0, x.shape[:2])
         return x.flatten(2)
 
     def _label_codes(self, x: Tensor, support: Examples) -> Tensor:

@@ -86,7 +86,7 @@ class ColumnsThenRows(Layout):
         direct = self.at_once.read(features, cells, known | {"exists": exists})
         cells = cells + self.embed_label(labels)[:, None]
         for i, layer in enumerate(self.columns):
-            known[f"column.{i}"] = (induced := layer.read(cells, mask))
+            known[f"column.{i}"] = (induced := cast(Induced, layer).read(cells, mask))
             cells = layer(cells, induced)
         return direct + self._rows(cells, exists), known
 

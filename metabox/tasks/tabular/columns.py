@@ -46,9 +46,11 @@ def sources(draws: Draws, graphs: Graphs, target: Integers, n_columns: int) -> I
     causes = graphs.ancestors[task, target] & others  # of y, of which a table tends to have more
     shown = np.where(shown.any(1, keepdims=True), shown, there & others)
     shown |= causes & chance(draws, "shown/causes", 0.7, 1)
-    weight = shown * np.where(causes, log_uniform(draws, "causes", 1, 8, 1), 1) * np.where(shares, 1, 0.4)
+    weight = (
+        shown.astype(np.float64) * np.where(causes, log_uniform(draws, "causes", 1, 8, 1), 1) * np.where(shares, 1, 0.4)
+    )
     found = _picked(draws.uniform("node", 0, 1, n_columns), weight)
-    related = _picked(draws.uniform("node/related", 0, 1, 1), (shares & others).astype(float))[:, 0]
+    related = _picked(draws.uniform("node/related", 0, 1, 1), (shares & others).astype(np.float64))[:, 0]
     lacks = ~shares[task[:, None], found].any(1)
     at = draws.integers("node/at", 0, n_columns - 1)
     found[task[lacks], at[lacks]] = related[lacks]
@@ -58,8 +60,9 @@ def sources(draws: Draws, graphs: Graphs, target: Integers, n_columns: int) -> I
 def _picked(u: Floats, weight: Floats) -> NDArray[np.int64]:
     """For uniform u `[T, D]`, places drawn in proportion to weight `[T, K]`."""
     total = weight.cumsum(1)
-    found: NDArray[np.int64] = (u[:, :, None] * total[:, -1, None, None] >= total[:, None]).sum(-1)
-    return np.minimum(found, weight.shape[1] - 1)
+    place = (u[:, :, None] * total[:, -1, None, None] >= total[:, None]).sum(-1)
+    found: NDArray[np.int64] = np.minimum(place, weight.shape[1] - 1)
+    return found
 
 
 def draw_columns(draws: Draws, graphs: Graphs, target: Integers, n_columns: int, odds: Odds) -> Values:

@@ -7,11 +7,11 @@ scale. Products have the shape of one task, so that their rounding does not depe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metabox.arrays import Floats
 from metabox.seeding import Draws
 
 Values = NDArray[np.float32]
@@ -26,7 +26,7 @@ FARTHEST = np.float32(12)
 """Standard deviations at which values are cut."""
 
 
-def single(values: Floats) -> Values:
+def single(values: NDArray[Any]) -> Values:
     found: Values = values.astype(np.float32)
     return found
 

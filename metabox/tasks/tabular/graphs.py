@@ -70,7 +70,7 @@ class Exogenous(NamedTuple):
         return cls(each, draws.integers("noise/kind", 0, 4), np.arange(n) // rows, alike)
 
     def at(self, chosen: NDArray[np.int64]) -> Exogenous:
-        return Exogenous(*(part[chosen] for part in self))
+        return Exogenous(self.noise[chosen], self.kind[chosen], self.subject[chosen], self.alike[chosen])
 
     def draw(self, draws: Draws, name: str, width: int) -> Values:
         """Noise of one node, `[T, n, W]`: normal, Laplace, uniform, skewed, or normal with rare outliers."""

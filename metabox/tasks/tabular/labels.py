@@ -56,6 +56,6 @@ def cut_into_classes(draws: Draws, y: Values, n_classes: tuple[int, int]) -> NDA
     one = found.min(1) == found.max(1)
     middle = y.argsort(1, kind="stable").argsort(1, kind="stable") >= n // 2
     found = np.where(one[:, None], middle, found)
-    order = draws.uniform("classes/order", 0, 1, high)
-    order = np.where(np.arange(high) < number, order, 2).argsort(1, kind="stable").argsort(1, kind="stable")
-    return np.take_along_axis(order, found, 1)
+    key = np.where(np.arange(high) < number, draws.uniform("classes/order", 0, 1, high), 2)
+    ids: NDArray[np.int64] = np.take_along_axis(key.argsort(1, kind="stable").argsort(1, kind="stable"), found, 1)
+    return ids

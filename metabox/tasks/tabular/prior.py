@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.tabular.columns import Odds, draw_columns
-from metabox.tasks.tabular.functions import Values
+from metabox.tasks.tabular.functions import Values, single
 from metabox.tasks.tabular.graphs import Exogenous, draw_graphs
 from metabox.tasks.tabular.labels import cut_into_classes, target_nodes, target_values, warped_target
 from metabox.tasks.tabular.stream import Stream
@@ -140,9 +140,10 @@ class TabularPrior(EpisodeSampler):
         """Tasks of one group."""
         draws = place.draws(type(self).__name__)
         x, real = self.draw(draws, sizes.rows, sizes.columns)
-        y = cut_into_classes(draws, real, self.n_classes) if self.of_classes else warped_target(draws, real)
-        order = _partition(draws, y if self.of_classes else None, sizes)
-        x, y = np.take_along_axis(x, order[:, :, None], 1), np.take_along_axis(y, order, 1)
+        ids = cut_into_classes(draws, real, self.n_classes) if self.of_classes else None
+        order = _partition(draws, ids, sizes)
+        y = np.take_along_axis(warped_target(draws, real) if ids is None else ids, order, 1)
+        x = np.take_along_axis(single(x), order[:, :, None], 1)
         return _episodes(x, y, sizes.support, self.n_classes[1] if self.of_classes else None)
 
     def draw(self, draws: Draws, n_rows: int, n_columns: int) -> tuple[Values, Values]:
@@ -181,7 +182,7 @@ def _partition(draws: Draws, y: NDArray[np.int64] | None, sizes: _Sizes) -> NDAr
     return found
 
 
-def _episodes(x: Values, y: NDArray[np.int64] | Values, n_support: int, n_classes: int | None) -> Episodes:
+def _episodes(x: Values, y: NDArray[Any], n_support: int, n_classes: int | None) -> Episodes:
     rows, labels = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y))
     mask = torch.ones(labels.shape, dtype=torch.bool)
     classes = None

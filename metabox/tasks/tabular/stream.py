@@ -48,4 +48,5 @@ class Stream(Draws):
             self._blocks += 1
         part = self._block[:, self._used : self._used + size]
         self._used += size
-        return part.reshape(len(part), *shape).copy()
+        found: NDArray[np.uint32] = part.reshape(len(part), *shape).copy()
+        return found
