@@ -18,6 +18,8 @@ __getattr__, __dir__ = lazy(
     "estimators.classifier.FewShotClassifier",
     "estimators.multitask.MultiTaskEstimator",
     "estimators.regressor.FewShotRegressor",
+    "estimators.tabular_classifier.TabularClassifier",
+    "estimators.tabular_regressor.TabularRegressor",
     "learners.base.Learner",
     "model.Model",
     "objectives.Objective",

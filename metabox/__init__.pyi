@@ -7,6 +7,8 @@ from metabox.episodes import Examples as Examples
 from metabox.estimators.classifier import FewShotClassifier as FewShotClassifier
 from metabox.estimators.multitask import MultiTaskEstimator as MultiTaskEstimator
 from metabox.estimators.regressor import FewShotRegressor as FewShotRegressor
+from metabox.estimators.tabular_classifier import TabularClassifier as TabularClassifier
+from metabox.estimators.tabular_regressor import TabularRegressor as TabularRegressor
 from metabox.evaluation import Scores as Scores
 from metabox.evaluation import evaluate as evaluate
 from metabox.learners.base import Learner as Learner

@@ -245,7 +245,7 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
     if all(bool(scored.columns[name].isfinite().all()) for name in sure if name in scored.columns):
         return scored
     try:
-        spec.check_episodes(episodes)
+        predictor.learner.check_episodes(episodes)
         fault = f"{among}, whose data are finite; the learner's weights are damaged or diverged"
         return scored._replace(fault=f"expected finite predictions, got NaN or infinity in {fault}")
     except ValueError as error:

@@ -99,6 +99,7 @@ ELSE: dict[str, Any] = {
     "steps": [RandomFlip(0.25)],
     "dims": Growth(6, 1, 2000),
     "points": Growth(12, 2, 2000),
+    "functions": ("linear", "trees"),
 }
 """Values that are no class's default, by the name of an option."""
 

@@ -30,6 +30,7 @@ from metabox.learners.neural_process import NP as NP
 from metabox.learners.prototypical import ProtoNet as ProtoNet
 from metabox.learners.relation import RelationNet as RelationNet
 from metabox.learners.snail import SNAIL as SNAIL
+from metabox.learners.tabular_transformer import TabularTransformer as TabularTransformer
 from metabox.learners.tnp import TNPA as TNPA
 from metabox.learners.tnp import TNPD as TNPD
 from metabox.learners.versa import VERSA as VERSA

@@ -35,7 +35,6 @@ MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
 N_TRIAL_TASKS = 2  # evaluation tasks scored before a run
-N_FITTING_TASKS = 1000  # training tasks that statistics are taken from
 
 
 class Prepared(NamedTuple):
@@ -165,7 +164,7 @@ def prepare(
         }
     )
     check_described(**settings)
-    spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
+    model.learner.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
     metrics = _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
     if metrics:
         select.check(spec, metrics)
@@ -213,7 +212,7 @@ def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
 
 
 def _first(tasks: EpisodeSampler, seed: int) -> Iterator[Episodes]:
-    for first in range(0, N_FITTING_TASKS, 50):
+    for first in range(0, tasks.n_fitting, 50):
         yield tasks.sample(Place(50, first=first, seed=seed))
 
 
