@@ -67,7 +67,12 @@ class _LinearAttention(Mixer):
 
     def parts(self, convolve: Convolve, made: Parts) -> Parts:
         q, k, v = (heads(part, self.size) for part in F.silu(convolve(self.convolution)).chunk(3, dim=-1))
-        return {"q": F.elu(q) + 1, "k": F.elu(k) + 1, "v": F.pad(v, (0, 1), value=1.0), "decay": v.new_zeros(v.shape[:3])}
+        return {
+            "q": F.elu(q) + 1,
+            "k": F.elu(k) + 1,
+            "v": F.pad(v, (0, 1), value=1.0),
+            "decay": v.new_zeros(v.shape[:3]),
+        }
 
     def silent(self, parts: Parts, real: Tensor) -> Parts:
         return parts | {"k": parts["k"] * real[..., None]}

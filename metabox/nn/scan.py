@@ -185,7 +185,9 @@ def _chunks(chunk: int, *parts: Tensor, last: float = 0.0) -> list[Tensor]:
     chunk = max(1, min(chunk, n))
     z = max(1, math.ceil(n / chunk))
     more, ends = z * chunk - n, [0.0] * (len(parts) - 1) + [last]
-    padded = [F.pad(part, (0, 0) * (part.ndim - 3) + (0, more), value=end) for part, end in zip(parts, ends, strict=True)]
+    padded = [
+        F.pad(part, (0, 0) * (part.ndim - 3) + (0, more), value=end) for part, end in zip(parts, ends, strict=True)
+    ]
     return [part.unflatten(2, (z, chunk)) for part in padded]
 
 
