@@ -29,8 +29,8 @@ from metabox.targets import TaskSpec
 class Mamba2(Layered):
     """Mamba-2 (Dao & Gu 2024, "Transformers are SSMs").
 
-    h <- e^(Delta A) h + B (Delta x)^T; y = h^T C + D x, where A is a negative number of each head, and Delta, B, C and x
-    are made of the input: what is decayed, written and read depends on it.
+    h <- e^(Delta A) h + B (Delta x)^T; y = h^T C + D x. A is a negative number of each head, and Delta, B, C and x are
+    made of the input: what is decayed, written and read depends on it.
 
     As in the authors' code (state-spaces/mamba): inner features are twice as wide as `width`; a causal convolution of 4
     steps with bias and SiLU over x, B and C together; Delta = softplus(linear + bias); a SiLU gate, then RMSNorm within

@@ -23,15 +23,17 @@ InnerKind = Literal["linear", "mlp"]
 class TTT(Layered):
     """Test-time training (Sun et al. 2024, "Learning to (Learn at Test Time): RNNs with Expressive Hidden States").
 
-    The state of a layer is a model W, and a step is one step of gradient descent on |f(k; W) - (v - k)|^2 / 2, where
-    f(k) = LN(k W + b); its output is q + f(q). A mini-batch of steps takes its gradients at the same W, as in the
+    The state of a layer is a model W, and a step is one step of gradient descent on half the
+    squared length of f(k) - (v - k), with f(k) = LN(k W + b); its output is q + f(q). A mini-batch of steps takes its gradients at the same W, as in the
     paper, so that it is one matrix product (the dual form); see `InnerModel`.
 
     As in the authors' code (test-time-training/ttt-lm-pytorch, layers with a gate): q and k are one linear map, then a
     causal convolution of 4 steps each, and rotary positions within the mini-batch; the rate of a step is
-    rate * sigmoid(linear) / K, times 1 / j and a learned number at position j; layer norm and a GELU gate follow.
+    rate * sigmoid(linear) / K, times a learned share at position j; layer norm and a GELU gate follow.
 
-    Deviations: no feed-forward layers and no convolution before a layer; linear maps have torch's initial weights.
+    Deviations: the share is max(0, 1 + learned_j) / j, where the code has max(0, 1 / j + learned_j), of which the later
+    ones are soon 0 for good. No feed-forward layers, no convolution before a layer. Linear maps have torch's initial
+    weights.
 
     Args:
         spec: the tasks.

@@ -25,7 +25,7 @@ BLOCK = 4
 class XLSTM(Layered):
     """xLSTM with mLSTM layers only, xLSTM[1:0] (Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory").
 
-    C <- sigmoid(f) C + e^i v k^T; n <- sigmoid(f) n + e^i k; h = C q / max(|n.q|, 1). C and n are kept times e^-m,
+    C <- sigmoid(f) C + e^i v k^T; n <- sigmoid(f) n + e^i k; h = C q / max(abs(n.q), 1). C and n are kept times e^-m,
     m <- max(log sigmoid(f) + m, i), so that no exponential is too large.
 
     As in the authors' code (NX-AI/xlstm): features and a gate, each twice as wide as `width`; a causal convolution of 4

@@ -89,7 +89,7 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def parts(self, convolve: Convolve, made: Parts) -> Parts:
-        """What the recurrence and `output` read, from `made` by `seen`; `convolve` applies a convolution to the rest."""
+        """What the recurrence and `output` read: from `made` by `seen`, and what `convolve` gives for a convolution."""
 
     @abstractmethod
     def silent(self, parts: Parts, real: Tensor) -> Parts:

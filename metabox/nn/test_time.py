@@ -11,6 +11,7 @@ Letters as in `metabox.nn.scan`; also B steps of a mini-batch, and a model's lay
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -26,8 +27,8 @@ EPSILON = 1e-6
 class InnerModel(nn.Module):
     """The initial parameters of the inner model, and its training along a sequence.
 
-    The state is: `weight.i [T, H, in, out]` and `bias.i [T, H, 1, out]`, with which the mini-batch began; `weight_sum.i`
-    and `bias_sum.i`, of rate * gradient since then; `position [T]` in the mini-batch, 0 to B - 1.
+    The state is: `weight.i [T, H, in, out]` and `bias.i [T, H, 1, out]`, with which the mini-batch began;
+    `weight_sum.i` and `bias_sum.i`, of rate * gradient since then; `position [T]` in the mini-batch, 0 to B - 1.
 
     Args:
         n_heads: H.
@@ -40,7 +41,7 @@ class InnerModel(nn.Module):
     def __init__(self, n_heads: int, sizes: list[int], batch: int) -> None:
         super().__init__()
         self.n_layers, self.batch = len(sizes) - 1, batch
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList(torch.randn(n_heads, a, b) * 0.02 for a, b in pairs)
         self.biases = nn.ParameterList(torch.zeros(n_heads, 1, b) for _, b in pairs)
         self.norm_weight = nn.Parameter(torch.ones(n_heads, 1, sizes[-1]))
@@ -105,9 +106,9 @@ class InnerModel(nn.Module):
         return mixed, state | {"position": (first + real.sum(1)) % self.batch}
 
     def _shares(self) -> Tensor:
-        """share_j, 1 / j and a learned number, 0 at least: `[B]`."""
+        """share_j, 1 / j times 1 plus a learned number, 0 at least: `[B]`."""
         steps = torch.arange(1, self.batch + 1, device=self.share.device, dtype=self.share.dtype)
-        return (1 / steps + self.share).clamp(min=0)
+        return (1 + self.share).clamp(min=0) / steps
 
     def _layer(self, state: State, i: int, x: Tensor, steps: Tensor, share: Tensor) -> Tensor:
         """Inputs x of layer i through the parameters W_j, given their products with the sums of this mini-batch."""
