@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from metabox.episodes import Examples
 from metabox.learners.base import Phi
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
@@ -25,9 +26,6 @@ class Layered(Recurrent):
 
     Mixers compute whole sequences at once. A query is one step through all layers from the state after the support: it
     decays, writes and reads as any step does, and what it writes is not kept.
-
-    phi is the state of each layer, `0.window [T, 3, channels]` and so on, of a size that no support changes; the last
-    label, not yet read, `label [T, L]`; the task statistics.
     """
 
     @abstractmethod
@@ -45,6 +43,13 @@ class Layered(Recurrent):
         self.mixers = nn.ModuleList(mixers)
         self.norms = nn.ModuleList(RMSNorm(width) for _ in mixers)
         self.readout = nn.Sequential(RMSNorm(width), nn.Linear(width, self.labels.out_size))
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        """phi: the state of each layer, `0.window [T, 3, channels]` and so on, of a size that no support changes.
+
+        And the last label, not yet read, `label [T, L]`; the task statistics.
+        """
+        return super().infer(support, descriptor, classes)
 
     def start(self, like: Tensor) -> Phi:
         return {f"{i}.{name}": part for i, _, mixer in self._layers() for name, part in mixer.start(like).items()}

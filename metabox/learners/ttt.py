@@ -23,9 +23,9 @@ InnerKind = Literal["linear", "mlp"]
 class TTT(Layered):
     """Test-time training (Sun et al. 2024, "Learning to (Learn at Test Time): RNNs with Expressive Hidden States").
 
-    The state of a layer is a model W, and a step is one step of gradient descent on half the
-    squared length of f(k) - (v - k), with f(k) = LN(k W + b); its output is q + f(q). A mini-batch of steps takes its gradients at the same W, as in the
-    paper, so that it is one matrix product (the dual form); see `InnerModel`.
+    The state of a layer is a model W, and a step is one step of gradient descent on half the squared length of
+    f(k) - (v - k), with f(k) = LN(k W + b); its output is q + f(q). A mini-batch of steps takes its gradients at the
+    same W, as in the paper, so that it is a few matrix products (the dual form); see `InnerModel`.
 
     As in the authors' code (test-time-training/ttt-lm-pytorch, layers with a gate): q and k are one linear map, then a
     causal convolution of 4 steps each, and rotary positions within the mini-batch; the rate of a step is

@@ -119,7 +119,7 @@ def exponential_scan(
     """Linear attention with an exponential gate: C <- e^decay C + e^gain k v^T, n alike with v = 1; o = C^T q / n.q.
 
     In the paper (Beck et al. 2024) C and n are kept times e^-m, where m <- max(decay + m, gain), and the divisor is
-    max(|n.q|, e^-m), to which 1e-6 is added.
+    max(abs(n.q), e^-m), to which 1e-6 is added.
 
     Args:
         q: queries `[T, H, N, K]`.

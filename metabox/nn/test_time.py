@@ -1,8 +1,8 @@
 """Test-time training: an inner model for each task and head that gradient steps train along the sequence, in its state.
 
 The inner model f maps a key to the difference of value and key, f(k) = LN(model(k)), where the model is a linear map or
-a perceptron with one hidden layer; the loss of a step is |f(k) - (v - k)|^2 / 2. Gradients are those at the parameters
-W with which a mini-batch of steps began; at position j in it (from 1), the parameters are
+a perceptron with one hidden layer; the loss of a step is half the squared length of f(k) - (v - k). Gradients are those
+at the parameters W with which a mini-batch of steps began; at position j in it (from 1), the parameters are
 
     W_j = W - share_j * sum over s <= j of rate_s * gradient_s
 
