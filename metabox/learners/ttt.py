@@ -13,7 +13,7 @@ from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.metric import exact
 from metabox.nn.mixer import Convolve, Mixer, Parts, ShortConvolution, State, heads
-from metabox.nn.test_time import EPSILON, InnerModel
+from metabox.nn.inner_model import EPSILON, InnerModel
 from metabox.ranges import Count, Positive
 from metabox.targets import TaskSpec
 
