@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from metabox.learners.layered import Layered
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
+from metabox.nn.inner_model import EPSILON, InnerModel
 from metabox.nn.label_code import LabelKind
 from metabox.nn.metric import exact
 from metabox.nn.mixer import Convolve, Mixer, Parts, ShortConvolution, State, heads
-from metabox.nn.inner_model import EPSILON, InnerModel
 from metabox.ranges import Count, Positive
 from metabox.targets import TaskSpec
 

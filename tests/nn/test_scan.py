@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.nn import scan
-from metabox.nn.scan import segments
 from metabox.nn.inner_model import InnerModel
+from metabox.nn.scan import segments
 
 T, H, K, V, CHUNK = 2, 3, 6, 5, 16
 LENGTHS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
