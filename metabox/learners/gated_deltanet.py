@@ -105,11 +105,11 @@ class _GatedDelta(Mixer):
         return parts | {name: parts[name] * real for name in ("decay", "beta")}
 
     def recur(self, state: State, parts: Parts, real: Tensor) -> tuple[Tensor, State]:
-        mixed, memory = delta_scan(**_recurrence(parts), state=state["memory"])
+        mixed, memory = delta_scan(*_recurrence(parts), state["memory"])
         return mixed, {"memory": memory}
 
     def read(self, state: State, parts: Parts) -> Tensor:
-        return delta_read(**_recurrence(parts), state=state["memory"])
+        return delta_read(*_recurrence(parts), state["memory"])
 
     def write(self, state: State, parts: Parts, real: Tensor) -> State:
         return {"memory": delta_write(parts["k"], parts["v"], parts["decay"], parts["beta"], state["memory"])}
@@ -119,8 +119,8 @@ class _GatedDelta(Mixer):
         return y
 
 
-def _recurrence(parts: Parts) -> Parts:
-    return {name: parts[name] for name in ("q", "k", "v", "decay", "beta")}
+def _recurrence(parts: Parts) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return parts["q"], parts["k"], parts["v"], parts["decay"], parts["beta"]
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -66,14 +66,14 @@ class Layered(Recurrent):
         return h, taken
 
     def advance(self, state: Phi, taken: list[Any], real: Tensor) -> Phi:
-        after = {}
+        after: Phi = {}
         for (i, _, mixer), of_layer in zip(self._layers(), taken, strict=True):
             new = mixer.advance(_of_layer(state, i), of_layer, real)
             after |= {f"{i}.{name}": part for name, part in new.items()}
         return after
 
     def scan(self, state: Phi, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
-        h, after = self.project(inputs), {}
+        h, after = self.project(inputs), Phi()
         for i, norm, mixer in self._layers():
             mixed, new = mixer.scan(_of_layer(state, i), norm(h), real)
             h = h + mixed
@@ -84,7 +84,8 @@ class Layered(Recurrent):
         if self.truncate is None or not torch.is_grad_enabled():
             return self.scan(state, inputs, real)
         # Of a sequence that is cut into pieces, one at a time is in memory.
-        return cast(tuple[Tensor, Phi], checkpoint(self.scan, state, inputs, real, use_reentrant=False))
+        cut: tuple[Tensor, Phi] = checkpoint(self.scan, state, inputs, real, use_reentrant=False)
+        return cut
 
     def _layers(self) -> Iterator[tuple[int, nn.Module, Mixer]]:
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):

@@ -78,11 +78,11 @@ class _LinearAttention(Mixer):
         return parts | {"k": parts["k"] * real[..., None]}
 
     def recur(self, state: State, parts: Parts, real: Tensor) -> tuple[Tensor, State]:
-        sums, after = linear_scan(**parts, state=state["sums"])
+        sums, after = linear_scan(*_recurrence(parts), state["sums"])
         return _mean(sums), {"sums": after}
 
     def read(self, state: State, parts: Parts) -> Tensor:
-        return _mean(linear_read(**parts, state=state["sums"]))
+        return _mean(linear_read(*_recurrence(parts), state["sums"]))
 
     def write(self, state: State, parts: Parts, real: Tensor) -> State:
         return {"sums": linear_write(parts["k"], parts["v"], parts["decay"], state["sums"])}
@@ -90,6 +90,10 @@ class _LinearAttention(Mixer):
     def output(self, mixed: Tensor, parts: Parts) -> Tensor:
         y: Tensor = self.out(mixed.flatten(2))
         return y
+
+
+def _recurrence(parts: Parts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return parts["q"], parts["k"], parts["v"], parts["decay"]
 
 
 def _mean(sums: Tensor) -> Tensor:

@@ -105,11 +105,11 @@ class _StateSpace(Mixer):
         return parts | {"v": parts["v"] * real[..., None], "decay": parts["decay"] * real}
 
     def recur(self, state: State, parts: Parts, real: Tensor) -> tuple[Tensor, State]:
-        mixed, hidden = linear_scan(**_recurrence(parts), state=state["hidden"])
+        mixed, hidden = linear_scan(*_recurrence(parts), state["hidden"])
         return mixed + parts["own"], {"hidden": hidden}
 
     def read(self, state: State, parts: Parts) -> Tensor:
-        return linear_read(**_recurrence(parts), state=state["hidden"]) + parts["own"]
+        return linear_read(*_recurrence(parts), state["hidden"]) + parts["own"]
 
     def write(self, state: State, parts: Parts, real: Tensor) -> State:
         return {"hidden": linear_write(parts["k"], parts["v"], parts["decay"], state["hidden"])}
@@ -120,5 +120,5 @@ class _StateSpace(Mixer):
         return y
 
 
-def _recurrence(parts: Parts) -> Parts:
-    return {name: parts[name] for name in ("q", "k", "v", "decay")}
+def _recurrence(parts: Parts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return parts["q"], parts["k"], parts["v"], parts["decay"]

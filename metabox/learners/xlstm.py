@@ -108,11 +108,11 @@ class _MatrixLSTM(Mixer):
         return parts | {"decay": parts["decay"] * real, "gain": parts["gain"].masked_fill(~real, -math.inf)}
 
     def recur(self, state: State, parts: Parts, real: Tensor) -> tuple[Tensor, State]:
-        mixed, cell, top = exponential_scan(**_recurrence(parts), state=state["cell"], top=state["top"])
+        mixed, cell, top = exponential_scan(*_recurrence(parts), state["cell"], state["top"])
         return mixed, {"cell": cell, "top": top}
 
     def read(self, state: State, parts: Parts) -> Tensor:
-        return exponential_read(**_recurrence(parts), state=state["cell"], top=state["top"])
+        return exponential_read(*_recurrence(parts), state["cell"], state["top"])
 
     def write(self, state: State, parts: Parts, real: Tensor) -> State:
         k, v, decay, gain = (parts[name] for name in ("k", "v", "decay", "gain"))
@@ -125,5 +125,5 @@ class _MatrixLSTM(Mixer):
         return y
 
 
-def _recurrence(parts: Parts) -> Parts:
-    return {name: parts[name] for name in ("q", "k", "v", "decay", "gain")}
+def _recurrence(parts: Parts) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return parts["q"], parts["k"], parts["v"], parts["decay"], parts["gain"]

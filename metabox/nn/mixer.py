@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +40,8 @@ class ShortConvolution(nn.Module):
     def forward(self, window: Tensor, x: Tensor) -> Tensor:
         """Over a sequence `[T, N, D]`, after the steps in `window [T, TAPS - 1, D]`."""
         n, whole = x.shape[1], torch.cat([window, x], dim=1)
-        total = sum(whole[:, i : i + n] * tap for i, tap in enumerate(self.weight))
-        return self._biased(total)  # type: ignore[arg-type]  # a sum of some tensors
+        taps = [whole[:, i : i + n] * tap for i, tap in enumerate(self.weight)]
+        return self._biased(sum(taps[1:], taps[0]))
 
     def each(self, window: Tensor, x: Tensor) -> Tensor:
         """Of M steps `[T, M, D]`, each of which comes right after the window."""
@@ -76,7 +77,7 @@ class Mixer(nn.Module, ABC):
     float32 at least, whatever the autocast.
     """
 
-    decayed = ()
+    decayed: ClassVar[tuple[str, ...]] = ()
     channels: int
 
     @abstractmethod
@@ -161,7 +162,8 @@ def step_decay(log_rate: Tensor, delta: Tensor) -> Tensor:
 
 def step_size(x: Tensor, bias: Tensor) -> Tensor:
     """softplus(x + bias), in float32 at least."""
-    return F.softplus(exact(x) + bias)
+    size: Tensor = F.softplus(exact(x) + bias)
+    return size
 
 
 def _exact(parts: Parts) -> Parts:

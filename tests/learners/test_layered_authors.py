@@ -19,7 +19,7 @@ from metabox.learners import TTT, XLSTM, GatedDeltaNet, LinearAttention, Mamba2
 from metabox.nn.mixer import Mixer, ShortConvolution
 from metabox.targets import Classes, TaskSpec
 
-WIDTH, HEADS, N = 16, 2, 37
+WIDTH, HEADS, N = 16, 4, 37
 SPEC = TaskSpec((4,), Classes(3))
 
 
