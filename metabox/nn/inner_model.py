@@ -81,26 +81,28 @@ class InnerModel(nn.Module):
         Padding, for which `real [T, N]` is False, comes last in every task, and its rate is 0.
         """
         n, first = q.shape[2], state["position"]
-        # Mini-batches begin at other steps in each task if it goes on from a state: step i is put in place first + i.
-        total = math.ceil((n + self.batch - 1) / self.batch) * self.batch
-        source = torch.arange(total, device=q.device) - first[:, None]
-        inside, source = (source >= 0) & (source < n), source.clamp(0, max(n - 1, 0))
-        place = torch.arange(self.batch, device=q.device)
         if not n:
             return q, state
+        # Mini-batches begin at other steps in each task if it goes on from a state: step i is put in place first + i.
+        # A GPU would have to wait for the largest first place.
+        unknown = first.is_cuda or torch.compiler.is_compiling()
+        source = torch.arange(n + (self.batch - 1 if unknown else int(first.max())), device=q.device) - first[:, None]
+        inside, source = (source >= 0) & (source < n), source.clamp(0, n - 1)
         q, k, v = (part.take_along_dim(source[:, None, :, None], dim=2) for part in (q, k, v))
         rate = rate.take_along_dim(source[:, None], dim=2) * inside[:, None]
-        ends = (real.take_along_dim(source, dim=1) & inside)[:, self.batch - 1 :: self.batch]
-        parts, outputs = (part.unflatten(2, (-1, self.batch)).unbind(2) for part in (q, k, v, rate)), []
-        for query, key, value, rates, full in zip(*parts, ends.unbind(1), strict=True):
+        inside = real.take_along_dim(source, dim=1) & inside
+        full = F.pad(inside, (0, -len(source[0]) % self.batch), value=False)[:, self.batch - 1 :: self.batch].unbind(1)
+        parts, outputs = (part.split(self.batch, dim=2) for part in (q, k, v, rate)), []
+        for query, key, value, rates, ends in zip(*parts, full, strict=True):
+            place = torch.arange(query.shape[2], device=q.device)
             query, key = turned(query, place), turned(key, place)
             inputs, grads = self._descend(state, key, value)
-            x, share = query, self._shares()[:, None]
+            x, share = query, self._shares()[: len(place), None]
             for i in range(self.n_layers):
                 steps = ((x @ inputs[i].mT + 1) * rates[..., None, :]).tril() @ grads[i]
                 x = self._layer(state, i, x, steps, share)
             outputs.append(query + self._normed(x))
-            state = state | self._after(state, inputs, grads, rates, full)
+            state = state | self._after(state, inputs, grads, rates, ends)
         index = first[:, None] + torch.arange(n, device=q.device)
         mixed = torch.cat(outputs, dim=2).take_along_dim(index[:, None, :, None], dim=2)
         return mixed, state | {"position": (first + real.sum(1)) % self.batch}
