@@ -146,7 +146,8 @@ class Mixer(nn.Module, ABC):
 
 def heads(x: Tensor, size: int) -> Tensor:
     """`[T, N, H * size]` to `[T, H, N, size]`."""
-    return x.unflatten(-1, (-1, size)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (-1, size))
+    return split.transpose(1, 2)
 
 
 def log_uniform(n: int, low: float = 1e-3, high: float = 0.1) -> Tensor:
