@@ -241,6 +241,14 @@ def test_sizes_that_do_not_fit_are_named(make: Callable[..., Layered], said: str
         make(CLASSES)
 
 
+@NAMES
+def test_thousands_of_steps_in_float32_stay_near_those_in_double(name: str) -> None:
+    learner, support = build(CASES[name], CLASSES), make_episodes(CLASSES, n_tasks=1, n_support=3000).support
+    with torch.no_grad():
+        rough, exact = learner.stream(support), learner.double().stream(doubled(support))
+    assert (rough - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
 def test_a_label_reaches_the_input_of_the_step_before_within_one_layer() -> None:
     for name in CASES:
         learner = CASES[name](CLASSES, backbone=Flatten, depth=1)
