@@ -143,7 +143,7 @@ def neighbours(name: str, learner: Learner, n_way: int = 5, n_shot: int = 5, n_t
     y = torch.arange(n_way)[:, None].expand(n_tasks, n_way, n_shot + 15)
     (sx, qx), (sy, qy) = ([part.flatten(1, 2) for part in whole.split([n_shot, 15], 2)] for whole in (x, y))
     learner.eval()
-    support = Examples(sx, sy, torch.ones_like(sy, dtype=torch.bool))
+    support = Examples(x=sx, y=sy)
     right = (learner.predict(learner.adapt(support), qx)[..., :n_way].argmax(-1) == qy).float().mean(1)
     row = {
         "learner": name,
