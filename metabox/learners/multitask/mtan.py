@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -124,10 +125,8 @@ class _Attended(Backbone):
             size = bridge.shape[-2:]
             u = torch.cat([F.interpolate(x, size=size, mode="nearest"), bridge], dim=1)
             x = second(first(u, context), context)
-            wide = _each(
-                lambda maps, size=size: F.interpolate(maps, size=size, mode="bilinear", align_corners=True),
-                cast(Tensor, own),
-            )
+            grow = partial(F.interpolate, size=size, mode="bilinear", align_corners=True)
+            wide = _each(grow, cast(Tensor, own))
             own = mask(u, self._carried(carry, wide, context)) * x
         return cast(Tensor, own).transpose(0, 1).flatten(1)
 
