@@ -137,7 +137,24 @@ class StreamLoss(Objective):
     """The loss at every step of the sequence D_i^tr, D_i^test: step t is predicted from the t examples before it.
 
     The objective of the recurrent and memory learners (Hochreiter et al. 2001, Santoro et al. 2016).
+
+    Args:
+        learner: any learner.
+        summed: in training the loss is the sum over steps instead of their mean, as in equation 1 of Santoro et al. For
+            an optimizer whose step does not depend on the scale of the gradient, such as Adam, this changes only how
+            often its norm reaches `clip`, and what `epsilon` is beside it.
     """
+
+    def __init__(self, learner: Learner, summed: bool = False) -> None:
+        super().__init__(learner)
+        self.summed = summed
+
+    def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, by_part = super().losses(params, examples, episodes)
+        if self.summed and self.training:
+            steps = examples.mask.sum(1)
+            loss, by_part = loss * steps, {name: part * steps for name, part in by_part.items()}
+        return loss, by_part
 
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         whole = _whole(episodes)

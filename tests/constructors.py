@@ -70,6 +70,7 @@ def _required(name: str) -> Any:
         "start": lambda: 1,
         "by": lambda: 1,
         "every": lambda: 1,
+        "ways": lambda: Growth(1, 1, 100),
         "n_way": lambda: 2,
         "n_shot": lambda: 1,
     }
@@ -99,6 +100,7 @@ ELSE: dict[str, Any] = {
     "steps": [RandomFlip(0.25)],
     "dims": Growth(6, 1, 2000),
     "points": Growth(12, 2, 2000),
+    "ways": Growth(2, 1, 300),
     "functions": ("linear", "trees"),
 }
 """Values that are no class's default, by the name of an option."""

@@ -11,9 +11,9 @@ from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.lstm import lstm_advance, lstm_step
-from metabox.nn.memory import Access, GateKind, LRUMemory
+from metabox.nn.memory import Access, BeginKind, GateKind, LeastUsedKind, LRUMemory, ReadKind, WrittenKind
 from metabox.nn.memory_scan import memory_scan
-from metabox.ranges import Count, Share
+from metabox.ranges import Count, Positive, Share
 from metabox.targets import TaskSpec
 
 
@@ -29,7 +29,9 @@ class MANN(Recurrent):
 
     Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write every
     head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). This
-    implementation does the same; `read_first` and `gate: emitted` are the readings of some public code.
+    implementation does the same by default. Public code that came near the paper's numbers chooses otherwise:
+    snowkylin/ntm has `gate: emitted`, `written: separate`, `reads: weights-before` and `begins: first-row`;
+    vineetjain96/one-shot-mann `gate: emitted`, `least_used: own` and `begins: first-row`.
 
     Unspecified in the paper, and chosen here: keys are linear in h_t, then tanh; each head has its own key, read
     weights and alpha (initially 0); the memory and all weights start at zero; among equally used rows the first counts
@@ -46,7 +48,12 @@ class MANN(Recurrent):
         heads: read heads.
         decay: gamma of the usage weights (equation 5).
         gate: where alpha of equation 7 comes from: "learned", or "emitted" by the controller at each step.
-        read_first: read the memory before the step writes to it.
+        reads: which memory is read, "after" the step has written to it, "before", or "weights-before" (see `LRUMemory`).
+        written: "keys" are written, or a "separate" vector.
+        least_used: where a head writes what does not go to the row that it read: to all "shared" least used rows, or to
+            one of its "own".
+        sharpness: initial value of a learned factor on the cosine; None for no factor.
+        begins: the memory before the first step, "zeros" or "first-row" (see `LRUMemory`).
         labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
@@ -62,17 +69,23 @@ class MANN(Recurrent):
         heads: Count = 4,
         decay: Share = 0.95,
         gate: GateKind = "learned",
-        read_first: bool = False,
+        reads: ReadKind = "after",
+        written: WrittenKind = "keys",
+        least_used: LeastUsedKind = "shared",
+        sharpness: Positive | None = None,
+        begins: BeginKind = "zeros",
         labels: LabelKind = "one-hot",
         truncate: Count | None = None,
     ) -> None:
         super().__init__(spec, backbone, labels, truncate)
-        self.memory = LRUMemory(width, rows, size, heads, decay, gate, read_first)
+        self.memory = LRUMemory(
+            width, rows, size, heads, decay, gate, reads, written, least_used, sharpness, begins
+        )
         self.cell = nn.LSTMCell(self.in_size + self.memory.out_features, width)
         self.readout = nn.Linear(width + self.memory.out_features, self.labels.out_size)
 
     def start(self, like: Tensor) -> Phi:
-        """The state: `hidden` and `cell [T, width]`, and that of `LRUMemory`, all zeros."""
+        """The state: `hidden` and `cell [T, width]`, zeros, and that of `LRUMemory`."""
         zeros = like.new_zeros(len(like), self.cell.hidden_size)
         return {"hidden": zeros, "cell": zeros, **self.memory.start(like)}
 

@@ -17,7 +17,15 @@ from metabox.nn.memory import LRUMemory
 from metabox.targets import TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
-READINGS = [{}, {"read_first": True}, {"gate": "emitted"}, {"gate": "emitted", "read_first": True}]
+READINGS = [
+    {},
+    {"reads": "before"},
+    {"gate": "emitted"},
+    {"gate": "emitted", "reads": "before", "sharpness": 4.0},
+    {"written": "separate"},
+    {"least_used": "own", "begins": "first-row"},
+    {"gate": "emitted", "written": "separate", "reads": "weights-before", "begins": "first-row", "sharpness": 4.0},
+]
 SMALL = {"rows": 7, "size": 5, "heads": 2, "width": 6}  # so few rows that they are used again
 
 
@@ -31,29 +39,36 @@ def plain_mann(learner: MANN, xs: list[Tensor], labels: list[Tensor]) -> list[Te
     """Scores at each step of a sequence with inputs (x_t, y_{t-1}); Santoro et al. 2016, equations 2 to 8."""
     m = learner.memory
     n_rows, n_heads = m.rows, m.heads
-    rows = [torch.zeros(m.size, dtype=torch.double) for _ in range(n_rows)]
-    w_read, w_usage = [[0.0] * n_rows for _ in range(n_heads)], [0.0] * n_rows
+    first = m.begins == "first-row"
+    rows = [torch.full((m.size,), 1e-6 * first, dtype=torch.double) for _ in range(n_rows)]
+    one_hot = [float(first)] + [0.0] * (n_rows - 1)
+    w_read, w_usage = [one_hot for _ in range(n_heads)], one_hot
+    sharp = [1.0] * n_heads if m.log_sharpness is None else m.log_sharpness.exp().tolist()
     hidden, cell = torch.zeros(2, learner.cell.hidden_size, dtype=torch.double)
     r = torch.zeros(n_heads * m.size, dtype=torch.double)
     y, scores = torch.zeros_like(labels[0]), []
     for x, label in zip(xs, labels, strict=True):
         hidden, cell = learner.cell(torch.cat([x, y, r]), (hidden, cell))
         keys = list(m.key(hidden).tanh().view(n_heads, m.size))
+        written = keys if m.value is None else list(m.value(hidden).tanh().view(n_heads, m.size))
         alpha = m.emit_alpha(hidden) if m.emit_alpha else m.alpha
         gates = [1 / (1 + math.exp(-float(a))) for a in alpha]
 
         by_usage = sorted(range(n_rows), key=lambda i: (w_usage[i], i))
-        w_lu = [float(i in by_usage[:n_heads]) for i in range(n_rows)]  # equation 6
+        least = [[by_usage[h]] if m.least_used == "own" else by_usage[:n_heads] for h in range(n_heads)]
+        w_lu = [[float(i in of_head) for i in range(n_rows)] for of_head in least]  # equation 6
         w_write = [
-            [g * w_r[i] + (1 - g) * w_lu[i] for i in range(n_rows)] for g, w_r in zip(gates, w_read, strict=True)
+            [g * r_i + (1 - g) * lu_i for r_i, lu_i in zip(w_r, lu, strict=True)]
+            for g, w_r, lu in zip(gates, w_read, w_lu, strict=True)
         ]
         after = list(rows)
         after[by_usage[0]] = torch.zeros(m.size, dtype=torch.double)
-        after = [row + sum(w[i] * k for w, k in zip(w_write, keys, strict=True)) for i, row in enumerate(after)]  # 8
+        after = [row + sum(w[i] * k for w, k in zip(w_write, written, strict=True)) for i, row in enumerate(after)]  # 8
 
-        looked_at = rows if m.read_first else after
-        w_read = [torch.tensor([cosine(k, row) for row in looked_at]).double().softmax(0).tolist() for k in keys]  # 3
-        r = torch.cat([sum(w_i * row for w_i, row in zip(w, looked_at, strict=True)) for w in w_read])  # equation 4
+        compared, summed = after if m.reads == "after" else rows, rows if m.reads == "before" else after
+        cosines = [torch.tensor([cosine(k, row) for row in compared], dtype=torch.double) for k in keys]
+        w_read = [(b * c).softmax(0).tolist() for b, c in zip(sharp, cosines, strict=True)]  # equation 3
+        r = torch.cat([sum(w_i * row for w_i, row in zip(w, summed, strict=True)) for w in w_read])  # equation 4
         w_usage = [
             m.decay * u + sum(w[i] for w in w_read) + sum(w[i] for w in w_write) for i, u in enumerate(w_usage)
         ]  # equation 5
@@ -118,7 +133,7 @@ def test_one_access_erases_the_least_used_row_writes_and_then_reads() -> None:
         "vectors": torch.zeros(1, 4),
     }
     access = memory(state, torch.randn(1, 1, 3))
-    k, m = access.keys[0, 0]
+    k, m = access.written[0, 0]
     after = memory.advance(state, access, torch.tensor([True]))
     wanted = [torch.tensor([1.0, 0.0]) + k / 2, (k + m) / 2, torch.tensor([0.0, 2.0]) + (k + m) / 2, 1 + m / 2]
     torch.testing.assert_close(after["memory"][0], torch.stack(wanted))

@@ -22,12 +22,22 @@ from metabox.targets import TaskSpec
 from metabox.testing import build, make_episodes
 
 SMALL = {"width": 4, "rows": 5, "size": 3, "heads": 2}  # so few rows that they are used again
+ALL: dict[str, Any] = {
+    "reads": "weights-before",
+    "written": "separate",
+    "gate": "emitted",
+    "least_used": "own",
+    "sharpness": 3.0,
+    "begins": "first-row",
+}
 CASES: dict[str, Callable[..., Recurrent]] = {
     "LSTM": partial(LSTM, width=4),
     "MANN": partial(MANN, **SMALL),
     "emitted": partial(MANN, **SMALL, gate="emitted"),
-    "read first": partial(MANN, **SMALL, read_first=True),
-    "one head": partial(MANN, **SMALL | {"heads": 1}, gate="emitted", read_first=True),
+    "read before": partial(MANN, **SMALL, reads="before"),
+    "weights before, sharp": partial(MANN, **SMALL, reads="weights-before", sharpness=3.0),
+    "one head": partial(MANN, **SMALL | {"heads": 1}, gate="emitted", reads="before"),
+    "all options": partial(MANN, **SMALL, **ALL),
 }
 COUNTS = (6, 3, 0)  # real steps of three tasks
 Sequence = tuple[Recurrent, dict[str, Tensor], Tensor, Tensor]
