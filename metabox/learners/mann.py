@@ -48,7 +48,7 @@ class MANN(Recurrent):
         heads: read heads.
         decay: gamma of the usage weights (equation 5).
         gate: where alpha of equation 7 comes from: "learned", or "emitted" by the controller at each step.
-        reads: which memory is read, "after" the step has written to it, "before", or "weights-before" (see `LRUMemory`).
+        reads: which memory is read, "after" the step wrote to it, "before", or "weights-before" (see `LRUMemory`).
         written: "keys" are written, or a "separate" vector.
         least_used: where a head writes what does not go to the row that it read: to all "shared" least used rows, or to
             one of its "own".
@@ -78,9 +78,7 @@ class MANN(Recurrent):
         truncate: Count | None = None,
     ) -> None:
         super().__init__(spec, backbone, labels, truncate)
-        self.memory = LRUMemory(
-            width, rows, size, heads, decay, gate, reads, written, least_used, sharpness, begins
-        )
+        self.memory = LRUMemory(width, rows, size, heads, decay, gate, reads, written, least_used, sharpness, begins)
         self.cell = nn.LSTMCell(self.in_size + self.memory.out_features, width)
         self.readout = nn.Linear(width + self.memory.out_features, self.labels.out_size)
 

@@ -199,7 +199,10 @@ class _Scan(torch.autograd.Function):
             if options.reads == "weights-before":
                 d_memory.baddbmm_(d_product.transpose(1, 2), key[t])
             else:  # together with the sums, which are of the same memory
-                torch.cat([read[t + 1], d_product], dim=1, out=pairs), torch.cat([d_vectors, key[t]], dim=1, out=factors)
+                (
+                    torch.cat([read[t + 1], d_product], dim=1, out=pairs),
+                    torch.cat([d_vectors, key[t]], dim=1, out=factors),
+                )
                 d_memory.baddbmm_(pairs.transpose(1, 2), factors)
             d_memory.addcmul_(seen, on_rows, value=-1)
 

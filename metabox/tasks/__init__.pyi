@@ -44,6 +44,7 @@ from metabox.tasks.named import InMemory as InMemory
 from metabox.tasks.tabular.prior import TabularPrior as TabularPrior
 from metabox.tasks.wrappers.curriculum import Curriculum as Curriculum
 from metabox.tasks.wrappers.features import Features as Features
+from metabox.tasks.wrappers.fewer_classes import FewerClasses as FewerClasses
 from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Learn
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
