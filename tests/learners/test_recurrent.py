@@ -270,3 +270,13 @@ def memory() -> int:
     tensors = [part for part in gc.get_objects() if issubclass(type(part), Tensor)]
     storages = [part.untyped_storage() for part in tensors]
     return sum({part.data_ptr(): part.nbytes() for part in storages}.values())
+
+
+def test_a_summed_loss_is_that_of_all_steps_together_in_training_only() -> None:
+    torch.manual_seed(0)
+    learner, episodes = CASES["LSTM"](CLASSES), ragged(CLASSES)
+    mean, summed = (StreamLoss(learner, summed=value) for value in (False, True))
+    steps = episodes.support.mask.sum(1) + episodes.query.mask.sum(1)
+    assert len(steps.unique()) > 1
+    torch.testing.assert_close(summed.train()(episodes)["loss"], mean.train()(episodes)["loss"] * steps)
+    torch.testing.assert_close(summed.eval()(episodes)["loss"], mean.eval()(episodes)["loss"])
