@@ -289,7 +289,15 @@ def evaluate_run(
     scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, seed=seed, objective=objective)
     renamed = None
     if tasks.spec.target.n_classes is not None and not tasks.spec.tasks:  # named tasks have classes of their own
-        renamed = memorisation(learner, tasks, split=split, n_tasks=min(n_tasks, 100), seed=seed)
+        claimed = config.claim.metric if config.claim else ""
+        renamed = memorisation(
+            *(learner, tasks),
+            split=split,
+            n_tasks=min(n_tasks, 100),
+            seed=seed,
+            objective=objective,
+            metric=claimed if claimed in scores.per_task and claimed.startswith("accuracy") else "accuracy",
+        )
     result = {
         "name": config.name,
         "seed": config.seed,

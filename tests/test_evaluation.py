@@ -327,6 +327,24 @@ def test_a_learner_that_reads_the_support_follows_the_names_and_one_that_knows_t
     assert evaluate(ByHeart(), Doubles(ways)).mean("accuracy") == 1  # which is what makes the check worth its while
 
 
+@pytest.mark.parametrize(("learner", "renamed", "old"), [(Nearest(), 1, 0), (ByHeart(), 0, 1)])
+def test_the_names_of_a_stream_are_counted_at_the_instance_that_is_asked_for(
+    learner: Learner, renamed: float, old: float
+) -> None:
+    """Each class comes twice; before its first instance nobody can know its name."""
+    got = memorisation(learner, Doubles(), objective=StreamLoss, metric="accuracy_instance_2")
+    assert got == {
+        "metric": "accuracy_instance_2",
+        "accuracy_renamed": renamed,
+        "accuracy_old_names": old,
+        "n_tasks": 100,
+    }
+    first = memorisation(learner, Doubles(), objective=StreamLoss, metric="accuracy_instance_1")
+    assert first["accuracy_renamed"] < 1
+    with pytest.raises(ValueError, match="expected a metric among .*accuracy_instance_2, got 'accuracy_instance_9'"):
+        memorisation(learner, Doubles(), objective=StreamLoss, metric="accuracy_instance_9")
+
+
 def test_names_can_be_exchanged_for_classes_only() -> None:
     with pytest.raises(ValueError, match="expected tasks of classes, got Reals"):
         memorisation(build(CNP, RealVectors.spec), RealVectors())

@@ -23,8 +23,10 @@ class Recurrent(Learner):
     """A learner that reads the support as a sequence, one step per example, and a query as one further step.
 
     The input at step t is (x_t, y_{t-1}): the label is delayed by one step and zero at the first, so the network must
-    hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2). All queries of a
-    task take their step from the same state, independently of each other.
+    hold an input until its label arrives (Hochreiter et al. 2001; Santoro et al. 2016, section 2). With `labels:
+    same-step` it is (x_t, y_t) for the support and (x, 0) for a query, and a step of `stream` is two: that of a query,
+    whose state is not kept, and that of the support. All queries of a task take their step from the same state,
+    independently of each other.
 
     A subclass defines the state by `start`, `step` and `advance`, and creates `readout`, from a step's outputs to
     `self.labels.out_size` scores. `self.in_size` is the width of a step's input. What a step computes of its input
@@ -34,7 +36,7 @@ class Recurrent(Learner):
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        labels: how classes are encoded, "one-hot" or "strings" of five characters (see `LabelCode`).
+        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
         truncate: number of steps after which the gradient is cut (truncated backpropagation through time): the state
             is carried on, and no gradient flows through it. In training, what so many steps keep for the backward pass
             is then all that is in memory, since they are computed again there. None for the whole sequence.
@@ -95,8 +97,11 @@ class Recurrent(Learner):
     """The same, by fewer and larger operations; its own gradient need not be differentiable."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: the state; the last label, not yet read, `label [T, L]`; the task statistics."""
-        return self._run(support, descriptor)[0]
+        """phi: the state; the label that a query's step reads, `label [T, L]`; the task statistics.
+
+        That label is the last one, not yet read, or zeros with `labels: same-step`.
+        """
+        return self._run(support, descriptor, streams=False)[0]
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         features = self.embed(x, phi)
@@ -108,13 +113,15 @@ class Recurrent(Learner):
         return self._run(examples, descriptor)[1]
 
     def infer_from(self, phi: Phi, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        return self._run(support, descriptor, phi)[0]
+        return self._run(support, descriptor, phi, streams=False)[0]
 
     def unroll_from(self, phi: Phi, examples: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Tensor:
         return self._run(examples, descriptor, phi)[1]
 
-    def _run(self, sequence: Examples, descriptor: Tensor | None, before: Phi | None = None) -> tuple[Phi, Tensor]:
-        """phi after the sequence, from that before it, and the predictions at its steps `[T, N, P]`."""
+    def _run(
+        self, sequence: Examples, descriptor: Tensor | None, before: Phi | None = None, streams: bool = True
+    ) -> tuple[Phi, Tensor]:
+        """phi after the sequence, from that before it, and if it `streams` the predictions at its steps `[T, N, P]`."""
         # Padding, anywhere in the sequence, comes last: it changes neither the state nor the unread label.
         order = real_first(sequence.mask)[..., 0]
         task = torch.arange(len(order), device=order.device)
@@ -129,16 +136,20 @@ class Recurrent(Learner):
         if before is not None:
             state, unread = {name: before[name] for name in state}, before["label"].to(features.dtype)
         late = torch.cat([unread[:, None], labels], dim=1)  # [T, N + 1, L]
-        phi = known | {"label": late[task, sequence.mask.sum(1)]}
-        n = order.shape[1]
+        n, asks = order.shape[1], self.labels.kind == "same-step"
+        phi = known | {"label": unread if asks else late[task, sequence.mask.sum(1)]}
         if not n:
             return phi | state, features.new_zeros(len(features), 0, self.n_params)
-        inputs, outputs = torch.cat([features, late[:, :n]], dim=-1), []
+        inputs, outputs = torch.cat([features, labels if asks else late[:, :n]], dim=-1), []
+        queries = torch.cat([features, torch.zeros_like(labels)], dim=-1) if asks and streams else None
         for i in range(0, n, self.truncate or n):
             some = slice(i, i + (self.truncate or n))
             if i:
                 state = {name: part.detach() for name, part in state.items()}
-            output, state = self._scan(state, inputs[:, some], sequence.mask[:, some])
+            if queries is None:
+                output, state = self._scan(state, inputs[:, some], sequence.mask[:, some])
+            else:
+                output, state = self._asked(state, queries[:, some], inputs[:, some], sequence.mask[:, some])
             outputs.append(output)
         scores = self.readout(torch.cat(outputs, dim=1)).take_along_dim(order.argsort(dim=1)[..., None], dim=1)
         return phi | state, self.labels.decode(scores)
@@ -149,3 +160,11 @@ class Recurrent(Learner):
             return self.scan(state, inputs, real)
         # Of a sequence that is cut into pieces, one at a time is in memory.
         return fast_path(self, state, inputs, real, again=self.truncate is not None)
+
+    def _asked(self, state: Phi, queries: Tensor, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
+        """The outputs of each query's step, which is not kept, from the state before its input; the last state."""
+        outputs, asked, given = [], self.project(queries), self.project(inputs)
+        for i in range(inputs.shape[1]):
+            outputs.append(self.step(state, asked[:, i : i + 1])[0])
+            state = self.advance(state, self.step(state, given[:, i : i + 1])[1], real[:, i])
+        return torch.cat(outputs, dim=1), state

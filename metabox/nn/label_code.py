@@ -12,7 +12,7 @@ from metabox.episodes import Examples
 from metabox.nn.sets import one_hot
 from metabox.targets import Classes, TaskSpec
 
-LabelKind = Literal["one-hot", "strings"]
+LabelKind = Literal["one-hot", "strings", "same-step"]
 
 CHARACTERS = 5  # 'a' to 'e'
 LENGTH = 5  # characters of a string
@@ -37,9 +37,11 @@ class LabelCode(nn.Module):
     one-hot vectors. The scores are five softmaxes, so that p(string) is the product of p(character):
     logit[c] = sum_k log softmax(scores_k)[character k of c]. The strings are those of the ids 0 to 3,124.
 
+    "same-step": encoded as "one-hot", and read by a recurrent learner in the step of their inputs instead of the next.
+
     Args:
         spec: the tasks.
-        kind: "one-hot" or "strings".
+        kind: "one-hot", "strings" or "same-step".
 
     Raises:
         ValueError: if kind is "strings" and targets are not classes, or are more than 3,125 classes.
@@ -62,14 +64,14 @@ class LabelCode(nn.Module):
 
     def encode(self, examples: Examples) -> Tensor:
         """`[T, N, in_size]`, zeros for padding."""
-        if self.kind == "one-hot":
+        if self.kind != "strings":
             return self.spec.target.encode(examples.y, examples.mask)
         known = self.table[examples.y.masked_fill(~examples.mask, 0)]
         return (known & examples.mask[..., None]).float()
 
     def decode(self, scores: Tensor) -> Tensor:
         """Scores `[..., out_size]` to natural parameters `[..., n_params]`."""
-        if self.kind == "one-hot":
+        if self.kind != "strings":
             return scores
         with torch.autocast(scores.device.type, enabled=False):
             log_p: Tensor = scores.float().unflatten(-1, (LENGTH, CHARACTERS)).log_softmax(-1)

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from learner_cases import CLASSES, DESCRIBED, REALS, doubled, in_double, ragged
+import torch.nn.functional as F
+from learner_cases import CLASSES, DESCRIBED, REALS, doubled, embedding, in_double, ragged, real_examples
 from torch import Tensor
 
 from metabox.episodes import Examples
-from metabox.learners import CNP, LSTM, MANN
+from metabox.learners import CNP, LSTM, MANN, GatedDeltaNet
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import Flatten
 from metabox.objectives import QueryLoss, StreamLoss
 from metabox.targets import TaskSpec
-from metabox.testing import build, make_episodes
+from metabox.testing import build, make_episodes, outputs
 
 SMALL = {"width": 4, "rows": 5, "size": 3, "heads": 2}  # so few rows that they are used again
 ALL: dict[str, Any] = {
@@ -280,3 +281,44 @@ def test_a_summed_loss_is_that_of_all_steps_together_in_training_only() -> None:
     assert len(steps.unique()) > 1
     torch.testing.assert_close(summed.train()(episodes)["loss"], mean.train()(episodes)["loss"] * steps)
     torch.testing.assert_close(summed.eval()(episodes)["loss"], mean.eval()(episodes)["loss"])
+
+
+# ------------------------------------------------------------- labels in the same step
+
+SAME_STEP: dict[str, Callable[..., Recurrent]] = {
+    "LSTM": partial(LSTM, width=4, labels="same-step"),
+    "MANN": partial(MANN, **SMALL, labels="same-step"),
+    "GatedDeltaNet": partial(GatedDeltaNet, width=8, depth=2, heads=2, labels="same-step"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [CLASSES, DESCRIBED, REALS], ids=str)
+def test_a_label_is_read_with_its_input_and_a_query_without_one(spec: TaskSpec) -> None:
+    """By torch's own LSTM, fed with (x, y) for each real example and then (x, 0)."""
+    learner, episodes = build(SAME_STEP["LSTM"], spec).double(), in_double(ragged(spec))
+    got = outputs(learner, episodes)
+    for t in range(3):
+        features, seen = embedding(learner, episodes, t), real_examples(episodes.support, t)
+        state = None
+        for x, y in seen:
+            label = F.one_hot(y, 3).double() if spec.target.n_classes is not None else y
+            state = learner.cell(torch.cat([features(x), label])[None], state)
+        for i, x in enumerate(episodes.query.x[t]):
+            hidden, _ = learner.cell(torch.cat([features(x), torch.zeros(learner.labels.in_size)])[None], state)
+            torch.testing.assert_close(got[t, i], learner.readout(hidden)[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SAME_STEP)
+def test_a_stream_with_labels_in_the_same_step_is_a_query_and_then_the_example(name: str) -> None:
+    learner, episodes = build(SAME_STEP[name], CLASSES), ragged(CLASSES)
+    s, z = episodes.support, episodes.descriptor
+    every = torch.ones(3, 3, dtype=torch.bool)
+    got = learner.stream(s, z)
+    for t in range(s.x.shape[1]):
+        wanted = learner.predict(learner.adapt(s[:, :t], z, every), s.x[:, t : t + 1])[:, 0]
+        torch.testing.assert_close(got[:, t][s.mask[:, t]], wanted[s.mask[:, t]], rtol=1e-5, atol=1e-5)
+    phi = learner.adapt(s[:, :2], z, every)
+    rest, mask = learner.stream(s[:, 2:], z, phi=phi), s.mask[:, 2:]
+    torch.testing.assert_close(rest[mask], got[:, 2:][mask], rtol=1e-5, atol=1e-5)

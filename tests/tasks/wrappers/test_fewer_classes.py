@@ -44,5 +44,7 @@ def test_names_stay_those_of_all_classes() -> None:
 
 def test_what_cannot_grow_is_refused() -> None:
     for tasks, ways in ((Glyphs(n_way=(2, 5)), Growth(2, 1, 10)), (Glyphs(n_way=5), Growth(6, 1, 10))):
-        with pytest.raises(ValueError, match=r"expected tasks of one n_way and ways that start from 1 to it, got n_way"):
+        with pytest.raises(
+            ValueError, match=r"expected tasks of one n_way and ways that start from 1 to it, got n_way"
+        ):
             FewerClasses(tasks, ways)
