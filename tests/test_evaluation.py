@@ -341,7 +341,7 @@ def test_the_names_of_a_stream_are_counted_at_the_instance_that_is_asked_for(
     }
     first = memorisation(learner, Doubles(), objective=StreamLoss, metric="accuracy_instance_1")
     assert first["accuracy_renamed"] < 1
-    with pytest.raises(ValueError, match="expected a metric among .*accuracy_instance_2, got 'accuracy_instance_9'"):
+    with pytest.raises(ValueError, match=r"expected a metric among .*accuracy_instance_2, got 'accuracy_instance_9'"):
         memorisation(learner, Doubles(), objective=StreamLoss, metric="accuracy_instance_9")
 
 

@@ -30,7 +30,7 @@ class LinearAttention(Layered):
         width: features of a step.
         depth: layers.
         heads: of a layer, a divisor of `width`.
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 

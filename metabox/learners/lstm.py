@@ -27,7 +27,7 @@ class LSTM(Recurrent):
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         width: units of the LSTM, 200 in Santoro et al.
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 

@@ -44,7 +44,7 @@ class Mamba2(Layered):
         heads: of a layer, a divisor of twice the `width`.
         states: size of B and C, and of the state of each feature.
         groups: of heads, a divisor of `heads`.
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 

@@ -54,7 +54,7 @@ class MANN(Recurrent):
             one of its "own".
         sharpness: initial value of a learned factor on the cosine; None for no factor.
         begins: the memory before the first step, "zeros" or "first-row" (see `LRUMemory`).
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 

@@ -36,7 +36,7 @@ class Recurrent(Learner):
     Args:
         spec: the tasks.
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: number of steps after which the gradient is cut (truncated backpropagation through time): the state
             is carried on, and no gradient flows through it. In training, what so many steps keep for the backward pass
             is then all that is in memory, since they are computed again there. None for the whole sequence.

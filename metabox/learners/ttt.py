@@ -44,7 +44,7 @@ class TTT(Layered):
         inner: the model in the state, "linear" or "mlp", with a hidden layer of four times the size of a head.
         batch: steps of a mini-batch.
         rate: of the gradient steps, before the learned factors; in the paper 1 for "linear" and 0.1 for "mlp".
-        labels: how labels are read: "one-hot", as "strings" of five characters, or in the "same-step" (see `LabelCode`).
+        labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
