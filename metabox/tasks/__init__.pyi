@@ -17,6 +17,7 @@ from metabox.tasks.functions.sinusoids import Harmonics as Harmonics
 from metabox.tasks.functions.sinusoids import Sawtooth as Sawtooth
 from metabox.tasks.functions.sinusoids import Sinusoids as Sinusoids
 from metabox.tasks.functions.sinusoids import Steps as Steps
+from metabox.tasks.functions.state_space import KalmanFiltering as KalmanFiltering
 from metabox.tasks.images.all_classes import AllClasses as AllClasses
 from metabox.tasks.images.cifar100 import CIFARFS as CIFARFS
 from metabox.tasks.images.cifar100 import FC100 as FC100

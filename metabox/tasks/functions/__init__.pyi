@@ -17,3 +17,4 @@ from metabox.tasks.functions.sinusoids import Harmonics as Harmonics
 from metabox.tasks.functions.sinusoids import Sawtooth as Sawtooth
 from metabox.tasks.functions.sinusoids import Sinusoids as Sinusoids
 from metabox.tasks.functions.sinusoids import Steps as Steps
+from metabox.tasks.functions.state_space import KalmanFiltering as KalmanFiltering

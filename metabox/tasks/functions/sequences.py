@@ -106,9 +106,10 @@ class AssociativeRecall(Recall):
 class Copy(Recall):
     """Random binary vectors, to be repeated in the same order (Graves et al. 2014, "Neural Turing machines", 4.1).
 
-    The vectors are the support's labels, and x is the binary code of their position: 0, 1, 2, ... The query holds all
-    positions in order. In the paper vectors have 8 bits, and sequences have 1 to 20 of them in training and up to 120
-    in test.
+    The vectors are the support's labels, and x is the binary code of their position. The first position of a task is
+    random, and positions go on from the largest code to 0, so that short sequences have every position too. The query
+    holds all positions in order. In the paper vectors have 8 bits, and sequences have 1 to 20 of them in training and
+    up to 120 in test.
 
     Deviations: in the paper the vectors are inputs, and an end marker asks for them without their positions. Here each
     query is answered independently from phi, so it must give its position. (Under `StreamLoss` a recurrent learner
@@ -132,7 +133,9 @@ class Copy(Recall):
         super().__init__(length, test_length, value_bits, max(1, (longest - 1).bit_length()))
 
     def keys(self, draws: Draws, n: int) -> Integers:
-        return np.broadcast_to(np.arange(n), (len(draws.tasks), n))
+        last = 2 ** self.spec.x_shape[0] - 1
+        places: Integers = (draws.integers("first", 0, last, 1) + np.arange(n)) & last
+        return places
 
     def asked(self, draws: Draws, stored: Integers, n: int) -> tuple[Integers, Integers]:
         return np.broadcast_to(np.arange(n), (len(stored), n)), stored

@@ -51,8 +51,15 @@ def test_copy_asks_for_all_vectors_in_order():
     for t in range(100):
         n = int(s.mask[t].sum())
         assert 60 <= n <= 120
-        assert torch.equal(place[t, :n], torch.arange(float(n)))
+        assert torch.equal(place[t, :n], (place[t, 0] + torch.arange(float(n))) % 128)
     assert abs(s.y[s.mask].mean() - 0.5) < 0.02
     train = Copy(length=(1, 20), test_length=(60, 120)).sample(Place(400, "train"))
     assert set(train.support.mask.sum(1).tolist()) == set(range(1, 21))
     assert train.support.x.shape[2] == 7
+    first = (train.support.x[:, 0] * 2.0 ** torch.arange(7)).sum(-1).long()
+    assert chisquare((first // 16).bincount(minlength=8)).pvalue > UNLIKELY
+
+
+def test_a_short_copy_has_every_bit_of_a_place_too():
+    short = Copy(length=(1, 20), test_length=(60, 120)).sample(Place(400, "train")).support
+    assert (abs(short.x[short.mask].mean(0) - 0.5) < 0.1).all()
