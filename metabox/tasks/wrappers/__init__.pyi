@@ -1,5 +1,6 @@
 # Written by `python -m metabox.stubs`.
 
+from metabox.tasks.wrappers.consecutive import Consecutive as Consecutive
 from metabox.tasks.wrappers.curriculum import Curriculum as Curriculum
 from metabox.tasks.wrappers.features import Features as Features
 from metabox.tasks.wrappers.fewer_classes import FewerClasses as FewerClasses
