@@ -140,9 +140,9 @@ class StreamLoss(Objective):
 
     Args:
         learner: any learner.
-        summed: in training the loss is the sum over steps instead of their mean, as in equation 1 of Santoro et al. For
-            an optimizer whose step does not depend on the scale of the gradient, such as Adam, this changes only how
-            often its norm reaches `clip`, and what `epsilon` is beside it.
+        summed: in training the loss is the sum over steps instead of their mean, as in some public code of MANN. For an
+            optimizer whose step does not depend on the scale of the gradient, such as Adam, this changes only how often
+            its norm reaches `clip`, and what `epsilon` is beside it.
     """
 
     def __init__(self, learner: Learner, summed: bool = False) -> None:

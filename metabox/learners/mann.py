@@ -29,9 +29,9 @@ class MANN(Recurrent):
 
     Read literally, the equations write before they read (equation 4 reads M_t, which equation 8 makes), write every
     head's key to all of the least used rows (equation 6), and have one alpha for all steps (equation 7). This
-    implementation does the same by default. Public code that came near the paper's numbers chooses otherwise:
-    snowkylin/ntm has `gate: emitted`, `written: separate`, `reads: weights-before` and `begins: first-row`;
-    vineetjain96/one-shot-mann `gate: emitted`, `least_used: own` and `begins: first-row`.
+    implementation does the same by default. Public code chooses otherwise: snowkylin/ntm has `gate: emitted`,
+    `written: separate`, `reads: weights-before` and `begins: first-row`; vineetjain96/one-shot-mann `gate: emitted`,
+    `least_used: own` and `begins: first-row`. `benchmarks/streams.py` compares them.
 
     Unspecified in the paper, and chosen here: keys are linear in h_t, then tanh; each head has its own key, read
     weights and alpha (initially 0); the memory and all weights start at zero; among equally used rows the first counts

@@ -17,10 +17,10 @@ from metabox.tasks.wrappers.base import Wrapper
 class Consecutive(Wrapper):
     """Sequences of several tasks of another sampler: what a learner holds is not wiped between them.
 
-    As in the interference test of Santoro et al. 2016 (section 4.3, "Persistent memory interference"). The support is
-    all of the first tasks, and the support of the last one; the query is that of the last one. So `StreamLoss` is over
-    all of them, and `truncate` of a recurrent learner may cut the gradient where a task ends. The label set is that of
-    all tasks together.
+    As in the test of persistent memory interference of Santoro et al. 2016 ("Meta-learning with memory-augmented neural
+    networks"). The support is all of the first tasks, and the support of the last one; the query is that of the last
+    one. So `StreamLoss` is over all of them, and `truncate` of a recurrent learner may cut the gradient where a task
+    ends. The label set is that of all tasks together.
 
     A label has another meaning in each task. The k-th instance of a class, in `accuracy_instance_k`, is counted by
     labels: draw them from many `names`, so that hardly any comes twice.

@@ -14,10 +14,10 @@ from metabox.tasks.wrappers.curriculum import Growth
 class FewerClasses(Wrapper):
     """The tasks of an N-way sampler, in training with few classes first and more later.
 
-    After the curriculum of Santoro et al. 2016 (section 4.2), in which the most classes of a task grow by one every
-    10,000 episodes. At training step i tasks have `ways.at(i)` classes, up to those of `tasks`, with as many images of
-    each as there; step i is the index of the `Place`, so a resumed run continues where it was. Validation and test have
-    all classes from the start.
+    After the curriculum of Santoro et al. 2016 ("Meta-learning with memory-augmented neural networks"), in which the
+    number of classes grows. At training step i tasks have `ways.at(i)` classes, up to those of `tasks`, with as many
+    images of each as there; step i is the index of the `Place`, so a resumed run continues where it was. Validation and
+    test have all classes from the start.
 
     Args:
         tasks: N-way tasks of one number of classes.
