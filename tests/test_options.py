@@ -26,11 +26,13 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "HardSharing": {"film"},
+    "MTAN": {"depth"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
+    "PerTask": {"tasks", "kinds"},
     "JointLoss": {"learner"},
     "SquaredLoss": {"learner"},
     "Views": {"learner"},

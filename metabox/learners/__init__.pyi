@@ -24,6 +24,7 @@ from metabox.learners.metanet import MetaNet as MetaNet
 from metabox.learners.multitask.dense import DenseMultiTask as DenseMultiTask
 from metabox.learners.multitask.experts import MMoE as MMoE
 from metabox.learners.multitask.experts import PLE as PLE
+from metabox.learners.multitask.mtan import MTAN as MTAN
 from metabox.learners.multitask.multitask import CrossStitch as CrossStitch
 from metabox.learners.multitask.multitask import HardSharing as HardSharing
 from metabox.learners.multitask.multitask import Independent as Independent
@@ -32,6 +33,7 @@ from metabox.learners.neural_process import NP as NP
 from metabox.learners.prototypical import ProtoNet as ProtoNet
 from metabox.learners.relation import RelationNet as RelationNet
 from metabox.learners.snail import SNAIL as SNAIL
+from metabox.learners.tabular_transformer import TabularTransformer as TabularTransformer
 from metabox.learners.tnp import TNPA as TNPA
 from metabox.learners.tnp import TNPD as TNPD
 from metabox.learners.ttt import TTT as TTT

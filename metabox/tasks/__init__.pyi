@@ -41,6 +41,7 @@ from metabox.tasks.multitask.scenes import Scenes as Scenes
 from metabox.tasks.multitask.shapes import Shapes as Shapes
 from metabox.tasks.multitask.spam import MadeMail as MadeMail
 from metabox.tasks.named import InMemory as InMemory
+from metabox.tasks.tabular.prior import TabularPrior as TabularPrior
 from metabox.tasks.wrappers.curriculum import Curriculum as Curriculum
 from metabox.tasks.wrappers.features import Features as Features
 from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels

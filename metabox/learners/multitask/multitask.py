@@ -48,6 +48,11 @@ class MultiTask(Learner):
         condition: type[Conditioner] = Concat,
     ) -> None:
         super().__init__(spec)
+        if code != "given" and not spec.target.has_density:
+            raise ValueError(
+                f"expected a target with a likelihood, by which a task is inferred, with code {code!r}, got "
+                f"{spec.target!r}, which has none; use code 'given', or one quantile"
+            )
         named = replace(spec, tasks=()) if spec.target.parts else spec
         self.code = TaskCode(named, code)
         self.copies = len(spec.target.parts) or self.code.n_tasks
