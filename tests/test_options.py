@@ -26,6 +26,7 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "HardSharing": {"film"},
+    **dict.fromkeys(("Independent", "SoftSharing", "CrossStitch"), {"backbone"}),
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},

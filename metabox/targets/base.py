@@ -28,6 +28,20 @@ def task_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum(1) / mask.sum(1).clamp(min=1)
 
 
+def log_weights(params: Tensor, weights: Tensor | None) -> Tensor | float:
+    """log w of a mixture's S predictions `[T, S, ...]`, to be added to those of one number each."""
+    if weights is None:
+        return -math.log(params.shape[1])
+    return weights.float().log().view(*weights.shape, *[1] * (params.ndim - 2))
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over S predictions: `[T, S, ...]` -> `[T, ...]`."""
+    if weights is None:
+        return values.mean(1)
+    return (values * weights.to(values.dtype).view(*weights.shape, *[1] * (values.ndim - 2))).sum(1)
+
+
 def score_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of each task's scores, ignoring NaN: `[T, M]` -> `[T]`, NaN for a task without any."""
     there = mask & ~values.isnan()
@@ -124,8 +138,10 @@ class Target(Configured, ABC):
         """Scores to report beside the likelihood, each `[T, M]`: accuracy, squared error; NaN for none."""
 
     @abstractmethod
-    def mixture(self, params: Tensor) -> Tensor:
-        """One prediction for the equal mixture of S predictions: `[T, S, M, P]` -> `[T, M, P]`, float32.
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        """One prediction for the mixture of S predictions: `[T, S, M, P]` -> `[T, M, P]`, float32.
+
+        The weights `[T, S]` have the sum 1 for each task; by default they are equal.
 
         It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
         """

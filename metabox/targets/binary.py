@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from metabox.targets.base import log_weights
 from metabox.targets.vector import Vector
 
 
@@ -42,6 +43,6 @@ class Binary(Vector):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": ((params > 0) == (y > 0.5)).float().mean(-1)}
 
-    def mixture(self, params: Tensor) -> Tensor:
-        logits = params.float()
-        return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        logits, w = params.float(), 0.0 if weights is None else log_weights(params, weights)
+        return (F.logsigmoid(logits) + w).logsumexp(1) - (F.logsigmoid(-logits) + w).logsumexp(1)

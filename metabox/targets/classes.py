@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from metabox.nn.sets import membership, one_hot
-from metabox.targets.base import Target
+from metabox.targets.base import Target, log_weights
+
+LOWEST = float(torch.finfo(torch.float32).min)
 
 
 class Classes(Target):
@@ -70,8 +73,10 @@ class Classes(Target):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (self.log_probs(params).argmax(-1) == y).float()}
 
-    def mixture(self, params: Tensor) -> Tensor:
-        return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is None:
+            return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
+        return (self.log_probs(params) + log_weights(params, weights)).logsumexp(1).clamp(min=LOWEST)
 
     def union(self, other: Target) -> Target:
         super().union(other)

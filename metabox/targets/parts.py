@@ -231,12 +231,12 @@ class Parts(Target):
             for name, values in kind.scores(p, label).items()
         }
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         s, m = params.shape[1:3]
         mixed = []
         for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
             one_by_one = p.unflatten(-1, (-1, part.columns)).transpose(-1, -2)  # [T, S, M, columns, P]
-            one = kind.mixture(one_by_one.reshape(-1, s, m * part.columns, one_by_one.shape[-1]))
+            one = kind.mixture(one_by_one.reshape(-1, s, m * part.columns, one_by_one.shape[-1]), weights)
             mixed.append(one.unflatten(1, (m, part.columns)).transpose(-1, -2).flatten(2))
         return torch.cat(mixed, dim=-1)
 

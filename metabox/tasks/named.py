@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict
 
@@ -78,8 +78,47 @@ class Rows:
             raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}], got [..., {size}]")
         if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
             raise ValueError("expected finite descriptors, got NaN or infinity")
+        self._note_untrained()
+        size = self.spec.descriptor_size
         one = torch.zeros(1, size) if size else None
         self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # as one task, although the rows are of all
+
+    def _note_untrained(self) -> None:
+        """Find the tasks without training rows, which get no column of the index."""
+        spec, names = self.spec, self.spec.tasks
+        seen = (
+            np.zeros(0, dtype=np.int64)
+            if self.task is None
+            else np.asarray(self.task)[np.asarray(self.split) == "train"]
+        )
+        without = np.bincount(seen, minlength=len(names))[: len(names)] == 0
+        if not names or without.all():
+            return
+        z, index = self.descriptors, spec.index_size
+        if z is not None and index == len(names):
+            z = torch.cat([z[:, :index][:, torch.from_numpy(~without)], z[:, index:]], dim=1)
+            index = z.shape[1] - spec.descriptor_size + index
+        untrained = tuple(np.array(names, dtype=object)[without])
+        size = 0 if z is None else z.shape[1]
+        object.__setattr__(self, "descriptors", z)
+        object.__setattr__(self, "spec", replace(spec, descriptor_size=size, index_size=index, untrained=untrained))
+        if index:
+            self._check_index(z[:, :index], ~without)
+            if size == index and untrained:
+                raise ValueError(
+                    f"expected training rows of every task that is told by its index, got none of "
+                    f"{', '.join(untrained)}; describe tasks in another way as well, or leave these out"
+                )
+
+    def _check_index(self, index: Tensor, trained: Booleans) -> None:
+        wanted = torch.zeros_like(index)
+        wanted[torch.from_numpy(trained)] = torch.eye(index.shape[1])
+        if not torch.equal(index, wanted):
+            raise ValueError(
+                f"expected descriptors that begin with the index of each trained task, one-hot in their order, "
+                f"and zeros for others, as index_size {index.shape[1]} says, got other numbers; use index_size=0 for "
+                "descriptors that are no index"
+            )
 
 
 class FiniteOptions(TypedDict, total=False):
@@ -88,7 +127,8 @@ class FiniteOptions(TypedDict, total=False):
     n_support: int | tuple[int, int]
     n_query: int | tuple[int, int]
     temperature: float | None
-    descriptor_dropout: float
+    untold: float
+    support_split: Split | None
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -106,7 +146,9 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_query: query examples, or a range; fewer if a task has no more.
         temperature: in training, the probability of a task is proportional to its number of training rows to the power
             1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
-        descriptor_dropout: the share of tasks in a batch whose descriptor is replaced with zeros.
+        untold: the share of tasks in a batch whose descriptor is replaced with zeros.
+        support_split: whose rows are the supports in validation and test; by default the training rows. With "val" or
+            "test" nothing was trained on a support, and its rows are none of the queries'.
 
     Raises:
         ValueError: if an option is out of range; at the first use, if the data are missing or do not fit.
@@ -117,11 +159,13 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_support: NaturalOrRange = 0,
         n_query: CountOrRange = 16,
         temperature: Positive | None = None,
-        descriptor_dropout: Share = 0.0,
+        untold: Share = 0.0,
+        support_split: Split | None = None,
     ) -> None:
         super().__init__(n_support, n_query)
         self.temperature = temperature
-        self.descriptor_dropout = descriptor_dropout
+        self.untold = untold
+        self.support_split = support_split
 
     @abstractmethod
     def load(self) -> Rows:
@@ -162,8 +206,9 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_support, n_query = self.sizes(place, type(self).__name__)
         draws = place.draws(type(self).__name__)
         task = self._tasks(draws, split)
-        if split == "train":
-            count = self._places["train"][2][task]
+        source = "train" if split == "train" else (self.support_split or "train")
+        if source == split:  # support and query share no row
+            count = self._places[split][2][task]
             n_support = np.minimum(n_support, count - 1)  # one is left for the query
             n_query = np.minimum(n_query, count - n_support)
             chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
@@ -172,8 +217,8 @@ class FiniteTasks(Sized, EpisodeSampler):
             query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + column, chosen.shape[1] - 1), axis=1)
             query = np.where(column < n_query[:, None], query, -1)
         else:
-            kept = np.minimum(n_support, self._places["train"][2][task])
-            support = _first(self._choose(draws, "support", "train", task, self.n_support[1]), kept)
+            kept = np.minimum(n_support, self._places[source][2][task])
+            support = _first(self._choose(draws, "support", source, task, self.n_support[1]), kept)
             asked = np.minimum(n_query, self._places[split][2][task])
             query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
         return self._episodes(draws, task, support, query).to(device)
@@ -190,6 +235,16 @@ class FiniteTasks(Sized, EpisodeSampler):
         size = self._places[split][2][there].astype(np.float64)
         edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
+
+    def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
+        if not self.spec.tasks:
+            return None
+        size = self._places["train"][2]
+        (there,) = np.nonzero(size)
+        power = 0.0 if self.temperature is None else 1 / self.temperature
+        share = torch.from_numpy(size[there].astype(np.float64) ** power)
+        told = self._rows.descriptors
+        return (None if told is None else told[torch.from_numpy(there)]), (share / share.sum()).float()
 
     def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
         """`most` rows of each task without replacement, in random order, or all if it has fewer: `[T, W]`.
@@ -215,7 +270,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
-            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.descriptor_dropout)
+            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
         classes = None
         if self.spec.target.n_classes is not None:
