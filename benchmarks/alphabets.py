@@ -147,7 +147,7 @@ def against_single(scores: ByRow, name: str) -> list[dict[str, Any]]:
     if not seeds:
         return []
     multi, single = ({a: [scores[n][s][a] for s in seeds] for a in scores[n][seeds[0]]} for n in (name, alone))
-    return table(multi, single)
+    return table(multi, single, "accuracy")
 
 
 def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ class Objective(nn.Module, Configured, ABC):
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
     returns `loss_NAME [T]` of each part, with gradients, for loss weighting, and `labels_NAME [T]`, how many examples
-    of the task have a label of it; a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
+    of the task have a label of it (in evaluation the loss of a part without one is NaN); a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
 
     In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the mean of
     `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part j. In
@@ -67,6 +67,8 @@ class Objective(nn.Module, Configured, ABC):
                 loss = _over_the_batch(self.target.parts, by_part, counts)
             means |= {f"loss_{name}": value for name, value in by_part.items()}
             means |= {f"labels_{name}": count for name, count in counts.items()}
+            if not self.training:  # in training the weightings read it together with the number of labels
+                means |= {f"loss_{name}": by_part[name].masked_fill(counts[name] == 0, math.nan) for name in counts}
             penalty = self.learner.penalty()
             if penalty is None:
                 return {"loss": loss, **means}
