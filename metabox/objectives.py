@@ -25,8 +25,9 @@ class Objective(nn.Module, Configured, ABC):
     """A learner and its target as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
-    returns `loss_NAME [T]` of each part, with gradients, for loss weighting, and `labels_NAME [T]`, how many examples
-    of the task have a label of it (in evaluation the loss of a part without one is NaN); a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
+    returns `loss_NAME [T]` of each part, with gradients, for loss weighting (in evaluation NaN for a task without a
+    label of it), and `labels_NAME [T]`, how many examples of the task have one; a learner's penalty is in `loss`, and
+    for parts also under its name, `penalty [T]`.
 
     In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the mean of
     `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part j. In

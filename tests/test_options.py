@@ -26,7 +26,9 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "HardSharing": {"film"},
-    **dict.fromkeys(("Independent", "SoftSharing", "CrossStitch"), {"backbone"}),
+    "Independent": {"backbone"},
+    "SoftSharing": {"backbone"},
+    "CrossStitch": {"backbone"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},

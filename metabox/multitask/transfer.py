@@ -136,8 +136,8 @@ class GradientCosines(Hook):
         tasks: names of those compared, 32 at most, since the file grows with the number of pairs; by default the first.
 
     Raises:
-        ValueError: for fewer than one step, or names twice or too many; at the start of a run, if tasks have no such names or share no parameters, or
-            the file belongs to another run.
+        ValueError: for fewer than one step, or names twice or too many; at the start of a run, if tasks have no such
+            names or share no parameters, or the file belongs to another run.
     """
 
     def __init__(self, every: Count = 100, tasks: tuple[str, ...] | None = None) -> None:

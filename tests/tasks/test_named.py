@@ -95,6 +95,23 @@ def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
     assert set(z.sum(1).tolist()) == {0.0, 1.0}
 
 
+def test_a_task_that_is_held_out_is_in_the_test_only_and_the_test_has_no_other() -> None:
+    rows = named_rows()
+    described = replace(rows, spec=replace(rows.spec, index_size=0))
+    sampler = InMemory(described, n_query=30, held_out=("b",))
+    assert sampler.spec.untrained == ("b",)
+    for split, wanted in (("train", {0, 2}), ("val", {0, 2}), ("test", {1})):
+        episodes = sampler.sample(Place(20, split))
+        assert set(episodes.task.tolist()) == wanted
+    _, frequency = sampler.trained_tasks()
+    assert frequency.tolist() == [0.5, 0.5]
+    for held_out, says in ((("z",), r"got \['z'\]"), (("a", "b", "c"), "expected a task to train")):
+        with pytest.raises(ValueError, match=says):
+            InMemory(described, held_out=held_out).sample(Place(1))
+    with pytest.raises(ValueError, match="told by its index, got none of b"):
+        InMemory(rows, held_out=("b",)).sample(Place(1))
+
+
 @pytest.mark.parametrize("support_split", ["val", "test"])
 def test_supports_of_an_evaluation_may_be_of_rows_that_nothing_was_trained_on(support_split: Split) -> None:
     sampler, split_of = tasks(n_support=3, n_query=30, support_split=support_split), named_rows().split
