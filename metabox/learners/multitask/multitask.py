@@ -121,7 +121,8 @@ class MultiTask(Learner):
         own = {name[len(EACH) :]: value for name, value in phi.items() if name.startswith(EACH)}
         for k in range(self.copies):
             of_k = h if h is not None else self.embed(x, {name: value[:, k] for name, value in own.items()})
-            params.append(self.outputs(of_k, self._of(k, len(x))).reshape(*x.shape[:2], self.n_params))
+            rows = of_k.flatten(0, 1)[None]  # of all tasks as one: the code is the same
+            params.append(self.outputs(rows, self._of(k, 1)).reshape(*x.shape[:2], self.n_params))
         return torch.stack(params, dim=1)
 
     @property
