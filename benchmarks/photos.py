@@ -3,14 +3,14 @@
     python benchmarks/photos.py --data-root DIR               train (or resume), choose, evaluate, write the model
     python benchmarks/photos.py --data-root DIR --validate    scores on meta-validation classes only
 
-CIFAR-FS, from DIR. Every image passes the frozen backbone once (82,000 passes, half an hour of one core; kept in the
-cache), without augmentation; what is trained is a linear correction of its features (`Projection`), on the 64 meta-
-training classes at 128 pixels. The powers and dropouts in TRIED and the sizes in SIDES are compared on the 16 meta-
-validation classes, which also tell the temperature; the best is scored once on the 20 meta-test classes, beside the
-class mean, on the same tasks. That another size than that of training may be better is known from Touvron et al. 2019
-("Fixing the train-test resolution discrepancy"). The exam is what a user does: JPEG files of meta-test images in
-class folders, named to `FewShotClassifier`. Writes results/photos.json beside this file and
-metabox/models/photos.metabox.
+CIFAR-FS, from DIR. Every image passes the frozen backbone once, at 224 pixels, on which it was trained (60,000 passes,
+half an hour of one core; kept in the cache), without augmentation; what is trained is a centre and a linear correction
+of its features (`Projection`), on the 64 meta-training classes. The powers and dropouts in TRIED are compared on the 16
+meta-validation classes, which also tell the temperature; the best is scored once on the 20 meta-test classes, beside
+the class mean, on the same tasks. The exam is what a user does: JPEG files of meta-test images in class folders, named
+to `FewShotClassifier`. `neighbours` is for comparison with others' readings: files of a class lie in the order of their
+names, which begin with the words that they were found by, so that the first ones are more alike than all are.
+Writes results/photos.json beside this file and metabox/models/photos.metabox.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from statistics import mean, median
 from typing import Any
 
 import model_card
+import numpy as np
+import torch
 from PIL import Image
 from shipping import halved, ship
 from torch import Tensor
@@ -33,7 +35,7 @@ from torch import Tensor
 from metabox.calibration import calibrated
 from metabox.data.preprocessing import Preprocessing
 from metabox.data.root import name_data_root
-from metabox.episodes import SPLITS
+from metabox.episodes import SPLITS, Examples
 from metabox.estimators import FewShotClassifier
 from metabox.evaluation import Scores, evaluate, interval_of
 from metabox.learners import ProtoNet
@@ -42,6 +44,7 @@ from metabox.model import Model
 from metabox.nn.backbones import Flatten
 from metabox.nn.efficientnet import EfficientNetLite0
 from metabox.nn.projection import Projection
+from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks import CIFARFS
 from metabox.tasks.nway import NWayKShot
@@ -56,26 +59,24 @@ JOBS = [
 ]
 
 OUTSIDE = "ImageNet"
-TRAINED_AT = 128
-SIDES = (TRAINED_AT, 160)
-"""Pixels at which the backbone sees images in use."""
+SIDE = 224
+"""Pixels at which the backbone sees images."""
 TRIED = ((1.0, 0.5), (0.5, 0.8), (0.5, 0.9))
 """Powers of the features and dropouts of the projection."""
 RANK = 128
 TRAINING: dict[str, Any] = {"n_way": 32, "n_shot": (1, 8), "n_query": 6}
 OUTER = OuterLoop(
-    steps=400, n_tasks=1, lr=1e-3, weight_decay=0.0, warmup=40, validate_every=200, n_validation=100, precision="32"
+    steps=800, n_tasks=1, lr=1e-3, weight_decay=0.0, warmup=40, validate_every=200, n_validation=100, precision="32"
 )
 KINDS = ((5, 1), (5, 5), (20, 1), (20, 5))
 QUALITY = 95  # of the exam's JPEG files
 
 
-def backbone(side: int) -> Any:
-    return EfficientNetLite0 if side == TRAINED_AT else partial(EfficientNetLite0, size=side)  # 128 is its default
+backbone = partial(EfficientNetLite0, size=SIDE)
 
 
-def features(n_way: int, n_shot: int, side: int = TRAINED_AT, n_query: int = 15) -> Features:
-    return Features(CIFARFS(n_way=n_way, n_shot=n_shot, n_query=n_query), backbone(side))
+def features(n_way: int, n_shot: int, n_query: int = 15) -> Features:
+    return Features(CIFARFS(n_way=n_way, n_shot=n_shot, n_query=n_query), backbone)
 
 
 def head(spec: TaskSpec, power: float, dropout: float, under: Any = Flatten) -> ProtoNet:
@@ -85,7 +86,7 @@ def head(spec: TaskSpec, power: float, dropout: float, under: Any = Flatten) -> 
 
 def trained(out: Path, power: float, dropout: float, seed: int) -> Learner:
     """Train, or go on with a stopped run; a finished one is not repeated."""
-    tasks = Features(CIFARFS(**TRAINING), backbone(TRAINED_AT))
+    tasks = Features(CIFARFS(**TRAINING), backbone)
     make = partial(head, power=power, dropout=dropout)
     return run(tasks, make, OUTER, evaluation=features(5, 5), scale="none", seed=seed, out=out)
 
@@ -107,16 +108,14 @@ def line(name: str, task: str, scores: Scores) -> dict[str, Any]:
     }
 
 
-def side_by_side(
-    learners: dict[str, Learner], split: Any, kinds: Any, n_tasks: int, side: int = TRAINED_AT
-) -> list[dict[str, Any]]:
+def side_by_side(learners: dict[str, Learner], split: Any, kinds: Any, n_tasks: int) -> list[dict[str, Any]]:
     """All learners on the same tasks, with the gain over the first, task by task."""
     rows = []
     for n_way, n_shot in kinds:
-        tasks, first = features(n_way, n_shot, side), None
+        tasks, first = features(n_way, n_shot), None
         for name, learner in learners.items():
             scores = evaluate(learner, tasks, split=split, n_tasks=n_tasks, batch=20)
-            row = line(name, f"CIFAR-FS {n_way}w{n_shot}s", scores) | {"pixels": side}
+            row = line(name, f"CIFAR-FS {n_way}w{n_shot}s", scores)
             if first is None:
                 first = scores
             else:
@@ -128,6 +127,35 @@ def side_by_side(
             rows.append(row)
             print(row, flush=True)
     return rows
+
+
+FIRST = 60  # of the 600 images of a class
+
+
+@torch.no_grad()
+def neighbours(name: str, learner: Learner, n_way: int = 5, n_shot: int = 5, n_tasks: int = 600) -> dict[str, Any]:
+    """The accuracy among the first images of each meta-test class, in the order of their files' names."""
+    tasks, draws = features(n_way, n_shot), Draws("neighbours", n_tasks=n_tasks)
+    first = tasks.of_split("test").unflatten(0, (-1, 600))[:, :FIRST]
+    classes = draws.distinct("classes", n_way, np.full(n_tasks, len(first)), len(first), len(first))
+    images = draws.distinct("images", n_shot + 15, np.full((n_tasks, n_way), FIRST), FIRST, FIRST)
+    x = first[torch.from_numpy(classes)[..., None], torch.from_numpy(images)].float()  # [T, C, N, D]
+    y = torch.arange(n_way)[:, None].expand(n_tasks, n_way, n_shot + 15)
+    (sx, qx), (sy, qy) = ([part.flatten(1, 2) for part in whole.split([n_shot, 15], 2)] for whole in (x, y))
+    learner.eval()
+    support = Examples(x=sx, y=sy)
+    right = (learner.predict(learner.adapt(support), qx)[..., :n_way].argmax(-1) == qy).float().mean(1)
+    row = {
+        "learner": name,
+        "task": f"CIFAR-FS {n_way}w{n_shot}s, the first {FIRST} files of each class",
+        "split": "test",
+        "outside_data": OUTSIDE,
+        "accuracy_percent": round(100 * right.mean().item(), 2),
+        "interval_95_percent": round(100 * interval_of(right.tolist()), 2),
+        "tasks": n_tasks,
+    }
+    print(row, flush=True)
+    return row
 
 
 def named_as(power: float, dropout: float) -> str:
@@ -144,35 +172,24 @@ def chosen(runs: Path, seed: int) -> tuple[Learner, tuple[float, float], list[di
     return made[best], best, rows
 
 
-def best_side(learner: Learner) -> tuple[int, list[dict[str, Any]]]:
-    """At how many pixels the learner is best, on meta-validation classes."""
-    learners = {"class mean": class_mean(), "photos": learner}
-    rows = [row for side in SIDES for row in side_by_side(learners, "val", KINDS[:2], 300, side)]
-    score = {
-        side: mean(r["accuracy_percent"] for r in rows if (r["learner"], r["pixels"]) == ("photos", side))
-        for side in SIDES
-    }
-    return max(score, key=lambda side: score[side]), rows
-
-
-def composed(learner: Learner, tried: tuple[float, float], temperature: float, side: int) -> Model:
+def composed(learner: Learner, tried: tuple[float, float], temperature: float) -> Model:
     """One model of images: the backbone of the package, and the trained head over it."""
-    whole = head(TaskSpec((3, side, side), learner.spec.target), *tried, under=backbone(side))
+    whole = head(TaskSpec((3, SIDE, SIDE), learner.spec.target), *tried, under=backbone)
     missing = whole.load_state_dict(learner.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert all(name.startswith("embed.backbone.backbone.") for name in missing.missing_keys)
-    look = Preprocessing(3, side, "bicubic", fit="crop")
+    look = Preprocessing(3, SIDE, "bicubic", fit="crop")
     names = {split: CIFARFS().images.class_names(split) for split in SPLITS}
     return Model(whole, look, names, temperature=temperature)
 
 
-def in_use(model: Model, side: int) -> dict[str, Any]:
+def in_use(model: Model) -> dict[str, Any]:
     """What the card says of calibration and of images of no class."""
-    (use,) = model_card.by_views(model, features(5, 5, side), 600, views=(1,))  # type: ignore[arg-type]
+    (use,) = model_card.by_views(model, features(5, 5), 600, views=(1,))  # type: ignore[arg-type]
     return {
         "temperature": round(model.temperature, 4),
         "calibration_error": {"5w5s": use["calibration_error"]},
-        "unknown": model_card.knows_unknown(model, features(10, 5, side), 300),  # type: ignore[arg-type]
+        "unknown": model_card.knows_unknown(model, features(10, 5), 300),  # type: ignore[arg-type]
     }
 
 
@@ -232,7 +249,6 @@ def from_nothing(model: Path, n_way: int = 5, n_shot: int = 5) -> dict[str, Any]
 def card(result: dict[str, Any]) -> str:
     """The card, from the results alone."""
     use, run_of = result["in_use"], result["run"]
-    pixels = run_of["pixels"]["use"]
     rows = [
         (r["learner"], r["task"], r["accuracy_percent"], r["interval_95_percent"], r["tasks"], r["outside_data"])
         for r in (*result["rows"], *result["exam"])
@@ -245,12 +261,11 @@ def card(result: dict[str, Any]) -> str:
             "trained on ImageNet by others (Apache 2.0), is not changed, and comes with the package; this file holds "
             "the correction alone (MIT). It was trained on the 64 meta-training classes of CIFAR-FS, "
             f"{run_of['steps']} tasks, seed {run_of['seed']}, commit {result['environment']['git_commit']}.",
-            f"Images are cropped to a square and brought to {pixels}x{pixels}. All numbers are of photographs of 32x32 "
-            "pixels, enlarged; sharp ones were not measured.",
+            f"Images are cropped to a square and brought to {run_of['pixels']} pixels a side. All numbers are of "
+            "photographs of 32x32 pixels, enlarged; sharp ones were not measured.",
             f"Measured by `{result['command']}` on the same tasks for both learners, outside data: {OUTSIDE}. The "
-            f"power {run_of['power']}, the dropout {run_of['dropout']} and the size of images (training had "
-            f"{run_of['pixels']['training']}) were chosen, and the temperature, {use['temperature']}, set, on "
-            "meta-validation classes.",
+            f"power {run_of['power']} and the dropout {run_of['dropout']} were chosen, and the temperature, "
+            f"{use['temperature']}, set, on meta-validation classes.",
             model_card.table(("learner", "task", "accuracy %", "± 95 %", "tasks", "outside data"), rows),
             f"Calibration error on meta-test classes: {error}.",
             f"Images of {use['unknown']['unseen_classes']} other classes among those of {use['unknown']['ways']} known "
@@ -271,9 +286,8 @@ def main() -> None:
     if args.validate:
         return
     halved(learner)
-    side, sides = best_side(learner)
-    small = calibrated(Model(learner), features(5, 5, side), n_tasks=300)
-    model = composed(learner, best, small.temperature, side)
+    small = calibrated(Model(learner), features(5, 5), n_tasks=300)
+    model = composed(learner, best, small.temperature)
     result: dict[str, Any] = {
         "command": " ".join(["python benchmarks/photos.py", *(["--seed", str(args.seed)] if args.seed else [])]),
         "environment": collect_environment(),
@@ -281,14 +295,15 @@ def main() -> None:
             "power": best[0],
             "dropout": best[1],
             "rank": RANK,
-            "pixels": {"training": TRAINED_AT, "use": side},
+            "pixels": SIDE,
             "steps": OUTER.steps,
             "seed": args.seed,
             "tasks": {name: list(value) if isinstance(value, tuple) else value for name, value in TRAINING.items()},
         },
-        "validation": [*validation, *sides],
-        "rows": side_by_side({"class mean": class_mean(), "photos": learner}, "test", KINDS, 600, side),
-        "in_use": in_use(small, side),
+        "validation": validation,
+        "rows": side_by_side({"class mean": class_mean(), "photos": learner}, "test", KINDS, 600),
+        "neighbours": [neighbours(name, made) for name, made in (("class mean", class_mean()), ("photos", learner))],
+        "in_use": in_use(small),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = model.save(Path(folder) / "photos.metabox")

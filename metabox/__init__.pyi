@@ -5,7 +5,10 @@ from metabox.config import Configured as Configured
 from metabox.episodes import Episodes as Episodes
 from metabox.episodes import Examples as Examples
 from metabox.estimators.classifier import FewShotClassifier as FewShotClassifier
+from metabox.estimators.multitask import MultiTaskEstimator as MultiTaskEstimator
 from metabox.estimators.regressor import FewShotRegressor as FewShotRegressor
+from metabox.estimators.tabular_classifier import TabularClassifier as TabularClassifier
+from metabox.estimators.tabular_regressor import TabularRegressor as TabularRegressor
 from metabox.evaluation import Scores as Scores
 from metabox.evaluation import evaluate as evaluate
 from metabox.learners.base import Learner as Learner
@@ -18,9 +21,14 @@ from metabox.targets.bars import Bars as Bars
 from metabox.targets.base import Target as Target
 from metabox.targets.binary import Binary as Binary
 from metabox.targets.classes import Classes as Classes
+from metabox.targets.direction import Direction as Direction
+from metabox.targets.huber import Huber as Huber
+from metabox.targets.laplace import Laplace as Laplace
 from metabox.targets.mixture import Mixture as Mixture
 from metabox.targets.parts import Part as Part
 from metabox.targets.parts import Parts as Parts
+from metabox.targets.per_task import PerTask as PerTask
+from metabox.targets.quantiles import Quantiles as Quantiles
 from metabox.targets.reals import Reals as Reals
 from metabox.targets.spec import TaskSpec as TaskSpec
 from metabox.tasks.place import Place as Place

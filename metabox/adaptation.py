@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from metabox import model_file
+from metabox.data.table import Columns, columns_from
 from metabox.learners.base import Phi
 from metabox.model_file import size_of
 
@@ -23,20 +24,22 @@ class Adaptation:
     classes: the classes in the order of the columns of predictions; None if targets are not classes
     model: the fingerprint of the model that it belongs to
     n_inputs: how many numbers the inputs had, if they are vectors and this is known
+    columns: how the columns of a table become these numbers, if the inputs are tables
     """
 
     phi: Phi
     classes: tuple[Any, ...] | None
     model: str
     n_inputs: int | None = None
+    columns: Columns | None = None
 
     @property
     def n_views(self) -> int:
         return len(next(iter(self.phi.values())))
 
-    def with_inputs(self, n_inputs: int | None) -> Adaptation:
-        """The same for inputs of this many numbers."""
-        return replace(self, n_inputs=n_inputs)
+    def with_inputs(self, n_inputs: int | None, columns: Columns | None = None) -> Adaptation:
+        """The same for inputs of this many numbers, or for tables of these columns."""
+        return replace(self, n_inputs=n_inputs, columns=columns)
 
     @property
     def n_bytes(self) -> int:
@@ -59,7 +62,8 @@ class Adaptation:
     def about(self) -> dict[str, Any]:
         """All but phi as values of JSON, for `adaptation_from`."""
         classes = None if self.classes is None else plain_classes(self.classes)
-        return {"classes": classes, "n_inputs": self.n_inputs}
+        columns = {} if self.columns is None else {"columns": self.columns.about()}
+        return {"classes": classes, "n_inputs": self.n_inputs, **columns}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Adaptation:
@@ -82,7 +86,8 @@ def adaptation_from(phi: Phi, about: Any, model: Any, where: str) -> Adaptation:
     if isinstance(about, dict) and isinstance(model, str) and len(lengths) == 1 and min(lengths) >= 1:
         classes, n_inputs = about.get("classes"), about.get("n_inputs")
         if are_classes(classes) and (n_inputs is None or isinstance(n_inputs, int)):
-            return Adaptation(phi, None if classes is None else tuple(classes), model, n_inputs)
+            columns = columns_from(about.get("columns"))
+            return Adaptation(phi, None if classes is None else tuple(classes), model, n_inputs, columns)
     raise ValueError(f"expected an adaptation in {where}, got something else")
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from metabox.nn.backbones import Backbone
 from metabox.nn.norm import NORMS
 from metabox.objectives import Objective, QueryLoss, StreamLoss
 from metabox.ranges import Count, Whole
+from metabox.ranking import Ranked, ranking_scores
 from metabox.targets import Classes
 from metabox.targets.base import score_mean, task_mean
 from metabox.tasks.place import Place
@@ -38,7 +40,9 @@ class Scores:
         sequence was predicted step by step, `accuracy_instance_k` at the k-th instance of a class (Santoro et al.
         2016, table 1). A score that a task does not have (of a named part without labels) is NaN, and left out of means
     tasks: the name of each task, if tasks have names
-    pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015)
+    pooled: metrics that need all predictions at once: `calibration_error` (15 bins, L1; Naeini et al. 2015); of binary
+        labels `auroc` and `average_precision`, the mean over labels that are 0 somewhere and 1 elsewhere, with
+        `_NAME` for a named part
     """
 
     split: str
@@ -49,7 +53,7 @@ class Scores:
 
     @property
     def n_tasks(self) -> int:
-        return len(self.per_task["nll"])
+        return len(next(iter(self.per_task.values())))
 
     def mean(self, metric: str) -> float:
         return mean_of(self.per_task[metric])
@@ -198,7 +202,7 @@ def evaluate(
     # A k-th instance that is missing from a batch is not a score of all tasks.
     per_task = {name: torch.cat(parts).tolist() for name, parts in columns.items() if sum(map(len, parts)) == n_tasks}
     pooled = {"calibration_error": calibration_error(torch.cat(confidence), torch.cat(correct))} if confidence else {}
-    return Scores(split, seed, per_task, names, pooled)
+    return Scores(split, seed, per_task, names, pooled | ranking_scores([scored.ranked for scored in batches]))
 
 
 def device_of(learner: Learner) -> torch.device:
@@ -206,12 +210,16 @@ def device_of(learner: Learner) -> torch.device:
 
 
 class Scored(NamedTuple):
-    """One batch: the scores of its tasks by metric, their names, each query's confidence and correctness, a fault."""
+    """One batch: the scores of its tasks by metric, their names, each query's confidence and correctness, a fault.
+
+    ranked: see `Target.ranked`
+    """
 
     columns: dict[str, Tensor]
     names: list[str]
     confidence: list[Tensor]
     correct: list[Tensor]
+    ranked: Ranked = MappingProxyType({})
     fault: str | None = None
 
 
@@ -233,10 +241,11 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
         scored = _scored(predictor, episodes)
     except ValueError as error:
         raise ValueError(f"{error}; seen in {among}") from error
-    if all(bool(scored.columns[name].isfinite().all()) for name in ("nll", "accuracy") if name in scored.columns):
+    sure = ("nll", "loss", "accuracy")  # which every task has
+    if all(bool(scored.columns[name].isfinite().all()) for name in sure if name in scored.columns):
         return scored
     try:
-        spec.check_episodes(episodes)
+        predictor.learner.check_episodes(episodes)
         fault = f"{among}, whose data are finite; the learner's weights are damaged or diverged"
         return scored._replace(fault=f"expected finite predictions, got NaN or infinity in {fault}")
     except ValueError as error:
@@ -244,14 +253,17 @@ def score_batch(predictor: Objective, tasks: EpisodeSampler, place: Place) -> Sc
 
 
 def _scored(predictor: Objective, episodes: Episodes) -> Scored:
-    learner, target = predictor.learner, predictor.target
+    learner, target = predictor.learner, predictor.target_of(episodes)
     params, query = predictor.predictions(episodes)
     values = target.scores(params, query.y)
-    means = {"nll": predictor.nll(episodes, params, query)}
+    if target.has_density:
+        means = {"nll": predictor.nll(episodes, params, query)}
+    else:
+        means = {"loss": predictor.losses(params, query, episodes)[0]}
     means |= {name: score_mean(value, query.mask) for name, value in values.items()}
     if isinstance(predictor, StreamLoss) and isinstance(target, Classes):
         means |= accuracy_by_instance(values["accuracy"], query)
-    if episodes.oracle is not None and not isinstance(predictor, StreamLoss):
+    if target.has_density and episodes.oracle is not None and not isinstance(predictor, StreamLoss):
         means["gap_to_oracle"] = means["nll"] + episodes.oracle
     scored = Scored({name: mean.double().cpu() for name, mean in means.items()}, [], [], [])
     if episodes.task is not None:
@@ -260,7 +272,7 @@ def _scored(predictor: Objective, episodes: Episodes) -> Scored:
         top = target.log_probs(params).max(-1).values.exp()
         scored.confidence.append(top[query.mask].cpu())
         scored.correct.append(values["accuracy"][query.mask].cpu())
-    return scored
+    return scored._replace(ranked=target.ranked(params, query.y, query.mask))
 
 
 def _of_all_ranks(mine: list[Scored], n_batches: int) -> list[Scored]:

@@ -29,7 +29,7 @@ from metabox.nn.norm import transductive
 from metabox.plugins import allowed
 from metabox.ranges import Count, Positive
 from metabox.rebuilding import described, rebuilt
-from metabox.targets import TaskSpec
+from metabox.targets import Parts, TaskSpec
 from metabox.training.description import Description, as_json, from_json, read_description
 
 MOST_TEXT = 1_000_000
@@ -242,6 +242,32 @@ class Model:
         parts = [x] if self.transductive else x.split(check("batch", batch, Count))
         answers = [self.answers(self._params(phi, part, adaptation.n_views), adaptation) for part in parts]
         return torch.cat(answers) if answers else x.new_empty(0, self.learner.n_params)
+
+    @torch.no_grad()
+    def without_examples(self) -> Adaptation:
+        """The adaptation of a model that is shown no examples: of parts that are predicted from x alone.
+
+        Raises:
+            ValueError: if the model needs a descriptor.
+        """
+        target, x_shape = self.spec.target, self.spec.x_shape
+        x = torch.zeros(0, *x_shape, dtype=torch.uint8 if len(x_shape) == 3 else _dtype(self.learner))
+        classes = None if target.n_classes is None else tuple(range(target.n_classes))
+        y = torch.zeros(0, *target.shape, dtype=torch.int64 if target.n_classes else _dtype(self.learner))
+        return self.adapted(x.to(self.device), y, classes)
+
+    def parts(self, params: Tensor) -> dict[str, Tensor]:
+        """What `predict` returned, by part: of M queries `[M, C, *spatial]` or `[M, size, *spatial]`.
+
+        Probabilities of classes and labels, means of reals in the units of y.
+
+        Raises:
+            ValueError: if the model's target has no parts.
+        """
+        target = self.spec.target
+        if not isinstance(target, Parts):
+            raise ValueError(f"expected a model whose target has parts, got {target!r}; use predict")
+        return target.answers(params)
 
     def _params(self, phi: Phi, x: Tensor, n_views: int) -> Tensor:
         return self.params(phi, x[None] if n_views == 1 else views_of(x, n_views, each=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -29,9 +29,10 @@ class Objective(nn.Module, Configured, ABC):
     label of it), and `labels_NAME [T]`, how many examples of the task have one; a learner's penalty is in `loss`, and
     for parts also under its name, `penalty [T]`.
 
-    In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the mean of
-    `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part j. In
-    evaluation `loss` is each task's own.
+    Losses are in standard units (see `Target.loss`), so that no weighting depends on the units of y; `nll` is in the
+    user's. In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the
+    mean of `loss` is the sum over parts of weight_j times the mean over all examples of the batch with a label of part
+    j. In evaluation `loss` is each task's own.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -43,17 +44,34 @@ class Objective(nn.Module, Configured, ABC):
         """The learner's target, which computes the log likelihood."""
         return self.learner.spec.target
 
+    def target_of(self, episodes: Episodes) -> Target:
+        """The target of these tasks, each row by its named task."""
+        return self.target.for_tasks(episodes.task, self.learner.spec.tasks)
+
     @abstractmethod
     def predictions(self, episodes: Episodes) -> tuple[Tensor, Examples]:
         """Natural parameters `[T, M, P]` and the examples that they are scored on."""
 
     def losses(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_i `[T]` of these predictions, and that of each named part: here the mean negative log likelihood."""
-        return self.target.losses(params, examples.y, examples.mask)
+        """L_i `[T]` of these predictions, and that of each named part: here the mean of the target's `loss`."""
+        return self.target_of(episodes).losses(params, examples.y, examples.mask)
+
+    def errors(self, params: Tensor, examples: Examples, episodes: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same at scale 1, which the cosines between tasks are read on: here the mean of the target's `error`."""
+        return self.target_of(episodes).losses(params, examples.y, examples.mask, "error")
 
     def nll(self, episodes: Episodes, params: Tensor, examples: Examples) -> Tensor:
         """The negative log likelihood `[T]` that evaluation reports for `predictions`, in nats per example."""
-        return self.target.loss(params, examples.y, examples.mask)
+        return self.target_of(episodes).nll(params, examples.y, examples.mask)
+
+    def at_scale_one(self, episodes: Episodes) -> dict[str, Tensor]:
+        """What `forward` returns of the losses alone, without a penalty, and as `errors`."""
+        episodes = episodes.blanked()
+        params, examples = self.predictions(episodes)
+        with torch.autocast(params.device.type, enabled=False):
+            loss, by_part = self.errors(params, examples, episodes)
+            counts = self.target.counts(examples.y, examples.mask)
+        return {"loss": loss, **_named(by_part, counts)}
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
@@ -61,13 +79,12 @@ class Objective(nn.Module, Configured, ABC):
         # Losses stay in float32 whatever the precision: bf16 keeps 3 digits of a log likelihood.
         with torch.autocast(params.device.type, enabled=False):
             loss, by_part = self.losses(params, examples, episodes)
-            scores = self.target.scores(params.detach(), examples.y)
+            scores = self.target_of(episodes).scores(params.detach(), examples.y)
             means = {name: score_mean(score, examples.mask) for name, score in scores.items()}
             counts = self.target.counts(examples.y, examples.mask)
             if self.training and not self.learner.spec.tasks and counts:
                 loss = _over_the_batch(self.target.parts, by_part, counts)
-            means |= {f"loss_{name}": value for name, value in by_part.items()}
-            means |= {f"labels_{name}": count for name, count in counts.items()}
+            means |= _named(by_part, counts)
             if not self.training:  # in training the weightings read it together with the number of labels
                 means |= {f"loss_{name}": by_part[name].masked_fill(counts[name] == 0, math.nan) for name in counts}
             penalty = self.learner.penalty()
@@ -78,7 +95,7 @@ class Objective(nn.Module, Configured, ABC):
 
 
 class QueryLoss(Objective):
-    """The mean negative log likelihood of D_i^test given D_i^tr: the episodic objective of Vinyals et al. 2016.
+    """The mean loss of D_i^test given D_i^tr, by default -log p: the episodic objective of Vinyals et al. 2016.
 
     Args:
         learner: any learner.
@@ -115,6 +132,8 @@ class SquaredLoss(QueryLoss):
         inside = F.pad(classes, (0, params.shape[-1] - classes.shape[-1])).to(torch.float32)
         error = (params.float().sigmoid() - one_hot(examples.y, params.shape[-1]).float()).square()
         return task_mean((error * inside).sum(-1) / inside.sum(-1), examples.mask), {}
+
+    errors = losses
 
 
 class StreamLoss(Objective):
@@ -225,14 +244,19 @@ class LatentLoss(QueryLoss):
             return super().nll(episodes, params, examples)
         learner = cast(LatentLearner, self.learner)
         phi = self.learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(self.learner.spec))
-        log_prob = self._log_prob(learner.decode(phi, examples.x, learner.samples(phi)), examples.y)
+        params = learner.decode(phi, examples.x, learner.samples(phi))
+        log_prob = self._each(self.target.log_prob, params, examples.y)
         return task_mean(math.log(log_prob.shape[1]) - log_prob.logsumexp(1), examples.mask)
 
-    def _log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+    def _each(self, log_prob: Callable[[Tensor, Tensor], Tensor], params: Tensor, y: Tensor) -> Tensor:
         """log p(y | x, C, z) `[T, S, M]` of parameters `[T, S, M, P]`."""
         n = params.shape[1]
-        each = self.target.log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0))
+        each = log_prob(params.flatten(0, 1), y.repeat_interleave(n, dim=0))
         return each.reshape(-1, n, each.shape[-1])
+
+    def _standard_log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        """log p in standard units, as in the losses of other objectives."""
+        return self.target.log_prob(*self.target.standard(params, y))
 
     def forward(self, episodes: Episodes) -> dict[str, Tensor]:
         episodes = episodes.blanked()
@@ -246,7 +270,7 @@ class LatentLoss(QueryLoss):
         z = torch.cat([mean + scale * torch.randn_like(scale), prior[0][:, None]], dim=1)
         params = learner.decode(phi, targets.x, z)
         with torch.autocast(params.device.type, enabled=False):
-            log_prob = self._log_prob(params[:, :-1], targets.y)  # [T, S, M]
+            log_prob = self._each(self._standard_log_prob, params[:, :-1], targets.y)  # [T, S, M]
             count = targets.mask.sum(1).clamp(min=1)
             kl = normal_kl(*posterior, *prior) / count
             if self.weighted:
@@ -258,6 +282,11 @@ class LatentLoss(QueryLoss):
             scores = self.target.scores(params[:, -1].detach(), targets.y)
             means = {name: score_mean(score, targets.mask) for name, score in scores.items()}
             return {"loss": loss, "kl": kl.detach(), **means}
+
+
+def _named(by_part: dict[str, Tensor], counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    losses = {f"loss_{name}": value for name, value in by_part.items()}
+    return losses | {f"labels_{name}": count for name, count in counts.items()}
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -91,6 +91,19 @@ class Draws:
         draws.indices = indices
         return draws
 
+    def at(self, chosen: Any) -> Draws:
+        """The streams of some of these tasks, by their places here; the tasks keep the bits that they have here."""
+        return self._like(self.address, self.tasks[chosen])
+
+    def under(self, *address: object) -> Draws:
+        """Other streams of the same tasks, one for each address."""
+        return self._like((*_plain(address), *self.address), self.tasks)
+
+    def _like(self, address: tuple[object, ...], tasks: NDArray[np.int64]) -> Draws:
+        made = type(self)(n_tasks=0)
+        made.address, made.indices, made.tasks = address, self.indices, tasks
+        return made
+
     def words(self, name: str, *shape: int) -> NDArray[np.int64]:
         """32 random bits, `[T, *shape]`."""
         return self._words(name, *shape).astype(np.int64)

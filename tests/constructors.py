@@ -16,7 +16,7 @@ from metabox.learners import NP, TNPA, ProtoNet
 from metabox.nn.backbones import MLP, Flatten
 from metabox.nn.conditioning import Add
 from metabox.recipe import Claim
-from metabox.targets import Classes, Part, Reals, TaskSpec
+from metabox.targets import Classes, Huber, Laplace, Part, Reals, TaskSpec
 from metabox.tasks import RBF, Glyphs, LinearFunctions
 from metabox.tasks.descriptors import About, Metadata, NGrams, OneHot
 from metabox.tasks.named import Rows
@@ -86,6 +86,7 @@ ELSE: dict[str, Any] = {
     "kernel": RBF(0.5),
     "encoder": NGrams(64),
     "weights": (1.0, 2.0, 3.0),
+    "levels": (0.1, 0.9),
     "drawers": (10, 5, 5),
     "splits": (0.5, 0.25, 0.25),
     "fractions": (0.5, 0.25, 0.25),
@@ -100,6 +101,7 @@ ELSE: dict[str, Any] = {
     "steps": [RandomFlip(0.25)],
     "dims": Growth(6, 1, 2000),
     "points": Growth(12, 2, 2000),
+    "functions": ("linear", "trees"),
 }
 """Values that are no class's default, by the name of an option."""
 
@@ -107,6 +109,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "TaskSpec": {"x_shape": (2,), "target": Reals(1)},
     "Conv1d": {"x_shape": (3, 40)},
     "DilatedConv1d": {"x_shape": (3, 40)},
+    "PerTask": {"tasks": ("a", "b"), "kinds": (Laplace(2), Huber(2))},
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
     "SquaredLoss": {"learner": ProtoNet(SPECS["classes of vectors"])},

@@ -66,11 +66,11 @@ def test_a_line_has_the_claim_what_others_got_ours_and_how_much_less_was_trained
 
 
 def test_without_a_claim_the_seeds_of_the_longest_training_are_averaged(atlas: ModuleType, tmp_path: Path) -> None:
-    name = "omniglot-5w1s-incontext"
+    name = "omniglot-5w1s-hypernetwork-cpu"
     rows = [row(name, 60), row(name, 120, accuracy_percent=96.0), row(name, 120, accuracy_percent=98.0)]
     run = {"recipe": "gp-rbf-convcnp-cpu", "steps": 36000, "training_seconds": 600, "git_tree": "now"}
     write(tmp_path, made_up={"rows": rows}, other={"run": run, "gap": {"mean": 0.00261}})
-    assert line(atlas.atlas(tmp_path), "InContext")[2:5] == ["none claimed", "", "97.00 %, the mean of 2 seeds"]
+    assert line(atlas.atlas(tmp_path), "HyperNetwork")[2:5] == ["none claimed", "", "97.00 %, the mean of 2 seeds"]
     assert line(atlas.atlas(tmp_path), "ConvCNP")[4:] == ["0.0026 nats above the optimum", "36,000 steps in 10.0 min"]
 
 

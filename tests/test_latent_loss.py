@@ -100,7 +100,7 @@ def test_an_evaluation_scores_the_mixture_over_samples_of_z_by_log_mean_exp_if_t
         ]
         torch.testing.assert_close(got[t], -torch.stack(each).mean(), rtol=1e-4, atol=1e-4)
     one = LatentLoss(learner).nll(episodes, params, query)
-    assert torch.equal(one, spec.target.loss(params, query.y, query.mask))
+    assert torch.equal(one, spec.target.nll(params, query.y, query.mask))
     assert (one - got).abs().max() < 1e-5 if spec is CLASSES else (one - got).abs().max() > 1e-4
 
 

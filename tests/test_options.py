@@ -26,6 +26,7 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "HardSharing": {"film"},
+    "MTAN": {"depth"},
     "Independent": {"backbone"},
     "SoftSharing": {"backbone"},
     "CrossStitch": {"backbone"},
@@ -34,6 +35,7 @@ FIXED = {
     "Steps": {"dim"},
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
+    "PerTask": {"tasks", "kinds"},
     "JointLoss": {"learner"},
     "SquaredLoss": {"learner"},
     "Views": {"learner"},

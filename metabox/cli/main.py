@@ -37,7 +37,7 @@ def train(arguments: list[str]) -> None:
     text = recipes.dump(parser, config)
     manifest.check_recipe(folder, text)
     made = parser.instantiate(config)
-    options = ("evaluation", "objective", "weighting", "target", "scale", "hooks")
+    options = ("evaluation", "objective", "weighting", "target", "scale", "hooks", "select")
     of_run = {name: getattr(made, name) for name in options} | {"seed": config.seed}
     leads = check(made.tasks, made.learner, made.outer, **of_run)
     with owned(folder, leads):
@@ -72,7 +72,10 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Learn classes from folders of a few images each, and print the class of other images."""
+    """Learn classes from folders of a few images each, and print the class of other images.
+
+    Of a model with named parts, print what it predicts of each part, a column each.
+    """
     parser = _Parser(prog="metabox predict", description=predict.__doc__)
     parser.add_argument("model", metavar="MODEL_OR_RUN", help="Name of a model, a file *.metabox, or a run's folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="Images whose classes are asked.")

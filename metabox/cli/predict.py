@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metabox.model import Model
 
 
 def answers(
@@ -24,6 +27,8 @@ def answers(
     """
     from metabox.estimators import FewShotClassifier
 
+    if support is None and (of_parts := _of_parts(model, device)):
+        return answers_by_part(of_parts, model, images)
     if support is None:
         if not Path(model).is_file():
             raise ValueError(f"expected --support DIR, a folder with a folder of images for each class, for {model!r}")
@@ -48,6 +53,40 @@ def answers(
     return {"model": model, "classes": names, "images": rows}
 
 
+def _of_parts(name: str, device: str | None) -> Model | None:
+    """The model of a name, if its target has parts; what is wrong with a name is said by what reads it next."""
+    from metabox.shipped import find_model
+
+    try:
+        model = find_model(name, device)
+    except ValueError:
+        return None
+    return model if model.spec.target.parts else None
+
+
+def answers_by_part(model: Model, name: str, images: Sequence[str]) -> dict[str, Any]:
+    """For each image what is predicted of each part, from the image alone.
+
+    Raises:
+        ValueError: if an image cannot be read.
+    """
+    params = model.predict(model.without_examples(), list(images))
+    by_part = {part: values.tolist() for part, values in model.parts(params).items()}
+    rows = [{"image": image} | {part: by_part[part][i] for part in by_part} for i, image in enumerate(images)]
+    kinds = {part.name: part.target.word for part in model.spec.target.parts}
+    return {"model": name, "parts": kinds, "images": rows}
+
+
+def _shown(kind: str, value: list[Any]) -> str:
+    """One prediction in a table: the likeliest class, the numbers, or the size of a map, which JSON has whole."""
+    if isinstance(value[0], list):
+        return f"{len(value[0])}x{len(value[0][0])} pixels"
+    if kind == "classes":
+        best = max(range(len(value)), key=value.__getitem__)
+        return f"{best} ({value[best]:.3f})"
+    return " ".join(f"{number:.4g}" for number in value)
+
+
 def labelled(folder: str) -> tuple[list[Path], list[str]]:
     """The images in the class folders of a folder, and their classes.
 
@@ -65,7 +104,13 @@ def labelled(folder: str) -> tuple[list[Path], list[str]]:
 
 
 def as_table(found: dict[str, Any]) -> str:
-    """Image, label and probability, one line each."""
+    """Image, label and probability, one line each; or image and a column for each part."""
+    if "parts" in found:
+        kinds = found["parts"]
+        lines = [("image", *kinds)]
+        lines += [(row["image"], *(_shown(kinds[part], row[part]) for part in kinds)) for row in found["images"]]
+        wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        return "\n".join("  ".join(f"{a:{n}}" for a, n in zip(line, wide, strict=True)).rstrip() for line in lines)
     rows = [(row["image"], row["label"] or "(unknown)", f"{row['probability']:.3f}") for row in found["images"]]
     head = ("image", "label", "probability")
     widths = [max(len(row[i]) for row in (head, *rows)) for i in (0, 1)]

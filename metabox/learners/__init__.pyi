@@ -6,12 +6,15 @@ from metabox.learners.caml import CAML as CAML
 from metabox.learners.cnaps import CNAPs as CNAPs
 from metabox.learners.cnp import CNP as CNP
 from metabox.learners.convcnp import ConvCNP as ConvCNP
+from metabox.learners.gated_deltanet import GatedDeltaNet as GatedDeltaNet
 from metabox.learners.gpicl import GPICL as GPICL
 from metabox.learners.hypernetwork import HyperNetwork as HyperNetwork
 from metabox.learners.hypertransformer import HyperTransformer as HyperTransformer
 from metabox.learners.incontext import InContext as InContext
 from metabox.learners.interleaved import Interleaved as Interleaved
+from metabox.learners.linear_attention import LinearAttention as LinearAttention
 from metabox.learners.lstm import LSTM as LSTM
+from metabox.learners.mamba2 import Mamba2 as Mamba2
 from metabox.learners.maml import ANIL as ANIL
 from metabox.learners.maml import MAML as MAML
 from metabox.learners.mann import MANN as MANN
@@ -21,6 +24,7 @@ from metabox.learners.metanet import MetaNet as MetaNet
 from metabox.learners.multitask.dense import DenseMultiTask as DenseMultiTask
 from metabox.learners.multitask.experts import MMoE as MMoE
 from metabox.learners.multitask.experts import PLE as PLE
+from metabox.learners.multitask.mtan import MTAN as MTAN
 from metabox.learners.multitask.multitask import CrossStitch as CrossStitch
 from metabox.learners.multitask.multitask import HardSharing as HardSharing
 from metabox.learners.multitask.multitask import Independent as Independent
@@ -29,6 +33,9 @@ from metabox.learners.neural_process import NP as NP
 from metabox.learners.prototypical import ProtoNet as ProtoNet
 from metabox.learners.relation import RelationNet as RelationNet
 from metabox.learners.snail import SNAIL as SNAIL
+from metabox.learners.tabular_transformer import TabularTransformer as TabularTransformer
 from metabox.learners.tnp import TNPA as TNPA
 from metabox.learners.tnp import TNPD as TNPD
+from metabox.learners.ttt import TTT as TTT
 from metabox.learners.versa import VERSA as VERSA
+from metabox.learners.xlstm import XLSTM as XLSTM

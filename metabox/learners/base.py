@@ -51,6 +51,8 @@ class Learner(nn.Module, Configured, ABC):
     """True if queries may influence each other."""
     label_equivariant: ClassVar[bool] = False
     """True if renaming the classes renames the predictions, and does nothing else."""
+    reads_support: ClassVar[bool] = True
+    """False if no prediction depends on the support: x alone, or x and the descriptor."""
     continues: ClassVar[bool] = False
     """True if `adapt` and `stream` can go on from the phi of earlier examples."""
     decayed: ClassVar[tuple[str, ...]] = ()
@@ -311,8 +313,18 @@ class Learner(nn.Module, Configured, ABC):
         spec = self.spec
         if self._reads_values() and self.most_classes is None and classes is not None and classes.ndim == 2:
             spec = replace(spec, target=Classes(max(1, classes.shape[1])))  # labels of any number of classes
-        spec.check(support, descriptor, values=self._reads_values())
+        described = replace(support, x=self.as_described(support.x))
+        spec.check(described, descriptor, values=self._reads_values())
         return support.blanked(), descriptor, classes
+
+    def as_described(self, x: Tensor) -> Tensor:
+        """Inputs as the spec describes them, which are then checked; a learner that takes others too overrides this."""
+        return x
+
+    def check_episodes(self, episodes: Episodes) -> None:
+        """Raise a ValueError unless the episodes are valid for this learner; reads every number."""
+        support, query = (replace(part, x=self.as_described(part.x)) for part in (episodes.support, episodes.query))
+        self.spec.check_episodes(replace(episodes, support=support, query=query))
 
     def check_query(self, phi: Phi, x: Tensor) -> tuple[Phi, Tensor]:
         """The arguments of `predict`, likewise.
@@ -322,7 +334,7 @@ class Learner(nn.Module, Configured, ABC):
         """
         x = tensor_of("x", x, "[T, M, *x_shape]")
         x = self._as_weights("x", x, self.scaler is not None and self.scaler.of_x)
-        self.spec.check_x(x, values=self._reads_values())
+        self.spec.check_x(self.as_described(x), values=self._reads_values())
         like = next(self.parameters(), None)
         phi = check_phi(phi, x, None if like is None else like.dtype)
         if self._reads_values():

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from metabox.episodes import Split
 from metabox.evaluation import evaluating
 from metabox.learners.base import Learner
-from metabox.targets import Binary, Classes, Part, Parts, Reals
+from metabox.targets import Binary, Classes, Part, Parts
 from metabox.targets.parts import split_parts
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
@@ -54,11 +54,9 @@ def pixel_scores(
             valid = episodes.query.mask.flatten()
             truth = split_parts(tasks.spec.target.parts, episodes.query.y)
             params = learner(episodes.blanked()).flatten(0, 1)[valid].float()
-            by_part = cast(Parts, learner.spec.target).split_params(params)
-            for part, given in zip(tasks.spec.target.parts, by_part, strict=True):
-                if part.spatial:
-                    given = given.unflatten(-1, (-1, *part.spatial))
-                    _update(meters[part.name], part, given, truth[part.name].flatten(0, 1)[valid])
+            answers = cast(Parts, learner.spec.target).answers(params)
+            for part in parts:
+                _update(meters[part.name], part, answers[part.name], truth[part.name].flatten(0, 1)[valid])
     return {f"{part.name}_{name}": float(m.compute()) for part in parts for name, m in meters[part.name].items()}
 
 
@@ -68,29 +66,29 @@ def _meters(part: Part, device: torch.device) -> dict[str, Metric]:
             "miou": MulticlassJaccardIndex(part.size, ignore_index=MISSING).to(device),
             "accuracy": MulticlassAccuracy(part.size, average="micro", ignore_index=MISSING).to(device),
         }
-    names = ["accuracy"] if isinstance(part.target, Binary) else ["absolute_error", "relative_error"]
-    if isinstance(part.target, Reals) and part.size == 3:
+    names = ["absolute_error", "relative_error"]
+    if isinstance(part.target, Binary):
+        names = ["accuracy"]
+    elif part.size == 3:
         names = ["angle", *(f"within_{limit:g}" for limit in CLOSE)]
     return {name: MeanMetric(nan_strategy="ignore").to(device) for name in names}
 
 
-def _update(meters: dict[str, Metric], part: Part, params: Tensor, y: Tensor) -> None:
-    """Add images by their params `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is ignored."""
-    if isinstance(part.target, Reals):
-        params = part.target.mean_and_scale(params.movedim(1, -1))[0].movedim(-1, 1)  # the means alone
+def _update(meters: dict[str, Metric], part: Part, answer: Tensor, y: Tensor) -> None:
+    """Add images by what is predicted `[B, maps, *spatial]` and targets `[B, (size,) *spatial]`; NaN is ignored."""
     if isinstance(part.target, Classes):
         labels = y.nan_to_num(MISSING).long()
         for meter in meters.values():
-            meter.update(params, labels)
+            meter.update(answer, labels)
     elif isinstance(part.target, Binary):
-        meters["accuracy"].update(((params > 0) == (y > 0.5)).float().where(~y.isnan(), torch.nan))
+        meters["accuracy"].update(((answer > 0.5) == (y > 0.5)).float().where(~y.isnan(), torch.nan))
     elif part.size == 3:
-        cosine = torch.cosine_similarity(params, y, dim=1)
+        cosine = torch.cosine_similarity(answer, y, dim=1)
         angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
         meters["angle"].update(angle)
         for limit in CLOSE:
             meters[f"within_{limit:g}"].update((angle < limit).float().where(~angle.isnan(), torch.nan))
     else:
-        error = (params - y).abs()
+        error = (answer - y).abs()
         meters["absolute_error"].update(error)
         meters["relative_error"].update(error / y)

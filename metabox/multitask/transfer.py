@@ -38,6 +38,8 @@ CONFLICT = -0.1
 AGREEMENT = 0.1
 """A pair of tasks whose mean cosine is above this agrees."""
 
+ENOUGH = 10
+"""Batches that a pair of tasks must have been in together before their mean cosine says anything."""
 MOST_COMPARED = 32
 """Named tasks whose gradients are compared with each other, at most."""
 
@@ -106,13 +108,16 @@ def gradient_cosines(
 ) -> Tensor:
     """The cosine between the gradients of each pair of tasks on the shared parameters: `[K, K]`.
 
+    The losses are those in standard units with scale 1 (`Target.error`): with a learned scale, gradients on the scale,
+    which agree while all tasks are still fitted badly, would hide a conflict.
+
     `tasks` are the numbers of those K that are compared, by default all.
 
     NaN if the batch has no rows of a task, or its gradient is zero. Computed in evaluation mode, so that it changes
     nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
     """
     with evaluating(objective), torch.enable_grad():
-        losses, share = losses_by_task(objective.learner.spec, objective(episodes), episodes.task)
+        losses, share = losses_by_task(objective.learner.spec, objective.at_scale_one(episodes), episodes.task)
         by_task = losses.unbind()
     shared = check_shared(shared)
     compared = range(len(by_task)) if tasks is None else tasks
@@ -188,10 +193,14 @@ def _checked(record: Any, tasks: list[str], path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Hint:
-    """Pairs of tasks whose gradients conflict (share less) or agree (share more), strongest first."""
+    """Pairs of tasks whose gradients conflict (share less) or agree (share more), strongest first.
+
+    And pairs that were together in fewer than ENOUGH batches, with the number of these.
+    """
 
     share_less: tuple[tuple[str, str, float], ...]
     share_more: tuple[tuple[str, str, float], ...]
+    not_enough: tuple[tuple[str, str, int], ...] = ()
 
     def __str__(self) -> str:
         def say(pairs: tuple[tuple[str, str, float], ...]) -> str:
@@ -199,7 +208,15 @@ class Hint:
 
         less = f"share less: {say(self.share_less)}" if self.share_less else ""
         more = f"share more: {say(self.share_more)}" if self.share_more else ""
-        return "; ".join(filter(None, (less, more))) or "leave the sharing as it is: no pair conflicts or agrees much"
+        if said := "; ".join(filter(None, (less, more, self._unknown()))):
+            return said
+        return "leave the sharing as it is: no pair conflicts or agrees much"
+
+    def _unknown(self) -> str:
+        if not self.not_enough:
+            return ""
+        pairs = ", ".join(f"{a} and {b} ({n})" for a, b, n in self.not_enough)
+        return f"not enough batches with both, of the {ENOUGH} that it takes: {pairs}"
 
 
 def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
@@ -208,14 +225,18 @@ def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
     A hint, not a verdict: tasks in conflict may still help each other, and only `table` shows negative transfer.
 
     Args:
-        cosines: `[K, K]`, or `[S, K, K]` at S steps, NaN if undefined.
+        cosines: `[S, K, K]` in S batches, NaN if undefined; a pair that was together in fewer than ENOUGH has no hint.
         tasks: K names.
     """
-    mean = cosines.reshape(-1, *cosines.shape[-2:]).nanmean(0).tolist()
-    pairs = [(tasks[i], tasks[j], mean[i][j]) for i in range(len(tasks)) for j in range(i)]
+    cosines = cosines.reshape(-1, *cosines.shape[-2:])
+    mean, together = cosines.nanmean(0).tolist(), cosines.isfinite().sum(0).tolist()
+    every = [(i, j) for i in range(len(tasks)) for j in range(i)]
+    pairs = [(tasks[i], tasks[j], mean[i][j]) for i, j in every if together[i][j] >= ENOUGH]
+    few = tuple((tasks[i], tasks[j], together[i][j]) for i, j in every if together[i][j] < ENOUGH)
     return Hint(
         tuple(sorted((pair for pair in pairs if pair[2] < CONFLICT), key=lambda pair: pair[2])),
         tuple(sorted((pair for pair in pairs if pair[2] > AGREEMENT), key=lambda pair: -pair[2])),
+        few,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metabox.nn.sets import one_hot
 from metabox.ranges import Count, NotNegative, Positive, TwoOrMore, Within
+from metabox.targets import TaskSpec
 from metabox.training.weighting import Backward, Weighting
 
 FLOOR = 1e-3  # of the weights and losses in GradNorm
@@ -54,12 +55,17 @@ class Fixed(Weights):
 class Uncertainty(Weights):
     """Weights from a learned noise of each task (Kendall, Gal & Cipolla 2018, equations 5 to 10).
 
-    The total is `sum_k s_k (exp(-v_k) L_k + v_k / 2)` with v = log sigma^2, a parameter that starts at 0. With a
-    negative log likelihood as L_k this is equation (7), where `L = |y - f|^2 / 2` at sigma = 1, and equation (10).
+    The total is `sum_k s_k (exp(-v_k) L_k + c_k v_k)` with v = log sigma^2, a parameter that starts at 0, and c = 1/2:
+    equation (7), where `L = |y - f|^2 / 2`, and equation (10). For absolute errors `L = |y - f|` the density is
+    Laplace's, of scale b = exp(v), and c = 1 (`Target.log_term`).
+
+    It learns the scale of each task, so targets must not learn one too: `Reals(1, noise=1)`.
 
     Deviations:
-        v is clamped between -LIMIT and LIMIT. A density may exceed 1, so the loss of a real target may be negative, and
-        then the total in the paper has no minimum: v would fall without bound.
+        v is clamped between -LIMIT and LIMIT: without an error left, v would fall without bound.
+
+    Raises:
+        ValueError: in `fit`, for real targets that learn a scale.
     """
 
     LIMIT = 5.0
@@ -67,6 +73,22 @@ class Uncertainty(Weights):
     def __init__(self, n_losses: TwoOrMore) -> None:
         super().__init__(n_losses)
         self.log_variance = nn.Parameter(torch.zeros(n_losses))
+        self.register_buffer("log_term", torch.full([n_losses], 0.5), persistent=False)
+
+    def fit(self, spec: TaskSpec) -> None:
+        targets = [part.target for part in spec.target.parts] or [spec.target]
+        if spec.tasks and not spec.target.parts:
+            targets = [spec.target.of_task(name) for name in spec.tasks]
+        for target in targets:
+            if target.learned_scale:
+                raise ValueError(
+                    f"expected targets of a fixed scale with Uncertainty, which learns one for each loss, got "
+                    f"{target!r}, which learns its own; use Reals(..., noise=1), whose loss is half the squared error "
+                    "in standard units, or another weighting"
+                )
+        if spec.tasks and spec.target.parts:
+            targets = [spec.target] * self.n_losses
+        self.get_buffer("log_term").copy_(torch.tensor([target.log_term for target in targets]))
 
     def weights(self, losses: Tensor, share: Tensor) -> Tensor:
         with torch.no_grad():
@@ -74,7 +96,7 @@ class Uncertainty(Weights):
         return (-self.log_variance).exp()
 
     def total(self, losses: Tensor, share: Tensor) -> Tensor:
-        return super().total(losses, share) + (share * self.log_variance).sum() / 2
+        return super().total(losses, share) + (share * self.get_buffer("log_term") * self.log_variance).sum()
 
 
 class GradNorm(Weights):

@@ -55,6 +55,34 @@ class VectorTokens(LabelTokens):
         return params
 
 
+class NearbyTokens(VectorTokens):
+    """The same, and a query starts from a guess too: the embeddings of the labels of the support that is most like it.
+
+    The guess is attention by cosine over the support, as in matching networks (Vinyals et al. 2016, equation 1).
+
+    Args:
+        target: the kind of label.
+        width: D.
+    """
+
+    decayed = ()
+
+    def __init__(self, target: Target, width: int) -> None:
+        super().__init__(target, width)
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def support(self, x: Tensor, support: Examples) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = self.embed_y(self.target.encode(support.y, support.mask).to(x.dtype))
+        return x + codes, {"features": F.normalize(x.float(), dim=-1), "codes": codes}
+
+    def query(self, x: Tensor, phi: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would blur the cosines
+            cosine = F.normalize(x.float(), dim=-1) @ phi["features"].transpose(1, 2)  # [T, M, N]
+            weights = (self.log_sharpness.exp() * (cosine - 1)).exp() * phi["mask"][:, None]
+            weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALLEST)
+        return x + weights.to(x.dtype) @ phi["codes"], None
+
+
 class ClassTokens(LabelTokens):
     """The embedding of a class is inferred from the task: a linear map of the mean of its support's tokens.
 

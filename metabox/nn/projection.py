@@ -21,7 +21,8 @@ class Projection(Backbone):
     identity plus a product of two matrices, the second of which starts at 0, so that training starts at the class mean
     and can only correct it; features are raised to a power and have length 1 before the map, as in Hu et al. 2021
     ("Leveraging the Feature Distribution in Transfer-based Few-Shot Learning", equation 2), and a learned length, the
-    same for all, after it; and what the correction reads has dropout in training.
+    same for all, after it; a learned centre is subtracted from them, for which Wang et al. 2019 ("SimpleShot", section
+    3.3) take the mean of the training images; and what the correction reads has dropout in training.
 
     Args:
         x_shape: the shape of one input.
@@ -47,13 +48,15 @@ class Projection(Backbone):
         self.up = nn.Linear(rank, self.out_features, bias=False)
         nn.init.orthogonal_(self.down.weight)
         nn.init.zeros_(self.up.weight)
+        self.centre = nn.Parameter(torch.zeros(self.out_features))
         self.log_length = nn.Parameter(torch.tensor(math.log(4.0)))
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         h = self.backbone.features(x, context)
         if self.power != 1:
             h = h.sign() * (h.abs() + SMALLEST) ** self.power
-        h = F.normalize(h, dim=-1) * math.sqrt(h.shape[-1])
+        length = math.sqrt(h.shape[-1])
+        h = F.normalize(F.normalize(h, dim=-1) * length - self.centre, dim=-1) * length
         h = h + self.up(self.down(F.dropout(h, self.dropout, self.training)))
         return F.normalize(h, dim=-1) * self.log_length.exp()
 

@@ -202,13 +202,15 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_result(path: Path) -> dict[str, Any]:
     result: dict[str, Any] = read_json(path)
     good = isinstance(result, dict) and all(isinstance(result.get(name), kind) for name, kind in NEEDED.items())
-    good = good and {"split", "seed", "n_tasks"} <= result["summary"].keys() and "nll" in result["per_task"]
+    good = good and {"split", "seed", "n_tasks"} <= result["summary"].keys()
+    sure = next((name for name in ("nll", "loss") if good and name in result["per_task"]), None)
+    good = good and sure is not None
     if good:
         columns, n_tasks = result["per_task"].values(), result["summary"]["n_tasks"]
         good = all(isinstance(c, list) and len(c) == n_tasks for c in columns) and all(
             isinstance(value, (int, float, type(None))) for column in columns for value in column
         )
-        good = good and None not in result["per_task"]["nll"] and len(result.get("tasks", [])) in (0, n_tasks)
+        good = good and None not in result["per_task"][sure] and len(result.get("tasks", [])) in (0, n_tasks)
     overridden = result.get("overridden", []) if good else None
     good = isinstance(overridden, list) and all(isinstance(line, str) for line in overridden)
     if not good:

@@ -56,7 +56,7 @@ def headline(run: Run) -> str:
     """The main metric of a run, among its scores: that of its claim, or else accuracy, or else nll."""
     if run.claim and run.claim["metric"] in run.scores.per_task:
         return str(run.claim["metric"])
-    return "accuracy" if "accuracy" in run.scores.per_task else "nll"
+    return next(name for name in ("accuracy", "nll", "loss") if name in run.scores.per_task)
 
 
 def tasks_of(run: Run) -> dict[str, Any]:

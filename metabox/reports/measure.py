@@ -256,9 +256,12 @@ def phi_map(rebuilt: Rebuilt, n_tasks: int) -> dict[str, Any] | None:
     phi = learner.adapt(episodes.support, episodes.descriptor, episodes.label_set(learner.spec))
     target = learner.spec.target
     params = learner.predict(phi, episodes.query.x)
-    values = {"nll": -target.log_prob(params, episodes.query.y)}
-    values |= target.scores(params, episodes.query.y)
-    metric = "accuracy" if "accuracy" in values else "nll"
+    values = target.scores(params, episodes.query.y)
+    metric = "accuracy" if "accuracy" in values else "nll" if target.has_density else "loss"
+    if metric == "nll":
+        values["nll"] = -target.log_prob(params, episodes.query.y)
+    elif metric == "loss":
+        values["loss"] = target.loss(params, episodes.query.y)
     score = task_mean(values[metric], episodes.query.mask)
     flat = torch.cat([leaf.flatten(1).double() for leaf in phi.values() if leaf.is_floating_point()], dim=1)
     flat = flat - flat.mean(0)

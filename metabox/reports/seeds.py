@@ -24,7 +24,9 @@ def scores_of_run(folder: str | Path) -> dict[str, Any]:
             f"expected the files of {folder} as they were when the run ended, got {', '.join(run.changed)}"
         )
     validation = _validation(run)
-    chosen_by = "accuracy" if "accuracy" in validation else "nll"
+    select = run.recipe.get("select") or {}
+    metric = select.get("metric") or next(name for name in ("accuracy", "nll", "loss") if name in validation)
+    chosen_by = "_".join([metric, *select.get("tasks", ())])
     return {"chosen_by": chosen_by, "validation": validation, "test": _plain(run.scores.means())}
 
 

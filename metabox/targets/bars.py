@@ -34,6 +34,7 @@ class Bars(RealVector):
     """
 
     statistics: Statistics
+    learned_scale = True
 
     def __init__(self, size: Count = 1, n_bars: Annotated[int, Within(least=3)] = 100) -> None:
         super().__init__(size)

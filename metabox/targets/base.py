@@ -1,8 +1,8 @@
 """The kind of a task's targets: p(y | params) and everything else that depends on what y is.
 
 P natural parameters per query point become log p(y|x), in float32 even under autocast. The loss L_i of a task is the
-negative log likelihood of its query examples. One reduction is used everywhere: `task_mean` over a task's valid
-examples, then the mean over tasks.
+negative log likelihood of its query examples unless the target says otherwise. One reduction is used everywhere:
+`task_mean` over a task's valid examples, then the mean over tasks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,12 @@ class Target(Configured, ABC):
     """The plural noun for this kind in messages."""
     parts: tuple[Part, ...] = ()
     """Named parts, for `Parts` only."""
+    has_density: bool = True
+    """Whether there is a `log_prob`: without one there is no nll, and no inference by likelihood."""
+    learned_scale: bool = False
+    """Whether a spread of real y is predicted, so that no weighting has to learn it."""
+    log_term: float = 0.5
+    """c of `exp(-v) loss + c v`, the loss of a number once its scale has become exp(v / 2)."""
     statistics: nn.Module | None = None
     """Statistics of the training tasks, as buffers, which a learner saves with its weights; see `fit`."""
 
@@ -126,12 +133,24 @@ class Target(Configured, ABC):
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         """log p(y) in nats: params `[T, M, P]`, y as in `Examples` -> `[T, M]`."""
 
-    def error(self, params: Tensor, y: Tensor) -> Tensor:
-        """The error `[T, M]` that a learner which adapts by gradient descent minimises.
+    def standard(self, params: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters without location and scale, and y by these: both in standard units; see `in_units`."""
+        return params, y
 
-        The negative log likelihood; for reals half the squared error of the mean.
+    def loss(self, params: Tensor, y: Tensor) -> Tensor:
+        """What is minimised, `[T, M]`: by default -log p(y) in standard units, without the Jacobian.
+
+        The losses of two parts or tasks are then of one size, whatever the units of y. A scale that is fixed leaves no
+        constant in it.
         """
-        return -self.log_prob(params, y)
+        return -self.log_prob(*self.standard(params, y))
+
+    def error(self, params: Tensor, y: Tensor) -> Tensor:
+        """The loss `[T, M]` at scale 1: for reals with a learned scale half the squared error of the mean.
+
+        A learner that adapts by gradient descent minimises it, and the cosines between tasks are read on it.
+        """
+        return self.loss(params, y)
 
     @abstractmethod
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -144,6 +163,13 @@ class Target(Configured, ABC):
         The weights `[T, S]` have the sum 1 for each task; by default they are equal.
 
         It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
+        """
+
+    @abstractmethod
+    def answer(self, params: Tensor) -> Tensor:
+        """What is predicted, in words that need no formula: `[..., P]` -> `[..., K]`.
+
+        The probability of each class, or that each label is 1; means in the units of y.
         """
 
     @property
@@ -160,13 +186,30 @@ class Target(Configured, ABC):
         """
         return params
 
-    def loss(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        """L_i `[T]`: the mean negative log likelihood of each task's valid examples, mask `[T, M]`."""
-        return self.losses(params, y, mask)[0]
+    def nll(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        """The mean of -log p(y) over each task's valid examples, in nats and the units of y: mask `[T, M]` -> `[T]`."""
+        return task_mean(-self.log_prob(params, y), mask)
 
-    def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_i, and the loss `[T]` of each named part if the target has parts."""
-        return task_mean(-self.log_prob(params, y), mask), {}
+    def losses(
+        self, params: Tensor, y: Tensor, mask: Tensor, of: Literal["loss", "error"] = "loss"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_i `[T]`, the mean loss (or error) of each task's valid examples; and that of each part, if it has parts."""
+        return task_mean(getattr(self, of)(params, y), mask), {}
+
+    def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores and truths `[R, L]` of the valid examples' binary labels, by part ("" without), on the CPU.
+
+        The truth is 0 or 1, or -1 for a label that is missing.
+        """
+        return {}
+
+    def of_task(self, name: str) -> Target:
+        """The target of a named task: itself, unless tasks have kinds of their own."""
+        return self
+
+    def for_tasks(self, task: Tensor | None, names: Sequence[str]) -> Target:
+        """The target of rows of these tasks, `[T]` indices of names; itself, unless tasks have kinds of their own."""
+        return self
 
     def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """How many examples of each task `[T]` have a label of each named part, if the target has parts."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from metabox.nn.sets import membership, one_hot
+from metabox.ranges import Count, NotNegative
 from metabox.targets.base import Target, log_weights
 
 LOWEST = float(torch.finfo(torch.float32).min)
@@ -18,11 +20,25 @@ class Classes(Target):
 
     A learner sets the logits outside a task's label set so low that their probability is 0.
 
+    `focal` and `weights` change the loss only, `-w_y (1 - p_y)^focal log p_y` (Lin et al. 2017, "Focal loss for dense
+    object detection"); likelihood, probabilities and calibration stay those of the softmax.
+
     Args:
         size: C, the largest number of classes of a task.
+        focal: how much an example counts less that is predicted well; 0 for all the same, 2 in the paper.
+        weights: w, of each class in the loss; all 1 by default.
+
+    Raises:
+        ValueError: if there are not as many weights as classes.
     """
 
     word = "classes"
+
+    def __init__(self, size: Count, focal: NotNegative = 0.0, weights: Sequence[NotNegative] | None = None) -> None:
+        super().__init__(size)
+        self.focal, self.weights = focal, None if weights is None else tuple(weights)
+        if weights is not None and len(weights) != size:
+            raise ValueError(f"expected {size} weights, one for each class, got {len(weights)}")
 
     @property
     def n_classes(self) -> int:
@@ -70,8 +86,20 @@ class Classes(Target):
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         return self.log_probs(params).gather(-1, y[..., None]).squeeze(-1)
 
+    def loss(self, params: Tensor, y: Tensor) -> Tensor:
+        log_p = self.log_prob(params, y)
+        loss = -log_p
+        if self.focal:
+            loss = loss * (-torch.expm1(log_p.clamp(max=-1e-7))) ** self.focal
+        if self.weights is not None:
+            loss = loss * torch.tensor(self.weights, device=loss.device)[y]
+        return loss
+
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (self.log_probs(params).argmax(-1) == y).float()}
+
+    def answer(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).exp()
 
     def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         if weights is None:

@@ -31,6 +31,8 @@ class Mixture(RealVector):
         ValueError: for a size or number of components below 1, or a standard deviation that is not positive.
     """
 
+    learned_scale = True
+
     def __init__(self, size: Count = 1, n_components: Count = 5, min_scale: Positive = 2e-3) -> None:
         super().__init__(size)
         self.n_components = n_components
@@ -71,6 +73,10 @@ class Mixture(RealVector):
             below = (weights * torch.special.ndtr((middle[..., None] - means) / scales)).sum(-1) < q
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return _in_units((low + high) / 2, units)
+
+    def error(self, params: Tensor, y: Tensor) -> Tensor:
+        own, z = self.standard(params, y)
+        return 0.5 * (self.mean(own) - z).square().sum(-1)
 
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean(params) - y).square().mean(-1)}

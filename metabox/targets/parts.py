@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,9 +71,14 @@ class Part:
         return self.size * self.places + self.columns
 
     @property
+    def elements(self) -> int:
+        """What is predicted separately: each number of one target, or each vector if its kind is of vectors."""
+        return self.columns // math.prod(self.target.single.shape)
+
+    @property
     def n_params(self) -> int:
-        """Natural parameters of one target; each of its numbers is predicted separately."""
-        return self.target.single.n_params * self.columns
+        """Natural parameters of one target."""
+        return self.target.single.n_params * self.elements
 
     def encode(self, y: Tensor) -> Tensor:
         """Targets `[..., columns]` as network input `[..., label_size]`.
@@ -100,8 +106,9 @@ class Parts(Target):
 
     log p = sum over parts of weight_j times the mean log p of the part's labels that are present: over pixels, and over
     the `size` of reals and binary labels, so that parts of many numbers do not dominate parts of one. This is a log
-    likelihood up to the weights, and its negative is the multi-task loss sum_j w_j L_j. P concatenates the parts'
-    parameters, `part_params[j]` each, laid out as `[channels, *spatial]` (reals: the means, then the raw scales).
+    likelihood up to the weights. The multi-task loss is sum_j w_j L_j likewise, with L_j the mean of the kind's `loss`.
+    P concatenates the parts' parameters, `part_params[j]` each, laid out as `[channels, *spatial]` (reals: the means,
+    then the raw scales).
 
     Args:
         parts: one or more, with different names.
@@ -118,6 +125,7 @@ class Parts(Target):
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"expected parts of different names, one at least, got {names}")
         super().__init__(sum(part.columns for part in self.parts))
+        self.has_density = all(part.target.has_density for part in self.parts)
         self.kinds = [part.target.single for part in self.parts]
         self.part_params = [part.n_params for part in self.parts]
 
@@ -202,20 +210,36 @@ class Parts(Target):
 
     def log_probs(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Mean log p of an example's labels in each part `[T, M]`, NaN for an example without any."""
+        return self._by_part("log_prob", params, y)
+
+    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
+        return self._sum(_known(self.log_probs(params, y)))
+
+    def loss(self, params: Tensor, y: Tensor) -> Tensor:
+        return self._sum(_known(self._by_part("loss", params, y)))
+
+    def error(self, params: Tensor, y: Tensor) -> Tensor:
+        return self._sum(_known(self._by_part("error", params, y)))
+
+    def nll(self, params: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        return -self._sum(_task_means(self.log_probs(params, y), mask))
+
+    def losses(
+        self, params: Tensor, y: Tensor, mask: Tensor, of: Literal["loss", "error"] = "loss"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each part's mean over the examples of a task that have it, 0 if none has."""
+        by_part = _task_means(self._by_part(of, params, y), mask)
+        return self._sum(by_part), by_part
+
+    def _by_part(self, of: Literal["log_prob", "loss", "error"], params: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The mean over an example's labels of a method of each part's kind, `[T, M]`, NaN for an example without."""
         return {
-            part.name: _mean_of(kind.log_prob(p, label), there)
+            part.name: _mean_of(getattr(kind, of)(p, label), there)
             for part, kind, p, label, there in self._numbers(params, y)
         }
 
-    def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
-        by_part = self.log_probs(params, y)
-        return torch.stack([part.weight * by_part[part.name].nan_to_num(0.0) for part in self.parts]).sum(0)
-
-    def losses(self, params: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each part's mean over the examples of a task that have it, 0 if none has."""
-        by_part = self.log_probs(params, y).items()
-        losses = {name: task_mean(-log_prob, mask & ~log_prob.isnan()) for name, log_prob in by_part}
-        return torch.stack([part.weight * losses[part.name] for part in self.parts]).sum(0), losses
+    def _sum(self, by_part: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([part.weight * by_part[part.name] for part in self.parts]).sum(0)
 
     def counts(self, y: Tensor, mask: Tensor) -> dict[str, Tensor]:
         return {
@@ -231,31 +255,56 @@ class Parts(Target):
             for name, values in kind.scores(p, label).items()
         }
 
+    def answers(self, params: Tensor) -> dict[str, Tensor]:
+        """Each part's `Target.answer`: `[..., C, *spatial]` of classes, `[..., size, *spatial]` of others."""
+        found = {}
+        for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
+            one = kind.answer(p.unflatten(-1, (-1, part.elements)).transpose(-1, -2)).transpose(-1, -2).flatten(-2)
+            found[part.name] = one.unflatten(-1, (part.size, *part.spatial))
+        return found
+
+    def answer(self, params: Tensor) -> Tensor:
+        return torch.cat([one.flatten(params.ndim - 1) for one in self.answers(params).values()], dim=-1)
+
+    def ranked(self, params: Tensor, y: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        pieces = zip(self.parts, self.split_params(params), self.split(y), strict=True)
+        found = {part.name: part.target.ranked(p, label, mask) for part, p, label in pieces if not part.spatial}
+        return {name: own[""] for name, own in found.items() if own}
+
     def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         s, m = params.shape[1:3]
         mixed = []
         for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
-            one_by_one = p.unflatten(-1, (-1, part.columns)).transpose(-1, -2)  # [T, S, M, columns, P]
-            one = kind.mixture(one_by_one.reshape(-1, s, m * part.columns, one_by_one.shape[-1]), weights)
-            mixed.append(one.unflatten(1, (m, part.columns)).transpose(-1, -2).flatten(2))
+            one_by_one = p.unflatten(-1, (-1, part.elements)).transpose(-1, -2)  # [T, S, M, elements, P]
+            one = kind.mixture(one_by_one.reshape(-1, s, m * part.elements, one_by_one.shape[-1]), weights)
+            mixed.append(one.unflatten(1, (m, part.elements)).transpose(-1, -2).flatten(2))
         return torch.cat(mixed, dim=-1)
 
     def _numbers(self, params: Tensor, y: Tensor) -> Iterator[tuple[Part, Target, Tensor, Tensor, Tensor]]:
-        """Each part, its kind, the parameters and labels of all numbers of its targets in sequence.
+        """Each part, its kind, the parameters and labels of all elements of its targets in sequence.
 
-        And which labels are present, `[T, M, columns]`.
+        And which labels are present, `[T, M, elements]`.
         """
         pieces = self.split_params(params)
         for part, kind, p, labels in zip(self.parts, self.kinds, pieces, self.split(y), strict=True):
-            there = ~labels.isnan()
-            label = torch.where(there, labels, 0.0).flatten(1)
-            p = p.unflatten(-1, (-1, part.columns)).transpose(-1, -2).flatten(1, 2)
-            yield part, kind, p, label[..., None] if kind.shape else label.long(), there
+            labels = labels.unflatten(-1, (-1, part.elements)).transpose(-1, -2)  # [T, M, elements, numbers]
+            there = ~labels.isnan().any(-1)
+            label = torch.where(there[..., None], labels, 0.0).flatten(1, 2)
+            p = p.unflatten(-1, (-1, part.elements)).transpose(-1, -2).flatten(1, 2)
+            yield part, kind, p, label if kind.shape else label.squeeze(-1).long(), there
 
 
 def _mean_of(values: Tensor, there: Tensor) -> Tensor:
-    """The mean over the labels that are present: values `[T, M * columns]`, there `[T, M, columns]` -> `[T, M]`."""
+    """The mean over the labels that are present: values `[T, M * elements]`, there `[T, M, elements]` -> `[T, M]`."""
     return torch.where(there, values.view(there.shape), 0.0).sum(-1) / there.sum(-1)
+
+
+def _known(by_part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.nan_to_num(0.0) for name, values in by_part.items()}
+
+
+def _task_means(by_part: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    return {name: task_mean(values, mask & ~values.isnan()) for name, values in by_part.items()}
 
 
 def split_parts(parts: Sequence[Part], y: Tensor) -> dict[str, Tensor]:

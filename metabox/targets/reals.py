@@ -24,7 +24,8 @@ class Reals(RealVector):
 
     Args:
         size: dy.
-        noise: a fixed standard deviation in the units of y, in which case P = dy.
+        noise: a fixed standard deviation, in which case P = dy and the loss is half the squared error by it; for a
+            learner that brings y to scale 1, a share of that scale, so that 1 is least squares in any unit.
         min_scale: the smallest learned standard deviation, 0 for none; for a learner that brings y to scale 1, a share
             of that scale.
         factor: what the link's value is multiplied by.
@@ -63,7 +64,7 @@ class Reals(RealVector):
         if units is None:
             return mean, scale
         location, unit = units
-        return location + unit * mean, scale if self.noise else unit * scale
+        return location + unit * mean, unit * scale
 
     def mean(self, params: Tensor) -> Tensor:
         return self.mean_and_scale(params)[0]
@@ -90,13 +91,20 @@ class Reals(RealVector):
             z = (y.float() - mean) / scale
         else:  # by the scale of y first: a mean of 5000 would round what is known to a hundredth
             location, unit = units
-            inner = scale / unit if self.noise else scale
-            z = (((y - location) / unit).float() - mean) / inner
-            scale = unit * inner  # the Jacobian
+            z = (((y - location) / unit).float() - mean) / scale
+            scale = unit * scale  # the Jacobian
         return (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
+    @property
+    def learned_scale(self) -> bool:  # type: ignore[override]
+        return self.noise is None
+
+    def loss(self, params: Tensor, y: Tensor) -> Tensor:
+        return super().loss(params, y) if self.noise is None else self.error(params, y) / self.noise**2
+
     def error(self, params: Tensor, y: Tensor) -> Tensor:
-        return 0.5 * (self.mean_and_scale(params)[0] - y.float()).square().sum(-1)
+        own, z = self.standard(params, y)
+        return 0.5 * (self._standard(own)[0] - z.float()).square().sum(-1)
 
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}

@@ -53,6 +53,9 @@ class RealVector(Vector):
     def mean(self, params: Tensor) -> Tensor:
         """`[..., P]` -> `[..., dy]`."""
 
+    def answer(self, params: Tensor) -> Tensor:
+        return self.mean(params)
+
     @abstractmethod
     def std(self, params: Tensor) -> Tensor:
         """The standard deviation of each number of y: `[..., P]` -> `[..., dy]`."""
@@ -83,6 +86,10 @@ class RealVector(Vector):
     def in_units(self, params: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         lead = params.shape[:-1]
         return torch.cat([params.float(), location.expand(*lead, -1), scale.expand(*lead, -1)], dim=-1)
+
+    def standard(self, params: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        own, units = self.split_units(params)
+        return own, (y if units is None else (y - units[0]) / units[1]).float()
 
     def split_units(self, params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Parameters `[..., P]`; and location and scale, each `[..., dy]`, or None if there are none."""

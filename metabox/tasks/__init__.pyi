@@ -42,10 +42,10 @@ from metabox.tasks.multitask.scenes import Scenes as Scenes
 from metabox.tasks.multitask.shapes import Shapes as Shapes
 from metabox.tasks.multitask.spam import MadeMail as MadeMail
 from metabox.tasks.named import InMemory as InMemory
+from metabox.tasks.tabular.prior import TabularPrior as TabularPrior
 from metabox.tasks.wrappers.curriculum import Curriculum as Curriculum
 from metabox.tasks.wrappers.features import Features as Features
 from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Learn
-from metabox.tasks.wrappers.mixture import Mixture as Mixture
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
 from metabox.tasks.wrappers.projections import RandomProjections as RandomProjections

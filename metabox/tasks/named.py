@@ -102,7 +102,7 @@ class Rows:
         size = 0 if z is None else z.shape[1]
         object.__setattr__(self, "descriptors", z)
         object.__setattr__(self, "spec", replace(spec, descriptor_size=size, index_size=index, untrained=untrained))
-        if index:
+        if index and z is not None:
             self._check_index(z[:, :index], ~without)
             if size == index and untrained:
                 raise ValueError(

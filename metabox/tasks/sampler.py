@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,6 +24,8 @@ class EpisodeSampler(Configured, ABC):
     spec: TaskSpec
     preprocessing: Preprocessing | None = None
     """How images were preprocessed; None if x is not an image, or is generated."""
+    n_fitting: ClassVar[int] = 1000
+    """Training tasks, a multiple of 50, that the statistics of a learner's scale and target are taken from."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -113,7 +113,7 @@ def small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> E
 
 def reads_support(learner: Learner) -> bool:
     """Whether the learner reads the support, rather than only the task's descriptor."""
-    return not (isinstance(learner, MultiTask) and learner.code.kind == "given")
+    return learner.reads_support and not (isinstance(learner, MultiTask) and learner.code.kind == "given")
 
 
 def _descriptors(spec: TaskSpec, task: Tensor, reads: bool) -> Tensor | None:

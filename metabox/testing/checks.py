@@ -226,7 +226,7 @@ def check_the_descriptor_is_used(make: MakeLearner, spec: TaskSpec) -> None:
 def check_bad_input_raises_a_value_error(make: MakeLearner, spec: TaskSpec) -> None:
     learner, episodes = build(make, spec), make_episodes(spec)
     s = episodes.support
-    bad = [Examples(x=s.x[..., :-1], y=s.y)]
+    bad = [Examples(x=torch.cat([s.x, s.x], -1), y=s.y)]
     if spec.target.n_classes is not None:
         bad += [Examples(x=s.x, y=s.y + spec.target.size), Examples(x=s.x, y=s.y[..., None].float())]
     else:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def compiles(outer: OuterLoop, device: torch.device) -> bool:
-    """Whether the objective is to be compiled; "auto" does not on a CPU, where it made no step of images faster."""
+    """Whether the objective is to be compiled; "auto" does not on a CPU, where it slows many learners down."""
     return outer.compile == "on" or (outer.compile == "auto" and device.type == "cuda" and not outer.sharded)
 
 

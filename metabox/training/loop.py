@@ -25,6 +25,7 @@ from metabox.training.preflight import MakeLearner, MakeObjective, MakeWeighting
 from metabox.training.processes import Stop, peer_failures, stop_signals
 from metabox.training.progress import Meter, Progress, Window
 from metabox.training.run_folder import owned
+from metabox.training.selection import Select
 from metabox.training.settings import OuterLoop
 from metabox.training.step import Step
 from metabox.training.validation import BEST, validate
@@ -46,6 +47,7 @@ def run(
     target: Target | None = None,
     scale: Scale = "training",
     hooks: list[Hook] | None = None,
+    select: Select | None = None,
     seed: Whole = 0,
     out: str | Path,
 ) -> Learner:
@@ -67,6 +69,8 @@ def run(
         scale: by whose statistics the learner brings vectors x and real y to location 0 and scale 1 (see `TaskSpec`):
             those of the "training" tasks, of each task's "support", or "none".
         hooks: observers of the run, which write into its folder `hooks`.
+        select: which tasks' or parts' validation score, and which metric, chooses the weights that are kept; by default
+            accuracy or else nll, over all tasks.
         seed: of the initial weights, the training tasks and dropout. Validation tasks stay the same.
         out: the run folder: checkpoints, metrics.jsonl, TensorBoard events, environment.json, and model.json with
             all that the model needs beside its weights.
@@ -87,7 +91,8 @@ def run(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     prepared = prepare(
-        fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, seed, ("train", "val")
+        *(fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, select, seed),
+        ("train", "val"),
     )
     leads = fabric.is_global_zero
     with owned(out, leads):
@@ -142,8 +147,8 @@ def run(
                     progress.window = Window()
                 if validates:
                     scores = validate(fabric, prepared, step, progress, metrics, out)
-                    score = "accuracy" if "accuracy" in scores.per_task else "nll"
-                    numbers[f"val_{score}"] = f"{scores.mean(score):.4g}"
+                    score, value = prepared.select.score(prepared.spec, scores)
+                    numbers[f"val_{score}"] = f"{value:.4g}"
                     bar.set_postfix(numbers)
                     finished = progress.finished(outer)
                 if validates or stopped:  # stopping adds no validation: an interrupted run must not differ in the end

@@ -23,6 +23,7 @@ from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.hook import Hook
 from metabox.training.processes import world_size
+from metabox.training.selection import Select
 from metabox.training.settings import OuterLoop
 from metabox.training.weighting import Weighting, task_names
 
@@ -34,7 +35,6 @@ MakeObjective = Callable[[Learner], Objective]
 MakeWeighting = Callable[[int], Weighting]
 
 N_TRIAL_TASKS = 2  # evaluation tasks scored before a run
-N_FITTING_TASKS = 1000  # training tasks that statistics are taken from
 
 
 class Prepared(NamedTuple):
@@ -45,6 +45,7 @@ class Prepared(NamedTuple):
     outer: OuterLoop
     make_objective: MakeObjective
     hooks: list[Hook]
+    select: Select
     seed: int
     spec: TaskSpec
     model: Objective
@@ -67,6 +68,7 @@ def check(
     target: Target | None = None,
     scale: Scale = "training",
     hooks: list[Hook] | None = None,
+    select: Select | None = None,
     seed: int = 0,
     splits: Sequence[Split] = ("train", "val", "test"),
 ) -> bool:
@@ -85,7 +87,7 @@ def check(
     from metabox.training.engine import engine_of  # as slow to import as torch; --help does without it
 
     fabric = engine_of(outer)
-    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, seed, splits)
+    prepare(fabric, tasks, learner, outer, evaluation, objective, weighting, target, scale, hooks, select, seed, splits)
     return fabric.is_global_zero
 
 
@@ -100,6 +102,7 @@ def prepare(
     target: Target | None,
     scale: Scale,
     hooks: list[Hook] | None,
+    select: Select | None,
     seed: int,
     splits: Sequence[Split],
 ) -> Prepared:
@@ -110,6 +113,7 @@ def prepare(
     """
     # The defaults are None: with a class as default, jsonargparse drops the class_path of a value with init_args.
     evaluation, objective, hooks = evaluation or tasks, objective or QueryLoss, hooks or []
+    select = select or Select()
     size = world_size(fabric)
     per_batch, rest = divmod(outer.n_tasks, size * outer.accumulate)
     if rest or not per_batch:
@@ -125,6 +129,8 @@ def prepare(
     if outer.recompute:
         recompute(model)
     weigh = weighting(len(task_names(spec))).to(fabric.device) if weighting else None
+    if weigh:
+        weigh.fit(spec)
     if weigh and size > 1:
         raise ValueError(f"expected one device with a weighting, which needs all tasks of a step, got {size}")
     if weigh and outer.accumulate > 1:
@@ -151,23 +157,33 @@ def prepare(
             "objective": described,
             "weighting": weigh and identity(weigh.config),
             "hooks": [identity(hook.config) for hook in hooks],
+            "select": asdict(select),
             "pretrained": pretrained(model.learner),
             "tasks": tasks.identity(),
             "evaluation": evaluation.identity(),
         }
     )
     check_described(**settings)
-    spec.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
-    _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
+    model.learner.check_episodes(episodes := tasks.sample(Place(per_batch, seed=seed), fabric.device))
+    metrics = _try(model, objective, episodes, evaluation, [split for split in splits if split != "train"])
+    if metrics:
+        select.check(spec, metrics)
     settings = json.loads(json.dumps(settings))  # as they are read back from a checkpoint
-    return Prepared(tasks, evaluation, outer, objective, hooks, seed, spec, model, weigh, episodes, per_batch, settings)
+    return Prepared(
+        *(tasks, evaluation, outer, objective, hooks, select, seed, spec, model, weigh, episodes, per_batch, settings)
+    )
 
 
 @torch.no_grad()
 def _try(
     model: Objective, objective: MakeObjective, episodes: Episodes, evaluation: EpisodeSampler, splits: list[Split]
-) -> None:
-    """Run a forward pass of training and a few tasks of each evaluation split; changes nothing."""
+) -> set[str]:
+    """Run a forward pass of training and a few tasks of each evaluation split; changes nothing.
+
+    Returns:
+        The scores that the tasks of an evaluation have.
+    """
+    metrics: set[str] = set()
     buffers = [buffer.clone() for buffer in model.buffers()]
     where = "training"
     try:
@@ -175,13 +191,14 @@ def _try(
         predictor = objective(model.learner)
         with evaluating(model.learner):
             for where in splits:
-                score_batch(predictor, evaluation, Place(N_TRIAL_TASKS, where))
+                metrics |= score_batch(predictor, evaluation, Place(N_TRIAL_TASKS, where)).columns.keys()
     except RuntimeError as error:  # sizes that do not fit, or out of memory
         raise ValueError(f"expected a learner that can do the {where} tasks, got {error}") from error
     finally:
         model.train()
         for buffer, value in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(value)
+    return metrics
 
 
 def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
@@ -196,7 +213,7 @@ def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
 
 
 def _first(tasks: EpisodeSampler, seed: int) -> Iterator[Episodes]:
-    for first in range(0, N_FITTING_TASKS, 50):
+    for first in range(0, tasks.n_fitting, 50):
         yield tasks.sample(Place(50, first=first, seed=seed))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +38,14 @@ def validate(fabric: Fabric, prepared: Prepared, step: Step, progress: Progress,
             distributed=several,
         )
     step.module.train()
-    value = scores.mean("accuracy") if "accuracy" in scores.per_task else -scores.mean("nll")
+    value = max(prepared.select.goodness(prepared.spec, scores), -sys.float_info.max)  # JSON has no infinity
     progress.since_best += 1
     if progress.best is None or value > progress.best["value"]:
         progress.best, progress.since_best = Best(step=progress.step, value=value), 0
         weights = full_tensors(learner.state_dict())  # all processes together: each has the same scores
         if fabric.is_global_zero:
             save_tensors(out / BEST, weights, step=progress.step, seconds=progress.seconds)
-    metrics.write(progress.step, seconds=progress.seconds, val=scores.means())
+    name, chosen = prepared.select.score(prepared.spec, scores)
+    means = scores.means() | ({} if math.isnan(chosen) else {name: chosen})
+    metrics.write(progress.step, seconds=progress.seconds, val=means)
     return scores

@@ -48,6 +48,13 @@ class Weighting(nn.Module, Configured, ABC):
             backward: the engine's backward pass, from a scalar loss to `.grad` of every parameter.
         """
 
+    def fit(self, spec: TaskSpec) -> None:
+        """Take what depends on the kind of each loss, once, before the first step.
+
+        Raises:
+            ValueError: if the weighting has no meaning for targets of this kind.
+        """
+
     def check(self, losses: Tensor, share: Tensor) -> None:
         if not losses.shape == share.shape == (self.n_losses,):
             raise ValueError(

@@ -13,10 +13,10 @@ from PIL import Image
 from metabox import __version__
 from metabox.cli.main import main
 from metabox.data.preprocessing import Preprocessing
-from metabox.learners import ProtoNet
+from metabox.learners import DenseMultiTask, ProtoNet
 from metabox.model import Model
 from metabox.nn.backbones import Flatten
-from metabox.targets import Classes, TaskSpec
+from metabox.targets import Binary, Classes, Direction, Part, Parts, Reals, TaskSpec
 
 SHADES = {"coal": 20, "ash": 120, "snow": 235}
 
@@ -98,3 +98,55 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"metabox {__version__}\n"
+
+
+@pytest.fixture
+def rooms(here: Path) -> Model:
+    """A model with parts of several kinds, at every pixel and once."""
+    parts = (
+        Part("kind", Classes(3)),
+        Part("age", Reals(1)),
+        Part("tags", Binary(2)),
+        Part("depth", Reals(1), (8, 8)),
+        Part("normal", Direction(3), (8, 8)),
+    )
+    torch.manual_seed(0)
+    spec = TaskSpec((1, 8, 8), Parts(parts), scale="training")
+    learner = DenseMultiTask(spec, backbone=Flatten)
+    learner.scaler.y[:] = torch.tensor([[50.0, 3.0], [10.0, 2.0]])  # type: ignore[union-attr]  # of age and depth
+    model = Model(learner, Preprocessing(1, 8))
+    model.save(here / "rooms.metabox")
+    return model
+
+
+def test_predictions_of_a_model_with_parts_are_by_part_and_in_the_units_of_y(rooms: Model, here: Path) -> None:
+    params = rooms.predict(rooms.without_examples(), [here / asked for asked in ASKED])
+    got = rooms.parts(params)
+    assert {name: list(one.shape) for name, one in got.items()} == {
+        "kind": [3, 3], "age": [3, 1], "tags": [3, 2], "depth": [3, 1, 8, 8], "normal": [3, 3, 8, 8],
+    }  # fmt: skip
+    torch.testing.assert_close(got["kind"].sum(1), torch.ones(3))
+    assert ((got["tags"] > 0) & (got["tags"] < 1)).all()
+    target = rooms.spec.target
+    age = target.split_params(params)[1]  # type: ignore[attr-defined]
+    torch.testing.assert_close(got["age"][:, 0], 50 + 10 * age[:, 0])
+    torch.testing.assert_close(got["normal"].norm(dim=1), torch.ones(3, 8, 8))
+    depth = target.split_params(params)[3]  # type: ignore[attr-defined]
+    torch.testing.assert_close(got["depth"].flatten(1), 3 + 2 * depth[:, :64])
+
+
+def test_the_table_has_a_column_for_each_part(rooms: Model, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "rooms.metabox", *ASKED]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["image", "kind", "age", "tags", "depth", "normal"]
+    assert [row.split()[0] for row in rows] == ASKED
+    assert all("8x8 pixels" in row for row in rows)
+    assert main(["predict", "rooms.metabox", *ASKED, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert np.shape(found["images"][0]["depth"]) == (1, 8, 8)
+    assert found["images"][1]["image"] == ASKED[1]
+
+
+def test_a_model_without_parts_has_none(here: Path) -> None:
+    with pytest.raises(ValueError, match="expected a model whose target has parts"):
+        Model.load("m.metabox").parts(torch.zeros(1, 3))

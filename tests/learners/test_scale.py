@@ -112,7 +112,7 @@ def test_a_density_in_units_integrates_to_one_and_has_the_mean_of_the_integral(t
         deviation = float((p * (y - float(mean)).square()).sum() / p.sum()) ** 0.5
         assert float(target.mean_and_scale(params)[1]) == pytest.approx(deviation, rel=1e-3)
         if target.noise:
-            assert deviation == pytest.approx(target.noise, rel=1e-3)  # noise is in the units of y
+            assert deviation == pytest.approx(7 * target.noise, rel=1e-3)  # noise is a share of the scale
     same = target.mixture(params[:, None].expand(-1, 3, -1, -1))
     torch.testing.assert_close(target.log_prob(same, y[None, :1, None]), target.log_prob(params, y[None, :1, None]))
 
@@ -123,10 +123,12 @@ def test_parts_count_the_jacobian_once_for_each_mean_over_labels() -> None:
     y[..., 0] = 1.0
     y[0, 0, 2] = math.nan
     scale = torch.tensor([1.0, *[20.0] * 4, 3.0])
-    got = target.losses(target.in_units(params, torch.zeros(6), scale), y * scale, torch.ones(2, 3, dtype=torch.bool))
-    wanted = target.losses(params, y, torch.ones(2, 3, dtype=torch.bool))
-    torch.testing.assert_close(got[0], wanted[0] + 0.5 * math.log(20) + math.log(3))
-    torch.testing.assert_close(got[1]["depth"], wanted[1]["depth"] + math.log(20))
+    mask, other = torch.ones(2, 3, dtype=torch.bool), target.in_units(params, torch.zeros(6), scale)
+    jacobian = 0.5 * math.log(20) + math.log(3)
+    torch.testing.assert_close(target.nll(other, y * scale, mask), target.nll(params, y, mask) + jacobian)
+    for of in ("loss", "error"):  # what is minimised does not depend on the unit
+        got, wanted = target.losses(other, y * scale, mask, of), target.losses(params, y, mask, of)
+        torch.testing.assert_close(got, wanted)
     scores = target.scores(target.in_units(params, torch.zeros(6), scale), y * scale)
     torch.testing.assert_close(scores["squared_error_age"], 9 * target.scores(params, y)["squared_error_age"])
 

@@ -46,7 +46,7 @@ def rows(tasks: int) -> Episodes:
 
 
 def half_square(values: list[float]) -> float:
-    return sum(v * v / 2 + math.log(2 * math.pi) / 2 for v in values) / len(values)
+    return sum(v * v / 2 for v in values) / len(values)
 
 
 @pytest.mark.parametrize("tasks", [1, 4, 16])

@@ -47,7 +47,7 @@ class Known(nn.Module):
         )
         self.learner: Any = Told(spec, self.theta)
 
-    def forward(self, episodes: Any) -> dict[str, Tensor]:
+    def at_scale_one(self, episodes: Any) -> dict[str, Tensor]:
         self.drop(self.norm(torch.randn(4, 1, generator=torch.Generator().manual_seed(0))))
         losses = self.rows @ self.theta + 7 * self.other
         if not self.learner.spec.tasks:
@@ -197,16 +197,27 @@ def test_the_hint_names_the_pairs_beyond_the_thresholds_strongest_first() -> Non
     cosines = torch.eye(4)
     for i, j, value in ((0, 1, -0.3), (0, 2, 0.5), (1, 2, -0.11), (0, 3, 0.09), (1, 3, -0.09), (2, 3, math.nan)):
         cosines[i, j] = cosines[j, i] = value
-    got = hint(cosines, "abcd")
+    got = hint(cosines.expand(10, 4, 4), "abcd")
     assert [pair[:2] for pair in got.share_less] == [("b", "a"), ("c", "b")]
     assert [pair[:2] for pair in got.share_more] == [("c", "a")]
-    assert str(got) == "share less: b and a (-0.30), c and b (-0.11); share more: c and a (+0.50)"
+    unknown = "not enough batches with both, of the 10 that it takes: d and c (0)"
+    assert str(got) == f"share less: b and a (-0.30), c and b (-0.11); share more: c and a (+0.50); {unknown}"
 
 
 def test_the_hint_reads_the_mean_over_steps_and_may_have_nothing_to_say() -> None:
     swings = torch.stack([torch.tensor([[1.0, c], [c, 1.0]]) for c in (-0.9, 0.9, math.nan)])
-    assert str(hint(swings, "ab")).startswith("leave the sharing as it is")
-    assert hint(swings[[0, 2]], "ab").share_less  # a step without the pair does not count
+    assert str(hint(swings[[0, 1] * 5], "ab")).startswith("leave the sharing as it is")
+    assert hint(swings[[0, 2] * 10], "ab").share_less  # a step without the pair does not count
+
+
+@pytest.mark.parametrize(("together", "known"), [(9, False), (10, True)])
+def test_fewer_than_ten_batches_with_both_tasks_are_not_enough_for_a_hint(together: int, known: bool) -> None:
+    cosines = torch.full((30, 2, 2), math.nan)
+    cosines[:together] = -0.9
+    got = hint(cosines, "ab")
+    assert (got.share_less == (("b", "a", pytest.approx(-0.9)),)) is known
+    assert ("not enough batches with both" in str(got)) is not known
+    assert ("b and a (9)" in str(got)) is not known
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

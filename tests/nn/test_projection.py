@@ -16,8 +16,9 @@ from metabox.targets import Classes, TaskSpec
 
 
 def moved(net: Projection) -> Projection:
-    """With a correction and another length, as after training."""
+    """With a centre, a correction and another length, as after training."""
     with torch.no_grad():
+        net.centre.normal_(std=0.3)
         net.up.weight.normal_(std=0.1)
         net.log_length.fill_(0.5)
     return net
@@ -25,7 +26,7 @@ def moved(net: Projection) -> Projection:
 
 def test_features_are_the_corrected_ones_at_the_learned_length() -> None:
     net, x = moved(Projection((6,), Flatten, rank=2)).eval(), torch.randn(5, 6)
-    h = F.normalize(x, dim=-1) * 6**0.5
+    h = F.normalize(F.normalize(x, dim=-1) * 6**0.5 - net.centre, dim=-1) * 6**0.5
     expected = F.normalize(h + h @ net.down.weight.T @ net.up.weight.T, dim=-1) * torch.tensor(0.5).exp()
     torch.testing.assert_close(net(x), expected)
 
@@ -54,7 +55,7 @@ def test_over_a_frozen_backbone_only_the_map_is_trained() -> None:
     backbone = partial(EfficientNetLite0, pretrained=False, size=None)
     learner = ProtoNet(TaskSpec((3, 32, 32), Classes(3)), backbone=partial(Projection, backbone=backbone, rank=4))
     trained = {name for name, part in learner.named_parameters() if part.requires_grad}
-    assert trained == {f"embed.backbone.{name}" for name in ("down.weight", "up.weight", "log_length")}
+    assert trained == {f"embed.backbone.{name}" for name in ("centre", "down.weight", "up.weight", "log_length")}
     assert learner.train().embed.backbone.norm == "batch"
     assert not any(part.training for part in learner.modules() if isinstance(part, torch.nn.BatchNorm2d))
 

@@ -65,7 +65,7 @@ def test_a_part_s_loss_is_the_mean_over_the_examples_that_have_it() -> None:
     params, mask = torch.randn(2, 5, likelihood.n_params), torch.ones(2, 5, dtype=torch.bool)
     mask[0, 3:] = False
     total, losses = likelihood.losses(params, y, mask)
-    assert torch.equal(total, likelihood.loss(params, y, mask))
+    assert torch.equal(total, likelihood.nll(params, y, mask))
     for t, valid in ((0, 3), (1, 5)):
         rows = [one_by_one(params[t, m], y[t, m]) for m in range(valid)]
         wanted = 0.0
@@ -82,7 +82,7 @@ def test_a_missing_label_has_no_gradient_and_no_score() -> None:
     likelihood, y = SPEC.target, made_parts(1, 4)
     y[:, 1] = math.nan
     params = torch.randn(1, 4, likelihood.n_params, requires_grad=True)
-    likelihood.loss(params, y, torch.ones(1, 4, dtype=torch.bool)).sum().backward()
+    likelihood.nll(params, y, torch.ones(1, 4, dtype=torch.bool)).sum().backward()
     assert params.grad is not None
     assert params.grad[0, 1].abs().max() == 0
     assert params.grad[0, 0].abs().max() > 0

@@ -78,7 +78,7 @@ def parameters() -> dict[tuple[type, str], list[Parameter]]:
 SHRINKS = {
     *("Linear.weight", "Conv2d.weight", "ConvTranspose2d.weight", "LSTMCell.weight_ih", "LSTMCell.weight_hh"),
     *("LSTM.weight_ih_l0", "LSTM.weight_hh_l0", "MultiheadAttention.in_proj_weight", "Stack.weight"),
-    *("PartHeads.weight", "FiLMGenerator.amount"),
+    *("PartHeads.weight", "FiLMGenerator.amount", "ShortConvolution.weight", "_MatrixLSTM.blocks"),
 }
 STAYS = {
     *(
@@ -93,6 +93,7 @@ STAYS = {
     *("Stitch.alpha", "SetConv.log_scale", "LRUMemory.alpha"),
     *("MatchingNet.log_sharpness", "ClassTokens.log_sharpness", "InContext.null_label", "CAML.unknown"),
     *("WeightGenerator.labels", "WeightGenerator.weights", "TransformerLayer.sink", "Interleaved.positions"),
+    *("RMSNorm.weight", "InnerModel.share", "_GatedDelta.log_rate", "_StateSpace.skip", "_MatrixLSTM.gain"),
 }
 
 

@@ -16,7 +16,21 @@ from PIL import Image
 from toys import PARTS
 
 import metabox
-from metabox import Bars, Binary, Classes, Parts, Place, Reals, Target, TaskSpec
+from metabox import (
+    Bars,
+    Binary,
+    Classes,
+    Direction,
+    Huber,
+    Laplace,
+    Parts,
+    PerTask,
+    Place,
+    Quantiles,
+    Reals,
+    Target,
+    TaskSpec,
+)
 from metabox.cli.main import main
 from metabox.data.preprocessing import Preprocessing
 from metabox.discover import subclasses
@@ -127,6 +141,12 @@ SPECS = [
     TaskSpec((), Bars(1, n_bars=7)),
     TaskSpec((1,), Mixture(2, n_components=3)),
     TaskSpec((4,), Binary(3)),
+    TaskSpec((4,), Classes(3, focal=2, weights=(1, 0.5, 2))),
+    TaskSpec((1,), Laplace(2)),
+    TaskSpec((1,), PerTask(("a", "b"), (Laplace(2), Reals(2, noise=1))), descriptor_size=2, tasks=("a", "b")),
+    TaskSpec((1,), Huber(2, delta=0.5)),
+    TaskSpec((1,), Quantiles(1, levels=(0.1, 0.9))),
+    TaskSpec((1,), Direction(3)),
     TaskSpec((3, 2, 2), Parts(PARTS)),
 ]
 

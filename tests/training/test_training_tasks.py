@@ -68,7 +68,8 @@ def train(
     hooks: list[Hook] | None = None,
 ) -> dict[str, torch.Tensor]:
     learner = HardSharing if tasks is named else DenseMultiTask
-    run(tasks(), learner, outer, weighting=weighting, hooks=hooks, out=out)
+    target = Reals(1, noise=1) if weighting is Uncertainty else None  # which learns the scale itself
+    run(tasks(), learner, outer, weighting=weighting, target=target, hooks=hooks, out=out)
     return load_file(out / "checkpoints" / f"step-{outer.steps:08d}" / "model.safetensors")
 
 

@@ -3,6 +3,7 @@
 from metabox.learners.multitask.dense import DenseMultiTask as DenseMultiTask
 from metabox.learners.multitask.experts import MMoE as MMoE
 from metabox.learners.multitask.experts import PLE as PLE
+from metabox.learners.multitask.mtan import MTAN as MTAN
 from metabox.learners.multitask.multitask import CrossStitch as CrossStitch
 from metabox.learners.multitask.multitask import HardSharing as HardSharing
 from metabox.learners.multitask.multitask import Independent as Independent

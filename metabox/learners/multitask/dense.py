@@ -57,7 +57,7 @@ class DenseMultiTask(Learner):
         labels = sum(part.size + math.prod(part.target.shape) for part in spec.target.parts)
         self.encoder = _pixelwise(features + labels, width, width)
         code = width + spec.descriptor_size
-        self.heads = nn.ModuleList(_pixelwise(features + code, width, _maps(part)) for part in spec.target.parts)
+        self.heads = nn.ModuleList(_pixelwise(features + code, width, maps_of(part)) for part in spec.target.parts)
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, Z]`, and the task statistics."""
@@ -73,7 +73,7 @@ class DenseMultiTask(Learner):
         code = phi["code"].repeat_interleave(x.shape[1], dim=0).to(h.dtype)[..., None, None]
         params = []
         for part, head in zip(self.target.parts, self.heads, strict=True):
-            area = _resized(h, _area(part))
+            area = resized(h, area_of(part))
             params.append(head(torch.cat([area, code.expand(-1, -1, *area.shape[2:])], dim=1)).flatten(1))
         return torch.cat(params, dim=1).view(*x.shape[:2], self.n_params)
 
@@ -83,17 +83,17 @@ class DenseMultiTask(Learner):
         for part, columns in zip(self.target.parts, self.target.split(y.flatten(0, 1)), strict=True):
             hot, known = part.encode(columns).split([part.size * part.places, part.columns], dim=-1)
             for each in (hot, known):
-                maps.append(_resized(each.float().unflatten(1, (-1, *_area(part))), self.map_shape[1:]))
+                maps.append(resized(each.float().unflatten(1, (-1, *area_of(part))), self.map_shape[1:]))
         return torch.cat(maps, dim=1)
 
 
-def _area(part: Part) -> tuple[int, int]:
+def area_of(part: Part) -> tuple[int, int]:
     """Height and width of a part's map; 1 x 1 without spatial axes."""
     height, width = part.spatial or (1, 1)
     return height, width
 
 
-def _maps(part: Part) -> int:
+def maps_of(part: Part) -> int:
     """Natural parameters of a part per pixel."""
     return part.n_params // part.places
 
@@ -103,7 +103,7 @@ def _pixelwise(inputs: int, width: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, width, 1), nn.GELU(), nn.Conv2d(width, outputs, 1))
 
 
-def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize by means over areas or repetition: `[B, maps, *size]`."""
     if maps.shape[2:] == size:
         return maps

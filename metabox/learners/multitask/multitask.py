@@ -69,6 +69,11 @@ class MultiTask(Learner):
         prior: Sequence[Positive] | None = None,
     ) -> None:
         super().__init__(spec)
+        if code != "given" and not spec.target.has_density:
+            raise ValueError(
+                f"expected a target with a likelihood, by which a task is inferred, with code {code!r}, got "
+                f"{spec.target!r}, which has none; use code 'given', or one quantile"
+            )
         unnamed = replace(spec, tasks=(), untrained=(), index_size=0)
         named = unnamed if spec.target.parts else spec
         self.code = TaskCode(named, code, error, prior)

@@ -118,7 +118,7 @@ class TaskCode(nn.Module):
         if descriptor is None:
             return prior
         index, rest = descriptor.split([self.index_size, descriptor.shape[1] - self.index_size], dim=1)
-        code = index if self.map is None else self.map((rest - self.location) / self.scale)
+        code: Tensor = index if self.map is None else self.map((rest - self.location) / self.scale)
         if not self.index_size:
             return code
         code = code if self.map is None else code + index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from metabox.data.root import data_root, how_to_name_a_root
 from metabox.episodes import Device, Episodes, Examples
 from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
+from metabox.tasks.images.omniglot import Omniglot
 from metabox.tasks.place import Place
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tensors import hash_of
@@ -28,15 +30,18 @@ class LakeRuns(EpisodeSampler):
 
     A run shows one drawing each of 20 characters of an evaluation alphabet by one person, and asks for 20 drawings by
     another, one of each character (Lake et al. 2015, "Human-level concept learning through probabilistic program
-    induction", figure 5). 400 answers in all; people err in 4.5 % of them, BPL in 3.3 %. The runs are a test and
-    nothing else: evaluate on them once, with `n_test` 20. Drawings are treated as those of `Omniglot`.
+    induction", figure 5). 400 answers in all; people err in 4.5 % of them, BPL in 3.3 %. The runs are the test split:
+    evaluate on them once, with `n_test` 20. Validation tasks are of the same kind, drawn at random from the five
+    background alphabets that `Omniglot(split="lake")` keeps for validation. Drawings are treated as those of
+    `Omniglot`.
 
     Args:
         image_size: side of the images in pixels.
-        data_root: folder that holds `omniglot/all_runs.zip`; by default METABOX_DATA.
+        data_root: folder that holds `omniglot/all_runs.zip`, and for validation the drawings of `Omniglot`; by default
+            METABOX_DATA.
 
     Raises:
-        ValueError: if another split than "test" or a 21st task is asked for; at the first use, if the archive is not
+        ValueError: if the training split or a 21st test task is asked for; at the first use, if the archive is not
             found or not the published one.
     """
 
@@ -53,9 +58,11 @@ class LakeRuns(EpisodeSampler):
         return Preprocessing(1, self.image_size, "box", inverted=True)
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
+        if place.split == "val":
+            return self._background.sample(place, device)
         last = place.first + place.n_tasks
         if place.split != "test":
-            raise ValueError(f'expected split "test", the only one of LakeRuns, got {place.split!r}')
+            raise ValueError(f'expected split "val" or "test" of LakeRuns, got {place.split!r}; train on Omniglot')
         if last > RUNS:
             raise ValueError(f"expected at most {RUNS} tasks, for there are no more runs, got {last}; set n_test to 20")
         (shown, asked), answers = self._drawings, self._answers
@@ -70,6 +77,11 @@ class LakeRuns(EpisodeSampler):
     def fingerprint(self) -> str:
         shown, asked = self._drawings
         return hash_of({"shown": shown, "asked": asked, "answers": self._answers}, {})
+
+    @cached_property
+    def _background(self) -> Omniglot:
+        options: dict[str, Any] = {"n_way": WAY, "n_shot": 1, "n_query": 1, "within_groups": True}
+        return Omniglot("lake", False, image_size=self.image_size, data_root=self.data_root, **options)
 
     @cached_property
     def _content(self) -> dict[str, bytes]:

@@ -68,6 +68,10 @@ class Features(Wrapper):
     def fingerprint(self) -> str:
         return blake2b(f"{self.tasks.fingerprint()} {self._weights}".encode(), digest_size=16).hexdigest()
 
+    def of_split(self, split: Split) -> Tensor:
+        """The features of all images of a split `[n, D]`, in half precision, in the order of the images' ids."""
+        return self._table(split, torch.device("cpu"))[1]
+
     def change(self, episodes: Episodes, place: Place) -> Episodes:
         assert episodes.origin is not None  # N-way samplers give it
         device = episodes.origin.device

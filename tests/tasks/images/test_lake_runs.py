@@ -14,7 +14,7 @@ from PIL import Image
 
 from metabox import FewShotClassifier, Model, Place, evaluate
 from metabox.discover import models
-from metabox.tasks import LakeRuns
+from metabox.tasks import LakeRuns, Omniglot
 
 
 @pytest.fixture
@@ -59,11 +59,23 @@ def test_a_drawing_that_is_asked_for_has_the_class_that_the_archive_says(tmp_pat
 
 @pytest.mark.parametrize(
     ("place", "words"),
-    [(Place(1, "val"), 'expected split "test"'), (Place(3, "test", first=18), "expected at most 20 tasks, .* got 21")],
+    [
+        (Place(1, "train"), 'expected split "val" or "test" .* train on Omniglot'),
+        (Place(3, "test", first=18), "expected at most 20 tasks, .* got 21"),
+    ],
 )
 def test_the_runs_are_twenty_and_a_test_only(place: Place, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         LakeRuns(data_root=str(tmp_path)).sample(place)
+
+
+def test_validation_is_upright_drawings_of_the_background_alphabets_that_omniglot_keeps(lake_root: str) -> None:
+    drawn = LakeRuns(image_size=20, data_root=lake_root).sample(Place(2, "val", first=3))
+    alike = {"n_way": 20, "n_shot": 1, "n_query": 1, "split": "lake", "within_groups": True, "rotations": False}
+    expected = Omniglot(image_size=20, data_root=lake_root, **alike).sample(Place(2, "val", first=3))
+    assert torch.equal(drawn.query.x, expected.query.x)
+    assert torch.equal(drawn.query.y, expected.query.y)
+    assert drawn.query.x.shape == (2, 20, 1, 20, 20)
 
 
 def test_a_missing_or_other_archive_is_named(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_oracle_of_regressions_is_the_likelihood_of_the_true_means_and_noise
     likelihood = tasks.spec.target
     raw = torch.full((3, 50, 1), inverse_softplus(0.1 - 0.01))  # above the least scale of the likelihood
     params = torch.cat([mean[..., :1], raw, mean[..., 1:], raw], -1)
-    log_prob = -likelihood.loss(params, episodes.query.y, episodes.query.mask)
+    log_prob = -likelihood.nll(params, episodes.query.y, episodes.query.mask)
     torch.testing.assert_close(episodes.oracle, log_prob, rtol=1e-4, atol=1e-4)
     entropy = math.log(0.1) + 0.5 * math.log(2 * math.pi * math.e)
     assert abs(float(episodes.oracle.mean()) + 2 * entropy) < 0.3
@@ -100,7 +100,7 @@ def test_the_oracle_of_viewers_is_the_likelihood_of_the_true_probabilities() -> 
     engaging, satisfying = torch.from_numpy(tasks.appeals(episodes.query.x.double().numpy())).float().unbind(-1)
     raw = torch.full_like(engaging, inverse_softplus(0.5 - 0.01))
     params = torch.stack([2 * engaging, engaging, raw, 2 * satisfying, satisfying, raw], -1)
-    log_prob = -tasks.spec.target.loss(params, episodes.query.y, episodes.query.mask)
+    log_prob = -tasks.spec.target.nll(params, episodes.query.y, episodes.query.mask)
     torch.testing.assert_close(episodes.oracle, log_prob, rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,30 @@
+"""`TabularClassifier`: classes of the rows of a table, in scikit-learn's manner."""
+
+from __future__ import annotations
+
+from metabox.estimators.classifier import FewShotClassifier
+from metabox.estimators.tables import OfTables
+
+
+class TabularClassifier(OfTables, FewShotClassifier):
+    """Learns to tell classes of rows from a table, in one forward pass of a trained `TabularTransformer`.
+
+    `X` is a data frame, or an array or a list `[n, n_features]`, of at most as many columns as the model was trained
+    for: numbers, booleans, or strings, which are categories. None, NaN and NA are missing values, and so is a category
+    that the examples do not have. Dates and free text are refused by the name of their column. Predictions do not
+    depend on the order of rows and columns nor on units, so that there is nothing to gain from averaging over them.
+
+    Args:
+        model: name of a model that comes with metabox, path of a file `*.metabox` or of a run's folder, or a `Model`.
+        device: to which the model is moved; None leaves it.
+        batch_size: rows to predict at a time; fewer are filled up, so that a row has the same bits in any company.
+        plugins: your own modules whose classes the model's file names; they are imported.
+
+    Attributes:
+        classes_: the labels, sorted; columns of `predict_proba` are in this order.
+        model_: the model that was used. A pickle holds its hash instead if it was given by name or path.
+        adaptation_: what it has learned; its `repr` tells its size.
+
+    Raises:
+        ValueError: by `fit`, if the model is no `TabularTransformer` of classes, or has fewer columns or classes.
+    """

@@ -1,0 +1,26 @@
+"""`TabularRegressor`: a number for each row of a table with its uncertainty, in scikit-learn's manner."""
+
+from __future__ import annotations
+
+from metabox.estimators.regressor import FewShotRegressor
+from metabox.estimators.tables import OfTables
+
+
+class TabularRegressor(OfTables, FewShotRegressor):
+    """Learns to predict a number for each row from a table, in one forward pass of a trained `TabularTransformer`.
+
+    `X` is as for `TabularClassifier`; targets y are `[n]`, in any unit if the model has a scale.
+
+    Args:
+        model: path of a file `*.metabox` or of a run's folder, name of a model that comes with metabox, or a `Model`.
+        device: to which the model is moved; None leaves it.
+        batch_size: rows to predict at a time; fewer are filled up, so that a row has the same bits in any company.
+        plugins: your own modules whose classes the model's file names; they are imported.
+
+    Attributes:
+        model_: the model that was used. A pickle holds its hash instead if it was given by name or path.
+        adaptation_: what it has learned; its `repr` tells its size.
+
+    Raises:
+        ValueError: by `fit`, if the model is no `TabularTransformer` of real numbers, or has fewer columns.
+    """

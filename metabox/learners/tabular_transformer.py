@@ -1,0 +1,176 @@
+"""Transformer over tables: phi is what it read in the columns and rows of the support."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabox.episodes import Examples
+from metabox.learners.base import Learner, Phi
+from metabox.nn import tabular_layouts as layouts
+from metabox.nn.label_tokens import NearbyTokens, label_tokens
+from metabox.nn.sets import masked_mean, one_hot
+from metabox.nn.tabular import FEATURES, CellFeatures, class_numbers
+from metabox.nn.transformer import Transformer, TransformerLayer
+from metabox.ranges import Count, Natural
+from metabox.targets import TaskSpec
+from metabox.targets.spec import Scale
+
+SIDE = 8
+"""Parts of an image along a side."""
+SMALLEST = 1e-6
+"""The mean square of the differences between rows below which they are all alike."""
+
+
+class TabularTransformer(Learner):
+    """A transformer over columns, then rows, then the whole support, as in TabICL (Qu et al. 2025).
+
+    x is a table `[T, N, D]` of at most as many columns as the spec says; NaN is a missing value, and a column that is
+    NaN in every row of the support is one that the table does not have. Each column is brought to one scale by its
+    support (see `metabox.nn.tabular.CellFeatures`), so that units do not matter.
+
+    Each row becomes a token, in one of three ways. "columns": a few learned tokens attend to the cells of a column,
+    whose labels they see in the support, and the cells attend to them (induced attention: Lee et al. 2019, "Set
+    Transformer"); then learned summaries attend to the cells of a row. "cells": every cell is a token, with attention
+    within rows and within columns in turn, as in the second version of TabPFN (Hollmann et al. 2025). "rows": a row is
+    the sum of its cells, each through weights of its column's place, as in the first TabPFN (Hollmann et al. 2023);
+    "columns" adds that sum too, for it tells rows apart from the first step on. Then the support's rows with
+    their labels attend to each other, queries attend to them, as in `InContext`.
+
+    Predictions do not depend on the order of rows and columns, and renaming classes renames predictions: in the
+    columns, a class is known by its number in an order that depends on the data only (its size, then a hash of the
+    ranks of its cells), among rows by the mean of its rows.
+
+    Deviations from TabICL: cells enter as quantiles and not only standardised; labels reach the columns, as in its
+    second version; columns have no positions; classes have the embeddings of `InContext` in place of a table; rows are
+    taken around their mean over the support; a query starts from a guess by cosine.
+
+    Args:
+        spec: the tasks; an image is the table of the means of its 8 x 8 parts.
+        layout: how a row becomes a token.
+        cell: features of a cell's token.
+        column_depth: layers of attention within columns; of "cells", pairs of layers.
+        induced: learned tokens of each such layer.
+        row_depth: layers of attention within rows, the last of which is of the summaries only.
+        summaries: tokens that sum up a row.
+        width: features of a row's token.
+        depth: layers of attention among rows.
+        heads: attention heads of these, a divisor of `width`; those of columns and rows have 16 features each, if that
+            divides `cell`, else there is one.
+    """
+
+    label_equivariant = True
+    scales: tuple[Scale, ...] = ("none", "support")  # type: ignore[misc]
+    decayed = ()
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        layout: Literal["columns", "cells", "rows"] = "columns",
+        cell: Count = 32,
+        column_depth: Natural = 2,
+        induced: Count = 8,
+        row_depth: Count = 2,
+        summaries: Count = 4,
+        width: Count = 128,
+        depth: Natural = 4,
+        heads: Count = 4,
+    ) -> None:
+        super().__init__(spec)
+        if self.scaler is not None:
+            self.scaler.of_x = False  # columns are scaled here
+        self.features = CellFeatures()
+        self.embed = nn.Identity() if layout == "rows" else nn.Linear(FEATURES, cell)
+        size = spec.target.label_size
+        self.layout: layouts.Layout
+        columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
+        if layout == "columns":
+            depths = column_depth, induced, row_depth, summaries
+            self.layout = layouts.ColumnsThenRows(columns, size, cell, width, *depths)
+        elif layout == "cells":
+            self.layout = layouts.CellsInTurn(size, cell, width, column_depth)
+        else:
+            self.layout = layouts.RowsAtOnce(columns, width)
+        self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
+        of_vectors = spec.target.n_classes is None
+        self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
+        self.null_label = nn.Parameter(torch.zeros(width))
+        layers = [TransformerLayer(width, heads, 2 * width, "gelu", sink=True) for _ in range(depth)]
+        self.transformer = Transformer(layers, width)
+
+    def as_described(self, x: Tensor) -> Tensor:
+        """x with its missing values filled and its columns at the number of the spec, for the checks of the spec."""
+        if x.ndim != 3 or len(self.spec.x_shape) != 1 or not x.is_floating_point():
+            return x
+        filled = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        return F.pad(filled, (0, max(0, self.spec.x_shape[0] - x.shape[2])))
+
+    def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
+        """phi: `moments [T, 2, D]`, `knots [T, D, K]` and `exists [T, D]` of the columns; what the layout has read in
+        them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext` keeps of them.
+        """
+        x = self._table(support.x)
+        phi = self.features.measure(x, support.mask)
+        features, labels = self.features(x, phi), self._label_codes(x, support)
+        rows, known = self.layout.write(features, self.embed(features), labels, x, support.mask, phi["exists"])
+        phi |= known
+        if descriptor is not None:
+            phi["descriptor"] = descriptor
+        phi["centre"], phi["size"] = _spread(rows, support.mask)
+        tokens, known = self.labels.support(self._tokens(rows, phi), support)
+        return phi | known | self.transformer.write(tokens, support.mask[:, None]) | {"mask": support.mask}
+
+    def answer(self, phi: Phi, x: Tensor) -> Tensor:
+        x = self._table(x)
+        t, m, d = x.shape
+        if d != phi["exists"].shape[1]:
+            raise ValueError(f"expected x of the {phi['exists'].shape[1]} columns of the support, got {d}")
+        if self.training or t * m * d <= layouts.MOST_CELLS:
+            return self._answer(phi, x)
+        parts = x.split(max(1, layouts.MOST_CELLS // (t * d)), dim=1)
+        return torch.cat([self._answer(phi, part) for part in parts], dim=1)
+
+    def _answer(self, phi: Phi, x: Tensor) -> Tensor:
+        features = self.features(x, phi)
+        rows = self.layout.read(features, self.embed(features), phi)
+        tokens, guess = self.labels.query(self._tokens(rows, phi), phi)
+        read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
+        return self.labels.read(read, guess, phi)
+
+    def _table(self, x: Tensor) -> Tensor:
+        """x `[T, N, D]`; of an image, the means of its parts."""
+        x = x.to(next(self.parameters()).dtype)
+        if x.ndim == 5:
+            x = F.adaptive_avg_pool2d(x.flatten(0, 1), _parts(self.spec)).unflatten(0, x.shape[:2])
+        return x.flatten(2)
+
+    def _label_codes(self, x: Tensor, support: Examples) -> Tensor:
+        """Labels as the layout sees them, `[T, N, label_size]`: of classes their number, see `class_numbers`."""
+        target = self.spec.target
+        if target.n_classes is None:
+            return target.encode(support.y, support.mask).to(x.dtype)
+        number = class_numbers(x, support.y, support.mask, target.n_classes).gather(1, support.y)
+        return (one_hot(number, target.n_classes) & support.mask[..., None]).to(x.dtype)
+
+    def _tokens(self, rows: Tensor, phi: Phi) -> Tensor:
+        """Tokens of rows around their mean over the support, in which what sets rows apart is all that is left."""
+        tokens: Tensor = (rows - phi["centre"]) / phi["size"]
+        return tokens if self.embed_descriptor is None else tokens + self.embed_descriptor(phi["descriptor"])[:, None]
+
+
+def _parts(spec: TaskSpec) -> tuple[int, int]:
+    """The height and width at which an image is a table."""
+    return min(SIDE, spec.x_shape[1]), min(SIDE, spec.x_shape[2])
+
+
+def _spread(rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the rows of a support `[T, N, D]` and the root mean square around it: `[T, 1, D]`, `[T, 1, 1]`."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    centre = masked_mean(rows, mask)[:, None]
+    square = masked_mean((rows - centre).square().mean(-1, keepdim=True), mask)[:, None]
+    return centre, torch.where(square > SMALLEST, square, 1).sqrt()

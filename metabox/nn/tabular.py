@@ -1,0 +1,118 @@
+"""Cells of tables as features: columns at one scale by the support, missing values filled, and what was missing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metabox.nn.sets import one_hot
+
+KNOTS = 33
+BUMPS = 8
+FEATURES = 3 + BUMPS
+"""Numbers that describe a cell."""
+SOFT = 5.0
+"""Standard deviations beyond which numbers are drawn in."""
+
+
+class CellFeatures(nn.Module):
+    """Cells to numbers that do not depend on the unit of a column.
+
+    A column is described by its support: mean and standard deviation, and quantiles. A cell becomes its distance from
+    the mean, drawn in if it is far; its place among the quantiles, from -1 to 1, and as bumps around `BUMPS` places;
+    and whether it is missing, in which case the others are 0. A column without a value in the support is one that the
+    table does not have.
+    """
+
+    def measure(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What phi holds of the columns of a support: x `[T, N, D]`, NaN if missing, mask `[T, N]`.
+
+        Returns:
+            moments `[T, 2, D]`, knots `[T, D, KNOTS]`, exists `[T, D]`.
+        """
+        there = mask[..., None] & ~x.isnan()
+        count = there.sum(1)
+        values = torch.where(there, x, 0)
+        mean = values.sum(1) / count.clamp(min=1)
+        spread = torch.where(there, x - mean[:, None], 0)
+        deviation = (spread.square().sum(1) / count.clamp(min=1)).sqrt()
+        constant = deviation <= 1e-6 * mean.abs()
+        deviation = torch.where(constant, 1, deviation)
+        if x.shape[1]:
+            ordered = torch.where(there, x, torch.inf).sort(1).values.transpose(1, 2)  # [T, D, N]
+            place = torch.linspace(0, 1, KNOTS, device=x.device) * (count[..., None] - 1).clamp(min=0)
+            low = place.floor().long()
+            high = torch.minimum(low + 1, (count[..., None] - 1).clamp(min=0))
+            a, b = ordered.gather(2, low), ordered.gather(2, high)
+            knots = torch.where(count[..., None] > 0, torch.lerp(a, b, (place - low).to(a.dtype)), 0)
+        else:
+            knots = x.new_zeros(len(x), x.shape[2], KNOTS)
+        # After rounding, a knot must not be below the one before it.
+        return {"moments": torch.stack([mean, deviation], 1), "knots": knots.cummax(-1).values, "exists": count > 0}
+
+    def forward(self, x: Tensor, known: dict[str, Tensor]) -> Tensor:
+        """Features `[T, D, N, FEATURES]` of x `[T, N, D]`."""
+        missing = x.isnan() | ~known["exists"][:, None]
+        mean, deviation = known["moments"][:, :, None].unbind(1)
+        z = torch.where(missing, 0, (x - mean) / deviation).transpose(1, 2)
+        z = z / (1 + (z / SOFT).square()).sqrt()
+        place = self._place(torch.where(missing, 0, x).transpose(1, 2).contiguous(), known["knots"])
+        gone = missing.transpose(1, 2)
+        at = torch.linspace(0, 1, BUMPS, device=x.device, dtype=z.dtype)
+        bumps = (1 - (place[..., None] - at).abs() * (BUMPS - 1)).clamp(min=0)
+        cells = torch.cat([(2 * place - 1)[..., None], bumps], -1).masked_fill(gone[..., None], 0)
+        return torch.cat([z[..., None], gone[..., None].to(z.dtype), cells], -1)
+
+    def _place(self, x: Tensor, knots: Tensor) -> Tensor:
+        """Where x `[T, D, N]` is among the knots, from 0 to 1; the middle of those that it equals."""
+        left, right = torch.searchsorted(knots, x), torch.searchsorted(knots, x, right=True)
+        high, low = left.clamp(1, KNOTS - 1), (left - 1).clamp(0, KNOTS - 2)
+        a, b = knots.gather(2, low), knots.gather(2, high)
+        between = low + ((x - a) / (b - a).clamp(min=1e-30)).clamp(0, 1)
+        return torch.where(right > left, (left + right - 1) / 2, between) / (KNOTS - 1)
+
+
+def ranks(x: Tensor, mask: Tensor) -> Tensor:
+    """How many values of its column are below each cell of a support, N + 1 if it is missing: `[T, N, D]`, int64."""
+    there = mask[..., None] & ~x.isnan()
+    columns = torch.where(there, x, torch.inf).transpose(1, 2).contiguous()
+    below = torch.searchsorted(columns.sort(-1).values, columns).transpose(1, 2)
+    return torch.where(there, below, x.shape[1] + 1)
+
+
+def hashed(words: Tensor) -> Tensor:
+    """Scatter integers over 62 bits; sums of the results are exact in any order."""
+    words = words * 0x9E3779B97F4A7C1 + 0x1234567
+    words = (words ^ (words >> 29)) * 0xBF58476D1CE4E5B
+    words = (words ^ (words >> 31)) * 0x94D049BB133111E
+    return words ^ (words >> 30)
+
+
+def class_numbers(x: Tensor, y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
+    """Number the classes of a support from the largest to the smallest: the number of each class id, `[T, C]`.
+
+    Among classes of one size a hash of the ranks of their cells decides, which depends neither on the order of rows and
+    columns nor on units or names of classes.
+    """
+    there = mask[..., None] & ~x.isnan().all(1, keepdim=True)
+    rows = hashed(torch.where(there, hashed(ranks(x, mask)), 0).sum(2))
+    member = one_hot(y, n_classes) & mask[..., None]
+    key = torch.where(member, rows[..., None], 0).sum(1)
+    order = key.argsort(dim=1, stable=True)
+    size = member.sum(1).gather(1, order)
+    order = order.gather(1, size.argsort(dim=1, descending=True, stable=True))
+    return order.argsort(1)
+
+
+def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
+    """Number the columns of a support by a hash of the ranks of their cells, which knows no order of rows: `[T, D]`.
+
+    Columns that the table does not have come last.
+    """
+    below = ranks(x, mask)
+    exists = (mask[..., None] & ~x.isnan()).any(1)
+    cells = hashed(below) * (exists[:, None] & mask[..., None])
+    rows = hashed(cells.sum(2, keepdim=True))
+    key = (hashed(below ^ rows) * mask[..., None]).sum(1)
+    order = torch.where(exists, key & (2**62 - 1), 2**62).argsort(dim=1, stable=True)
+    return order.argsort(dim=1)
