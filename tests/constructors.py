@@ -89,6 +89,7 @@ ELSE: dict[str, Any] = {
     "levels": (0.1, 0.9),
     "drawers": (10, 5, 5),
     "splits": (0.5, 0.25, 0.25),
+    "untrained": ("a",),
     "fractions": (0.5, 0.25, 0.25),
     "support_split": "val",
     "prior": (0.2, 0.3, 0.5),

@@ -25,6 +25,7 @@ from metabox.testing.options import (
 CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
+    "GradientCosines": {"tasks"},
     "HardSharing": {"film"},
     "MTAN": {"depth"},
     "Independent": {"backbone"},

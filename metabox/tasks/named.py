@@ -129,7 +129,7 @@ class FiniteOptions(TypedDict, total=False):
     temperature: float | None
     untold: float
     support_split: Split | None
-    held_out: tuple[str, ...]
+    untrained: tuple[str, ...]
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -150,7 +150,7 @@ class FiniteTasks(Sized, EpisodeSampler):
         untold: the share of tasks in a batch whose descriptor is replaced with zeros.
         support_split: whose rows are the supports in validation and test; by default the training rows. With "val" or
             "test" nothing was trained on a support, and its rows are none of the queries'.
-        held_out: names of tasks that are never trained. The test has these only, training and validation the others.
+        untrained: names of tasks that are never trained. The test has these only, training and validation the others.
 
     Raises:
         ValueError: if an option is out of range; at the first use, if the data are missing or do not fit.
@@ -163,13 +163,13 @@ class FiniteTasks(Sized, EpisodeSampler):
         temperature: Positive | None = None,
         untold: Share = 0.0,
         support_split: Split | None = None,
-        held_out: tuple[str, ...] = (),
+        untrained: tuple[str, ...] = (),
     ) -> None:
         super().__init__(n_support, n_query)
         self.temperature = temperature
         self.untold = untold
         self.support_split = support_split
-        self.held_out = tuple(held_out)
+        self.untrained = tuple(untrained)
 
     @abstractmethod
     def load(self) -> Rows:
@@ -178,19 +178,19 @@ class FiniteTasks(Sized, EpisodeSampler):
     @cached_property
     def _rows(self) -> Rows:
         rows = self.load()
-        if not self.held_out:
+        if not self.untrained:
             return rows
-        if unknown := [name for name in self.held_out if name not in rows.spec.tasks]:
+        if unknown := [name for name in self.untrained if name not in rows.spec.tasks]:
             raise ValueError(f"expected tasks to hold out among the names {rows.spec!r} has, got {unknown}")
-        of_task = self._held_out(rows)
+        of_task = self._untrained(rows)
         if of_task.all():
             raise ValueError(f"expected a task to train, got all {len(of_task)} held out")
         untrained = of_task[np.asarray(rows.task)] & (np.asarray(rows.split) == "train")
         return replace(rows, split=np.where(untrained, "val", rows.split))
 
-    def _held_out(self, rows: Rows) -> Booleans:
+    def _untrained(self, rows: Rows) -> Booleans:
         """Which tasks are held out, `[K]`."""
-        return np.isin(np.array(rows.spec.tasks or ("",), dtype=object), np.array(self.held_out, dtype=object))
+        return np.isin(np.array(rows.spec.tasks or ("",), dtype=object), np.array(self.untrained, dtype=object))
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # known once the data are loaded
@@ -208,10 +208,12 @@ class FiniteTasks(Sized, EpisodeSampler):
         """For each split: its rows, sorted by task, and the start and number of each task's rows, both `[K]`."""
         rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
         task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
-        split, held = np.asarray(rows.split), self._held_out(rows)
+        split, held = np.asarray(rows.split), self._untrained(rows)
         places = {}
         for name in SPLITS:
-            (mine,) = np.nonzero((split == name) & (held[task] == (name == "test")) if self.held_out else split == name)
+            (mine,) = np.nonzero(
+                (split == name) & (held[task] == (name == "test")) if self.untrained else split == name
+            )
             mine = mine[np.argsort(task[mine], kind="stable")]
             count = np.bincount(task[mine], minlength=n_tasks)
             places[name] = mine, np.cumsum(count) - count, count

@@ -97,7 +97,7 @@ def test_tasks_that_are_described_serve_those_that_were_never_trained() -> None:
     split = np.array(["train", "val", "test"])[np.arange(960) // 16 % 3]
     y = (x * w[task]).sum(1, keepdim=True)
     rows = Rows(x=x, y=y, split=split, spec=spec, task=task, descriptors=w)
-    sampler = InMemory(rows, n_query=16, held_out=names[-4:])
+    sampler = InMemory(rows, n_query=16, untrained=names[-4:])
     torch.manual_seed(0)
     learner = HardSharing(sampler.spec)
     learner.fit(sampler)

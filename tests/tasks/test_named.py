@@ -95,21 +95,21 @@ def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
     assert set(z.sum(1).tolist()) == {0.0, 1.0}
 
 
-def test_a_task_that_is_held_out_is_in_the_test_only_and_the_test_has_no_other() -> None:
+def test_a_task_that_is_untrained_is_in_the_test_only_and_the_test_has_no_other() -> None:
     rows = named_rows()
     described = replace(rows, spec=replace(rows.spec, index_size=0))
-    sampler = InMemory(described, n_query=30, held_out=("b",))
+    sampler = InMemory(described, n_query=30, untrained=("b",))
     assert sampler.spec.untrained == ("b",)
     for split, wanted in (("train", {0, 2}), ("val", {0, 2}), ("test", {1})):
         episodes = sampler.sample(Place(20, split))
         assert set(episodes.task.tolist()) == wanted
     _, frequency = sampler.trained_tasks()
     assert frequency.tolist() == [0.5, 0.5]
-    for held_out, says in ((("z",), r"got \['z'\]"), (("a", "b", "c"), "expected a task to train")):
+    for untrained, says in ((("z",), r"got \['z'\]"), (("a", "b", "c"), "expected a task to train")):
         with pytest.raises(ValueError, match=says):
-            InMemory(described, held_out=held_out).sample(Place(1))
+            InMemory(described, untrained=untrained).sample(Place(1))
     with pytest.raises(ValueError, match="told by its index, got none of b"):
-        InMemory(rows, held_out=("b",)).sample(Place(1))
+        InMemory(rows, untrained=("b",)).sample(Place(1))
 
 
 @pytest.mark.parametrize("support_split", ["val", "test"])

@@ -67,7 +67,8 @@ class Kinds(FiniteTasks):
 
     def _labels(self, name: str, values: Floats, draws: Draws) -> Floats:
         if name == "which":
-            return values.argmax(1).astype(np.float64)
+            classes: Floats = values.argmax(1).astype(np.float64)
+            return classes
         if name == "marks":
             return (values > 0).astype(np.float64)
         noisy: Floats = values + self.noise * draws.normal("noise", *values.shape)[0]
