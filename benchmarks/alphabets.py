@@ -62,7 +62,6 @@ class Row(NamedTuple):
     learner: Callable[..., Learner]
     weighting: Callable[[int], Any] | None = None
     n_support: int = 0
-    descriptor_dropout: float = 0.0
     alphabets: int | None = None
     outer: OuterLoop = OUTER
     like: str | None = None
@@ -88,10 +87,7 @@ ROWS = {
     "heads, random weights": Row(heads, Random, like="heads"),
     "heads, worst case": Row(heads, WorstCase, like="heads"),
     "heads, pcgrad": Row(heads, partial(Surgery, method="pcgrad"), like="heads"),
-    "heads, code inferred": Row(partial(heads, code="inferred"), n_support=SUPPORT, like="heads"),
-    "heads, code told and inferred": Row(
-        partial(heads, code="both"), n_support=SUPPORT, descriptor_dropout=0.5, like="heads"
-    ),
+    "heads, told or inferred": Row(partial(heads, code="both"), n_support=SUPPORT, like="heads"),
     "five: single": five(Independent),
     "five: heads": five(heads),
     "five: soft sharing": five(SoftSharing, like="five: single"),
@@ -104,8 +100,15 @@ ByRow = dict[str, dict[str, ByAlphabet]]
 """Accuracies in percent: by row, seed and alphabet."""
 
 
-def tasks_of(row: Row, n_query: int, descriptor_dropout: float) -> Alphabets:
-    return Alphabets(row.alphabets, n_support=row.n_support, n_query=n_query, descriptor_dropout=descriptor_dropout)
+def tasks_of(row: Row, n_query: int, untold: float = 0.0) -> Alphabets:
+    """Supports are of people whose drawings were not trained on."""
+    return Alphabets(
+        row.alphabets,
+        n_support=row.n_support,
+        n_query=n_query,
+        untold=untold,
+        support_split="val" if row.n_support else None,
+    )
 
 
 def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> tuple[Learner, Path]:
@@ -113,13 +116,13 @@ def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> t
     out = runs / f"{re.sub('[:, ]+', '-', name)}-lr{lr:g}-decay{decay:g}-seed{seed}"
     outer = replace(row.outer, lr=lr, weight_decay=decay)
     hooks: list[Hook] = [GradientCosines(every=20)] if (name, seed) == RECORDED else []
-    tasks = tasks_of(row, 32, row.descriptor_dropout)
+    tasks = tasks_of(row, 32)
     return run(tasks, row.learner, outer, weighting=row.weighting, hooks=hooks, seed=seed, out=out), out
 
 
-def by_alphabet(learner: Learner, row: Row, split: Split, descriptor_dropout: float = 0.0) -> ByAlphabet:
+def by_alphabet(learner: Learner, row: Row, split: Split, untold: float = 0.0) -> ByAlphabet:
     """The accuracy on all drawings of the split."""
-    tasks = tasks_of(row, EVERYTHING, descriptor_dropout)
+    tasks = tasks_of(row, EVERYTHING, untold)
     scores = evaluate(learner, tasks, split=split, n_tasks=len(tasks.spec.tasks), batch=10)
     return {alphabet: round(100 * value, 2) for alphabet, value in scores.by_task("accuracy").items()}
 
@@ -144,7 +147,7 @@ def against_single(scores: ByRow, name: str) -> list[dict[str, Any]]:
     if not seeds:
         return []
     multi, single = ({a: [scores[n][s][a] for s in seeds] for a in scores[n][seeds[0]]} for n in (name, alone))
-    return table(multi, single)
+    return table(multi, single, "accuracy")
 
 
 def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:
@@ -211,8 +214,8 @@ def main() -> None:
             row = ROWS[name]
             learner, folder = trained(name, seed, chosen(name, content["tuning"], args.runs), args.runs)
             scores = {name: by_alphabet(learner, row, "test")}
-            if row.descriptor_dropout:
-                scores[f"{name} (untold)"] = by_alphabet(learner, row, "test", descriptor_dropout=1.0)
+            if row.n_support:
+                scores[f"{name} (untold)"] = by_alphabet(learner, row, "test", untold=1.0)
             for label, of in scores.items():
                 content["scores"].setdefault(label, {})[str(seed)] = of
                 content["parameters"][label] = sum(p.numel() for p in learner.parameters())

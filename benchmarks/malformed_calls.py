@@ -293,9 +293,9 @@ def batches(work: Path) -> Iterator[Call]:
         "check_episodes of another kind": lambda: TaskSpec((1,), Reals(1)).check_episodes(
             make_episodes(SPECS["binary labels"])
         ),
-        "delta_percent of other tasks": lambda: delta_percent({"a": 1}, {"b": 1}),
-        "delta_percent of zero": lambda: delta_percent({"a": 1}, {"a": 0}),
-        "table of other seeds": lambda: table({"a": [1, 2]}, {"a": [1]}),
+        "delta_percent of other tasks": lambda: delta_percent({"a": 1}, {"b": 1}, "nll"),
+        "delta_percent of zero": lambda: delta_percent({"a": 1}, {"a": 0}, "nll"),
+        "table of other seeds": lambda: table({"a": [1, 2]}, {"a": [1]}, "nll"),
         "Binary, labels of 2": lambda: Binary(1).check(torch.full((1, 1, 1), 2.0), torch.ones(1, 1, dtype=torch.bool)),
     }.items():
         yield Call(name, make)

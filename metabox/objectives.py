@@ -25,8 +25,9 @@ class Objective(nn.Module, Configured, ABC):
     """A learner and its target as the one module that is compiled, distributed and cast.
 
     `forward` returns `{"loss": [T], score: [T], ...}`, the scores detached. If targets have named parts, it also
-    returns `loss_NAME [T]` of each part, with gradients, for loss weighting, and `labels_NAME [T]`, how many examples
-    of the task have a label of it; a learner's penalty is in `loss`, and for parts also under its name, `penalty [T]`.
+    returns `loss_NAME [T]` of each part, with gradients, for loss weighting (in evaluation NaN for a task without a
+    label of it), and `labels_NAME [T]`, how many examples of the task have one; a learner's penalty is in `loss`, and
+    for parts also under its name, `penalty [T]`.
 
     Losses are in standard units (see `Target.loss`), so that no weighting depends on the units of y; `nll` is in the
     user's. In training the loss of parts does not depend on how rows are cut into tasks, unless these have names: the
@@ -84,6 +85,8 @@ class Objective(nn.Module, Configured, ABC):
             if self.training and not self.learner.spec.tasks and counts:
                 loss = _over_the_batch(self.target.parts, by_part, counts)
             means |= _named(by_part, counts)
+            if not self.training:  # in training the weightings read it together with the number of labels
+                means |= {f"loss_{name}": by_part[name].masked_fill(counts[name] == 0, math.nan) for name in counts}
             penalty = self.learner.penalty()
             if penalty is None:
                 return {"loss": loss, **means}

@@ -11,7 +11,7 @@ from metabox.testing import SPECS
 
 TASKS = SPECS["named tasks"]
 PARTS = SPECS["named parts"]
-IMAGES = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"))
+IMAGES = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"), index_size=3)
 SIZES = (3, 4, 2)  # natural parameters of the named parts: 3 classes, 2 reals, 2 binary labels
 
 

@@ -25,8 +25,12 @@ from metabox.testing.options import (
 CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
+    "GradientCosines": {"tasks"},
     "HardSharing": {"film"},
     "MTAN": {"depth"},
+    "Independent": {"backbone"},
+    "SoftSharing": {"backbone"},
+    "CrossStitch": {"backbone"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},

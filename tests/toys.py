@@ -84,7 +84,7 @@ def named_rows(n: int = 60, **kwargs: Any) -> Rows:
         x=torch.arange(n).float()[:, None],
         y=torch.arange(n) % 3,
         split=np.array(["train", "train", "val", "test"])[np.arange(n) % 4],
-        spec=TaskSpec((1,), Classes(3), descriptor_size=3, tasks=("a", "b", "c")),
+        spec=TaskSpec((1,), Classes(3), descriptor_size=3, tasks=("a", "b", "c"), index_size=3),
         task=np.repeat([0, 1, 2], [6, 24, 30]),
         descriptors=torch.eye(3),
         **kwargs,

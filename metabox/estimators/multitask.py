@@ -104,6 +104,7 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             self._x_shape,
             Parts(parts),
             descriptor_size=len(self.tasks_) if several else 0,
+            index_size=len(self.tasks_) if several else 0,
             tasks=tuple(map(str, self.tasks_)) if several else (),
         )
         split = _split(of_row, self.seed)

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from metabox.learners.scaler import Scaler
 from metabox.nn.sets import membership
 from metabox.targets import Classes, Target, TaskSpec, Vector
 from metabox.targets.spec import Scale
+
+if TYPE_CHECKING:
+    from metabox.tasks.sampler import EpisodeSampler
 
 Phi = dict[str, Tensor]
 """Task parameters: named tensors, each with the task axis T in front. They can be sliced, cached, moved and saved."""
@@ -266,6 +269,13 @@ class Learner(nn.Module, Configured, ABC):
                     f"{int((~inside & support.mask).sum())} outside; add those to classes"
                 )
         return classes if most is None else F.pad(classes, (0, most - classes.shape[1]), value=False)
+
+    def fit(self, tasks: EpisodeSampler) -> None:
+        """Take what the learner keeps of the training tasks, before the first step; by default nothing.
+
+        Raises:
+            ValueError: if it cannot be trained on such tasks.
+        """
 
     def penalty(self) -> Tensor | None:
         """A scalar of the parameters, such as a regulariser, added to the loss of every task; None for nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from metabox.multitask.weights import check_shared
 from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective
 from metabox.ranges import Count
+from metabox.reports.metrics import more_is_better
 from metabox.training.hook import Hook
 from metabox.training.weighting import losses_by_task, task_names
 
@@ -39,14 +40,18 @@ AGREEMENT = 0.1
 
 ENOUGH = 10
 """Batches that a pair of tasks must have been in together before their mean cosine says anything."""
+MOST_COMPARED = 32
+"""Named tasks whose gradients are compared with each other, at most."""
 
 SeedScores = Mapping[str, Sequence[float]]
 """By task, the score of each training seed."""
 
 
-def delta_percent(
-    multi: Mapping[str, float], single: Mapping[str, float], lower_is_better: Collection[str] | bool = False
-) -> float:
+Metric = str | Mapping[str, str]
+"""The name of the score, as in results, of all tasks or of each; it says whether more is better."""
+
+
+def delta_percent(multi: Mapping[str, float], single: Mapping[str, float], metric: Metric) -> float:
     """Average relative performance against single-task training, in %; above 0 is better than alone.
 
     `100 / K sum_k (-1)^{l_k} (M_k - S_k) / |S_k|`, l_k = 1 if lower is better (Maninis et al. 2019, section 5;
@@ -55,23 +60,21 @@ def delta_percent(
     Args:
         multi: M, the score of each task in multi-task training.
         single: S, its score when trained alone.
-        lower_is_better: True for all tasks, or the names of those.
+        metric: which score it is: more of "accuracy" is better, less of "squared_error" or "nll".
 
     Raises:
-        ValueError: if the two do not have the same tasks, or a single-task score is 0.
+        ValueError: if the two do not have the same tasks, or a single-task score is 0; for a task without a metric.
     """
-    changes = _changes(multi, single, lower_is_better)
+    changes = _changes(multi, single, metric)
     return math.fsum(changes.values()) / len(changes)
 
 
-def table(
-    multi: SeedScores, single: SeedScores, lower_is_better: Collection[str] | bool = False
-) -> list[dict[str, Any]]:
+def table(multi: SeedScores, single: SeedScores, metric: Metric) -> list[dict[str, Any]]:
     """A row for each task, and a last one for all together ("average").
 
     Seed i of `multi` is compared with seed i of `single`. `single` and `multi` are means over seeds (None in the last
     row: different metrics have no mean); `delta` is the mean relative change in %, `interval_95` half the width of its
-    95% interval with the seed as the unit (None for one seed).
+    95% interval with the seed as the unit (None for one seed). `metric` is as in `delta_percent`.
 
     Raises:
         ValueError: if the two do not have the same tasks and seeds, or a single-task score is 0.
@@ -80,7 +83,7 @@ def table(
     if len(counts) != 1 or counts == {0}:
         raise ValueError(f"expected as many seeds for every task, multi and single, got counts {sorted(counts)}")
     pairs = [[{t: s[i] for t, s in scores.items()} for scores in (multi, single)] for i in range(counts.pop())]
-    changes = [_changes(one, other, lower_is_better) for one, other in pairs]
+    changes = [_changes(one, other, metric) for one, other in pairs]
     rows = [
         {"task": t, "single": mean(single[t]), "multi": mean(multi[t]), **_spread([c[t] for c in changes])}
         for t in single
@@ -100,11 +103,15 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[nn.Parameter]) -> Tensor:
+def gradient_cosines(
+    objective: Objective, episodes: Episodes, shared: Sequence[nn.Parameter], tasks: Sequence[int] | None = None
+) -> Tensor:
     """The cosine between the gradients of each pair of tasks on the shared parameters: `[K, K]`.
 
     The losses are those in standard units with scale 1 (`Target.error`): with a learned scale, gradients on the scale,
     which agree while all tasks are still fitted badly, would hide a conflict.
+
+    `tasks` are the numbers of those K that are compared, by default all.
 
     NaN if the batch has no rows of a task, or its gradient is zero. Computed in evaluation mode, so that it changes
     nothing: no batch statistics, no dropout, no draw from the random number generator, and `.grad` stays.
@@ -113,11 +120,12 @@ def gradient_cosines(objective: Objective, episodes: Episodes, shared: Sequence[
         losses, share = losses_by_task(objective.learner.spec, objective.at_scale_one(episodes), episodes.task)
         by_task = losses.unbind()
     shared = check_shared(shared)
-    rows = torch.full([len(losses), sum(p.numel() for p in shared)], math.nan)
-    for k, loss in enumerate(by_task):
+    compared = range(len(by_task)) if tasks is None else tasks
+    rows = torch.full([len(compared), sum(p.numel() for p in shared)], math.nan)
+    for row, k in enumerate(compared):
         if share[k] > 0:
-            gradients = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
-            rows[k] = torch.cat([gradient.flatten() for gradient in gradients]).float().cpu()
+            gradients = torch.autograd.grad(by_task[k], shared, retain_graph=True, materialize_grads=True)
+            rows[row] = torch.cat([gradient.flatten() for gradient in gradients]).float().cpu()
     rows /= rows.norm(dim=1, keepdim=True)  # 0 / 0 is NaN
     return rows @ rows.T
 
@@ -130,23 +138,30 @@ class GradientCosines(Hook):
 
     Args:
         every: steps between two measurements.
+        tasks: names of those compared, 32 at most, since the file grows with the number of pairs; by default the first.
 
     Raises:
-        ValueError: for fewer than one step; at the start of a run, if tasks have no names or share no parameters, or
-            the file belongs to another run.
+        ValueError: for fewer than one step, or names twice or too many; at the start of a run, if tasks have no such
+            names or share no parameters, or the file belongs to another run.
     """
 
-    def __init__(self, every: Count = 100) -> None:
-        self.every = every
+    def __init__(self, every: Count = 100, tasks: tuple[str, ...] | None = None) -> None:
+        if tasks is not None and not 2 <= len(set(tasks)) == len(tasks) <= MOST_COMPARED:
+            raise ValueError(f"expected from 2 to {MOST_COMPARED} different tasks to compare, got {len(tasks)}")
+        self.every, self.tasks = every, tasks
 
     def check(self, objective: Objective) -> None:
-        task_names(objective.learner.spec)
+        names = task_names(objective.learner.spec)
+        if unknown := [name for name in self.tasks or () if name not in names]:
+            raise ValueError(f"expected tasks to compare among {', '.join(names[:MOST_COMPARED])}, got {unknown}")
         check_shared(list(shared_parameters(objective.learner).values()))
 
     def begin(self, objective: Objective, folder: Path, step: int) -> None:
         self._objective, self._path = objective, folder / "cosines.json"
         self._shared = check_shared(list(shared_parameters(objective.learner).values()))
-        tasks = list(task_names(objective.learner.spec))
+        names = task_names(objective.learner.spec)
+        tasks = list(self.tasks or names[:MOST_COMPARED])
+        self._compared = [names.index(name) for name in tasks]
         record: dict[str, Any] = {"tasks": tasks, "steps": [], "cosines": []}
         if step and self._path.exists():
             record = _checked(read_json(self._path), tasks, self._path)
@@ -157,7 +172,7 @@ class GradientCosines(Hook):
     def before_step(self, step: int, episodes: Episodes) -> None:
         if step % self.every:
             return
-        cosines = gradient_cosines(self._objective, episodes, self._shared).tolist()
+        cosines = gradient_cosines(self._objective, episodes, self._shared, self._compared).tolist()
         rows = [[None if math.isnan(cosine) else round(cosine, 4) for cosine in row] for row in cosines]
         self._record["steps"].append(step)
         self._record["cosines"].append(rows)
@@ -265,9 +280,7 @@ def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figur
     return drawing
 
 
-def _changes(
-    multi: Mapping[str, float], single: Mapping[str, float], lower_is_better: Collection[str] | bool
-) -> dict[str, float]:
+def _changes(multi: Mapping[str, float], single: Mapping[str, float], metric: Metric) -> dict[str, float]:
     """By task, the relative change in %, above 0 if it is an improvement."""
     if not single or set(multi) != set(single):
         raise ValueError(f"expected scores of the same tasks, got {sorted(multi)} and {sorted(single)}")
@@ -275,10 +288,10 @@ def _changes(
         raise ValueError(
             f"expected single-task scores other than 0, got 0 for {zeros}; a relative change has no meaning"
         )
-    lower = set(single) if lower_is_better is True else set(lower_is_better or ())
-    if unknown := lower - set(single):
-        raise ValueError(f"expected lower_is_better among the tasks {sorted(single)}, got {sorted(unknown)}")
-    signs = {task: -1 if task in lower else 1 for task in single}
+    names = dict.fromkeys(single, metric) if isinstance(metric, str) else metric
+    if lacking := [task for task in single if not isinstance(names.get(task), str)]:
+        raise ValueError(f"expected the metric of each task, such as 'accuracy' or 'nll', got none of {lacking}")
+    signs = {task: 1 if more_is_better(names[task]) else -1 for task in single}
     return {task: 100 * signs[task] * (multi[task] - score) / abs(score) for task, score in single.items()}
 
 

@@ -20,5 +20,10 @@ def scale(metric: str) -> tuple[int, str]:
     return (100, "%") if metric.startswith("accuracy") or metric == "error" else (1, "")
 
 
+HIGHER = ("accuracy", "auroc", "average_precision", "log_likelihood", "miou")
+"""Metrics of which more is better; of others less is."""
+
+
 def more_is_better(metric: str) -> bool:
-    return metric.startswith("accuracy") or metric == "log_likelihood"
+    """Whether more is better; the name of a part may stand before or after that of the metric."""
+    return metric.startswith(HIGHER) or metric.endswith(tuple(f"_{name}" for name in HIGHER)) or "_within_" in metric

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.ranges import Count, Within
+from metabox.targets.base import log_weights
 from metabox.targets.vector import RealVector, quantiles_of
 
 MEDIAN = 0.6744897501960817
@@ -125,8 +126,12 @@ class Bars(RealVector):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean(params) - y).square().mean(-1)}
 
-    def mixture(self, params: Tensor) -> Tensor:
-        mixed = (self.log_probs(params).logsumexp(1) - math.log(params.shape[1])).flatten(-2)
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        each = self.log_probs(params)
+        if weights is None:
+            mixed = (each.logsumexp(1) - math.log(params.shape[1])).flatten(-2)
+        else:
+            mixed = (each + log_weights(each, weights)).logsumexp(1).flatten(-2)
         _, units = self.split_units(params)
         return mixed if units is None else self.in_units(mixed, *(part[:, 0] for part in units))
 

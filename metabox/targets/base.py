@@ -157,8 +157,10 @@ class Target(Configured, ABC):
         """Scores to report beside the likelihood, each `[T, M]`: accuracy, squared error; NaN for none."""
 
     @abstractmethod
-    def mixture(self, params: Tensor) -> Tensor:
-        """One prediction for the equal mixture of S predictions: `[T, S, M, P]` -> `[T, M, P]`, float32.
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        """One prediction for the mixture of S predictions: `[T, S, M, P]` -> `[T, M, P]`, float32.
+
+        The weights `[T, S]` have the sum 1 for each task; by default they are equal.
 
         It has the mixture's probabilities if possible (classes, labels), else its mean and variance.
         """

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.ranges import Count, NotNegative, Positive
+from metabox.targets.base import log_weights
 from metabox.targets.vector import Vector
 
 
@@ -66,6 +67,6 @@ class Binary(Vector):
     def answer(self, params: Tensor) -> Tensor:
         return params.float().sigmoid()
 
-    def mixture(self, params: Tensor) -> Tensor:
-        logits = params.float()
-        return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        logits, w = params.float(), 0.0 if weights is None else log_weights(params, weights)
+        return (F.logsigmoid(logits) + w).logsumexp(1) - (F.logsigmoid(-logits) + w).logsumexp(1)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from metabox.nn.sets import membership, one_hot
 from metabox.ranges import Count, NotNegative
-from metabox.targets.base import Target
+from metabox.targets.base import Target, log_weights
+
+LOWEST = float(torch.finfo(torch.float32).min)
 
 
 class Classes(Target):
@@ -99,8 +101,10 @@ class Classes(Target):
     def answer(self, params: Tensor) -> Tensor:
         return self.log_probs(params).exp()
 
-    def mixture(self, params: Tensor) -> Tensor:
-        return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is None:
+            return self.log_probs(params).logsumexp(1) - math.log(params.shape[1])
+        return (self.log_probs(params) + log_weights(params, weights)).logsumexp(1).clamp(min=LOWEST)
 
     def union(self, other: Target) -> Target:
         super().union(other)

@@ -81,13 +81,14 @@ class Mixture(RealVector):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean(params) - y).square().mean(-1)}
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         """One normal with the mean and the variance of all."""
         log_weights, means, scales, units = self._components(params)
-        n = params.shape[1]
-        weights = (log_weights.exp() / n).movedim(1, -2).flatten(-2)
+        each = log_weights.exp()
+        each = each / params.shape[1] if weights is None else each * weights.float()[..., None, None, None]
+        each = each.movedim(1, -2).flatten(-2)
         means, scales = (part.movedim(1, -2).flatten(-2) for part in (means, scales))
-        mean, deviation = (weights * means).sum(-1, keepdim=True), _deviation(weights, means, scales)[..., None]
+        mean, deviation = (each * means).sum(-1, keepdim=True), _deviation(each, means, scales)[..., None]
         above = (deviation - self.min_scale).clamp(min=1e-6)
         raw = above + torch.log(-torch.expm1(-above))  # the inverse of softplus
         each = torch.stack([torch.zeros_like(mean), mean, raw], dim=-2).expand(

@@ -271,12 +271,12 @@ class Parts(Target):
         found = {part.name: part.target.ranked(p, label, mask) for part, p, label in pieces if not part.spatial}
         return {name: own[""] for name, own in found.items() if own}
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         s, m = params.shape[1:3]
         mixed = []
         for part, kind, p in zip(self.parts, self.kinds, self.split_params(params), strict=True):
             one_by_one = p.unflatten(-1, (-1, part.elements)).transpose(-1, -2)  # [T, S, M, elements, P]
-            one = kind.mixture(one_by_one.reshape(-1, s, m * part.elements, one_by_one.shape[-1]))
+            one = kind.mixture(one_by_one.reshape(-1, s, m * part.elements, one_by_one.shape[-1]), weights)
             mixed.append(one.unflatten(1, (m, part.elements)).transpose(-1, -2).flatten(2))
         return torch.cat(mixed, dim=-1)
 

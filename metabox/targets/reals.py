@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metabox.ranges import Count, NotNegative, Positive
+from metabox.targets.base import weighted_mean
 from metabox.targets.vector import RealVector, quantiles_of
 
 
@@ -108,7 +109,7 @@ class Reals(RealVector):
     def scores(self, params: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"squared_error": (self.mean_and_scale(params)[0] - y).square().mean(-1)}
 
-    def mixture(self, params: Tensor) -> Tensor:
+    def mixture(self, params: Tensor, weights: Tensor | None = None) -> Tensor:
         """The normal with the mixture's mean and, unless the noise is fixed, its variance."""
         own, units = self.split_units(params)
         means, scales = self._standard(own)
@@ -116,14 +117,18 @@ class Reals(RealVector):
             location, unit = units
             first, of_first = location[:, :1], unit[:, :1]
             means, scales = (location - first) / of_first + unit / of_first * means, unit / of_first * scales
-            return self.in_units(self._mixed(means, scales), first[:, 0], of_first[:, 0])
-        return self._mixed(means, scales)
+            return self.in_units(self._mixed(means, scales, weights), first[:, 0], of_first[:, 0])
+        return self._mixed(means, scales, weights)
 
-    def _mixed(self, means: Tensor, scales: Tensor) -> Tensor:
-        mean = means.mean(1)
+    def _mixed(self, means: Tensor, scales: Tensor, weights: Tensor | None) -> Tensor:
+        mean = weighted_mean(means, weights)
         if self.noise:
             return mean
-        variance = scales.square().mean(1) + means.var(1, correction=0)  # the law of total variance
+        if weights is None:
+            apart = means.var(1, correction=0)
+        else:
+            apart = weighted_mean((means - mean[:, None]).square(), weights)
+        variance = weighted_mean(scales.square(), weights) + apart  # the law of total variance
         above = ((variance.sqrt() - self.min_scale) / self.factor).clamp(min=SMALLEST)
         raw = above.log() if self.link == "exp" else above + torch.log(-torch.expm1(-above))  # the inverse of the link
         return torch.cat([mean, raw], dim=-1)

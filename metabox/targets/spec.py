@@ -29,6 +29,8 @@ class TaskSpec:
     target: what y is, such as `Classes(5)`
     descriptor_size: dz, 0 if tasks have no descriptor
     tasks: names of the tasks, if there is a finite list of them
+    index_size: how many first columns of a descriptor are the index of a task, one-hot: one for each trained task, or 0
+    untrained: the names of those tasks that have no training data
     scale: how the learner brings vectors x and real y to location 0 and scale 1: "none", it does not; "training", by
         the statistics of the training tasks, kept with its weights; "support", by those of each task's support, kept in
         phi, for numbers in any unit. It answers in the units of y in every case
@@ -42,14 +44,31 @@ class TaskSpec:
     descriptor_size: Natural = 0
     tasks: tuple[str, ...] = ()
     scale: Scale = "none"
+    index_size: Natural = 0
+    untrained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if unknown := [name for name in self.untrained if name not in self.tasks]:
+            raise ValueError(f"expected untrained among the names of the tasks, got {unknown}")
+        k = len(self.trained)
+        if self.index_size not in (0, k) or self.index_size > self.descriptor_size:
+            raise ValueError(
+                f"expected index_size 0, or {k}, the number of trained tasks, within a descriptor of that size at "
+                f"least, got {self.index_size} of {self.descriptor_size}; a descriptor without an index has 0"
+            )
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the tasks with training data, in the order of an index."""
+        return tuple(name for name in self.tasks if name not in set(self.untrained))
 
     def __repr__(self) -> str:
         """Leave out empty fields, and show the number of tasks instead of their names."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown |= {"tasks": f"{len(self.tasks)} names"} if self.tasks else {}
+        shown |= {"untrained": f"{len(self.untrained)} names"} if self.untrained else {}
+        shown = {name: value for name, value in shown.items() if name != "index_size" or value}
         given = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value not in ((), "none"))
         return f"TaskSpec({given})"
 
@@ -59,7 +78,8 @@ class TaskSpec:
         Raises:
             ValueError: if the specs are not of one kind.
         """
-        if any(getattr(self, name) != getattr(other, name) for name in ("x_shape", "descriptor_size", "tasks")):
+        same = ("x_shape", "descriptor_size", "index_size", "tasks", "untrained")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
             raise ValueError(f"expected two samplers of one kind of task, got {self} and {other}")
         return replace(self, target=self.target.union(other.target))
 
@@ -116,6 +136,12 @@ class TaskSpec:
             raise ValueError(f"expected {expected}, got {got}; the learner's spec has descriptor_size {wanted[1]}")
         if values and descriptor is not None:
             check_finite("descriptor", descriptor, None)
+            index = descriptor[:, : self.index_size]
+            if not bool((((index == 0) | (index == 1)).all(1) & (index.sum(1) <= 1)).all()):
+                raise ValueError(
+                    f"expected the first {self.index_size} numbers of a descriptor as the index of a trained task, "
+                    "one-hot, or zeros if it is not told, got others; a task that was not trained has no index"
+                )
 
     def check_episodes(self, episodes: Episodes) -> None:
         """Raise a ValueError unless the episodes are valid for this spec; reads every number."""

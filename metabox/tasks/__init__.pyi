@@ -34,6 +34,7 @@ from metabox.tasks.images.tieredimagenet import TieredImageNet as TieredImageNet
 from metabox.tasks.multitask.alphabets import Alphabets as Alphabets
 from metabox.tasks.multitask.celeba import CelebA as CelebA
 from metabox.tasks.multitask.census import CensusIncome as CensusIncome
+from metabox.tasks.multitask.kinds import Kinds as Kinds
 from metabox.tasks.multitask.mail import MailFolder as MailFolder
 from metabox.tasks.multitask.nyuv2 import NYUv2 as NYUv2
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions as CorrelatedRegressions

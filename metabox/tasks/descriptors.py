@@ -55,12 +55,19 @@ class Descriptor(Configured, ABC):
             ValueError: if what it needs is not known for every task, naming those tasks.
         """
 
+    def index_size(self, n_tasks: int) -> int:
+        """How many first columns are the index of a task, one-hot: K or 0."""
+        return 0
+
 
 class OneHot(Descriptor):
     """The index of a task: `[K, K]`. It says nothing about a task that was not trained."""
 
     def vectors(self, tasks: Sequence[About]) -> Tensor:
         return torch.eye(len(tasks))
+
+    def index_size(self, n_tasks: int) -> int:
+        return n_tasks
 
 
 class Metadata(Descriptor):
@@ -135,7 +142,7 @@ class Beside(Descriptor):
     """Several descriptors side by side.
 
     Args:
-        parts: the descriptors; `OneHot` must be the first, since a learner with heads reads the task's index there.
+        parts: the descriptors; `OneHot` must be the first, since the index of a task comes first in its descriptor.
 
     Raises:
         ValueError: if there are none, or if `OneHot` is not the first.
@@ -149,6 +156,9 @@ class Beside(Descriptor):
 
     def vectors(self, tasks: Sequence[About]) -> Tensor:
         return torch.cat([part.vectors(tasks) for part in self.parts], dim=1)
+
+    def index_size(self, n_tasks: int) -> int:
+        return self.parts[0].index_size(n_tasks)
 
 
 class NGrams(Configured):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict
 
@@ -78,8 +78,47 @@ class Rows:
             raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}], got [..., {size}]")
         if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
             raise ValueError("expected finite descriptors, got NaN or infinity")
+        self._note_untrained()
+        size = self.spec.descriptor_size
         one = torch.zeros(1, size) if size else None
         self.spec.check(Examples(x=self.x[None], y=self.y[None]), one)  # as one task, although the rows are of all
+
+    def _note_untrained(self) -> None:
+        """Find the tasks without training rows, which get no column of the index."""
+        spec, names = self.spec, self.spec.tasks
+        seen = (
+            np.zeros(0, dtype=np.int64)
+            if self.task is None
+            else np.asarray(self.task)[np.asarray(self.split) == "train"]
+        )
+        without = np.bincount(seen, minlength=len(names))[: len(names)] == 0
+        if not names or without.all():
+            return
+        z, index = self.descriptors, spec.index_size
+        if z is not None and index == len(names):
+            z = torch.cat([z[:, :index][:, torch.from_numpy(~without)], z[:, index:]], dim=1)
+            index = z.shape[1] - spec.descriptor_size + index
+        untrained = tuple(np.array(names, dtype=object)[without])
+        size = 0 if z is None else z.shape[1]
+        object.__setattr__(self, "descriptors", z)
+        object.__setattr__(self, "spec", replace(spec, descriptor_size=size, index_size=index, untrained=untrained))
+        if index and z is not None:
+            self._check_index(z[:, :index], ~without)
+            if size == index and untrained:
+                raise ValueError(
+                    f"expected training rows of every task that is told by its index, got none of "
+                    f"{', '.join(untrained)}; describe tasks in another way as well, or leave these out"
+                )
+
+    def _check_index(self, index: Tensor, trained: Booleans) -> None:
+        wanted = torch.zeros_like(index)
+        wanted[torch.from_numpy(trained)] = torch.eye(index.shape[1])
+        if not torch.equal(index, wanted):
+            raise ValueError(
+                f"expected descriptors that begin with the index of each trained task, one-hot in their order, "
+                f"and zeros for others, as index_size {index.shape[1]} says, got other numbers; use index_size=0 for "
+                "descriptors that are no index"
+            )
 
 
 class FiniteOptions(TypedDict, total=False):
@@ -88,7 +127,9 @@ class FiniteOptions(TypedDict, total=False):
     n_support: int | tuple[int, int]
     n_query: int | tuple[int, int]
     temperature: float | None
-    descriptor_dropout: float
+    untold: float
+    support_split: Split | None
+    untrained: tuple[str, ...]
 
 
 class FiniteTasks(Sized, EpisodeSampler):
@@ -106,7 +147,10 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_query: query examples, or a range; fewer if a task has no more.
         temperature: in training, the probability of a task is proportional to its number of training rows to the power
             1 / temperature: 1 is proportional to size; None is uniform, whatever the sizes.
-        descriptor_dropout: the share of tasks in a batch whose descriptor is replaced with zeros.
+        untold: the share of tasks in a batch whose descriptor is replaced with zeros.
+        support_split: whose rows are the supports in validation and test; by default the training rows. With "val" or
+            "test" nothing was trained on a support, and its rows are none of the queries'.
+        untrained: names of tasks that are never trained. The test has these only, training and validation the others.
 
     Raises:
         ValueError: if an option is out of range; at the first use, if the data are missing or do not fit.
@@ -117,11 +161,15 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_support: NaturalOrRange = 0,
         n_query: CountOrRange = 16,
         temperature: Positive | None = None,
-        descriptor_dropout: Share = 0.0,
+        untold: Share = 0.0,
+        support_split: Split | None = None,
+        untrained: tuple[str, ...] = (),
     ) -> None:
         super().__init__(n_support, n_query)
         self.temperature = temperature
-        self.descriptor_dropout = descriptor_dropout
+        self.untold = untold
+        self.support_split = support_split
+        self.untrained = tuple(untrained)
 
     @abstractmethod
     def load(self) -> Rows:
@@ -129,7 +177,20 @@ class FiniteTasks(Sized, EpisodeSampler):
 
     @cached_property
     def _rows(self) -> Rows:
-        return self.load()
+        rows = self.load()
+        if not self.untrained:
+            return rows
+        if unknown := [name for name in self.untrained if name not in rows.spec.tasks]:
+            raise ValueError(f"expected tasks to hold out among the names {rows.spec!r} has, got {unknown}")
+        of_task = self._untrained(rows)
+        if of_task.all():
+            raise ValueError(f"expected a task to train, got all {len(of_task)} held out")
+        untrained = of_task[np.asarray(rows.task)] & (np.asarray(rows.split) == "train")
+        return replace(rows, split=np.where(untrained, "val", rows.split))
+
+    def _untrained(self, rows: Rows) -> Booleans:
+        """Which tasks are held out, `[K]`."""
+        return np.isin(np.array(rows.spec.tasks or ("",), dtype=object), np.array(self.untrained, dtype=object))
 
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # known once the data are loaded
@@ -147,10 +208,12 @@ class FiniteTasks(Sized, EpisodeSampler):
         """For each split: its rows, sorted by task, and the start and number of each task's rows, both `[K]`."""
         rows, n_tasks = self._rows, max(1, len(self.spec.tasks))
         task = np.zeros(len(rows.x), dtype=np.int64) if rows.task is None else np.asarray(rows.task)
-        split = np.asarray(rows.split)
+        split, held = np.asarray(rows.split), self._untrained(rows)
         places = {}
         for name in SPLITS:
-            (mine,) = np.nonzero(split == name)
+            (mine,) = np.nonzero(
+                (split == name) & (held[task] == (name == "test")) if self.untrained else split == name
+            )
             mine = mine[np.argsort(task[mine], kind="stable")]
             count = np.bincount(task[mine], minlength=n_tasks)
             places[name] = mine, np.cumsum(count) - count, count
@@ -162,8 +225,9 @@ class FiniteTasks(Sized, EpisodeSampler):
         n_support, n_query = self.sizes(place, type(self).__name__)
         draws = place.draws(type(self).__name__)
         task = self._tasks(draws, split)
-        if split == "train":
-            count = self._places["train"][2][task]
+        source = "train" if split == "train" else (self.support_split or "train")
+        if source == split:  # support and query share no row
+            count = self._places[split][2][task]
             n_support = np.minimum(n_support, count - 1)  # one is left for the query
             n_query = np.minimum(n_query, count - n_support)
             chosen = self._choose(draws, "rows", split, task, self.n_support[1] + self.n_query[1])
@@ -172,8 +236,8 @@ class FiniteTasks(Sized, EpisodeSampler):
             query = np.take_along_axis(chosen, np.minimum(n_support[:, None] + column, chosen.shape[1] - 1), axis=1)
             query = np.where(column < n_query[:, None], query, -1)
         else:
-            kept = np.minimum(n_support, self._places["train"][2][task])
-            support = _first(self._choose(draws, "support", "train", task, self.n_support[1]), kept)
+            kept = np.minimum(n_support, self._places[source][2][task])
+            support = _first(self._choose(draws, "support", source, task, self.n_support[1]), kept)
             asked = np.minimum(n_query, self._places[split][2][task])
             query = _first(self._choose(draws, "query", split, task, self.n_query[1]), asked)
         return self._episodes(draws, task, support, query).to(device)
@@ -190,6 +254,16 @@ class FiniteTasks(Sized, EpisodeSampler):
         size = self._places[split][2][there].astype(np.float64)
         edges = np.cumsum((size / size.max()) ** (1 / self.temperature))
         return there[np.searchsorted(edges, draws.uniform("task", 0.0, edges[-1]))]
+
+    def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
+        if not self.spec.tasks:
+            return None
+        size = self._places["train"][2]
+        (there,) = np.nonzero(size)
+        power = 0.0 if self.temperature is None else 1 / self.temperature
+        share = torch.from_numpy(size[there].astype(np.float64) ** power)
+        told = self._rows.descriptors
+        return (None if told is None else told[torch.from_numpy(there)]), (share / share.sum()).float()
 
     def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
         """`most` rows of each task without replacement, in random order, or all if it has fewer: `[T, W]`.
@@ -215,7 +289,7 @@ class FiniteTasks(Sized, EpisodeSampler):
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
         z = None
         if rows.descriptors is not None:
-            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.descriptor_dropout)
+            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
             z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
         classes = None
         if self.spec.target.n_classes is not None:

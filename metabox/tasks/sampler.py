@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from metabox.checks import shown
 from metabox.config import Configured, identity
 from metabox.data.preprocessing import Preprocessing
@@ -48,6 +50,13 @@ class EpisodeSampler(Configured, ABC):
     def identity(self) -> dict[str, object]:
         """What the tasks depend on, which a resumed run compares: the recorded arguments and the data."""
         return {"data": self.fingerprint(), **identity(self.config)}
+
+    def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
+        """The descriptors `[K, dz]`, if any, and the probabilities `[K]` of the named tasks drawn in training.
+
+        None for tasks without names, or if they are not known.
+        """
+        return None
 
     def class_names(self) -> dict[Split, list[str]]:
         """Names of the classes of each split that was sampled, if classes have names; opens no data."""

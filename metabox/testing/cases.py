@@ -26,7 +26,7 @@ SPECS = {
     "classes with a descriptor": TaskSpec((4,), Classes(3), descriptor_size=2),
     "reals with a descriptor": TaskSpec((2,), Reals(1), descriptor_size=3),
     "named parts": TaskSpec((4,), Parts((Part("kind", Classes(3)), Part("place", Reals(2)), Part("marks", Binary(2))))),
-    "named tasks": TaskSpec((4,), Classes(3), descriptor_size=3, tasks=("a", "b", "c")),
+    "named tasks": TaskSpec((4,), Classes(3), descriptor_size=3, tasks=("a", "b", "c"), index_size=3),
 }
 
 
@@ -46,8 +46,10 @@ def make_episodes(
 
     z = torch.randn(n_tasks, spec.descriptor_size, generator=random) if spec.descriptor_size else None
     task = torch.arange(n_tasks) % len(spec.tasks) if spec.tasks else None
-    if task is not None and z is not None:  # the first columns are the task, one-hot
-        z[:, : len(spec.tasks)] = F.one_hot(task, len(spec.tasks))
+    if z is not None and spec.index_size:
+        trained = torch.arange(n_tasks) % spec.index_size
+        z[:, : spec.index_size] = F.one_hot(trained, spec.index_size)
+        task = torch.tensor([spec.tasks.index(name) for name in spec.trained])[trained]
     return Episodes(support=examples(n_support), query=examples(n_query), descriptor=z, task=task)
 
 
@@ -99,7 +101,7 @@ def small_family(spec: TaskSpec, learner: Learner, random: torch.Generator) -> E
     which = torch.randint(2, (32, 8), generator=random)
     which[:, 1] = 1 - which[:, 0]  # so both points are in the support, the first four
     task = torch.randint(2, (32, 1), generator=random)
-    z = _descriptors(spec, task[:, 0], reads_support(learner), random)
+    z = _descriptors(spec, task[:, 0], reads_support(learner) and not isinstance(learner, MultiTask))
     if z is None and not reads_support(learner):
         task = torch.zeros_like(task)
     y = task.expand(-1, 8) if learner.ordered else which ^ task
@@ -114,13 +116,13 @@ def reads_support(learner: Learner) -> bool:
     return learner.reads_support and not (isinstance(learner, MultiTask) and learner.code.kind == "given")
 
 
-def _descriptors(spec: TaskSpec, task: Tensor, reads: bool, random: torch.Generator) -> Tensor | None:
+def _descriptors(spec: TaskSpec, task: Tensor, reads: bool) -> Tensor | None:
     """Descriptors for two tasks `[T, dz]`, one-hot if tasks have names; zeros if the task is not given.
 
-    For a learner that reads the support, half of the descriptors are given if tasks have names, else none.
+    For a learner that reads the support and not the names of tasks, none is given; others are told in training.
     """
     if not spec.descriptor_size:
         return None
     z = F.one_hot(task, len(spec.tasks)).float() if spec.tasks else (2.0 * task[:, None] - 1)
-    given = torch.rand(len(task), 1, generator=random) < (0.5 if spec.tasks else 0.0) if reads else 1.0
+    given = 0.0 if reads else 1.0
     return F.pad(z * given, (0, spec.descriptor_size - z.shape[1]))

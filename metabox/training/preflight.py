@@ -203,6 +203,7 @@ def _try(
 
 def _fit(learner: Learner, tasks: EpisodeSampler, seed: int) -> None:
     """Take the statistics that the learner keeps, of its scale and its target, from the first training tasks."""
+    learner.fit(tasks)
     scaler, target = learner.scaler, learner.spec.target
     if scaler is not None:
         scaler.fit(example for part in _first(tasks, seed) for example in (part.support, part.query))

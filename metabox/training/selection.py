@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from metabox.checks import check_fields
 from metabox.evaluation import Scores, mean_of
+from metabox.reports.metrics import more_is_better
 from metabox.targets import TaskSpec
 
-HIGHER = ("accuracy", "auroc", "average_precision")
-"""How the names of metrics begin of which more is better; of others less is."""
 POOLED = ("auroc", "average_precision", "calibration_error")
 """Metrics that a few tasks may not have yet, so that a run begins without them."""
 
@@ -78,4 +77,4 @@ class Select:
         name, value = self.score(spec, scores)
         if math.isnan(value):
             return -math.inf
-        return value if name.startswith(HIGHER) else -value
+        return value if more_is_better(name) else -value

@@ -94,6 +94,7 @@ def losses_by_task(spec: TaskSpec, result: Mapping[str, Tensor], task: Tensor | 
         labels = torch.stack([result[f"labels_{name}"] for name in names])  # [K, T]
         by_row = torch.stack([result[f"loss_{name}"] for name in names])
         count = labels.sum(1)
+        by_row = torch.where(labels > 0, by_row, 0)  # NaN in evaluation
         return (by_row * labels).sum(1) / count.clamp(min=1), torch.where(count > 0, share, 0)
     if task is None:
         raise ValueError("expected episodes that say which task each row is, got task=None; the sampler gives it")

@@ -242,8 +242,8 @@ def test_sizes_that_do_not_fit_are_named(make: Callable[..., Layered], said: str
 
 
 @NAMES
-def test_thousands_of_steps_in_float32_stay_near_those_in_double(name: str) -> None:
-    learner, support = build(CASES[name], CLASSES), make_episodes(CLASSES, n_tasks=1, n_support=3000).support
+def test_hundreds_of_steps_in_float32_stay_near_those_in_double(name: str) -> None:
+    learner, support = build(CASES[name], CLASSES), make_episodes(CLASSES, n_tasks=1, n_support=500).support
     with torch.no_grad():
         rough, exact = learner.stream(support), learner.double().stream(doubled(support))
     assert (rough - exact).abs().max() < 1e-4 * exact.abs().max()

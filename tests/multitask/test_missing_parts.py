@@ -112,3 +112,14 @@ def test_uncertainty_learns_the_noise_of_a_rare_part_from_its_own_labels() -> No
         weighting.total(losses, share).backward()
         optimizer.step()
     assert weighting.log_variance.tolist() == pytest.approx([math.log(1.44)] * 2, abs=1e-3)
+
+
+def test_in_evaluation_a_part_without_a_label_has_no_loss_rather_than_one_of_zero() -> None:
+    objective = Given(HardSharing(SPEC)).eval()
+    result = objective(rows(4))  # the last two tasks, of rows 8 to 15, have no label of the rare part
+    assert result["loss_rare"].isnan().tolist() == [False, False, True, True]
+    assert result["loss_common"].isfinite().all()
+    assert result["loss"].isfinite().all()
+    losses, share = losses_by_task(SPEC, result, None)
+    assert losses.tolist() == pytest.approx([half_square([float(i) for i in range(16)]), half_square([0, 50, 60])])
+    assert share.tolist() == [1, 2]

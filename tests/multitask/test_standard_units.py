@@ -92,9 +92,9 @@ def test_uncertainty_with_a_learned_scale_is_refused_before_anything_is_written(
 
 def test_uncertainty_takes_classes_and_named_tasks_of_one_noise() -> None:
     Uncertainty(2).fit(TaskSpec((2,), Parts([Part("a", Classes(2)), Part("b", Reals(1, noise=1))])))
-    Uncertainty(2).fit(TaskSpec((2,), Reals(2, noise=1), descriptor_size=2, tasks=("a", "b")))
+    Uncertainty(2).fit(TaskSpec((2,), Reals(2, noise=1), descriptor_size=2, index_size=2, tasks=("a", "b")))
     with pytest.raises(ValueError, match=r"got Bars\("):
-        Uncertainty(2).fit(TaskSpec((2,), metabox.Bars(1), descriptor_size=2, tasks=("a", "b")))
+        Uncertainty(2).fit(TaskSpec((2,), metabox.Bars(1), descriptor_size=2, index_size=2, tasks=("a", "b")))
 
 
 def opposite_tasks() -> InMemory:
@@ -102,7 +102,7 @@ def opposite_tasks() -> InMemory:
     torch.manual_seed(1)
     x, task = torch.randn(300, 4), np.arange(300) % 2
     y = (x @ torch.tensor([[1.0], [-0.5], [0.8], [0.3]])) * torch.tensor([1.0, -1.0])[task][:, None]
-    spec = TaskSpec((4,), Reals(1), descriptor_size=2, tasks=("up", "down"))
+    spec = TaskSpec((4,), Reals(1), descriptor_size=2, index_size=2, tasks=("up", "down"))
     split = np.array(["train", "val", "test"])[np.arange(300) // 2 % 3]
     rows = Rows(x=x, y=y + 0.1 * torch.randn(300, 1), split=split, spec=spec, task=task, descriptors=torch.eye(2))
     return InMemory(rows, n_support=0, n_query=16)

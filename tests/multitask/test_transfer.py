@@ -70,19 +70,21 @@ COSINES = [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
 def test_delta_percent_by_hand() -> None:
     # (+10 % better, 20 % worse, and an error that falls by a quarter): (10 - 20 + 25) / 3
     multi, single = {"a": 0.55, "b": 0.4, "c": 0.3}, {"a": 0.5, "b": 0.5, "c": 0.4}
-    assert delta_percent(multi, single, {"c"}) == pytest.approx(5)
-    assert delta_percent(multi, single, True) == pytest.approx((-10 + 20 + 25) / 3)
-    assert delta_percent(single, single) == 0
+    assert delta_percent(multi, single, {"a": "accuracy", "b": "accuracy_kind", "c": "squared_error"}) == pytest.approx(
+        5
+    )
+    assert delta_percent(multi, single, "nll") == pytest.approx((-10 + 20 + 25) / 3)
+    assert delta_percent(single, single, "accuracy") == 0
 
 
 def test_better_is_above_zero_whatever_the_sign_of_the_score() -> None:
-    assert delta_percent({"a": -1.0}, {"a": -2.0}) == pytest.approx(50)  # log likelihoods
-    assert delta_percent({"a": -3.0}, {"a": -2.0}, lower_is_better=True) == pytest.approx(50)
+    assert delta_percent({"a": -1.0}, {"a": -2.0}, "log_likelihood") == pytest.approx(50)  # log likelihoods
+    assert delta_percent({"a": -3.0}, {"a": -2.0}, "nll") == pytest.approx(50)
 
 
 def test_the_table_has_means_and_intervals_over_seeds() -> None:
     multi, single = {"a": [0.6, 0.5, 0.7], "b": [0.2, 0.2, 0.2]}, {"a": [0.5, 0.5, 0.5], "b": [0.4, 0.4, 0.4]}
-    a, b, average = table(multi, single)
+    a, b, average = table(multi, single, "accuracy")
     assert (a["task"], a["single"], a["multi"]) == ("a", pytest.approx(0.5), pytest.approx(0.6))
     assert a["delta"] == pytest.approx(20)  # changes of 20, 0 and 40: deviation 20, t = 4.303
     assert a["interval_95"] == pytest.approx(4.3027 * 20 / math.sqrt(3), rel=1e-4)
@@ -94,8 +96,30 @@ def test_the_table_has_means_and_intervals_over_seeds() -> None:
     assert "| b | 0.4 | 0.2 | -50.00 ± 0.00 ▼ |" in text
 
 
+def test_an_error_that_was_halved_is_a_gain_of_half() -> None:
+    rows = table({"a": [0.5, 0.5]}, {"a": [1.0, 1.0]}, "squared_error")
+    assert [row["delta"] for row in rows] == [50, 50]
+
+
+def test_cosines_are_of_named_tasks_at_most_32(tmp_path: Path) -> None:
+    many = Known([[1.0, float(k)] for k in range(16)])
+    many.learner.spec.tasks = tuple(map(str, range(1000)))
+    many.rows = torch.ones(1000, 2)
+    for hook, names in (
+        (GradientCosines(every=1), [str(k) for k in range(32)]),
+        (GradientCosines(every=1, tasks=("999", "5")), ["999", "5"]),
+    ):
+        hook.check(many)
+        hook.begin(many, tmp_path, 0)
+        hook.before_step(0, batch(5, 999))
+        tasks, _, cosines = read_cosines(tmp_path / "cosines.json")
+        assert tasks == names
+        assert cosines.shape == (1, len(names), len(names))
+    assert cosines[0].flatten().tolist() == pytest.approx([1.0] * 4, abs=1e-3)
+
+
 def test_one_seed_has_no_interval() -> None:
-    rows = table({"a": [2.0]}, {"a": [1.0]})
+    rows = table({"a": [2.0]}, {"a": [1.0]}, "accuracy")
     assert [row["interval_95"] for row in rows] == [None, None]
     assert "| a | 1 | 2 | +100.00 |" in markdown(rows)
 
@@ -217,12 +241,14 @@ def test_many_tasks_have_a_figure_without_names() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: delta_percent({"a": 1}, {"b": 1}), "the same tasks"),
-        (lambda: delta_percent({}, {}), "the same tasks"),
-        (lambda: delta_percent({"a": 1}, {"a": 0}), "other than 0"),
-        (lambda: delta_percent({"a": 1}, {"a": 1}, {"z"}), "lower_is_better among"),
-        (lambda: table({"a": [1, 2]}, {"a": [1]}), "as many seeds"),
-        (lambda: table({}, {}), "as many seeds"),
+        (lambda: delta_percent({"a": 1}, {"b": 1}, "nll"), "the same tasks"),
+        (lambda: delta_percent({}, {}, "nll"), "the same tasks"),
+        (lambda: delta_percent({"a": 1}, {"a": 0}, "nll"), "other than 0"),
+        (lambda: delta_percent({"a": 1}, {"a": 1}, {"z": "nll"}), "metric of each task"),
+        (lambda: GradientCosines(tasks=("a",)), "from 2 to 32 different tasks"),
+        (lambda: GradientCosines(tasks=("a", "z")).check(Known(ROWS)), r"tasks to compare among a, b, c, got \['z'\]"),
+        (lambda: table({"a": [1, 2]}, {"a": [1]}, "nll"), "as many seeds"),
+        (lambda: table({}, {}, "nll"), "as many seeds"),
         (lambda: gradient_cosines(Known(ROWS[:1]), batch(0), []), "two named tasks"),
         (lambda: gradient_cosines(Known(ROWS), SimpleNamespace(task=None, scale=1), []), "which task each row is"),
         (lambda: GradientCosines(0), "at least 1, got 0"),

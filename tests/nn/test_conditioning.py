@@ -126,7 +126,7 @@ def test_film_in_a_backbone_is_the_backbone_with_each_tasks_own_affine_layers(no
 
 
 def test_the_code_reaches_every_normalisation_layer_of_the_shared_network() -> None:
-    spec = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"))
+    spec = TaskSpec((1, 16, 16), Classes(3), descriptor_size=3, tasks=("a", "b", "c"), index_size=3)
     learner, episodes = build(partial(HardSharing, film=True), spec), make_episodes(spec)
     phi = learner.adapt(episodes.support, episodes.descriptor)
     assert {name for name in phi if "film" in name} == {f"backbone.film.{i}" for i in range(4)}

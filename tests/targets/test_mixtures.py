@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 from metabox.learners.base import within
-from metabox.targets import Reals
+from metabox.targets import Bars, Binary, Classes, Mixture, Part, Parts, Reals, Target
 from metabox.testing import SPECS
 
 CLASSES, REALS, BINARY = (SPECS[name] for name in ("classes of vectors", "reals", "binary labels"))
+TARGETS: list[Target] = [
+    Classes(3),
+    Binary(2),
+    *(Reals(2), Reals(2, noise=0.5), Bars(2, 7), Mixture(2, 3)),
+    Parts((Part("kind", Classes(3)), Part("place", Reals(2)))),
+]
 
 
 def test_a_mixture_of_equals_is_each_of_them() -> None:
@@ -53,3 +60,13 @@ def test_a_mixture_of_yes_and_no_is_the_mean_probability() -> None:
     logits = 3 * torch.randn(3, 9, 5, 2)
     wanted = Bernoulli(logits=logits).probs.mean(1)
     torch.testing.assert_close(BINARY.target.mixture(logits).sigmoid(), wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: type(target).__name__)
+def test_weights_are_the_shares_of_the_predictions(target: Target) -> None:
+    """A weight of 2/3 is the same as two of three equal ones, and 0 is none."""
+    params = torch.randn(2, 3, 4, target.n_params)
+    weights = torch.tensor([[2 / 3, 1 / 3, 0.0], [0.0, 1.0, 0.0]])
+    got = target.mixture(params, weights)
+    torch.testing.assert_close(got[:1], target.mixture(params[:1, [0, 0, 1]]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got[1:], target.mixture(params[1:, [1]]), rtol=1e-4, atol=1e-4)

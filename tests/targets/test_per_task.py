@@ -40,7 +40,7 @@ def tasks() -> InMemory:
     torch.manual_seed(0)
     task = np.arange(900) % 3
     y = torch.distributions.Exponential(1.0).sample((900, 1))
-    spec = TaskSpec((2,), Reals(1), descriptor_size=3, tasks=("a", "b", "c"))
+    spec = TaskSpec((2,), Reals(1), descriptor_size=3, index_size=3, tasks=("a", "b", "c"))
     split = np.array(["train", "train", "val"])[np.arange(900) // 3 % 3]
     rows = Rows(x=torch.zeros(900, 2), y=y, split=split, spec=spec, task=task, descriptors=torch.eye(3))
     return InMemory(rows, n_query=32)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toys import named_rows
 
-from metabox.episodes import SPLITS, Episodes
+from metabox.episodes import SPLITS, Episodes, Split
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.named import FiniteTasks, InMemory, Rows
 from metabox.tasks.place import Place
@@ -72,7 +72,7 @@ def test_evaluation_goes_through_every_task_and_all_its_rows() -> None:
 
 
 def test_two_ranks_draw_what_one_process_with_twice_the_tasks_draws() -> None:
-    sampler = tasks(n_support=(0, 4), n_query=(2, 8), temperature=1.5, descriptor_dropout=0.5)
+    sampler = tasks(n_support=(0, 4), n_query=(2, 8), temperature=1.5, untold=0.5)
     whole = rows_of(sampler.sample(Place(8, "train", index=5, seed=1)))
     halves = [rows_of(sampler.sample(Place(4, "train", index=5, first=first, seed=1))) for first in (0, 4)]
     for part in (0, 1):
@@ -89,10 +89,37 @@ def test_a_small_task_gives_what_it_has_and_leaves_one_row_to_ask_for() -> None:
 
 
 def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
-    z = tasks(descriptor_dropout=0.25).sample(Place(4000, "train")).descriptor
+    z = tasks(untold=0.25).sample(Place(4000, "train")).descriptor
     assert z is not None
     assert float((z.sum(1) == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert set(z.sum(1).tolist()) == {0.0, 1.0}
+
+
+def test_a_task_that_is_untrained_is_in_the_test_only_and_the_test_has_no_other() -> None:
+    rows = named_rows()
+    described = replace(rows, spec=replace(rows.spec, index_size=0))
+    sampler = InMemory(described, n_query=30, untrained=("b",))
+    assert sampler.spec.untrained == ("b",)
+    for split, wanted in (("train", {0, 2}), ("val", {0, 2}), ("test", {1})):
+        episodes = sampler.sample(Place(20, split))
+        assert set(episodes.task.tolist()) == wanted
+    _, frequency = sampler.trained_tasks()
+    assert frequency.tolist() == [0.5, 0.5]
+    for untrained, says in ((("z",), r"got \['z'\]"), (("a", "b", "c"), "expected a task to train")):
+        with pytest.raises(ValueError, match=says):
+            InMemory(described, untrained=untrained).sample(Place(1))
+    with pytest.raises(ValueError, match="told by its index, got none of b"):
+        InMemory(rows, untrained=("b",)).sample(Place(1))
+
+
+@pytest.mark.parametrize("support_split", ["val", "test"])
+def test_supports_of_an_evaluation_may_be_of_rows_that_nothing_was_trained_on(support_split: Split) -> None:
+    sampler, split_of = tasks(n_support=3, n_query=30, support_split=support_split), named_rows().split
+    for support, query in zip(*rows_of(sampler.sample(Place(6, "test"))), strict=True):
+        assert {split_of[i] for i in support} <= {support_split}  # the smallest task has one row, for the query
+        assert {split_of[i] for i in query} == {"test"}
+        assert not set(support) & set(query)
+    assert {split_of[i] for rows in rows_of(sampler.sample(Place(6)))[0] for i in rows} == {"train"}
 
 
 def test_a_task_of_fewer_classes_has_a_mask() -> None:
@@ -132,7 +159,7 @@ def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], says: str) -> 
 
 
 def test_options_out_of_range_and_splits_without_rows_are_refused() -> None:
-    for options in ({"temperature": 0.0}, {"descriptor_dropout": 1.5}, {"n_query": 0}):
+    for options in ({"temperature": 0.0}, {"untold": 1.5}, {"n_query": 0}):
         with pytest.raises(ValueError, match="expected"):
             tasks(**options)
     with pytest.raises(ValueError, match="expected rows in split 'val', got none"):

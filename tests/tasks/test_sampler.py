@@ -111,7 +111,7 @@ OPTIONS = {
         "n_support": (0, 4),
         "n_query": (3, 5),
         "temperature": 2.0,
-        "descriptor_dropout": 0.5,
+        "untold": 0.5,
     },
     "Sawtooth": {"frequency": 2.5, "dim": 2, "low": 0.0, "high": 1.0, "noise": 0.1, "n_support": (0, 9), "n_query": 3},
     "Scenes": {"n_query": 3, "image_size": 16, "weights": (1.0, 0.5, 2.0)},

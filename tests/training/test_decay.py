@@ -90,7 +90,7 @@ STAYS = {
         "MultiheadAttention.in_proj_bias",
     ),
     *("LayerNorm.weight", "LayerNorm.bias", "BatchNorm2d.weight", "BatchNorm2d.bias"),
-    *("TaskCode.trust", "TaskCode.prior", "Stitch.alpha", "SetConv.log_scale", "LRUMemory.alpha"),
+    *("Stitch.alpha", "SetConv.log_scale", "LRUMemory.alpha"),
     *("MatchingNet.log_sharpness", "ClassTokens.log_sharpness", "InContext.null_label", "CAML.unknown"),
     *("WeightGenerator.labels", "WeightGenerator.weights", "TransformerLayer.sink", "Interleaved.positions"),
     *("RMSNorm.weight", "InnerModel.share", "_GatedDelta.log_rate", "_StateSpace.skip", "_MatrixLSTM.gain"),

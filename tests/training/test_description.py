@@ -143,7 +143,9 @@ SPECS = [
     TaskSpec((4,), Binary(3)),
     TaskSpec((4,), Classes(3, focal=2, weights=(1, 0.5, 2))),
     TaskSpec((1,), Laplace(2)),
-    TaskSpec((1,), PerTask(("a", "b"), (Laplace(2), Reals(2, noise=1))), descriptor_size=2, tasks=("a", "b")),
+    TaskSpec(
+        (1,), PerTask(("a", "b"), (Laplace(2), Reals(2, noise=1))), descriptor_size=2, index_size=2, tasks=("a", "b")
+    ),
     TaskSpec((1,), Huber(2, delta=0.5)),
     TaskSpec((1,), Quantiles(1, levels=(0.1, 0.9))),
     TaskSpec((1,), Direction(3)),

@@ -21,7 +21,7 @@ from metabox.tasks.named import InMemory, Rows
 from metabox.tensors import load_tensors
 from metabox.training.selection import Select
 
-NAMED = TaskSpec((2,), Classes(2), descriptor_size=2, tasks=("main", "aux"))
+NAMED = TaskSpec((2,), Classes(2), descriptor_size=2, index_size=2, tasks=("main", "aux"))
 PARTS = TaskSpec((2,), Parts([Part("depth", Reals(1)), Part("kind", Classes(2))]))
 OF_NAMED = Scores("val", 0, {"nll": [1.0, 5.0, 3.0], "accuracy": [0.8, 0.1, 0.6]}, ["main", "aux", "main"])
 OF_PARTS = Scores(

@@ -47,7 +47,7 @@ def named() -> FiniteTasks:
     random = torch.Generator().manual_seed(0)
     x, weights = torch.randn(90, 2, generator=random), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     task = np.arange(90) % 3
-    spec = TaskSpec((2,), Reals(1), descriptor_size=3, tasks=("a", "b", "c"))
+    spec = TaskSpec((2,), Reals(1), descriptor_size=3, tasks=("a", "b", "c"), index_size=3)
     y = (x * weights[task]).sum(1, keepdim=True)
     split = np.array(["train", "train", "val"])[np.arange(90) // 3 % 3]
     return InMemory(Rows(x=x, y=y, split=split, spec=spec, task=task, descriptors=torch.eye(3)), n_query=6)

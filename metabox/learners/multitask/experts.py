@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Unpack
 from metabox.episodes import Episodes
 from metabox.learners.multitask.multitask import MultiTask
-from metabox.learners.multitask.task_code import CodeKind
+from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import Flatten, MakeBackbone
+from metabox.nn.sets import one_hot
 from metabox.nn.towers import Stack
 from metabox.ranges import BelowOne, Count
 from metabox.targets import TaskSpec
@@ -36,7 +38,7 @@ class MMoE(MultiTask):
         expert_size: units of an expert.
         tower_size: units of a tower.
         expert_dropout: probability that a gate drops an expert in training.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class MMoE(MultiTask):
         expert_size: Count = 16,
         tower_size: Count = 8,
         expert_dropout: BelowOne = 0.0,
-        code: CodeKind = "given",
+        **kwargs: Unpack[CodeOptions],
     ) -> None:
-        super().__init__(spec, backbone or default_backbone(spec), code)
+        super().__init__(spec, backbone or default_backbone(spec), **kwargs)
         features = self.embed.out_features
         self.n_experts, self.expert_dropout = n_experts, expert_dropout
         self.experts = nn.Linear(features, n_experts * expert_size)
@@ -74,8 +76,9 @@ class MMoE(MultiTask):
         gate: Tensor = self.gates(self.rows(h), code).float().softmax(-1)
         if code is None:
             return (gate * real.view(-1, 1)).sum(1) / real.sum()
-        total = code.T.float() @ (gate * real[..., None]).sum(1)
-        return total / (code.T.float() @ real.sum(1, keepdim=True))
+        task = code.new_zeros(len(code)).long() if episodes.task is None else episodes.task
+        rows = one_hot(task, max(1, len(self.spec.tasks))).float().T
+        return rows @ (gate * real[..., None]).sum(1) / (rows @ real.sum(1, keepdim=True))
 
     def describe(self, episodes: Episodes) -> dict[str, Any]:
         names = self.spec.tasks or tuple(part.name for part in self.spec.target.parts) or ("the task",)
@@ -107,7 +110,7 @@ class PLE(MultiTask):
         shared_experts: shared experts at each level.
         expert_size: units of an expert.
         tower_size: units of a tower.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
     """
 
     def __init__(
@@ -120,9 +123,9 @@ class PLE(MultiTask):
         shared_experts: Count = 2,
         expert_size: Count = 32,
         tower_size: Count = 16,
-        code: CodeKind = "given",
+        **kwargs: Unpack[CodeOptions],
     ) -> None:
-        super().__init__(spec, backbone or default_backbone(spec), code)
+        super().__init__(spec, backbone or default_backbone(spec), **kwargs)
         sizes = [self.embed.out_features] + [expert_size] * levels
         self.levels = nn.ModuleList(
             Extraction(self.copies, sizes[j], expert_size, task_experts, shared_experts, above=levels - 1 - j)

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from metabox.config import Unpack
 from metabox.episodes import Examples
-from metabox.learners.base import Learner, Phi
-from metabox.learners.multitask.task_code import CodeKind, TaskCode
+from metabox.learners.base import Learner, Phi, within
+from metabox.learners.multitask.task_code import CodeKind, CodeOptions, TaskCode
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
 from metabox.nn.towers import PartHeads, Towers
-from metabox.ranges import Count, NotNegative, Share
+from metabox.ranges import BelowOne, Count, NotNegative, Positive, Share
 from metabox.targets import Classes, Parts, TaskSpec, Vector
+from metabox.tasks.place import Place
+
+if TYPE_CHECKING:
+    from metabox.tasks.sampler import EpisodeSampler
+
+EACH = "each."
+N_TOLD = 50  # training tasks that are looked at to see whether they are told
 
 
 class MultiTask(Learner):
     """K networks, or a network with K heads, that share more or less of their parameters.
 
     If targets have parts, K is their number: each network predicts its part of the same x. Otherwise K is the number of
-    named tasks, and the code of a task selects the network for its queries (see
-    `metabox.learners.multitask.task_code`); with one task, or tasks without names, K is 1. The rest of the descriptor,
-    beyond the one-hot task, joins the features.
+    trained tasks, and the code of a task selects the network for its queries, or mixes the weights of several: it is
+    the task's index and a linear map of what else is told (`metabox.learners.multitask.task_code`). With one task, or
+    tasks without names, K is 1, and the descriptor joins the features.
+
+    Training tells the task. With `code: both` a task that is not told in evaluation is inferred from its support, by
+    Bayes' rule over the trained tasks for the labels, given the inputs: task k has the probability proportional to
+    p(k) p(z|k) prod_n p_k(y_n|x_n), with p_k the prediction of network k over the task's own label set. The predictions
+    of the networks are mixed in these proportions, not their weights: exactly for classes and labels, for reals in mean
+    and variance. A task that is told for certain, or is described and was never trained, costs one network, others K.
 
     A subclass builds its layers from `self.embed.out_features`, `self.copies` (K) and `self.heads(...)`, and implements
     `outputs`. `metabox.nn.towers.shared_parameters` and `task_parameters` list theta_sh and theta_i.
@@ -34,8 +50,10 @@ class MultiTask(Learner):
     Args:
         spec: the tasks.
         backbone: shared by all networks, below them.
-        code: where the code of a named task comes from: the descriptor, the support, or both.
-        condition: how the rest of the descriptor joins the features.
+        condition: how the descriptor joins the features, if tasks have no names.
+        code: where the code of a named task comes from: "given" by the descriptor, or "both", from the support as well.
+        error: with "both", the probability that a descriptor names a wrong task; 0 to believe what is told.
+        prior: with "both", the probability of each trained task; by default how often the sampler draws it.
     """
 
     targets = (Classes, Vector, Parts)
@@ -44,8 +62,11 @@ class MultiTask(Learner):
         self,
         spec: TaskSpec,
         backbone: MakeBackbone | None,
-        code: CodeKind = "given",
         condition: type[Conditioner] = Concat,
+        *,
+        code: CodeKind = "given",
+        error: BelowOne = 0.01,
+        prior: Sequence[Positive] | None = None,
     ) -> None:
         super().__init__(spec)
         if code != "given" and not spec.target.has_density:
@@ -53,30 +74,102 @@ class MultiTask(Learner):
                 f"expected a target with a likelihood, by which a task is inferred, with code {code!r}, got "
                 f"{spec.target!r}, which has none; use code 'given', or one quantile"
             )
-        named = replace(spec, tasks=()) if spec.target.parts else spec
-        self.code = TaskCode(named, code)
+        unnamed = replace(spec, tasks=(), untrained=(), index_size=0)
+        named = unnamed if spec.target.parts else spec
+        self.code = TaskCode(named, code, error, prior)
         self.copies = len(spec.target.parts) or self.code.n_tasks
-        # The first columns of the descriptor are the task, one-hot, if tasks are named and targets have no parts.
-        self.task_columns = min(len(named.tasks), spec.descriptor_size)
-        rest = replace(spec, tasks=(), descriptor_size=spec.descriptor_size - self.task_columns)
-        self.embed = Embedding(rest, backbone, condition)
+        joins = replace(unnamed, descriptor_size=0) if named.tasks else unnamed
+        self.embed = Embedding(joins, backbone, condition)
 
     @abstractmethod
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
         """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `code [T, K]` (ones `[T, 1]` for parts), and the task statistics."""
-        code = self.code(support, descriptor)
-        rest = None if descriptor is None else descriptor[:, self.task_columns :]
-        _, phi = self.embed.adapt(support, rest, task=self.modulation(code))
-        return phi | {"code": code}
+        """phi: `code [T, K]` (ones `[T, 1]` for parts), and the task statistics.
+
+        With `code: both`, in evaluation, also `weights [T, K]` of the networks, zeros for a task that is told for
+        certain; and if the code enters the backbone, the statistics under the code of each task, `each.NAME [T, K]`.
+        """
+        code = self.code(descriptor, len(support), support.x)
+        phi = self._statistics(support, descriptor, code)
+        if self.code.kind == "given" or self.training:
+            return phi | {"code": code}
+        if self.modulates:
+            every = [self._statistics(support, None, self._of(k, len(code))) for k in range(self.copies)]
+            phi |= {f"{EACH}{name}": torch.stack([one[name] for one in every], dim=1) for name in every[0]}
+        score, certain = self.code.log_prior(descriptor, len(support))
+        if support.x.shape[1] and not (self._reads_values() and bool(certain.all())):
+            score = score + self._evidence(phi, support, classes)
+        weights = score.softmax(-1) * ~certain[:, None]
+        return phi | {"code": torch.where(certain[:, None], code, weights), "weights": weights}
+
+    def _statistics(self, support: Examples, descriptor: Tensor | None, code: Tensor) -> Phi:
+        z = None if self.code.spec.tasks else descriptor
+        return self.embed.adapt(support, z, task=self.modulation(code))[1]
+
+    def _of(self, k: int, n_tasks: int) -> Tensor:
+        return self.code.of_task(k).expand(n_tasks, -1)
+
+    def _evidence(self, phi: Phi, support: Examples, classes: Tensor | None) -> Tensor:
+        """sum_n log p_k(y_n|x_n) `[T, K]`."""
+        t, k = len(support), self.copies
+        params = within(self._each(phi, support.x), classes).flatten(0, 1)
+        y = support.y.repeat_interleave(k, dim=0)
+        with torch.autocast(params.device.type, enabled=False):
+            log_p = self.spec.target.log_prob(params.float(), y).unflatten(0, (t, k))
+        return torch.where(support.mask[:, None], log_p, 0.0).sum(-1)
+
+    def _each(self, phi: Phi, x: Tensor) -> Tensor:
+        """The predictions of the networks of all trained tasks, `[T, K, M, P]`, one after another to save memory."""
+        h, params = None if self.modulates else self.embed(x, phi), []
+        own = {name[len(EACH) :]: value for name, value in phi.items() if name.startswith(EACH)}
+        for k in range(self.copies):
+            of_k = h if h is not None else self.embed(x, {name: value[:, k] for name, value in own.items()})
+            rows = of_k.flatten(0, 1)[None]  # of all tasks as one: the code is the same
+            params.append(self.outputs(rows, self._of(k, 1)).reshape(*x.shape[:2], self.n_params))
+        return torch.stack(params, dim=1)
+
+    @property
+    def modulates(self) -> bool:
+        """Whether the code enters the backbone."""
+        return False
+
+    def fit(self, tasks: EpisodeSampler) -> None:
+        self.code.fit(tasks)
+        z = tasks.sample(Place(N_TOLD)).descriptor if self.code.spec.tasks else None
+        if z is not None and self.spec.index_size and bool((z == 0).all(1).any()):
+            raise ValueError(
+                "expected every task told in training, got descriptors of zeros; leave out `untold`, which is for "
+                'evaluation, where code "both" infers the task'
+            )
 
     def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
         """FiLM parameters for the backbone, or None."""
         return None
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
+        weights = phi.get("weights")
+        if weights is None:
+            return self._told(phi, x)
+        inferred = weights.sum(1) > 0
+        if not self._reads_values():
+            mixed = self._mixed(phi | {"weights": torch.where(inferred[:, None], weights, 1 / self.copies)}, x)
+            return torch.where(inferred[:, None, None], mixed, self._told(phi, x).to(mixed.dtype))
+        if bool(inferred.all()):
+            return self._mixed(phi, x)
+        params = self._told(phi, x)
+        if bool(inferred.any()):
+            mixed = self._mixed({name: value[inferred] for name, value in phi.items()}, x[inferred])
+            params = params.to(mixed.dtype).index_put((inferred,), mixed)
+        return params
+
+    def _mixed(self, phi: Phi, x: Tensor) -> Tensor:
+        each = within(self._each(phi, x), phi.get("classes"))
+        with torch.autocast(each.device.type, enabled=False):
+            return self.spec.target.mixture(each, phi["weights"])
+
+    def _told(self, phi: Phi, x: Tensor) -> Tensor:
         h = self.embed(x, phi)
         return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
 
@@ -116,7 +209,7 @@ class HardSharing(MultiTask):
         backbone: the shared network; by default Conv4 for images, an MLP for vectors.
         condition: how the code of a named task enters: by heads, or another class of `metabox.nn.conditioning`.
         film: whether the code also modulates every normalisation layer of the backbone.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
 
     Raises:
         ValueError: if targets have parts, which need heads, and `condition` or `film` is set, or the backbone has
@@ -130,9 +223,9 @@ class HardSharing(MultiTask):
         backbone: MakeBackbone | None = None,
         condition: type[Conditioner] = Heads,
         film: bool = False,
-        code: CodeKind = "given",
+        **kwargs: Unpack[CodeOptions],
     ) -> None:
-        super().__init__(spec, backbone, code, FiLM)  # FiLM, since Concat would only shift a head's bias
+        super().__init__(spec, backbone, FiLM, **kwargs)  # FiLM, since Concat would only shift a head's bias
         if spec.target.parts and (film or condition is not Heads):
             raise ValueError(
                 "expected heads for targets with parts, whose code is not given, got "
@@ -147,6 +240,10 @@ class HardSharing(MultiTask):
             else self.heads(features)
         )
 
+    @property
+    def modulates(self) -> bool:
+        return self.films is not None
+
     def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
         return self.films(code) if self.films else None
 
@@ -158,19 +255,19 @@ class HardSharing(MultiTask):
 class Independent(MultiTask):
     """K networks that share nothing: y = sum_j 1(z = j) y_j.
 
-    With a soft code, every layer's output is the code's mixture of the K layers' outputs.
+    If a task is described, not only named, every layer's output is the code's mixture of the K layers' outputs.
 
     Args:
         spec: the tasks.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
     """
 
     def __init__(
-        self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, code: CodeKind = "given"
+        self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, **kwargs: Unpack[CodeOptions]
     ) -> None:
-        super().__init__(spec, Flatten, code)
+        super().__init__(spec, Flatten, **kwargs)
         self.towers = make_towers(self, width, depth)
         self.head = self.heads(self.towers.out_features)
 
@@ -192,7 +289,7 @@ class SoftSharing(Independent):
         strength: of the penalty.
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
     """
 
     def __init__(
@@ -202,9 +299,9 @@ class SoftSharing(Independent):
         strength: NotNegative = 1e-2,
         width: Count = 32,
         depth: Count | None = None,
-        code: CodeKind = "given",
+        **kwargs: Unpack[CodeOptions],
     ) -> None:
-        super().__init__(spec, width=width, depth=depth, code=code)
+        super().__init__(spec, width=width, depth=depth, **kwargs)
         self.strength = strength
 
     def penalty(self) -> Tensor:
@@ -227,7 +324,7 @@ class CrossStitch(MultiTask):
         width: units, or channels, of a layer.
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         same: initial alpha_ii; the rest of 1 is divided among the other networks.
-        code: where the code of a named task comes from.
+        **kwargs: of `MultiTask`: code, error, prior.
     """
 
     def __init__(
@@ -237,9 +334,9 @@ class CrossStitch(MultiTask):
         width: Count = 32,
         depth: Count | None = None,
         same: Share = 0.9,
-        code: CodeKind = "given",
+        **kwargs: Unpack[CodeOptions],
     ) -> None:
-        super().__init__(spec, Flatten, code)
+        super().__init__(spec, Flatten, **kwargs)
         self.towers = make_towers(self, width, depth, stitch=same)
         self.head = self.heads(self.towers.out_features)
 

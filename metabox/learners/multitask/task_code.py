@@ -1,80 +1,150 @@
-"""A code for which of K named tasks this is: given by the descriptor, inferred from the support, or both."""
+"""A code for which of K trained tasks this is: told by the descriptor, or inferred from the support by Bayes' rule."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from metabox.checks import checked
-from metabox.episodes import Examples
-from metabox.nn.backbones import Conv4, make_backbone
-from metabox.nn.mlp import Perceptron
+from metabox.ranges import BelowOne, Positive
 from metabox.targets import TaskSpec
 
-CodeKind = Literal["given", "inferred", "both"]
+if TYPE_CHECKING:
+    from metabox.tasks.sampler import EpisodeSampler
+
+CodeKind = Literal["given", "both"]
+
+
+class CodeOptions(TypedDict, total=False):
+    """The options of `MultiTask`, for the signatures of its subclasses."""
+
+    code: CodeKind
+    error: float
+    prior: Sequence[float] | None
 
 
 class TaskCode(nn.Module):
-    """The code `[T, K]` of the task, from z and the evidence of D_i^tr in one formula.
+    """The code `[T, K]` of the tasks of a batch, from what is told of them, z.
 
-    code = softmax(b + a z + sum_n e(x_n, y_n)) is Bayes' rule for one of K tasks: b_k is the log prior, e_k the log
-    likelihood of an example in task k, and a is a learned trust in z. A z of zeros and an empty support carry no
-    information; without either the code is the prior.
+    code = index + W rest: z begins with the index of a trained task, one-hot, if the spec has an `index_size`, and W is
+    a learned linear map of the numbers after it, which are brought to location 0 and scale 1 over the trained tasks
+    (with a bias, if there is no index). There is no softmax, so that a task that was never trained may lie outside the
+    trained ones. If nothing is told the code is the prior.
 
-    e starts at zero and is divided by its width, so that the networks that the code selects first learn from z, before
-    the evidence has any weight; otherwise the code could settle on one network while all are alike.
-
-    * "given": the code is z; nothing is inferred, and there are no parameters.
-    * "inferred": z is left out.
-    * "both": the whole formula. To work without z, it has to be trained on some tasks whose z is zeros.
+    It also says how well z agrees with each trained task, p(z|k): 1 - error if it names task k, error / (K - 1) if it
+    names another, and 1 if it is zeros, which tell nothing.
 
     Args:
         spec: the tasks. Without names there is one task, and its code is 1.
-        kind: where the code comes from.
-        width: hidden units of e, and channels or units of the backbone below.
+        kind: "given", or "both" if the task may be inferred.
+        error: the probability that z names a wrong task.
+        prior: the probability of each trained task; by default how often the sampler draws it.
 
     Raises:
-        ValueError: if there is nothing to infer, or the code is given and the descriptor is too small for it.
+        ValueError: if there is nothing to infer, there is no descriptor, or not one prior for each trained task.
     """
 
     decayed = ()
+    frequency: Tensor  # [K]
+    rest: Tensor  # [K, dz - index_size], of the trained tasks
+    location: Tensor
+    scale: Tensor
 
     @checked
-    def __init__(self, spec: TaskSpec, kind: CodeKind = "given", width: int = 32) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        kind: CodeKind = "given",
+        error: BelowOne = 0.01,
+        prior: Sequence[Positive] | None = None,
+    ) -> None:
         super().__init__()
-        k = len(spec.tasks)
-        if kind != "given" and k < 2:
+        k, self.index_size = len(spec.trained), spec.index_size
+        if kind == "both" and k < 2:
             raise ValueError(f'expected at least 2 named tasks to infer one of them, got {spec}; use code "given"')
-        if kind != "inferred" and spec.descriptor_size < k:
-            raise ValueError(
-                f"expected a descriptor that begins with the task, one-hot, of size {k} at least, got "
-                f'{spec.descriptor_size}; give the sampler descriptors, or use code "inferred"'
-            )
-        self.spec, self.kind, self.width, self.n_tasks = spec, kind, width, max(1, k)
-        if kind != "given":
-            small = partial(Conv4, width=width, downsample="stem") if len(spec.x_shape) == 3 else None
-            self.backbone = make_backbone(small, spec.x_shape)
-            self.evidence = Perceptron(
-                self.backbone.out_features + spec.target.label_size, width, k, depth=2, bias=False
-            )
-            nn.init.zeros_(cast(nn.Linear, self.evidence[-1]).weight)
-            self.prior = nn.Parameter(torch.zeros(k))
-        if kind == "both":
-            self.trust = nn.Parameter(torch.tensor(3 + math.log(k)))  # a given task starts with 0.95 or more
+        if spec.tasks and not spec.descriptor_size:
+            raise ValueError(f"expected a descriptor for named tasks, from which the code is, got none in {spec}")
+        if prior is not None and len(prior) != k:
+            raise ValueError(f"expected a prior of each of {k} trained tasks, got {len(prior)}")
+        self.spec, self.kind, self.error, self.given_prior, self.n_tasks = spec, kind, error, prior, max(1, k)
+        size = spec.descriptor_size - self.index_size if spec.tasks else 0
+        self.map = nn.Linear(size, self.n_tasks, bias=not self.index_size) if size else None
+        if self.map is not None:
+            nn.init.normal_(self.map.weight, std=0.0 if self.index_size else 1 / math.sqrt(size * self.n_tasks))
+            if self.map.bias is not None:
+                nn.init.normal_(self.map.bias, std=1 / math.sqrt(self.n_tasks))
+        self.register_buffer("frequency", torch.ones(self.n_tasks) if prior is None else torch.tensor(list(prior)))
+        self.register_buffer("rest", torch.zeros(self.n_tasks, size))
+        self.register_buffer("location", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, support: Examples, descriptor: Tensor | None) -> Tensor:
-        """The support and z `[T, dz]`, whose first K columns are the task -> `[T, K]`."""
-        given = None if descriptor is None else descriptor[:, : self.n_tasks]
-        if self.kind == "given":
-            if given is None or not self.spec.tasks:
-                return torch.ones(len(support), 1, device=support.x.device)
-            return given
-        evidence = self.evidence(self.backbone(support.x), self.spec.target.encode(support.y, support.mask))
-        score: Tensor = self.prior + (evidence.float() / self.width * support.mask[..., None]).sum(1)
-        if self.kind == "both" and given is not None:
-            score = score + self.trust * given
-        return score.softmax(-1)
+    @torch.no_grad()
+    def fit(self, tasks: EpisodeSampler) -> None:
+        """Keep the descriptors and frequencies of the trained tasks.
+
+        Raises:
+            ValueError: if a trained task is told by zeros, which mean that nothing is told.
+        """
+        known = tasks.trained_tasks()
+        if not self.spec.tasks or known is None:
+            return
+        told, frequency = known
+        if self.given_prior is None:
+            self.frequency.copy_(frequency)
+        if told is None:
+            return
+        if self.kind == "both" and (silent := (told == 0).all(1)).any():
+            names = [name for name, none in zip(self.spec.trained, silent.tolist(), strict=True) if none]
+            raise ValueError(
+                f"expected descriptors that are not zeros, which mean that the task is not told, got zeros for "
+                f"{', '.join(names)}; put OneHot beside them"
+            )
+        rest = told[:, self.index_size :]
+        self.rest.copy_(rest)
+        if rest.shape[1]:
+            spread = (rest - rest.mean(0)).square().mean().sqrt()
+            self.location.copy_(rest.mean(0))
+            self.scale.copy_(torch.where(spread > 0, spread, 1))
+
+    def forward(self, descriptor: Tensor | None, n_tasks: int, like: Tensor) -> Tensor:
+        """z `[T, dz]` -> `[T, K]`."""
+        if not self.spec.tasks:
+            return torch.ones(n_tasks, 1, device=like.device)
+        prior = (self.frequency / self.frequency.sum()).expand(n_tasks, -1)
+        if descriptor is None:
+            return prior
+        index, rest = descriptor.split([self.index_size, descriptor.shape[1] - self.index_size], dim=1)
+        code: Tensor = index if self.map is None else self.map((rest - self.location) / self.scale)
+        if not self.index_size:
+            return code
+        code = code if self.map is None else code + index
+        return torch.where((descriptor == 0).all(1, keepdim=True), prior, code)
+
+    def of_task(self, k: int) -> Tensor:
+        """The code of trained task k, `[1, K]`."""
+        index = torch.zeros(1, self.n_tasks, device=self.frequency.device)[:, : self.index_size]
+        if self.index_size:
+            index[:, k] = 1
+        return self.forward(torch.cat([index, self.rest[k : k + 1]], dim=1), 1, self.frequency)
+
+    def log_prior(self, descriptor: Tensor | None, n_tasks: int) -> tuple[Tensor, Tensor]:
+        """log p(k) p(z|k) `[T, K]`; and `[T]`, whether z says the task for certain.
+
+        This it does if `error` is 0, or if it describes a task that was not trained.
+        """
+        log_prior = self.frequency.float().log().log_softmax(0).expand(n_tasks, -1)
+        if descriptor is None:
+            return log_prior, torch.zeros(n_tasks, dtype=torch.bool, device=log_prior.device)
+        index, rest = descriptor.split([self.index_size, descriptor.shape[1] - self.index_size], dim=1)
+        same = torch.isclose(rest[:, None], self.rest, rtol=1e-4, atol=1e-6).all(-1)
+        names = torch.where((index > 0).any(1, keepdim=True), index > 0, same) if self.index_size else same
+        told = (descriptor != 0).any(1)
+        named = names.any(1) & told
+        wrong = math.log(max(self.error, 1e-38) / (self.n_tasks - 1))
+        agrees = torch.where(names, math.log1p(-self.error), wrong)
+        certain = told & ~named if self.error else told
+        return log_prior + torch.where(named[:, None], agrees, 0.0), certain

@@ -123,7 +123,13 @@ class MailFolder(FiniteTasks):
             x=torch.from_numpy(np.log1p(boxes.counts)),
             y=torch.from_numpy(boxes.y),
             split=np.array(SPLITS)[boxes.split],
-            spec=TaskSpec((self.features,), Classes(2), told.shape[1], tasks=boxes.names),
+            spec=TaskSpec(
+                (self.features,),
+                Classes(2),
+                told.shape[1],
+                tasks=boxes.names,
+                index_size=self.descriptor.index_size(len(told)),
+            ),
             task=boxes.user,
             descriptors=told,
         )

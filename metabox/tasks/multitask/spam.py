@@ -159,7 +159,13 @@ class MadeMail(FiniteTasks):
             x=torch.from_numpy(np.log1p(counts).astype(np.float32)),
             y=torch.from_numpy(y[kept]),
             split=np.array(SPLITS)[split[kept]],
-            spec=TaskSpec((features,), Classes(2), told.shape[1], tasks=users.names),
+            spec=TaskSpec(
+                (features,),
+                Classes(2),
+                told.shape[1],
+                tasks=users.names,
+                index_size=self.descriptor.index_size(len(told)),
+            ),
             task=user,
             descriptors=told,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from torch import Tensor
+
 from metabox.data.preprocessing import Preprocessing
 from metabox.episodes import Device, Episodes, Split
 from metabox.targets import TaskSpec
@@ -36,6 +38,9 @@ class Wrapper(EpisodeSampler):
     @property
     def preprocessing(self) -> Preprocessing | None:  # type: ignore[override]  # as above
         return self.tasks.preprocessing
+
+    def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
+        return self.tasks.trained_tasks()
 
     def class_names(self) -> dict[Split, list[str]]:
         return self.tasks.class_names()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metabox.episodes import Device, Episodes
 from metabox.targets import TaskSpec
@@ -38,6 +39,9 @@ class Prefetch(Wrapper):
     @property
     def spec(self) -> TaskSpec:  # type: ignore[override]  # the inner sampler opens its data at the first use
         return self._thread.submit(lambda: self.tasks.spec).result()
+
+    def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
+        return self._thread.submit(self.tasks.trained_tasks).result()
 
     def sample(self, place: Place, device: Device = "cpu") -> Episodes:
         """The inner sampler's tasks at the place; see `EpisodeSampler.sample`."""

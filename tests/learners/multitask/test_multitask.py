@@ -200,7 +200,7 @@ def test_gate_usage_is_the_mean_of_each_tasks_gate_over_its_queries(spec: TaskSp
 
 def test_a_row_costs_one_network_whatever_the_number_of_tasks() -> None:
     def flops(make: Callable[..., Learner], k: int) -> int:
-        spec = TaskSpec((1, 28, 28), Classes(5), descriptor_size=k, tasks=tuple(map(str, range(k))))
+        spec = TaskSpec((1, 28, 28), Classes(5), descriptor_size=k, tasks=tuple(map(str, range(k))), index_size=k)
         learner, x = make(spec).eval(), torch.rand(4, 50, 1, 28, 28)
         phi: Phi = learner.adapt(make_episodes(spec, n_tasks=4, n_support=0).support, one_hot([0, 1, 1, 0], k))
         with FlopCounterMode(display=False) as counter:
@@ -215,9 +215,9 @@ def test_a_row_costs_one_network_whatever_the_number_of_tasks() -> None:
 @pytest.mark.parametrize(
     ("make", "spec", "message"),
     [
-        (partial(Independent, code="inferred"), SPECS["reals"], "expected at least 2 named tasks to infer one of them"),
+        (partial(Independent, code="both"), SPECS["reals"], "expected at least 2 named tasks to infer one of them"),
         (partial(Independent, code="both"), PARTS, "expected at least 2 named tasks to infer one of them"),
-        (Independent, replace(TASKS, descriptor_size=2), "expected a descriptor that begins with the task, one-hot"),
+        (Independent, replace(TASKS, descriptor_size=0, index_size=0), "expected a descriptor for named tasks"),
         (partial(HardSharing, condition=Concat), PARTS, "expected heads for targets with parts"),
     ],
 )
