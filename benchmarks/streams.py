@@ -103,7 +103,7 @@ def trained(name: str, steps: int, seed: int, args: argparse.Namespace) -> Path:
     outer = metabox.OuterLoop(steps=steps, validate_every=250, n_validation=200, **usual | variant.outer)
     learner = partial(variant.learner, backbone=Flatten, **variant.options)
     objective = partial(StreamLoss, summed=variant.summed)
-    out = args.runs / f"streams-{name.replace(', ', '-').replace(' ', '-')}-{steps}-seed{seed}"
+    out: Path = args.runs / f"streams-{name.replace(', ', '-').replace(' ', '-')}-{steps}-seed{seed}"
     metabox.run(tasks, learner, outer, evaluation=evaluation, objective=objective, seed=seed, out=out)
     return out
 

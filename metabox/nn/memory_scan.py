@@ -54,10 +54,13 @@ def memory_scan(
 
 
 def _emitted(memory: LRUMemory) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the map from h_t to what is written, if it is separate, and the keys, both before tanh, and to
-    the heads' alpha."""
+    """Weight and bias of the map from h_t to what is written, if it is separate, to the keys, and to the heads' alpha.
+
+    The first two are before tanh.
+    """
     layers = [layer for layer in (memory.value, memory.key, memory.emit_alpha) if layer is not None]
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers]
     if memory.alpha is not None:  # the same at every step: the bias alone
         weights.append(memory.key.weight.new_zeros(memory.heads, memory.key.in_features))
         biases.append(memory.alpha)
@@ -158,7 +161,7 @@ class _Scan(torch.autograd.Function):
             scales,
             leasts,
         ) = ctx.kept
-        n, b, vectors_made = *gates.shape[:2], made.shape[2]
+        (n, b), vectors_made = gates.shape[:2], made.shape[2]
 
         # What needs no later step, for all steps at once: the derivatives of the gates by their inputs,
         i, f, g, o = gates.chunk(4, dim=-1)

@@ -94,7 +94,7 @@ class KalmanFiltering(FunctionTasks):
         share_sizes: Count = 1,
     ) -> None:
         super().__init__(n_support=n_support, n_query=1, share_sizes=share_sizes)
-        self.hidden, self.noise, self.process, self.radius = ends(hidden), ends(noise), process, ends(radius)
+        self.hidden, self.noise, self.process, self.radius = ends(hidden), ends(noise), process, radius
         self.with_inputs, self.family, self.family_seed, self.prior_draws = inputs, family, family_seed, prior_draws
         self.oracle, self.train_oracle = oracle, train_oracle
         self.spec = TaskSpec(x_shape=(1,), target=Reals(1))
