@@ -43,7 +43,7 @@ def options_of(cls: type) -> list[Option]:
         seen.add(inspect.unwrap(init))
         known, parameters = hints(init), list(inspect.signature(init).parameters.values())[1:]
         for parameter in parameters:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 option = Option(parameter.name, known.get(parameter.name, Any), parameter.default)
                 found.setdefault(parameter.name, option)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -88,6 +88,7 @@ OPTIONS = {
         "n_support": (0, 9),
         "share_sizes": 3,
     },
+    "Kinds": {"n_train": (40, 30, 20), "n_eval": 30, "dim": 6, "hidden": 3, "data_seed": 2, "n_query": 5},
     "LinearFunctions": {
         "dim": 6,
         "sparsity": 2,

@@ -245,6 +245,8 @@ def test_on_a_gpu_a_captured_step_is_replayed_without_waiting() -> None:
 def made(tasks: Any, learner: Any, outer: OuterLoop) -> Step:
     fabric = engine_of(outer)
     fabric.launch()
-    step = Step(fabric, prepare(fabric, tasks, learner, outer, None, None, None, None, None, 0, ("train",)))
+    step = Step(
+        fabric, prepare(fabric, tasks, learner, outer, None, None, None, None, "training", None, None, 0, ("train",))
+    )
     step.module.train()
     return step

@@ -49,7 +49,9 @@ for _found in subclasses("Weighting"):
 def made(tasks: Any, learner: Any, outer: OuterLoop, objective: Any = None, weighting: Any = None) -> Step:
     fabric = engine_of(outer)
     fabric.launch()
-    prepared = prepare(fabric, tasks, learner, outer, None, objective, weighting, None, "training", None, 0, ("train",))
+    prepared = prepare(
+        fabric, tasks, learner, outer, None, objective, weighting, None, "training", None, None, 0, ("train",)
+    )
     step = Step(fabric, prepared)
     step.module.train()
     return step

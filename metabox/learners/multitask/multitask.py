@@ -63,6 +63,7 @@ class MultiTask(Learner):
         spec: TaskSpec,
         backbone: MakeBackbone | None,
         condition: type[Conditioner] = Concat,
+        /,  # given by subclasses, no options of theirs
         *,
         code: CodeKind = "given",
         error: BelowOne = 0.01,
