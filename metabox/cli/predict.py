@@ -109,9 +109,8 @@ def as_table(found: dict[str, Any]) -> str:
         kinds = found["parts"]
         lines = [("image", *kinds)]
         lines += [(row["image"], *(_shown(kinds[part], row[part]) for part in kinds)) for row in found["images"]]
-        wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        return "\n".join("  ".join(f"{a:{n}}" for a, n in zip(line, wide, strict=True)).rstrip() for line in lines)
-    rows = [(row["image"], row["label"] or "(unknown)", f"{row['probability']:.3f}") for row in found["images"]]
-    head = ("image", "label", "probability")
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in (0, 1)]
-    return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in (head, *rows))
+    else:
+        lines = [("image", "label", "probability")]
+        lines += [(row["image"], row["label"] or "(unknown)", f"{row['probability']:.3f}") for row in found["images"]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{a:{n}}" for a, n in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -9,6 +9,7 @@ from typing import Any
 
 from metabox.evaluation import interval_of, mean_of
 from metabox.reports.collect import Run
+from metabox.reports.metrics import main_metric
 
 LEARNER_KEYS = (
     "batch_norm",
@@ -56,7 +57,7 @@ def headline(run: Run) -> str:
     """The main metric of a run, among its scores: that of its claim, or else accuracy, or else nll."""
     if run.claim and run.claim["metric"] in run.scores.per_task:
         return str(run.claim["metric"])
-    return next(name for name in ("accuracy", "nll", "loss") if name in run.scores.per_task)
+    return main_metric(run.scores.per_task)
 
 
 def tasks_of(run: Run) -> dict[str, Any]:

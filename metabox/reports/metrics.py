@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from metabox.evaluation import Scores
 
 DERIVED = {"error": ("accuracy", 1.0), "log_likelihood": ("nll", 0.0)}
@@ -18,6 +20,11 @@ def values(scores: Scores, metric: str) -> list[float] | None:
 def scale(metric: str) -> tuple[int, str]:
     """What shown numbers are multiplied by, and their unit."""
     return (100, "%") if metric.startswith("accuracy") or metric == "error" else (1, "")
+
+
+def main_metric(metrics: Collection[str]) -> str:
+    """Of the metrics of an evaluation, the one that sums it up if none is named."""
+    return next(name for name in ("accuracy", "nll", "loss") if name in metrics)
 
 
 HIGHER = ("accuracy", "auroc", "average_precision", "log_likelihood", "miou")

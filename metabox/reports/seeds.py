@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metabox.reports.collect import Run, read_run
+from metabox.reports.metrics import main_metric
 
 
 def scores_of_run(folder: str | Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def scores_of_run(folder: str | Path) -> dict[str, Any]:
         )
     validation = _validation(run)
     select = run.recipe.get("select") or {}
-    metric = select.get("metric") or next(name for name in ("accuracy", "nll", "loss") if name in validation)
+    metric = select.get("metric") or main_metric(validation)
     chosen_by = "_".join([metric, *select.get("tasks", ())])
     return {"chosen_by": chosen_by, "validation": validation, "test": _plain(run.scores.means())}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metabox.checks import check_fields
 from metabox.evaluation import Scores, mean_of
-from metabox.reports.metrics import more_is_better
+from metabox.reports.metrics import main_metric, more_is_better
 from metabox.targets import TaskSpec
 
 POOLED = ("auroc", "average_precision", "calibration_error")
@@ -50,7 +50,7 @@ class Select:
             )
 
     def _metric(self, metrics: Collection[str]) -> str:
-        return self.metric or next(name for name in ("accuracy", "nll", "loss") if name in metrics)
+        return self.metric or main_metric(metrics)
 
     def _columns(self, spec: TaskSpec, metrics: Collection[str]) -> list[str]:
         metric = self._metric(metrics)
