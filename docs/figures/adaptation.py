@@ -1,7 +1,7 @@
 """Draws docs/_static/adaptation.svg: the model `characters` learns five new characters from one drawing of each.
 
-The characters are of the test split of Glyphs, of which the model has seen none. All that is drawn is computed: the
-support, phi (the code of each class, out of what phi holds) and the probabilities of the queries.
+The task is the first of the test split of Glyphs; the model has seen none of its characters. All that is drawn is
+computed: the support, phi (of what it holds, the code of each class) and the probabilities of the queries.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
         image(drawing, (0.075, 0.715 - 0.168 * row, 0.07, 0.15), task.support.x[0, example])
         drawing.text(0.05, 0.79 - 0.168 * row, NAMES[row], ha="center", va="center", size=15)
     codes = phi["codes"][0, : len(NAMES)]
+    codes = codes - codes.mean(0)  # what all have in common tells no class from another
     axis = drawing.add_axes((0.31, 0.21, 0.16, 0.5))
     axis.imshow(codes, aspect="auto", cmap="RdBu", vmin=-float(codes.abs().max()), vmax=float(codes.abs().max()))
     axis.set(xticks=[], yticks=range(len(NAMES)), yticklabels=list(NAMES))
@@ -67,11 +68,13 @@ def main() -> None:
         bars.set(ylim=(0, 1.25), yticks=[], xticks=range(len(NAMES)), xticklabels=list(NAMES), xlim=(-0.7, 4.7))
         bars.tick_params(length=0, labelsize=12)
         bars.spines[["top", "right", "left"]].set_visible(False)
-    for at, title in ((0.1, "support: one\ndrawing of each"), (0.39, "φ: all that is\nkept of the task"), (0.8, "queries, with\nprobabilities")):
+    for at, title in (
+        (0.1, "support: one\ndrawing of each"),
+        (0.39, "φ: all that is\nkept of the task"),
+        (0.8, "queries, with\nprobabilities"),
+    ):
         drawing.text(at, 0.9, title, ha="center", va="bottom", size=13, weight="bold", linespacing=1.1)
     drawing.savefig(STATIC / "adaptation.svg", metadata={"Date": None}, facecolor="white")
-    truth = task.query.y[0, :N_QUERIES].tolist()
-    print(f"true {truth}, predicted {shares[:N_QUERIES].argmax(1).tolist()}, phi {dict((k, list(v.shape)) for k, v in phi.items())}")
 
 
 if __name__ == "__main__":
