@@ -18,7 +18,10 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
+import api_pages  # noqa: E402
 import atlas as atlas_page  # noqa: E402
+import learner_pages  # noqa: E402
+import mathematics  # noqa: E402
 import results as results_page  # noqa: E402
 
 import metabox  # noqa: E402
@@ -28,7 +31,8 @@ project = "metabox"
 copyright = "the metabox authors"
 release = version = metabox.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["mathematics", "searching"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
 nitpick_ignore_regex = [  # names without an entry here
@@ -37,10 +41,12 @@ nitpick_ignore_regex = [  # names without an entry here
 ]
 default_role = "code"
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath", "colon_fence"]
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
+autodoc_type_aliases = api_pages.type_aliases()
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
@@ -48,26 +54,11 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = "metabox"
 html_static_path = ["_static"]
-
-
-def api() -> str:
-    """An entry for each module of the package, with its public, documented names."""
-    groups: dict[str, list[str]] = {}
-    for path in sorted(discover.PACKAGE.rglob("*.py")):
-        parts = path.relative_to(discover.PACKAGE).with_suffix("").parts
-        if not any(part.startswith("_") for part in parts):
-            groups.setdefault(".".join(("metabox", *parts[:-1])), []).append(".".join(("metabox", *parts)))
-    lines = []
-    lazy = discover.lazy_packages()
-    for package in sorted(groups, key=lambda name: (name != "metabox", name)):
-        lines += [f"## {package}", ""]
-        if package in lazy:
-            names = sorted(discover.public_names(package, lazy[package]))
-            lines += [f"`{package}` offers {', '.join(f'`{name}`' for name in names)}.", ""]
-        for module in groups[package]:
-            lines += [f"### {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
-            lines += ["   :show-inheritance:", "```", ""]
-    return "\n".join(lines)
+templates_path = ["_templates"]
+html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": False}
 
 
 def learners() -> str:
@@ -82,19 +73,56 @@ def backbones() -> str:
     return _found("Backbone")
 
 
-def methods() -> str:
-    """What each learner's class declares, and its phi, from the docstring of `infer`."""
-    lines = ["| learner | targets | reads the support as | renaming classes | phi |", "| --- | --- | --- | --- | --- |"]
-    for found in discover.subclasses("Learner"):
-        made = found.load()
-        phi = " ".join((inspect.getdoc(made.infer) or "").split()).partition("phi: ")[2].replace("|", "\\|")
-        lines.append(
-            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | "
-            f"{', '.join(kind.__name__ for kind in made.targets)} | "
-            f"{'a sequence' if made.ordered else 'a set'} | "
-            f"{'renames predictions' if made.label_equivariant else 'may change them'} | {phi} |"
-        )
-    return "\n".join(lines)
+def overview() -> str:
+    return learner_pages.overview()
+
+
+def family() -> str:
+    return learner_pages.family()
+
+
+def not_exported() -> str:
+    """The learners that ONNX cannot express."""
+    return learner_pages.not_exported()
+
+
+def notation() -> str:
+    return mathematics.notation()
+
+
+def section(folder: str, *caption: str) -> str:
+    """A part of the table of contents that has the pages of a folder, if there are any."""
+    pages = [path for path in (DOCS / folder).glob("*") if path.suffix in (".md", ".ipynb")]
+    if not pages:
+        return ""
+    first = [f"{folder}/index"] if (DOCS / folder / "index.md").exists() else []
+    options = [f":caption: {' '.join(caption)}", ":hidden:", ":glob:", ""]
+    return "\n".join(["```{toctree}", *options, *first, f"{folder}/*", "```"])
+
+
+def topics() -> str:
+    """The pages of the API."""
+    return api_pages.topics()
+
+
+def numbers() -> str:
+    """The tables of benchmarks/readme.py."""
+    import readme
+
+    return readme.tables()
+
+
+def install_size() -> str:
+    """What an installation takes."""
+    from manifest import result
+
+    content = result("install-size.json")
+    total = content["total"]
+    return (
+        f"By default pip takes PyTorch with the libraries for NVIDIA's GPUs. Measured on {content['environment']['platform']}: "
+        f"{total['gb']:.1f} GB in {total['packages']} packages, of which {total['gb_for_gpus']:.1f} GB are these libraries "
+        "(`python benchmarks/install_size.py`)."
+    )
 
 
 def weightings() -> str:
@@ -187,9 +215,15 @@ def measured(file: str, name: str) -> str:
 FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
-        api,
         learners,
-        methods,
+        overview,
+        family,
+        not_exported,
+        notation,
+        topics,
+        section,
+        numbers,
+        install_size,
         weightings,
         backbones,
         norms,
@@ -265,7 +299,14 @@ def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options:
     return True if name.startswith("set_") and name.endswith("_request") else None
 
 
+def make_pages(app: Any) -> None:
+    """Write the pages of learners and of the API, which are not committed."""
+    learner_pages.write(DOCS / "methods")
+    api_pages.write(DOCS / "reference")
+
+
 def setup(app: Any) -> None:
+    app.connect("builder-inited", make_pages)
     app.connect("object-description-transform", no_plain_base)
     app.connect("source-read", fill)
     app.connect("env-get-outdated", always_read)

@@ -1,6 +1,6 @@
 """Mathematics in the pages: KaTeX from docs/_static/katex, and one notation for all pages, docs/notation.json.
 
-The formulas of the learners are in their classes (`metabox.learners.about`). Nothing is loaded from another site.
+The formulas of the learners are in their classes (`metabox.learners.method`). Nothing is loaded from another site.
 """
 
 from __future__ import annotations

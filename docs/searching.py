@@ -11,7 +11,6 @@ from typing import Any
 
 from sphinx.util import logging
 
-ONLY = "article"  # the text of a page, without its frame
 WITHOUT = (".headerlink", ".toctree-wrapper", ".katex-mathml")
 
 
@@ -26,8 +25,7 @@ def index(app: Any, error: Exception | None) -> None:
     except ImportError:
         logging.getLogger(__name__).warning('no search: expected Pagefind, pip install "pagefind[bin]"')
         return
-    command = [sys.executable, "-m", "pagefind", "--site", app.outdir, "--root-selector", ONLY, "--quiet"]
-    command += ["--glob", "{*,!(_modules)/**/*}.html"]
+    command = [sys.executable, "-m", "pagefind", "--site", app.outdir, "--quiet"]
     subprocess.run([*command, "--exclude-selectors", ",".join(WITHOUT)], check=True)
 
 

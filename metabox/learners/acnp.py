@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
@@ -34,7 +34,7 @@ class ACNP(Learner):
         heads: heads of multihead attention, a divisor of `width`.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n)"),
             ("self-attention", r"r \leftarrow r + \attend(r; r, r)"),

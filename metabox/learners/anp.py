@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.neural_process import NeuralProcess
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
@@ -37,7 +37,7 @@ class ANP(NeuralProcess):
         n_samples: samples of z in a prediction.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n), \quad s_n = \net{MLP}_{h'}(\known_n, y_n)"),
             ("self-attention", r"r \leftarrow r + \attend(r; r, r), \quad s \leftarrow s + \attend(s; s, s)"),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, membership
@@ -40,7 +40,7 @@ class CAML(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed, label code", r"t_n^0 = [\known_n, e_{y_n}], \quad e_c^\top e_{c'} = -\tfrac{1}{C - 1}"),
             ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
@@ -56,6 +56,7 @@ class CAML(Learner):
         ),
         cost=("N^2", "M (N + C)"),
         kin={"InContext": "the codes of classes are fixed vectors at equal angles; the backbone is meant to be frozen"},
+        exports=False,
     )
     decayed = ()
     targets = (Classes,)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MLP, Backbone, MakeBackbone
 from metabox.nn.conditioning import FiLM
 from metabox.nn.embedding import Embedding
@@ -41,7 +41,7 @@ class CNAPs(Learner):
         width: size of the task code, and channels of the set encoder.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("pool the support", r"g = \frac{1}{N} \sum_n \net{CNN}(x_n)"),
             (

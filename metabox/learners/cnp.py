@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
@@ -32,7 +32,7 @@ class CNP(Learner):
         width: units of the encoder's and decoder's hidden layers and of the code r.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n)"),
             (

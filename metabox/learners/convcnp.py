@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.grid import Grid, GridConv, GridUNet, SetConv
 from metabox.ranges import Between, Count, Positive, Real
 from metabox.targets import TaskSpec
@@ -60,7 +60,7 @@ class ConvCNP(Learner):
             at a time than fit 64 GiB.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("place on a grid", r"E(t) = \sum_{n=1}^N (1, y_n)\, \psi(t - x_n)"),
             ("normalise by density", r"E_{2:}(t) \leftarrow E_{2:}(t) / E_1(t)"),
@@ -72,6 +72,7 @@ class ConvCNP(Learner):
         ),
         cost=("N", "M"),
         kin={"CNP": "the code is a function of x on a grid, so that moving the support moves the predictions"},
+        exports=False,
     )
     targets = (RealVector,)
 

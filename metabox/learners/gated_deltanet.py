@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -53,7 +53,7 @@ class GatedDeltaNet(Layered):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
             ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
@@ -67,6 +67,7 @@ class GatedDeltaNet(Layered):
         ),
         cost=("N", "M"),
         kin={"LinearAttention": "the state decays, and what it recalls for a key is corrected in place of added to"},
+        exports=False,
     )
 
     def __init__(

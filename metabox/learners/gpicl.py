@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
@@ -39,7 +39,7 @@ class GPICL(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"t_n^0 = W[\known_n, y_{n-1}] + \mathrm{pos}_n"),
             ("causal attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:n}^l\big)"),
@@ -58,6 +58,7 @@ class GPICL(Learner):
             "TNPD": "the support is a sequence: attention is causal, and a label comes one step late",
             "LSTM": "attention to all earlier steps, in place of a state of fixed size",
         },
+        exports=False,
     )
     ordered = True
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import StaticHyper, task_conv2d, task_linear
@@ -56,7 +56,7 @@ class HyperNetwork(Learner):
         ValueError: if the images are too small for so many poolings.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each pair", r"r_n = \net{MLP}_e(\known_n, y_n)"),
             ("task code", r"c = \Big[\frac{1}{N} \sum_n r_n, \z\Big]"),
@@ -68,6 +68,7 @@ class HyperNetwork(Learner):
         ),
         cost=("N", "M C"),
         kin={"CNP": "the code becomes the weights of a network, in place of an input of one"},
+        exports=False,
     )
     label_equivariant = True
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_conv2d, task_linear
@@ -68,7 +68,7 @@ class HyperTransformer(Learner):
         ValueError: if the images are too small for so many poolings.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("tokens of the support", r"t_n = [e_{y_n}, \net{local}_j(h_n^{j-1}), \net{global}(x_n)]"),
             (
@@ -89,6 +89,7 @@ class HyperTransformer(Learner):
         kin={
             "HyperNetwork": "a transformer reads the support and writes each layer, in place of a mean and a perceptron"
         },
+        exports=False,
     )
     targets = (Classes,)
 

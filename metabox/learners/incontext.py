@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.label_tokens import label_tokens
@@ -37,7 +37,7 @@ class InContext(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             ("codes of the classes", r"e_c = \frac{1}{|\of{c}|} \sum_{n \in \of{c}} W \known_n"),

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
@@ -43,7 +43,7 @@ class Interleaved(Learner):
         ValueError: if `points` is below 1; in `adapt` and `stream` if there are more examples than positions.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "alternate tokens",
@@ -62,6 +62,7 @@ class Interleaved(Learner):
         ),
         cost=("N^2", "M N"),
         kin={"GPICL": "inputs and labels are tokens of their own, and no label is late"},
+        exports=False,
     )
     decayed = ()
     ordered = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -35,7 +35,7 @@ class LinearAttention(Layered):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
             ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
@@ -59,6 +59,7 @@ class LinearAttention(Layered):
             "GPICL": "attention without its softmax is a sum, so that phi has a fixed size",
             "LSTM": "the state is a matrix and changes linearly, so that whole sequences are computed at once",
         },
+        exports=False,
     )
 
     def __init__(

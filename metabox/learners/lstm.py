@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -32,7 +32,7 @@ class LSTM(Recurrent):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = [\known_n, y_{n-1}]"),
             ("one step per example", r"(h_n, c_n) = \net{LSTM}\big(u_n, (h_{n-1}, c_{n-1})\big)"),
@@ -47,6 +47,7 @@ class LSTM(Recurrent):
         ),
         cost=("N", "M"),
         parallel=False,
+        exports=False,
     )
 
     def __init__(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.mixer import (
@@ -49,7 +49,7 @@ class Mamba2(Layered):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
             (
@@ -66,6 +66,7 @@ class Mamba2(Layered):
         ),
         cost=("N", "M"),
         kin={"LinearAttention": "the state decays by a rate that depends on the input, and nothing is normalised"},
+        exports=False,
     )
 
     def __init__(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.norm import Norm
@@ -63,7 +63,7 @@ class MAML(Learner):
         ImportError: if learn2learn is not installed.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("start from theta", r"\task^{(0)} = \params"),
             (
@@ -77,6 +77,7 @@ class MAML(Learner):
         ),
         cost=("N", "M"),
         parallel=False,
+        exports=False,
     )
 
     def __init__(
@@ -185,7 +186,7 @@ class ANIL(MAML):
         ImportError: if learn2learn is not installed.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             (
@@ -200,6 +201,7 @@ class ANIL(MAML):
         cost=("N", "M"),
         kin={"MAML": "only the last layer is changed by the inner loop"},
         parallel=False,
+        exports=False,
     )
 
     def __init__(

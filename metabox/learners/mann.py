@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -59,7 +59,7 @@ class MANN(Recurrent):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = [\known_n, y_{n-1}]"),
             ("controller", r"h_n = \net{LSTM}\big([u_n, r_{n-1}], h_{n-1}\big), \quad k_n = \tanh(W_k h_n)"),
@@ -81,6 +81,7 @@ class MANN(Recurrent):
         cost=("N", "M"),
         kin={"LSTM": "a memory outside the network, written to the row that was used least recently"},
         parallel=False,
+        exports=False,
     )
 
     def __init__(

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.metric import cosines, exact
@@ -33,7 +33,7 @@ class MatchingNet(MetricLearner):
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             ("keep with labels", r"\task = \{(\known_n, y_n)\}_{n=1}^N"),
@@ -99,7 +99,7 @@ class FullContextMatchingNet(MatchingNet):
         n_steps: K, the processing steps of a query.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             (

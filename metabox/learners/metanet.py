@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_linear
@@ -56,7 +56,7 @@ class MetaNet(Learner):
         parts: number of gradients that d reads.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "gradients of parts",

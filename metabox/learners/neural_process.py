@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.latent import LatentEncoder, PairEncoder
@@ -125,7 +125,7 @@ class NP(NeuralProcess):
         n_samples: samples of z in a prediction.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n), \quad s_n = \net{MLP}_{h'}(\known_n, y_n)"),
             ("mean", r"r = \frac{1}{N} \sum_n r_n, \quad s = \frac{1}{N} \sum_n s_n"),

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.metric import cosines, exact, squared_distances
@@ -36,7 +36,7 @@ class ProtoNet(MetricLearner):
         distance: "euclidean", which is squared, or "cosine", which is 1 - cos (section 2.6 of the paper).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             (

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.mlp import Perceptron
@@ -47,7 +47,7 @@ class RelationNet(MetricLearner):
         bias: whether the last layer has a bias. All classes share it, so only `SquaredLoss` can learn it.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             ("sum of each class", r"\task = \{s_c\}_{c=1}^C, \quad s_c = \sum_{n \in \of{c}} \known_n"),

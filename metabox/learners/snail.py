@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
 from metabox.nn.embedding import Embedding
@@ -44,7 +44,7 @@ class SNAIL(Learner):
         attention: key and value size of each attention block; a TCBlock stands between two of them.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("pairs as a sequence", r"u_n = [\known_n, y_n]"),
             (
@@ -64,6 +64,7 @@ class SNAIL(Learner):
             "GPICL": "convolutions over time stand between few layers of attention, and no label is late",
             "LSTM": "convolutions and attention over all steps, in place of a state",
         },
+        exports=False,
     )
     ordered = True
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn import tabular_layouts as layouts
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
@@ -64,7 +64,7 @@ class TabularTransformer(Learner):
             divides `cell`, else there is one.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("cells of each column", r"u_{nd} = \net{cell}\big(x_{nd}; x_{1:N, d}, y_{1:N}\big)"),
             ("cells of each row", r"t_n^0 = \net{summary}\big(u_{n1}, \ldots, u_{nD}\big) + e_{y_n}"),

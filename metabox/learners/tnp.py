@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
@@ -40,7 +40,7 @@ class TNPD(Learner):
         embed_depth: linear layers between the pair and its token.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("token of each pair", r"t_n^0 = \net{MLP}(\known_n, y_n)"),
             ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
@@ -105,7 +105,7 @@ class TNPA(TNPD):
     Deviations: those of `TNPD`. For images the paper blurs the labels of earlier targets in training; this does not.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("token of each pair", r"t_n^0 = \net{MLP}(\known_n, y_n)"),
             ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),

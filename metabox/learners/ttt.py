@@ -7,8 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.inner_model import EPSILON, InnerModel
@@ -49,7 +49,7 @@ class TTT(Layered):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
             ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
@@ -69,9 +69,10 @@ class TTT(Layered):
         ),
         cost=("N", "M"),
         kin={
-            "GatedDeltaNet": "the state is a model, and a step one of gradient descent on it; for a linear one, the delta rule",
+            "GatedDeltaNet": "the state is a model, and each step one of gradient descent on it",
             "MAML": "the inner loop is a layer of the network, and what it learns is chosen by the outer loop",
         },
+        exports=False,
     )
 
     def __init__(

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
@@ -46,7 +46,7 @@ class VERSA(Learner):
         n_samples: L, 10 in the authors' code.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("embed", r"\known_n = \feat(x_n)"),
             ("mean of each class", r"\mu_c = \frac{1}{|\of{c}|} \sum_{n \in \of{c}} \known_n"),

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.about import About
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -47,7 +47,7 @@ class XLSTM(Layered):
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
             ("gates", r"i_n, f_n = W[q_n, k_n, v_n] + b, \quad (q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
@@ -70,6 +70,7 @@ class XLSTM(Layered):
             "LinearAttention": "a gate of forgetting, and an exponential one of writing",
             "LSTM": "the cell is a matrix, and gates do not see the state",
         },
+        exports=False,
     )
 
     def __init__(

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MLP, MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import masked_mean
@@ -43,7 +43,7 @@ class DenseMultiTask(Learner):
         ValueError: if a part has neither zero nor two spatial axes.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             ("encode each map", r"r_n = \operatorname{mean}_{\mathrm{pixels}}\, \net{e}(\known_n, y_n)"),
             ("mean, descriptor", r"\task = \Big[\z, \frac{1}{N} \sum_n r_n\Big]"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metabox.config import Unpack
 from metabox.episodes import Episodes
-from metabox.learners.about import About
+from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import Flatten, MakeBackbone
@@ -42,7 +42,7 @@ class MMoE(MultiTask):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",
@@ -134,7 +134,7 @@ class PLE(MultiTask):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.learners.multitask.dense import area_of, maps_of, resized
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import MOMENTUM, Context, Norm
@@ -46,7 +46,7 @@ class MTAN(Learner):
             zero nor two spatial axes.
     """
 
-    about = About(
+    method = Method(
         adapt=(("descriptor", r"\task = \z"),),
         predict=(
             ("shared network", r"u^l, p^l = F^l(x; \params_{\mathrm{sh}})"),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from metabox.config import Unpack
 from metabox.episodes import Examples
-from metabox.learners.about import About
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.learners.multitask.task_code import CodeKind, CodeOptions, TaskCode
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
@@ -218,7 +218,7 @@ class HardSharing(MultiTask):
             nothing to modulate.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",
@@ -282,7 +282,7 @@ class Independent(MultiTask):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",
@@ -325,7 +325,7 @@ class SoftSharing(Independent):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",
@@ -380,7 +380,7 @@ class CrossStitch(MultiTask):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
-    about = About(
+    method = Method(
         adapt=(
             (
                 "code of the task",
