@@ -69,7 +69,9 @@ def topics() -> str:
     lines = []
     for package, names in modules().items():
         pages = split(names)
-        links = ", ".join(f"[{title(part)}](reference/{page_name(package, number)}.md)" for number, part in enumerate(pages))
+        links = ", ".join(
+            f"[{title(part)}](reference/{page_name(package, number)}.md)" for number, part in enumerate(pages)
+        )
         said = about(package)
         lines.append(f"- **{package}**{': ' + said if said else ''} {links}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The data flow of a learner as an SVG, drawn from the steps of its `method`: the support down to phi, a query past it."""
+"""The data flow of a learner as an SVG, drawn from the steps of its `method`."""
 
 from __future__ import annotations
 

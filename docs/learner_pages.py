@@ -1,7 +1,7 @@
 """A page for each learner, docs/methods/NAME.md, made from its class; the overview; and the family tree.
 
-Formulas, costs and kin are the class attribute `method`; what phi holds is in the docstring of `infer`, and how large it
-is, is measured when the page is built; recipes, claims and results are those of the atlas.
+Formulas, costs and kin are the class attribute `method`; what phi holds is in the docstring of `infer`, and its size is
+measured when the page is built; recipes, claims and results are those of the atlas.
 """
 
 from __future__ import annotations
@@ -36,22 +36,21 @@ SPECS = (
     TaskSpec((4,), PARTS),
 )
 """Kinds of task, of which a page takes the first that its learner can be built for."""
-FLAGS = {
-    "order": lambda made: "order matters" if made.ordered else "",
-    "renaming": lambda made: "renaming classes renames predictions" if made.label_equivariant else "",
-    "stream": lambda made: "goes on from phi" if made.continues else "",
-    "exports": lambda made: "exports to ONNX" if made.method and made.method.exports else "",
-    "parallel": lambda made: "trains in parallel over the support" if made.method and made.method.parallel else "",
-}
+FLAGS = (
+    lambda made: "order matters" if made.ordered else "",
+    lambda made: "renaming classes renames predictions" if made.label_equivariant else "",
+    lambda made: "goes on from phi" if made.continues else "",
+    lambda made: "exports to ONNX" if made.method and made.method.exports else "",
+    lambda made: "trains in parallel over the support" if made.method and made.method.parallel else "",
+)
 
 
 def page(name: str, made: type[Learner], summary: str, known: list[Any]) -> str:
-    flags = [
-        f"<li>{flag}</li>" for flag in [*(kind.__name__ for kind in made.targets), *(f(made) for f in FLAGS.values())]
-    ]
+    words = [*(kind.__name__ for kind in made.targets), *(flag(made) for flag in FLAGS)]
+    flags = [f"<li>{word}</li>" for word in words if word]
     parts = [
         f"# {name}\n\n{summary}",
-        f'```{{raw}} html\n<ul class="flags">{"".join(f for f in flags if f != "<li></li>")}</ul>\n```',
+        f'```{{raw}} html\n<ul class="flags">{"".join(flags)}</ul>\n```',
         formulas(name, made),
         "## phi\n\n" + phi(name, made),
         costs(made),
@@ -79,8 +78,8 @@ def costs(made: type[Learner]) -> str:
         return ""
     adapt, predict = made.method.cost
     return (
-        f"## Cost\n\n`adapt` grows as $O({adapt})$, `predict` for all queries as $O({predict})$, with N support examples, "
-        f"M queries and C classes; the backbone runs once for each image. In training the support is read "
+        f"## Cost\n\n`adapt` grows as $O({adapt})$, `predict` for all queries as $O({predict})$, with N support "
+        f"examples, M queries and C classes; the backbone runs once for each image. In training the support is read "
         + ("at once." if made.method.parallel else "one step after another.")
     )
 
@@ -156,11 +155,8 @@ def phi(name: str, made: type[Learner]) -> str:
     held = totals(name)
     counts = ", ".join(f"{count:,} for {n}" for n, count in zip(SIZES, held, strict=False))
     what = f"inputs {list(spec.x_shape)} and {spec.target!r}"
-    lines = [
-        text,
-        "",
-        f"With default options, {what}, phi has {counts} examples: it {'is of one size' if memory(name) == 'fixed' else 'grows with the support'}.",
-    ]
+    grows = "is of one size" if memory(name) == "fixed" else "grows with the support"
+    lines = [text, "", f"Numbers in it with default options, {what}: {counts} examples. It {grows}."]
     lines += ["", columns_of(("part", f"shape for {SIZES[0]} examples")), columns_of(("---", "---"))]
     return "\n".join(lines + [columns_of((f"`{part}`", f"`{shape}`")) for part, shape, *_ in rows])
 

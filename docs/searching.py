@@ -27,6 +27,9 @@ def index(app: Any, error: Exception | None) -> None:
         return
     command = [sys.executable, "-m", "pagefind", "--site", app.outdir, "--quiet"]
     subprocess.run([*command, "--exclude-selectors", ",".join(WITHOUT)], check=True)
+    for file in (app.outdir / "pagefind").glob("pagefind-*.*"):  # faces other than the one of search.html
+        if not file.name.startswith(("pagefind-ui.", "pagefind-entry.", "pagefind-worker.")):
+            file.unlink()
 
 
 def setup(app: Any) -> dict[str, bool]:
