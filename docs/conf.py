@@ -302,14 +302,15 @@ def plain_types(
     """Drop the range of a number from its type; the code checks it."""
 
     def plain(text: str | None) -> str | None:
-        return None if text is None else re.sub(r"(?:~?typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text)
+        plainer = re.sub(r"(?:~?typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text or "")
+        return None if text is None else re.sub(r"TypeAliasForwardRef\('(.*?)'\)", r"\1", plainer)
 
     return plain(signature), plain(returned)
 
 
 def deviations(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Mark the paragraph that lists how a learner differs from its paper."""
-    lines[:] = [re.sub(r"^(Deviations[^:]*):", r"**\1.**", line) if what == "class" else line for line in lines]
+    lines[:] = [re.sub(r"^(Deviations[^:]*):", r"**\1:**", line) if what == "class" else line for line in lines]
 
 
 def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:

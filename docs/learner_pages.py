@@ -148,15 +148,17 @@ def memory(name: str) -> str:
 
 def phi(name: str, made: type[Learner]) -> str:
     text = " ".join((inspect.getdoc(made.infer) or "").split())
+    if state := getattr(made, "start", None):  # of a recurrent learner
+        text += " " + " ".join((inspect.getdoc(state) or "").split())
     rows = measured(name)
     if not rows:
         return text
     _, spec = built(name)  # type: ignore[misc]
     held = totals(name)
-    counts = ", ".join(f"{count:,} for {n}" for n, count in zip(SIZES, held, strict=False))
+    counts = ", ".join(f"{count:,} for {n}" for n, count in zip(SIZES, held, strict=False)) + " examples"
     what = f"inputs {list(spec.x_shape)} and {spec.target!r}"
-    grows = "is of one size" if memory(name) == "fixed" else "grows with the support"
-    lines = [text, "", f"Numbers in it with default options, {what}: {counts} examples. It {grows}."]
+    size = f"{held[0]:,}, whatever the support" if memory(name) == "fixed" else counts
+    lines = [text, "", f"Numbers in it for one task, with default options, {what}: {size}."]
     lines += ["", columns_of(("part", f"shape for {SIZES[0]} examples")), columns_of(("---", "---"))]
     return "\n".join(lines + [columns_of((f"`{part}`", f"`{shape}`")) for part, shape, *_ in rows])
 

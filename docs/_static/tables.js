@@ -59,7 +59,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("article table")) {
     const heads = [...(table.tHead?.rows[0]?.cells ?? [])];
     if (!heads.length || !table.tBodies.length) continue;
-    if (heads.length > 2) {
+    if (heads.length > 2 && heads.length < 10 && table.tBodies[0].rows.length <= 80) {
       table.classList.add("cards");
       for (const row of table.tBodies[0].rows) {
         [...row.cells].forEach((cell, column) => (cell.dataset.label = heads[column]?.textContent.trim() ?? ""));
