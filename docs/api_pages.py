@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from metabox import discover
 
+BLOCK = re.compile(r"^```(?:python|py|yaml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LARGEST = 45_000
 """Characters of source code on a page, so that a page stays below 200 kB."""
 
@@ -84,6 +86,31 @@ def title(names: list[str]) -> str:
 
 def page_name(package: str, number: int) -> str:
     return package + (f"-{number + 1}" if number else "")
+
+
+def public() -> dict[str, str]:
+    """Every public name, to its module."""
+    return {
+        name: module
+        for package, names in discover.lazy_packages().items()
+        for name, module in discover.public_names(package, names).items()
+    }
+
+
+@cache
+def examples() -> dict[str, str]:
+    """Every public name that code in a page uses, to the first such page; last comes examples.md."""
+    docs = Path(__file__).parent
+    made = ("methods", "reference", "_build")
+    pages = [path for path in sorted(docs.rglob("*.md")) if path.relative_to(docs).parts[0] not in made]
+    pages.sort(key=lambda path: (path.stem == "examples", path.parent.name != "guides"))
+    code = {path: "".join(BLOCK.findall(path.read_text(encoding="utf-8"))) for path in pages}
+    found = {}
+    for name in public():
+        used = (path for path, text in code.items() if re.search(rf"\b{name}\b", text))
+        if path := next(used, None):
+            found[name] = path.relative_to(docs).with_suffix("").as_posix()
+    return found
 
 
 def page(package: str, names: list[str]) -> str:

@@ -313,6 +313,15 @@ def deviations(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
     lines[:] = [re.sub(r"^(Deviations[^:]*):", r"**\1:**", line) if what == "class" else line for line in lines]
 
 
+def link_example(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Below a public name, the first page whose code uses it."""
+    short, page = name.rpartition(".")[2], None
+    if what in ("class", "function", "exception", "data") and api_pages.public().get(short) == name.rpartition(".")[0]:
+        page = api_pages.examples().get(short)
+    if page:
+        lines += ["", f"Example: :doc:`/{page}`.", ""]
+
+
 def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the methods that scikit-learn adds to estimators; their text refers to its own pages."""
     return True if name.startswith("set_") and name.endswith("_request") else None
@@ -347,4 +356,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", plain_types)
     app.connect("autodoc-process-docstring", deviations, priority=300)
     app.connect("autodoc-process-docstring", list_fields, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", link_example, priority=600)  # after napoleon
     app.connect("autodoc-process-docstring", no_generated_docstring, priority=300)

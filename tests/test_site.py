@@ -81,6 +81,15 @@ def test_every_learner_has_a_page_with_formulas_a_figure_and_an_example_that_ran
         assert "torch.Size(" in page or "optional package" in page, name
 
 
+def test_every_public_name_has_an_example(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    pages = importlib.import_module("api_pages")
+    assert set(pages.public()) - set(pages.examples()) - set(LEARNERS) == set()
+    assert pages.examples()["FewShotClassifier"].startswith("guides/")
+    targets = (site / "reference" / "metabox.targets.html").read_text(encoding="utf-8")
+    assert re.search(r'Example: <a [^>]*href="../examples.html"', targets)
+
+
 def test_every_sampler_is_in_the_api_and_no_mark_for_a_list_is_left(site: Path) -> None:
     pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     api = "".join(text for path, text in pages.items() if path.parent.name == "reference")
