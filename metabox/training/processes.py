@@ -47,7 +47,8 @@ class Stop:
 
     def __init__(self, fabric: Fabric, signals: list[int]) -> None:
         self.fabric, self.signals = fabric, signals
-        self.asked, self.message = torch.zeros(()), None  # of the step before, and its message
+        self.asked = torch.zeros(())  # in the step before
+        self.message: torch.distributed.Work | None = None
 
     def __call__(self) -> bool:
         """Must be called once in each step."""
