@@ -16,7 +16,9 @@ from toys import named_rows
 
 from metabox.episodes import Examples
 from metabox.learners.multitask.experts import MMoE
-from metabox.learners.multitask.multitask import HardSharing, Independent, MultiTask
+from metabox.learners.multitask.hard_sharing import HardSharing
+from metabox.learners.multitask.independent import Independent
+from metabox.learners.multitask.multitask import MultiTask
 from metabox.nn.backbones import Conv4, Flatten
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.named import InMemory
