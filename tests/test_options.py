@@ -26,7 +26,7 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "GradientCosines": {"tasks"},
-    "HardSharing": {"film"},
+    "HardSharing": {"at", "film"},
     "MTAN": {"depth"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
