@@ -31,6 +31,8 @@ FIXED = {
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},
     "Steps": {"dim"},
+    "Subset": {"names"},
+    "TaskAffinity": {"tasks"},
     "TorchVision": {"name", "weights"},
     "Parts": {"parts"},
     "PerTask": {"tasks", "kinds"},
