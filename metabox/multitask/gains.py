@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metabox.episodes import Split
 from metabox.multitask.grouping import Group
 from metabox.multitask.transfer import table
 
@@ -30,11 +31,11 @@ class TransferTable:
 
     tasks: tuple[str, ...]
     metric: dict[str, str]
-    scores: dict[str, dict[Group, dict[str, list[float]]]]
+    scores: dict[Split, dict[Group, dict[str, list[float]]]]
     affinity: Tensor
     groupings: dict[str, tuple[Group, ...]]
 
-    def gains(self, group: Sequence[str], split: str = "test") -> list[Row]:
+    def gains(self, group: Sequence[str], split: Split = "test") -> list[Row]:
         """The relative change of each task in a group against training it alone, in %, with its interval over seeds.
 
         The rows are those of `metabox.multitask.transfer.table`, the last one the average.
@@ -71,7 +72,7 @@ class TransferTable:
             )
         return rows
 
-    def pairs(self, split: str = "test") -> Tensor:
+    def pairs(self, split: Split = "test") -> Tensor:
         """`[K, K]`, what task j gains in % if it is trained with task i; NaN if this pair was not trained."""
         found = torch.full([len(self.tasks)] * 2, torch.nan)
         for i, j in combinations(range(len(self.tasks)), 2):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metabox.checks import checked
+from metabox.episodes import Split
 from metabox.evaluation import Scores, evaluate
 from metabox.files import write_json
 from metabox.multitask.affinity import TaskAffinity, read_affinity
@@ -124,7 +125,7 @@ class _Trainer:
             raise ValueError(f"expected the metric of each of {list(self.names)}, got those of {list(self.metrics)}")
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"expected one or more different seeds, got {list(seeds)}")
-        self.scores: dict[str, dict[Group, dict[str, list[float]]]] = {"val": {}, "test": {}}
+        self.scores: dict[Split, dict[Group, dict[str, list[float]]]] = {"val": {}, "test": {}}
 
     def folder(self, group: Group, seed: int) -> Path:
         short = "+".join(re.sub(r"\W+", "-", name)[:24] for name in group) if len(group) < 4 else ""
