@@ -114,7 +114,6 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             split=split,
             spec=spec,
             task=of_row if several else None,
-            descriptors=torch.eye(len(self.tasks_)) if several else None,
         )
         n_tasks = max(1, self.batch_size // N_QUERY)
         held_out = np.bincount(of_row[split == "val"])

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from metabox.config import Unpack
+from metabox.learners.base import Phi
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import MakeBackbone
@@ -95,6 +96,9 @@ class HardSharing(MultiTask):
     def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
         films = self.films(code) if self.films else {}
         return films | ({CODE: code} if self.enters else {}) or None
+
+    def chooser(self, phi: Phi) -> Tensor | None:
+        return phi["code"] if isinstance(self.head, Perceptron) else super().chooser(phi)
 
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
         if isinstance(self.head, Perceptron):

@@ -82,7 +82,10 @@ class MultiTask(Learner):
 
     @abstractmethod
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
+        """Features `[T, M, D]` and code `[T, K]`, or numbers of networks `[T]` (see `chooser`) -> `[T, M, P]`.
+
+        For parts, which have no code, `[T * M, P]`.
+        """
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, K]` (ones `[T, 1]` for parts), and the task statistics.
@@ -137,7 +140,7 @@ class MultiTask(Learner):
     def fit(self, tasks: EpisodeSampler) -> None:
         self.code.fit(tasks)
         z = tasks.sample(Place(N_TOLD)).descriptor if self.code.spec.tasks else None
-        if z is not None and self.spec.index_size and bool((z == 0).all(1).any()):
+        if z is not None and self.spec.index_size and (bool((z == 0).all(1).any()) or _leaves_out(tasks)):
             raise ValueError(
                 "expected every task told in training, got descriptors of zeros; leave out `untold`, which is for "
                 'evaluation, where code "both" infers the task'
@@ -173,8 +176,13 @@ class MultiTask(Learner):
         return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
 
     def chooser(self, phi: Phi) -> Tensor | None:
-        """The code that selects the network for the rows of a task; None for parts, for which all networks run."""
-        return None if self.spec.target.parts else phi["code"]
+        """The code that selects the network for the rows of a task; None for parts, for which all networks run.
+
+        In training by index alone, which tells every task, it is the number of the network, `[T]`.
+        """
+        if self.spec.target.parts:
+            return None
+        return phi["code"].argmax(1) if self.training and self.code.is_index else phi["code"]
 
     def heads(self, features: int) -> nn.Module:
         """The K last layers: features `[K or T, B, features]` and code -> natural parameters."""
@@ -192,4 +200,11 @@ class MultiTask(Learner):
 
     def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
         """The outputs of each task's network, `[T, M, D]`, among those of all networks, `[K, T * M, D]`."""
+        if code is not None and not code.is_floating_point():
+            return h.unflatten(1, (len(code), -1))[code, torch.arange(len(code), device=code.device)]
         return h if code is None else torch.einsum("tk,ktmd->tmd", code.to(h.dtype), h.unflatten(1, (len(code), -1)))
+
+
+def _leaves_out(tasks: EpisodeSampler | None) -> bool:
+    """Whether a sampler, or the one that it changes, sometimes does not tell the task."""
+    return tasks is not None and (getattr(tasks, "untold", 0) > 0 or _leaves_out(getattr(tasks, "tasks", None)))

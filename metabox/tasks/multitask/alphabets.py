@@ -79,7 +79,8 @@ class Alphabets(FiniteTasks):
                 y += [label] * DRAWINGS
                 task += [k] * DRAWINGS
         ways = np.array([int((alphabet == name).sum()) for name in names])
-        told = self.descriptor.vectors(about_alphabets(names))
+        told = self.descriptor.beyond_index(about_alphabets(names))
+        index = self.descriptor.index_size(len(told))
         size = self.image_size
         return Rows(
             x=torch.cat(x),
@@ -88,9 +89,9 @@ class Alphabets(FiniteTasks):
             spec=TaskSpec(
                 (1, size, size),
                 Classes(int(ways.max())),
-                told.shape[1],
+                index + told.shape[1],
                 tasks=tuple(names),
-                index_size=self.descriptor.index_size(len(told)),
+                index_size=index,
             ),
             task=np.array(task),
             descriptors=told,

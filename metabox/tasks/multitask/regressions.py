@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metabox.arrays import Floats
 from metabox.config import Unpack
@@ -94,7 +93,8 @@ class DescribedRegressions(FiniteTasks):
         mean = np.einsum("knd,kd->kn", x, self.weights)
         y = mean + self.noise * draws.normal("noise", n)
         self._log_best = torch.from_numpy(log_normal(y, mean, self.noise).reshape(-1).astype(np.float32))
-        told: Tensor = self.descriptor.vectors(about)
+        told = self.descriptor.beyond_index(about)
+        index = self.descriptor.index_size(len(told))
         return Rows(
             x=torch.from_numpy(x.reshape(k * n, self.dim).astype(np.float32)),
             y=torch.from_numpy(y.reshape(k * n, 1).astype(np.float32)),
@@ -102,9 +102,9 @@ class DescribedRegressions(FiniteTasks):
             spec=TaskSpec(
                 (self.dim,),
                 Reals(1),
-                told.shape[1],
+                index + told.shape[1],
                 tasks=tuple(task.name for task in about),
-                index_size=self.descriptor.index_size(k),
+                index_size=index,
             ),
             task=np.repeat(np.arange(k), n),
             descriptors=told,

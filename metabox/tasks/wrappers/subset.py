@@ -89,7 +89,7 @@ class _InTurn(FiniteTasks):
         kept = np.array([rows.spec.tasks.index(name) for name in self.names])
         mine = np.isin(np.asarray(rows.task), kept)
         spec, z = rows.spec, rows.descriptors
-        trained = [spec.trained.index(name) for name in self.names] if spec.index_size else []
+        index = len(self.names) if spec.index_size else 0
         target = _target(spec.target, self.names)
         y = rows.y[torch.from_numpy(mine)]
         return Rows(
@@ -101,13 +101,11 @@ class _InTurn(FiniteTasks):
                 target=target,
                 tasks=self.names,
                 untrained=(),
-                index_size=len(trained),
-                descriptor_size=spec.descriptor_size - spec.index_size + len(trained),
+                index_size=index,
+                descriptor_size=spec.descriptor_size - spec.index_size + index,
             ),
             task=np.argmax(np.asarray(rows.task)[mine][:, None] == kept, axis=1),
-            descriptors=None
-            if z is None
-            else z[torch.from_numpy(kept)][:, [*trained, *range(spec.index_size, z.shape[1])]],
+            descriptors=None if z is None else z[torch.from_numpy(kept)],
             ways=None if rows.ways is None else np.asarray(rows.ways)[kept],
         )
 
