@@ -68,10 +68,10 @@ FAMILY: dict[str, Callable[..., Learner]] = {
     "FiLM at all layers": partial(heads, condition=FiLM, at="all"),
     "independent": partial(Independent, width=64),
     "soft sharing": partial(SoftSharing, width=64),
-    "cross-stitch": partial(CrossStitch, width=16),
     "MMoE": partial(MMoE, expert_size=32, tower_size=32),
     "CGC, PLE of one level": partial(PLE, levels=1),
     "hypernetwork": partial(HyperNetwork, backbone=small, width=64),
+    "cross-stitch": partial(CrossStitch, width=16),  # every row through all networks
 }
 image = partial(Conv4, width=32, downsample="stride")
 OF_IMAGES: dict[str, Callable[..., Learner]] = {
@@ -145,13 +145,15 @@ def row(part: str, name: str, how: str, args: argparse.Namespace) -> Row:
     return found | {"process_seconds": round(mean(one["seconds"] for one in runs), 1)}
 
 
-def part_of(part: str, args: argparse.Namespace) -> list[Row]:
+def part_of(part: str, args: argparse.Namespace, content: Row) -> None:
+    """Measure the rows of a part one by one, and write each."""
     _, learners, ways, *_ = PARTS[part]
-    rows = []
+    content[f"{part}_measured_with"] = facts(part, args.data_root) | collect_environment()
+    content[part] = []
     for name, how in [("heads", "nothing"), *((name, how) for name in learners for how in ways)]:
-        rows.append(row(part, name, how, args))
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+        content[part].append(row(part, name, how, args))
+        print(json.dumps(content[part][-1]), flush=True)
+        write_json(OUT, content)
 
 
 def facts(part: str, root: str | None) -> Row:
@@ -176,9 +178,7 @@ def main() -> None:
     torch.set_num_threads(1)
     content = read_json(OUT) if OUT.exists() else {}
     for part in args.parts:
-        content[part] = part_of(part, args)
-        content[f"{part}_measured_with"] = facts(part, args.data_root) | collect_environment()
-        write_json(OUT, content)
+        part_of(part, args, content)
 
 
 if __name__ == "__main__":
