@@ -4,9 +4,10 @@
 
 The batch is fixed, 16 tasks of 64 rows, and the losses are their plain sum. `step_ms` is drawing, forward and backward
 pass, in processor time; the optimizer, which changes all parameters, is apart. The gradients of all parameters are
-written in each step, also of those that no row reaches: this is what grows, if a task has a whole network. `growth` is the time of a step against that of ten tasks, in the same round. `memory_mb` is what drawing,
-building and training one step needs at most, beyond what the process held before, in a process of its own. Writes
-results/many-tasks.json beside this file.
+written in each step, also of those that no row reaches: this is what grows, if a task has a whole network. `growth` is
+the time of a step against that of ten tasks, in the same round. `memory_mb` is what drawing, building and training one
+step needs at most, beyond what the process held before, in a process of its own. Writes results/many-tasks.json beside
+this file.
 """
 
 from __future__ import annotations
