@@ -66,7 +66,8 @@ def strategy_of(outer: OuterLoop) -> Strategy | str:
         return ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=limit)
     if outer.strategy not in ("auto", "ddp") or (outer.devices == outer.num_nodes == 1):
         return outer.strategy
-    return DDPStrategy(timeout=limit)
+    # Running statistics are not read in training; validation takes those of the first process, as a checkpoint does.
+    return DDPStrategy(timeout=limit, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def engine_of(outer: OuterLoop) -> Fabric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -46,14 +46,18 @@ class Stop:
     """
 
     def __init__(self, fabric: Fabric, signals: list[int]) -> None:
-        self.fabric, self.signals, self.asked = fabric, signals, torch.zeros(())
+        self.fabric, self.signals = fabric, signals
+        self.asked = torch.zeros(())  # in the step before
+        self.message: torch.distributed.Work | None = None
 
     def __call__(self) -> bool:
         """Must be called once in each step."""
         if self.fabric.world_size == 1:
             return bool(self.signals)
-        mine = torch.full((), float(bool(self.signals)), device=self.fabric.device)
-        before, self.asked = self.asked, cast(torch.Tensor, self.fabric.all_reduce(mine))
+        if self.message is not None:
+            self.message.wait()
+        before, self.asked = self.asked, torch.full((), float(bool(self.signals)), device=self.fabric.device)
+        self.message = torch.distributed.all_reduce(self.asked, async_op=True)
         return bool(before)
 
 
