@@ -201,7 +201,8 @@ class MultiTask(Learner):
     def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
         """The outputs of each task's network, `[T, M, D]`, among those of all networks, `[K, T * M, D]`."""
         if code is not None and not code.is_floating_point():
-            return h.unflatten(1, (len(code), -1))[code, torch.arange(len(code), device=code.device)]
+            own: Tensor = h.unflatten(1, (len(code), -1))[code, torch.arange(len(code), device=code.device)]
+            return own
         return h if code is None else torch.einsum("tk,ktmd->tmd", code.to(h.dtype), h.unflatten(1, (len(code), -1)))
 
 

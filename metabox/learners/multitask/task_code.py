@@ -121,9 +121,10 @@ class TaskCode(nn.Module):
         if descriptor is None:
             return prior
         index, rest = descriptor.split([self.index_size, descriptor.shape[1] - self.index_size], dim=1)
+        code: Tensor = index
         if self.is_index and self.training:
-            return index  # every task is told, and the rest would cost as much as K tasks have
-        code: Tensor = index if self.map is None else self.map((rest - self.location) / self.scale)
+            return code  # every task is told, and what follows would cost more, the more tasks there are
+        code = index if self.map is None else self.map((rest - self.location) / self.scale)
         if not self.index_size:
             return code
         code = code if self.map is None else code + index
