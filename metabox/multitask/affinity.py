@@ -25,7 +25,7 @@ def task_affinity(
     tasks: Sequence[int] | None = None,
     step: float = 0.01,
 ) -> Tensor:
-    """Z `[K, K]` of Fifty et al. 2021 ("Efficiently identifying task groupings for multi-task learning", equation 1).
+    """Z `[K, K]` of Fifty et al. 2021 ("Efficiently identifying task groupings for multi-task learning").
 
     Z[i, j] = 1 - L_j(theta_sh - step dL_i/dtheta_sh, theta_j) / L_j(theta_sh, theta_j): the share of task j's loss that
     a step on task i's loss, of the shared parameters alone, takes away; below 0 if it adds to it.
@@ -33,7 +33,7 @@ def task_affinity(
     A ratio has a meaning only for losses above 0, so these are the losses at scale 1 (`Target.error`), and a task whose
     loss is not above 0 has NaN. So has one without rows in the batch. Nothing is changed, as in `gradient_cosines`.
 
-    Deviations: the step is plain gradient descent of one size, while the authors take that of the optimizer. All Z are
+    Deviations: the step is plain gradient descent of one size, whatever optimizer and learning rate train. All Z are
     proportional to it to first order, so that their order, and the best groups, do not depend on it.
 
     Args:

@@ -91,7 +91,7 @@ def transfer_table(
         trainer.train(group, every)
     found = TransferTable(names, trainer.metrics, trainer.scores, trainer.affinity(), {})
     groupings = _groupings(found)
-    for group in {group for division in groupings.values() for group in division}:
+    for group in dict.fromkeys(group for division in groupings.values() for group in division):
         if group not in trainer.scores["test"]:
             tell(f"for a grouping: {' + '.join(group)}")
             trainer.train(group, every)
