@@ -1,13 +1,14 @@
-"""Omniglot's four usual settings by one recipe each, trained for minutes of a processor: accuracies with and without views.
+"""Omniglot's four usual settings by one network, trained for minutes of a processor, with and without views.
 
-    python benchmarks/records.py record --data-root DIR      # omniglot-record-incontext as it stands: 200 minutes of a core
-    python benchmarks/records.py beside --data-root DIR      # 30 minutes of a core each: three seeds, and other learners
-    python benchmarks/records.py early --data-root DIR       # its accuracy after 30 seconds and 5 minutes of two cores
-    python benchmarks/records.py record --validate           # the weights so far, on validation characters only
+    python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 200 minutes of a core
+    python benchmarks/records.py beside --data-root DIR    # 30 minutes of a core each: three seeds, and other learners
+    python benchmarks/records.py early --data-root DIR     # its accuracy after 30 seconds and 5 minutes of two cores
+    python benchmarks/records.py record --validate         # the weights so far, on validation characters only
 
-Vinyals' split with rotations. All settings are answered by the same weights, and every choice was made on validation
-characters. The other learners have the backbone, the augmentation and the optimizer of the recipe, and all get as many
-steps as fit into the same time of one processor core; only MAML trains on tasks of 20 classes, for its inner loop.
+Vinyals' split with rotations. The same weights answer in all settings, and every choice was made on validation
+characters. The recipe is omniglot-record-incontext. The other learners have its backbone, augmentation and optimizer,
+and as many steps as fit into the same time of one core; only MAML differs: it is trained on tasks of 20 classes, for
+its inner loop, and is transductive, as in its paper.
 A stopped command goes on where it was; a finished training is not repeated. Writes results/records-COMMAND.json.
 """
 
@@ -22,16 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from readings import log_of
+
 from metabox.cli.main import main as metabox
 from metabox.episodes import Split
-from metabox.evaluation import evaluate
+from metabox.evaluation import evaluate, normalisation
 from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
 from metabox.recipe import load_run
 from metabox.tasks import Omniglot
 from metabox.training.environment import collect_environment, read_environment
 from metabox.views import Views
-from readings import log_of
 
 JOBS = [
     {
@@ -50,7 +52,14 @@ JOBS = [
         "data": True,
         "threads": 1,
     },
-    {"writes": "records-early.json", "arguments": "early", "tier": "full", "minutes": 30, "data": True, "threads": 1},
+    {
+        "writes": "records-early.json",
+        "arguments": "early",
+        "tier": "full",
+        "minutes": 30,
+        "data": True,
+        "threads": 1,
+    },
 ]
 
 Row = dict[str, Any]
@@ -64,6 +73,7 @@ LEARNERS: dict[str, list[str]] = {
     "VERSA": ["--learner", "VERSA"],
     "MAML": [
         *("--learner", "MAML", "--learner.first_order", "true", "--learner.lr", "0.02"),
+        *("--learner.backbone.norm", "transductive"),
         *("--tasks.n_way", "20", "--evaluation.n_way", "20", "--outer.n_tasks", "3"),
     ],
 }
@@ -73,14 +83,20 @@ N_VIEWS = 9
 
 
 def train(out: Path, options: Sequence[str]) -> None:
-    """Train, or go on; the processor's time of every call is added up in a file beside the run."""
-    ledger, began = out.with_suffix(".processor.json"), time.process_time()
+    """Train, or go on; the processor's time of every call that makes steps is added up in a file beside the run."""
+    ledger, before, began = out.with_suffix(".processor.json"), steps_of(out), time.process_time()
     try:
         if metabox(["train", RECIPE, "--out", str(out), *options, "--n_test", "1"]):
             raise SystemExit(2)
     finally:
-        before = read_json(ledger)["seconds"] if ledger.exists() else 0.0
-        write_json(ledger, {"seconds": before + time.process_time() - began})
+        if steps_of(out) > before:
+            spent = read_json(ledger)["seconds"] if ledger.exists() else 0.0
+            write_json(ledger, {"seconds": spent + time.process_time() - began})
+
+
+def steps_of(out: Path) -> int:
+    """How many steps the log of a run has, if there is one."""
+    return int(log_of(out)[-1]["step"]) if (out / "metrics.jsonl").exists() and log_of(out) else 0
 
 
 def seconds_per_step(options: Sequence[str]) -> float:
@@ -134,7 +150,7 @@ def accuracies(learner: Learner, image_size: int, split: Split, root: str | None
 
 def measured(out: Path, name: str, seed: int, args: argparse.Namespace) -> Row:
     """What a training cost, and the accuracies of its best weights."""
-    learner, tasks = load_run(out)[:2]
+    learner, tasks = load_run(out)
     views = (1, N_VIEWS) if args.views else (1,)
     last, about = log_of(out)[-1], read_environment(out)
     ledger = out.with_suffix(".processor.json")
@@ -144,6 +160,7 @@ def measured(out: Path, name: str, seed: int, args: argparse.Namespace) -> Row:
         "steps": last["step"],
         "training_seconds": round(last["seconds"]),
         "processor_seconds": round(read_json(ledger)["seconds"]) if ledger.exists() else None,
+        "batch_norm": normalisation(learner)["batch_norm"],
         "precision": about["precision"],
         "trained_at_commit": about["git_commit"],
         "git_tree": about["git_tree"],
