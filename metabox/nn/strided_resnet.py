@@ -16,8 +16,8 @@ class StridedResNet(Backbone):
     """Stages that halve the image by the stride of a 3x3 convolution; in each, residual blocks (He et al. 2016) follow.
 
     A block is the paper's basic one: 3x3 convolution, norm, ReLU, 3x3 convolution, norm, plus its input, ReLU. On a CPU
-    normalisation and ReLU at full resolution take longer than the convolutions, so the first stage has few channels and
-    usually no block.
+    normalisation and ReLU take longest at full resolution, and gradients of wide convolutions on the smallest maps, so
+    by default the first and the last stage have no block.
 
     Args:
         x_shape: `(channels, height, width)`.
@@ -36,7 +36,7 @@ class StridedResNet(Backbone):
         self,
         x_shape: Shape,
         widths: tuple[Count, ...] = (32, 64, 128, 256),
-        blocks: tuple[Natural, ...] = (0, 1, 1, 1),
+        blocks: tuple[Natural, ...] = (0, 1, 1, 0),
         skip_rate: BelowOne = 0.0,
         drop_rate: BelowOne = 0.0,
         norm: NormKind = "batch",

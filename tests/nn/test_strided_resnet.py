@@ -53,7 +53,7 @@ def test_a_left_out_block_is_the_identity_and_the_others_make_up_for_it() -> Non
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"widths": (8, 16)}, r"as many blocks as widths, .* got widths \(8, 16\) and blocks \(0, 1, 1, 1\)"),
+        ({"widths": (8, 16)}, r"as many blocks as widths, .* got widths \(8, 16\) and blocks \(0, 1, 1, 0\)"),
         ({"widths": (), "blocks": ()}, r"got widths \(\) and blocks \(\)"),
         ({"skip_rate": 1.0}, "below 1"),
     ],
