@@ -148,15 +148,13 @@ def accuracies(learner: Learner, image_size: int, split: Split, root: str | None
     return rows
 
 
-def measured(out: Path, name: str, seed: int, args: argparse.Namespace) -> Row:
+def measured(out: Path, args: argparse.Namespace) -> Row:
     """What a training cost, and the accuracies of its best weights."""
     learner, tasks = load_run(out)
     views = (1, N_VIEWS) if args.views else (1,)
     last, about = log_of(out)[-1], read_environment(out)
     ledger = out.with_suffix(".processor.json")
     return {
-        "learner": name,
-        "seed": seed,
         "steps": last["step"],
         "training_seconds": round(last["seconds"]),
         "processor_seconds": round(read_json(ledger)["seconds"]) if ledger.exists() else None,
@@ -169,23 +167,28 @@ def measured(out: Path, name: str, seed: int, args: argparse.Namespace) -> Row:
     }
 
 
-def record(args: argparse.Namespace) -> list[Row]:
-    out = args.runs / f"{RECIPE}-seed0"
-    if not args.validate:
-        train(out, [*args.more, "--seed", "0"])
-    return [measured(out, "InContext", 0, args)]
+def wanted(args: argparse.Namespace) -> list[tuple[str, int, float | None]]:
+    """The trainings of a command: learner, seed, and minutes of one core; None for the recipe as it stands."""
+    if args.command == "record":
+        return [("InContext", 0, None)]
+    if args.command == "early":
+        return [("InContext", 0, minutes) for minutes in MINUTES["early"]]
+    names = args.learners or list(LEARNERS)
+    return [(name, seed, *MINUTES["beside"]) for name in names for seed in ((0, 1, 2) if name == "InContext" else (0,))]
 
 
-def compared(args: argparse.Namespace) -> list[Row]:
-    """By learner and seed, and three seeds of ours."""
-    only = args.learners or list(LEARNERS)
-    rows = []
-    for minutes in MINUTES[args.command]:
-        runs = [(name, seed) for name in only for seed in ((0, 1, 2) if name == "InContext" else (0,))]
-        for name, seed in runs if args.command == "beside" else [("InContext", 0)]:
+def row_of(name: str, seed: int, minutes: float | None, args: argparse.Namespace) -> Row:
+    """Train, unless only validation is wanted, and measure; or say that it cannot be trained here."""
+    about = {"learner": name, "seed": seed, "minutes_of_one_core": minutes}
+    out = args.runs / f"{RECIPE}-seed{seed}"
+    try:
+        if minutes is not None:
             out = budgeted(name, minutes, seed, args)
-            rows.append({"minutes_of_one_core": minutes, **measured(out, name, seed, args)})
-    return rows
+        elif not args.validate:
+            train(out, [*args.more, "--seed", str(seed)])
+    except SystemExit:
+        return about | {"left_out": "it cannot be trained here"}
+    return about | measured(out, args)
 
 
 def main() -> None:
@@ -194,14 +197,24 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), help="of `beside`; by default all")
     parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--validate", action="store_true", help="no training, validation characters, no file")
+    parser.add_argument("--validate", action="store_true", help="of `record`: no training, no file")
     args = parser.parse_args()
+    if args.validate and args.command != "record":
+        parser.error("expected --validate with record, which alone has one training")
     args.more = ["--data-root", args.data_root] if args.data_root else []
     args.split, args.views = ("val" if args.validate else "test"), args.command != "early"
-    rows = record(args) if args.command == "record" else compared(args)
-    if not args.validate:
-        out = Path(__file__).parent / "results" / f"records-{args.command}.json"
-        write_json(out, {"recipe": RECIPE, "environment": collect_environment(), "rows": rows})
+    out = Path(__file__).parent / "results" / f"records-{args.command}.json"
+    rows: list[Row] = read_json(out)["rows"] if out.exists() and not args.validate else []
+    for name, seed, minutes in wanted(args):
+        key = {"learner": name, "seed": seed, "minutes_of_one_core": minutes}
+        others = [row for row in rows if not key.items() <= row.items()]
+        about = collect_environment()
+        if any(key.items() <= row.items() and row.get("git_tree") == about["git_tree"] for row in rows):
+            continue
+        rows = [*others, row_of(name, seed, minutes, args)]
+        print(json.dumps(rows[-1]), flush=True)
+        if not args.validate:
+            write_json(out, {"recipe": RECIPE, "environment": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -92,3 +92,28 @@ def test_a_budget_becomes_steps_once_and_the_time_of_all_calls_that_train_is_add
     assert own[0][own[0].index("--outer.steps") + 1] == "240"
     assert own[0][own[0].index("--learner") + 1] == "ProtoNet"
     assert read_json(out.with_suffix(".processor.json")) == {"seconds": 2 * (3 + 60)}
+
+
+def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
+    records: ModuleType, machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = {"git_tree": "b"}, []
+
+    def measured(out: Path, args: argparse.Namespace) -> dict[str, Any]:
+        seen.append(out.name)
+        return dict(now)
+
+    monkeypatch.setattr(records, "metabox", lambda words: 2 if "MAML" in words else machine.train(words))
+    monkeypatch.setattr(records, "measured", measured)
+    monkeypatch.setattr(records, "collect_environment", lambda: now)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    words = ["records.py", "beside", "--learners", "VERSA", "MAML", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", words)
+    for tree, trained in (("b", ["VERSA"]), ("b", []), ("c", ["VERSA"])):
+        now["git_tree"] = tree
+        seen.clear()
+        records.main()
+        assert seen == [f"{records.RECIPE}-{name}-30min-seed0" for name in trained]
+        rows = read_json(tmp_path / "results" / "records-beside.json")["rows"]
+        found = {row["learner"]: row.get("git_tree", row.get("left_out")) for row in rows}
+        assert found == {"VERSA": tree, "MAML": "it cannot be trained here"}
