@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from readings import log_of
 
@@ -163,7 +163,7 @@ def measured(out: Path, args: argparse.Namespace) -> Row:
         "trained_at_commit": about["git_commit"],
         "git_tree": about["git_tree"],
         "split": args.split,
-        "accuracies": accuracies(learner, tasks.image_size, args.split, args.data_root, views),
+        "accuracies": accuracies(learner, cast(Omniglot, tasks).image_size, args.split, args.data_root, views),
     }
 
 

@@ -36,7 +36,7 @@ def test_it_is_what_the_docstring_says_layer_by_layer() -> None:
 def test_a_left_out_block_is_the_identity_and_the_others_make_up_for_it() -> None:
     torch.manual_seed(0)
     backbone = StridedResNet((1, 16, 16), widths=(8,), blocks=(4,), skip_rate=0.6)
-    blocks = list(backbone.stages[0])[2:]  # type: ignore[call-overload]  # a ModuleList has no item type
+    blocks = list(backbone.stages[0])[2:]
     assert [block.skip_rate for block in blocks] == pytest.approx([0.15, 0.3, 0.45, 0.6])
     block = blocks[-1]
     nn.init.ones_(block.norms[1].norm.bias)
@@ -60,4 +60,4 @@ def test_a_left_out_block_is_the_identity_and_the_others_make_up_for_it() -> Non
 )
 def test_stages_that_do_not_fit_are_refused(options: dict[str, tuple[int, ...]], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        StridedResNet((1, 28, 28), **options)  # type: ignore[arg-type]
+        StridedResNet((1, 28, 28), **options)
