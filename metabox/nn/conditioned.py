@@ -22,8 +22,8 @@ class ConditionedLayer(nn.Module):
     """A linear layer or convolution behind a conditioner, which the code of each task enters.
 
     The code conditions every row, or every pixel, by itself: concatenated, it is constant maps beside the channels. A
-    layer whose conditioner gives more features than it had inputs is made anew, with as many inputs, and begins with the
-    weights that it had: those of a wide layer would be small for an input of few channels beside many numbers of a code.
+    layer whose conditioner gives more features than it had inputs is made anew, with as many inputs. It begins with the
+    weights that it had: those of a wide layer would be small for few channels beside a code of many numbers.
 
     Args:
         layer: what follows the conditioner.
