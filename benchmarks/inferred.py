@@ -95,7 +95,7 @@ def trained(name: str, seed: int, args: argparse.Namespace) -> tuple[Learner, Pa
     out = args.runs / f"inferred-{name}-{args.share:g}-seed{seed}"
     words = ["--seed", str(seed), "--out", str(out)] + (["--data-root", args.data_root] if args.data_root else [])
     if args.share != 1:
-        steps = max(10, int(args.share * {"alphabets": 600, "spam": 2000}[name]))
+        steps = max(10, int(args.share * {"alphabets": 900, "spam": 2000}[name]))
         words += ["--outer.steps", str(steps), "--outer.validate_every", str(steps), "--outer.warmup", str(steps // 10)]
     if command(["train", f"{name}-both", "--n_test", "1", *words]):
         raise SystemExit(2)
