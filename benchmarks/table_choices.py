@@ -39,6 +39,12 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "cells": {"learner": {"layout": "cells"}},
     "rows": {"learner": {"layout": "rows"}},
     "columns, muon": {"outer": {"optimizer": "muon"}},
+    "columns in pairs": {"learner": {"group": 2}},
+    "extra rows": {"learner": {"extra_rows": 16}},
+    "all key heads": {"learner": {"key_heads": 4}},
+    "scaled attention": {"learner": {"scaled": True}},
+    "mean of columns": {"learner": {"summaries": 0}},
+    "one large table": {"outer": {"n_tasks": 1}, "prior": {"n_rows": [256, 256]}},
 }
 """Options of learner, outer loop and prior, beside those of `recipes/tabular`."""
 
