@@ -26,6 +26,7 @@ CLASSES = classes()
 FIXED = {
     "Curriculum": {"tasks"},
     "GradientCosines": {"tasks"},
+    "TwoStages": {"tasks", "first"},
     "HardSharing": {"film"},
     "MTAN": {"depth"},
     "Shapes": {"missing"},
