@@ -41,16 +41,21 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "columns, muon": {"outer": {"optimizer": "muon"}},
     "columns in pairs": {"learner": {"group": 2}},
     "extra rows": {"learner": {"extra_rows": 16}},
-    "all key heads": {"learner": {"key_heads": 4}},
+    "one key head": {"learner": {"key_heads": 1}},
     "scaled attention": {"learner": {"scaled": True}},
     "mean of columns": {"learner": {"summaries": 0}},
     "one large table": {"outer": {"n_tasks": 1}, "prior": {"n_rows": [256, 256]}},
 }
-"""Options of learner, outer loop and prior, beside those of `recipes/tabular`."""
+"""Options of learner, outer loop and prior, beside those of `recipes/tabular` and as many key heads as heads."""
 
 
 def prior(**options: Any) -> TabularPrior:
     return TabularPrior(**{**SIZES, "share_sizes": 4, **options})
+
+
+def learner(choice: dict[str, dict[str, Any]]) -> Any:
+    """Builds the learner of a choice from a spec."""
+    return partial(TabularTransformer, **{"key_heads": 4, **choice.get("learner", {})})
 
 
 def loop(steps: int, n_tasks: int = 4, lr: float = 1e-3, **options: Any) -> metabox.OuterLoop:
@@ -63,7 +68,7 @@ def seconds_of_a_step(choice: dict[str, dict[str, Any]], n: int = 40) -> float:
     """Seconds of the processor for drawing tables and an optimizer's step, over sizes as they come."""
     tasks, outer = prior(**choice.get("prior", {})), loop(100, **choice.get("outer", {}))
     torch.manual_seed(0)
-    objective = QueryLoss(TabularTransformer(tasks.spec, **choice.get("learner", {})))
+    objective = QueryLoss(learner(choice)(tasks.spec))
     optimizer = make_optimizer(outer, parameter_groups(objective, muon=outer.optimizer == "muon"))
     for index in range(-3, n):
         if index == 0:
@@ -78,15 +83,14 @@ def seconds_of_a_step(choice: dict[str, dict[str, Any]], n: int = 40) -> float:
 def measured(choice: dict[str, dict[str, Any]], seconds: float, out: Path) -> dict[str, Any]:
     of_a_step = seconds_of_a_step(choice)
     steps = round(seconds / of_a_step)
-    make = partial(TabularTransformer, **choice.get("learner", {}))
     outer, tasks = loop(steps, **choice.get("outer", {})), prior(**choice.get("prior", {}))
     begun = time.process_time()
-    learner = metabox.run(tasks, make, outer, evaluation=prior(), scale="none", out=out)
+    trained = metabox.run(tasks, learner(choice), outer, evaluation=prior(), scale="none", out=out)
     spent = time.process_time() - begun
-    scores = metabox.evaluate(learner, prior(), split="val", n_tasks=200, batch=4)
+    scores = metabox.evaluate(trained, prior(), split="val", n_tasks=200, batch=4)
     return {
         "options": choice,
-        "parameters": sum(p.numel() for p in learner.parameters()),
+        "parameters": sum(p.numel() for p in trained.parameters()),
         "ms_of_a_step": round(1000 * of_a_step, 1),
         "steps": steps,
         "seconds": round(spent, 1),
