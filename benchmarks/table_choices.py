@@ -3,8 +3,8 @@
     python benchmarks/table_choices.py                          all choices that are not measured yet
     python benchmarks/table_choices.py --only columns cells     some of them
 
-Each choice is trained for the same number of seconds of one thread's processor: the time of a step is measured first,
-which fixes the number of steps. All are validated on the same 200 made-up tables, of validation's own draw, and
+Each choice is trained for as long as "columns" is for 1,000 steps, by the time that steps of both take in turn on one
+thread, which fixes the number of steps. All are validated on the same 200 made-up tables, of validation's own draw, and
 compared with "columns" task by task. One seed: differences of less than two standard errors say nothing, and others
 may be of the seed. Writes results/table-choices.json beside this file after each choice; the same command goes on.
 """
@@ -64,25 +64,35 @@ def loop(steps: int, n_tasks: int = 4, lr: float = 1e-3, **options: Any) -> meta
     return metabox.OuterLoop(steps=steps, n_tasks=n_tasks, lr=lr, clip=1.0, validate_every=steps, **average, **options)
 
 
-def seconds_of_a_step(choice: dict[str, dict[str, Any]], n: int = 40) -> float:
-    """Seconds of the processor for drawing tables and an optimizer's step, over sizes as they come."""
-    tasks, outer = prior(**choice.get("prior", {})), loop(100, **choice.get("outer", {}))
-    torch.manual_seed(0)
-    objective = QueryLoss(learner(choice)(tasks.spec))
-    optimizer = make_optimizer(outer, parameter_groups(objective, muon=outer.optimizer == "muon"))
-    for index in range(-3, n):
-        if index == 0:
-            begun = time.process_time()
-        episodes = tasks.sample(Place(outer.n_tasks, index=abs(index)))
-        objective(episodes)["loss"].mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return (time.process_time() - begun) / n
+class Stepper:
+    """Steps of a choice, one at a time."""
+
+    def __init__(self, choice: dict[str, dict[str, Any]]) -> None:
+        self.tasks, self.outer = prior(**choice.get("prior", {})), loop(100, **choice.get("outer", {}))
+        torch.manual_seed(0)
+        self.objective = QueryLoss(learner(choice)(self.tasks.spec))
+        groups = parameter_groups(self.objective, muon=self.outer.optimizer == "muon")
+        self.optimizer = make_optimizer(self.outer, groups)
+
+    def seconds(self, index: int) -> float:
+        """Draw the tables of a step and take it; seconds of the processor."""
+        begun = time.process_time()
+        self.objective(self.tasks.sample(Place(self.outer.n_tasks, index=index)))["loss"].mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.process_time() - begun
 
 
-def measured(choice: dict[str, dict[str, Any]], seconds: float, out: Path) -> dict[str, Any]:
-    of_a_step = seconds_of_a_step(choice)
-    steps = round(seconds / of_a_step)
+def price(choice: dict[str, dict[str, Any]], n: int = 40) -> tuple[float, float]:
+    """Seconds of a step of a choice and of "columns", taken in turn, so that what else runs slows both."""
+    both = Stepper(choice), Stepper({})
+    spent = [[one.seconds(index) for one in both] for index in range(n + 3)][3:]
+    return float(np.mean([pair[0] for pair in spent])), float(np.mean([pair[1] for pair in spent]))
+
+
+def measured(choice: dict[str, dict[str, Any]], of_columns: int, out: Path) -> dict[str, Any]:
+    own, theirs = price(choice) if choice else (1.0, 1.0)
+    steps = round(of_columns * theirs / own)
     outer, tasks = loop(steps, **choice.get("outer", {})), prior(**choice.get("prior", {}))
     begun = time.process_time()
     trained = metabox.run(tasks, learner(choice), outer, evaluation=prior(), scale="none", out=out)
@@ -91,7 +101,7 @@ def measured(choice: dict[str, dict[str, Any]], seconds: float, out: Path) -> di
     return {
         "options": choice,
         "parameters": sum(p.numel() for p in trained.parameters()),
-        "ms_of_a_step": round(1000 * of_a_step, 1),
+        "price_of_a_step": round(own / theirs, 3),
         "steps": steps,
         "seconds": round(spent, 1),
         "accuracy": round(float(scores.mean("accuracy")), 4),
@@ -113,22 +123,22 @@ def compared(rows: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES))
-    parser.add_argument("--seconds", type=float, default=150, help="of the processor, for each choice")
+    parser.add_argument("--steps", type=int, default=1000, help='of "columns"')
     parser.add_argument("--runs", type=Path, default=Path("runs/table-choices"))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.results / "table-choices.json"
     kept: dict[str, Any] = read_json(path) if path.is_file() else {}
-    rows = kept.get("choices", {}) if kept.get("seconds") == args.seconds else {}
+    rows = kept.get("choices", {}) if kept.get("steps") == args.steps else {}
     for name in args.only:
         if name in rows and rows[name]["options"] == CHOICES[name]:
             continue
         out = args.runs / name.replace(", ", "-").replace(" ", "-")
         shutil.rmtree(out, ignore_errors=True)  # the time of a step may have changed, and with it the number of steps
-        rows[name] = measured(CHOICES[name], args.seconds, out) | {"environment": collect_environment()}
+        rows[name] = measured(CHOICES[name], args.steps, out) | {"environment": collect_environment()}
         compared(rows)
-        write_json(path, {"seconds": args.seconds, "validation_tasks": 200, "choices": rows})
+        write_json(path, {"steps": args.steps, "validation_tasks": 200, "choices": rows})
         shown = {key: value for key, value in rows[name].items() if key not in ("nlls", "environment")}
         print(f"{name}: {shown}", flush=True)
 
