@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ nitpick_ignore_regex = [  # names without an entry here
 ]
 default_role = "code"
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -184,6 +186,21 @@ def measured(file: str, name: str) -> str:
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
 
 
+def chosen(*words: str) -> str:
+    """Some rows and columns of one table of a results file."""
+    return results_page.chosen(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def value(*words: str) -> str:
+    """One number of a results file."""
+    return results_page.value(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def exercise() -> str:
+    """The learning curves of the exercise of CS330."""
+    return results_page.exercise(DOCS.parent / "benchmarks" / "results")
+
+
 FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
@@ -204,6 +221,9 @@ FILLS: dict[str, Callable[..., str]] = {
         robustness,
         malformed,
         measured,
+        chosen,
+        exercise,
+        value,
         results,
         atlas,
         claims,
@@ -220,7 +240,7 @@ def _found(base: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*mark[2].split()), source[0])
+    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*shlex.split(mark[2])), source[0])
 
 
 def always_read(app: Any, env: Any, *_: object) -> list[str]:

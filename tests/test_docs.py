@@ -29,7 +29,11 @@ from metabox.tensors import save_tensors
 from metabox.training.description import Description, write_description
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [path.stem for path in sorted(DOCS.glob("*.md"))]
+PAGES = [
+    path.relative_to(DOCS).with_suffix("").as_posix()
+    for path in sorted(DOCS.rglob("*.md"))
+    if not {"_build", "methods", "reference"} & set(path.relative_to(DOCS).parts)  # not committed
+]
 BLOCK = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ (?:python -m )?metabox (.*)$", re.MULTILINE)
 
