@@ -20,6 +20,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 import atlas as atlas_page  # noqa: E402
+import notebook_pages  # noqa: E402
 import results as results_page  # noqa: E402
 
 import metabox  # noqa: E402
@@ -286,6 +287,7 @@ def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options:
 
 
 def setup(app: Any) -> None:
+    notebook_pages.setup(app)
     app.connect("object-description-transform", no_plain_base)
     app.connect("source-read", fill)
     app.connect("env-get-outdated", always_read)
