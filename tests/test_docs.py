@@ -8,10 +8,8 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ import pytest
 
 from metabox import plugins
 from metabox.cli.main import main
-from metabox.discover import subclasses
 from metabox.files import write_text
 from metabox.recipe import dump, find, make_parser, parse
 from metabox.tasks.place import Place
@@ -29,10 +26,11 @@ from metabox.tensors import save_tensors
 from metabox.training.description import Description, write_description
 
 DOCS = Path(__file__).parents[1] / "docs"
+MADE = ("methods", "reference", "_build")  # folders of pages that are not committed
 PAGES = [
     path.relative_to(DOCS).with_suffix("").as_posix()
     for path in sorted(DOCS.rglob("*.md"))
-    if not {"_build", "methods", "reference"} & set(path.relative_to(DOCS).parts)  # not committed
+    if path.relative_to(DOCS).parts[0] not in MADE
 ]
 BLOCK = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ (?:python -m )?metabox (.*)$", re.MULTILINE)
@@ -145,19 +143,6 @@ def test_the_path_of_one_image_names_functions_that_are_there() -> None:
         for part in name.split("."):
             found = getattr(found, part)
         assert found.__module__ == file.replace("/", "."), (file, name)
-
-
-def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-d", tmp_path / "cache", DOCS]
-    # Without the pages of source code, a quarter of the time: nothing in them can be missing or go wrong by a page.
-    command += ["-D", "extensions=myst_parser,sphinx.ext.autodoc,sphinx.ext.napoleon"]
-    done = subprocess.run([*command, tmp_path / "html"], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    pages = {page: (tmp_path / "html" / f"{page}.html").read_text(encoding="utf-8") for page in PAGES}
-    assert not [page for page, html in pages.items() if "fill:" in html]
-    for found in subclasses("Learner") + subclasses("EpisodeSampler"):
-        assert f'id="{found.module}.{found.name}"' in pages["api"]
-    assert "queries do not see each other" in pages["extend"]
 
 
 @pytest.fixture(scope="module")

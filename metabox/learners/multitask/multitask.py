@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metabox.config import Unpack
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.learners.multitask.task_code import CodeKind, CodeOptions, TaskCode
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
@@ -217,6 +218,22 @@ class HardSharing(MultiTask):
             nothing to modulate.
     """
 
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("shared network", r"h = F(x; \params_{\mathrm{sh}})"),
+            ("head of the task", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h\Big)"),
+        ),
+        cost=("N K", "M"),
+        kin={"Independent": "all layers but the last are one network"},
+    )
+
     def __init__(
         self,
         spec: TaskSpec,
@@ -265,6 +282,21 @@ class Independent(MultiTask):
         **kwargs: of `MultiTask`: code, error, prior.
     """
 
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("K networks", r"u_k = F(x; \params_k)"),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k u_k\Big)"),
+        ),
+        cost=("N K", "M"),
+    )
+
     def __init__(
         self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, **kwargs: Unpack[CodeOptions]
     ) -> None:
@@ -292,6 +324,26 @@ class SoftSharing(Independent):
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            (
+                "K networks",
+                r"u_k = F(x; \params_k), \quad \text{penalty } \lambda \sum_k \Big\lVert \params_k - "
+                r"\frac{1}{K} \sum_j \params_j \Big\rVert^2",
+            ),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k u_k\Big)"),
+        ),
+        cost=("N K", "M"),
+        kin={"Independent": "a penalty draws the networks towards their mean; without it they are the same"},
+    )
 
     def __init__(
         self,
@@ -327,6 +379,22 @@ class CrossStitch(MultiTask):
         same: initial alpha_ii; the rest of 1 is divided among the other networks.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("K networks, stitched", r"h_k^{l+1} = F^l\Big(\sum_j \alpha_{kj}^l h_j^l; \params_k^l\Big)"),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h_k^L\Big)"),
+        ),
+        cost=("N K", "M K"),
+        kin={"Independent": "after each layer the networks mix their features; with the identity they are the same"},
+    )
 
     def __init__(
         self,
