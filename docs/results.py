@@ -113,9 +113,10 @@ def value(folder: Path, file: str, *steps: str) -> str:
 
 def exercise(folder: Path) -> str:
     """The table and the figure of `benchmarks/cs330.py`; without its result, how to get it."""
-    if "cs330.json" not in manifest(folder / "manifest.json")["files"]:
+    about = manifest(folder / "manifest.json")["files"].get("cs330.json")
+    if about is None:
         return "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
-    columns = "ways,shots,steps,training_seconds,accuracy_percent,interval_95_percent,chance_percent"
+    columns = "ways,shots,steps,accuracy_percent,interval_95_percent,chance_percent"
     facts = {name: fact for name, fact in result("cs330.json", folder / "manifest.json")["environment"].items() if fact}
     shown = {name: facts[name] for name in ("cpu", "threads", "torch", "git_commit") if name in facts}
     figure = ["```{image} ../_static/lecture-exercise.svg", "---", "alt: >-"]
@@ -125,7 +126,7 @@ def exercise(folder: Path) -> str:
         "```",
     ]
     measured = "\n".join([chosen(folder, "cs330", "rows", columns), "", line("measured with", shown), ""])
-    return "\n".join([*figure, "", measured, "Repeat: `python benchmarks/cs330.py`."])
+    return "\n".join([*figure, "", measured, f"Repeat: `{about['command']}`."])
 
 
 def is_cell(value: object) -> bool:

@@ -34,7 +34,7 @@ episodes = tasks.sample(Place(n_tasks=1, split="train"))
 figure, axes = plt.subplots(2, 5, figsize=(6, 2.6), layout="constrained")
 for n in range(5):
     for row, part, name in ((0, episodes.support, "y ="), (1, episodes.query, "query,")):
-        axes[row, n].imshow(part.x[0, n, 0], cmap="gray_r")
+        axes[row, n].imshow(part.x[0, n, 0].numpy(), cmap="gray_r")
         axes[row, n].set_title(f"{name} {part.y[0, n].item()}", fontsize=9)
         axes[row, n].axis("off")
 plt.show()
