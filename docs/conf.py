@@ -34,7 +34,7 @@ copyright = "the metabox authors"
 release = version = metabox.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-extensions += ["mathematics", "searching"]
+extensions += ["mathematics", "searching", "accessible"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
 nitpick_ignore_regex = [  # names without an entry here

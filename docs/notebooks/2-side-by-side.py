@@ -6,7 +6,7 @@
 # regression. All learners see the same training tasks for the same number of steps; they are small, and are not tuned.
 
 # %% tags=["parameters"]
-STEPS = 2500  # training steps of each learner
+STEPS = 1500  # training steps of each learner
 TEST_TASKS = 1000
 
 # %%

@@ -5,7 +5,7 @@
 # samples of functions alone, without being told the kernel. How close does it come?
 
 # %% tags=["parameters"]
-STEPS = 3500  # training steps of each learner
+STEPS = 2000  # training steps of each learner
 TEST_TASKS = 500
 
 # %%

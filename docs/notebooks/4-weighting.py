@@ -6,7 +6,7 @@
 # weighting of the losses help, and against what?
 
 # %% tags=["parameters"]
-STEPS = 1000  # training steps of each network
+STEPS = 700  # training steps of each network
 TEST_TASKS = 100
 SEEDS = 2
 
