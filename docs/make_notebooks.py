@@ -50,7 +50,9 @@ def made(source: Path) -> nbformat.NotebookNode:
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
     before = processor_seconds()
     with tempfile.TemporaryDirectory() as folder:  # where its runs go
-        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(
+            notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": folder}}
+        ).execute()
     seconds = processor_seconds() - before
     if seconds > MOST_SECONDS:
         raise ValueError(f"expected at most {MOST_SECONDS} processor seconds of {source.name}, got {seconds:.0f}")
