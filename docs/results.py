@@ -116,16 +116,17 @@ def exercise(folder: Path) -> str:
     about = manifest(folder / "manifest.json")["files"].get("cs330.json")
     if about is None:
         return "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
-    columns = "ways,shots,steps,accuracy_percent,interval_95_percent,chance_percent"
-    facts = {name: fact for name, fact in result("cs330.json", folder / "manifest.json")["environment"].items() if fact}
-    shown = {name: facts[name] for name in ("cpu", "threads", "torch", "git_commit") if name in facts}
-    figure = ["```{image} ../_static/lecture-exercise.svg", "---", "alt: >-"]
-    figure += [
-        "  Validation accuracy against training steps, one curve for each number of ways and shots.",
-        "---",
-        "```",
+    content = result("cs330.json", folder / "manifest.json")
+    facts = content["environment"]
+    shown = {name: facts[name] for name in ("cpu", "threads", "torch")} | {"commit": facts["git_commit"][:8]}
+    columns = ("steps", "accuracy_percent", "interval_95_percent", "chance_percent")
+    rows = [
+        {"task": f"{row['ways']}-way {row['shots']}-shot", **{name: row[name] for name in columns}}
+        for row in content["rows"]
     ]
-    measured = "\n".join([chosen(folder, "cs330", "rows", columns), "", line("measured with", shown), ""])
+    alt = "Validation accuracy against training steps, one curve for each number of ways and shots"
+    figure = ["```{image} ../_static/lecture-exercise.svg", f":alt: {alt}", "```"]
+    measured = "\n".join([table(rows), "", line("measured with", shown), ""])
     return "\n".join([*figure, "", measured, f"Repeat: `{about['command']}`."])
 
 

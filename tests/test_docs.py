@@ -225,9 +225,11 @@ def test_the_exercise_says_how_to_measure_it_until_it_is(results: ModuleType, li
     assert results.exercise(listed) == "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
     row = {"ways": 2, "shots": 1, "steps": 9, "accuracy_percent": 70.5}
     row |= {"interval_95_percent": 1.0, "chance_percent": 50.0}
-    (listed / "cs330.json").write_text(json.dumps({"environment": {"cpu": "one"}, "rows": [row]}))
+    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123456789"}
+    (listed / "cs330.json").write_text(json.dumps({"environment": facts, "rows": [row]}))
     (listed / "manifest.json").write_text('{"current": null, "files": {"cs330.json": {"command": "again"}}}')
-    assert "| 2 | 1 | 9 | 70.5 | 1 | 50 |" in results.exercise(listed)
+    assert "| 2-way 1-shot | 9 | 70.5 | 1 | 50 |" in results.exercise(listed)
+    assert "Measured with: cpu one; threads 1; torch 2; commit abcdef01." in results.exercise(listed)
     assert results.exercise(listed).endswith("Repeat: `again`.")
 
 
