@@ -113,6 +113,14 @@ def examples() -> dict[str, str]:
     return found
 
 
+@cache
+def recipe_with(name: str) -> str | None:
+    """A recipe that names a class."""
+    named = re.compile(rf"class_path: {name}\b")
+    found = (recipe for recipe, path in discover.recipes().items() if named.search(path.read_text(encoding="utf-8")))
+    return next(found, None)
+
+
 def page(package: str, names: list[str]) -> str:
     lines = [f"# {package}: {title(names)}", "", about(package), ""]
     lazy = discover.lazy_packages().get(package)

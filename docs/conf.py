@@ -96,12 +96,17 @@ def notation() -> str:
 
 def section(folder: str, *caption: str) -> str:
     """A part of the table of contents that has the pages of a folder, if there are any."""
-    pages = [path for path in (DOCS / folder).glob("*") if path.suffix in (".md", ".ipynb")]
-    if not pages:
+    suffixes = {".md"} | ({".ipynb"} if {"myst_nb", "nbsphinx"} & set(extensions) else set())
+    if not any(path.suffix in suffixes for path in (DOCS / folder).glob("*")):
         return ""
     first = [f"{folder}/index"] if (DOCS / folder / "index.md").exists() else []
     options = [f":caption: {' '.join(caption)}", ":hidden:", ":glob:", ""]
     return "\n".join(["```{toctree}", *options, *first, f"{folder}/*", "```"])
+
+
+def link(page: str, *words: str) -> str:
+    """A sentence that links a page, if there is such a page."""
+    return f"[{' '.join(words)}]({page}.md)." if (DOCS / f"{page}.md").exists() else ""
 
 
 def topics() -> str:
@@ -241,6 +246,7 @@ FILLS: dict[str, Callable[..., str]] = {
         notation,
         topics,
         section,
+        link,
         numbers,
         install_size,
         weightings,
@@ -335,11 +341,13 @@ def deviations(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
 
 def link_example(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Below a public name, the first page whose code uses it."""
-    short, page = name.rpartition(".")[2], None
-    if what in ("class", "function", "exception", "data") and api_pages.public().get(short) == name.rpartition(".")[0]:
-        page = api_pages.examples().get(short)
-    if page:
+    short = name.rpartition(".")[2]
+    if what not in ("class", "function") or api_pages.public().get(short) != name.rpartition(".")[0]:
+        return
+    if page := api_pages.examples().get(short):
         lines += ["", f"Example: :doc:`/{page}`.", ""]
+    elif recipe := api_pages.recipe_with(short):
+        lines += ["", f"Example: the recipe `{recipe}`.", ""]
 
 
 def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:

@@ -25,7 +25,7 @@ MISTAKES = {
     "--config file.jsonnet": "expected names of options in file.jsonnet, got 'local x",
     # Values.
     "--outer.steps many": "expected outer.steps as int, got many",
-    "--outer.optimizer sdg": "expected outer.optimizer as one of 'adam', 'adamw', 'rmsprop', 'sgd', got sdg",
+    "--outer.optimizer sdg": "expected outer.optimizer as one of 'adam', 'adamw', 'muon', 'rmsprop', 'sgd', got sdg",
     "--tasks.n_way x": "expected tasks.n_way as int or tuple[int, int], got x",
     "--learner.backbone Conv4 --learner.backbone.norm x": "expected learner.backbone.norm as one of 'batch', ",
     "--name ../../x": "expected name as the name of one folder, got '../../x'",

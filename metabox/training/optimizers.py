@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from metabox.checks import shown
+from metabox.training.muon import Muon
 from metabox.training.settings import OuterLoop
 
 MAPS: tuple[type[nn.Module], ...] = (
@@ -43,10 +44,11 @@ def decayed(module: nn.Module) -> list[str]:
     return [name for name in own if name in named]
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """The parameters of a module and its parts, without weight decay in a second group if they are not `decayed`.
+def parameter_groups(module: nn.Module, muon: bool = False) -> list[dict[str, Any]]:
+    """The parameters of a module and its parts, without weight decay in a last group if they are not `decayed`.
 
-    A parameter that several modules share decays if all of them say so.
+    A parameter that several modules share decays if all of them say so. With `muon`, those that decay and are matrices
+    or kernels of a convolution come first, in a group of their own (see `Muon`).
     """
     kept = {
         id(parameter)
@@ -54,9 +56,14 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
         for name, parameter in part.named_parameters(recurse=False)
         if name not in decayed(part)
     }
+    kernels = {id(part.weight) for part in module.modules() if isinstance(part, nn.modules.conv._ConvNd)}
     parameters = list(module.parameters())
+    decaying = [parameter for parameter in parameters if id(parameter) not in kept]
+    matrices = [parameter for parameter in decaying if muon and (parameter.ndim == 2 or id(parameter) in kernels)]
+    taken = set(map(id, matrices))
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if id(parameter) not in kept]},
+        {"params": matrices, "matrices": True},
+        {"params": [parameter for parameter in decaying if id(parameter) not in taken]},
         {"params": [parameter for parameter in parameters if id(parameter) in kept], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -84,8 +91,8 @@ def make_optimizer(outer: OuterLoop, groups: list[dict[str, Any]]) -> Optimizer:
         )
     if outer.optimizer == "sgd":
         return _sgd(outer, groups, fused=graphs and first.is_cuda)
-    make = Adam if outer.optimizer == "adam" else AdamW
-    made = make(groups, eps=outer.epsilon, fused=True, capturable=graphs and first.is_cuda)
+    make = {"adam": Adam, "adamw": AdamW, "muon": Muon}[outer.optimizer]
+    made: Adam = make(groups, eps=outer.epsilon, fused=True, capturable=graphs and first.is_cuda)
     made._warned_capturable_if_run_uncaptured = True  # its first steps are not captured, as they should be
     return made
 
@@ -113,11 +120,13 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def moments(optimizer: Optimizer) -> tuple[str, ...]:
-    """The names of the state that an optimizer of `make_optimizer` keeps for each parameter that has had a gradient.
+def moments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the state that an optimizer of `make_optimizer` keeps for each parameter of one of its groups.
 
-    Each is a tensor like its parameter, except `step`, one float32 number.
+    It has them once there has been a gradient. Each is a tensor like its parameter, except `step`, one float32 number.
     """
+    if group.get("matrices"):
+        return ("momentum_buffer",)
     if isinstance(optimizer, Adam):  # AdamW is one
         return ("step", "exp_avg", "exp_avg_sq")
     momentum = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()

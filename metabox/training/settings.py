@@ -10,7 +10,7 @@ from metabox.checks import check_fields
 from metabox.ranges import BelowOne, Count, Natural, NotNegative, Positive, Within
 
 DEPENDENT_OPTIONS = {
-    "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
+    "epsilon": ("optimizer", ("adam", "adamw", "muon", "rmsprop")),
     "momentum": ("optimizer", ("rmsprop", "sgd")),
     "smoothing": ("optimizer", ("rmsprop",)),
     "decay_every": ("schedule", ("step",)),
@@ -28,6 +28,8 @@ class OuterLoop:
         n_tasks: tasks per step, over all devices and accumulated batches together.
         lr: peak learning rate.
         optimizer: "adamw" decouples weight decay from the gradient; "adam", "rmsprop" and "sgd" add it to the gradient.
+            "muon" is "adamw" but for matrices and kernels that decay, which take steps of the same length in all
+            directions (see `metabox.training.muon.Muon`).
         weight_decay: strength of that decay. It pulls weights that multiply their inputs towards 0, and leaves alone
             biases, gains, embeddings and learned scalars: a module declares its own as `decayed`.
         epsilon: of all but "sgd", added to the root of the mean squared gradient; it keeps steps short if gradients
@@ -68,7 +70,7 @@ class OuterLoop:
     steps: Count = 2000
     n_tasks: Count = 16
     lr: Positive = 2e-3
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adamw"
+    optimizer: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = "adamw"
     weight_decay: NotNegative = 1e-4
     epsilon: Positive = 1e-8
     momentum: BelowOne = 0.0
@@ -120,6 +122,8 @@ class OuterLoop:
             )
         if self.sharded and (not isinstance(self.devices, int) or self.devices * self.num_nodes < 2):
             raise ValueError(f"expected a number of devices, two in all at least, with fsdp, got {self.devices!r}")
+        if self.sharded and self.optimizer == "muon":
+            raise ValueError("expected fsdp without muon, which needs unsharded matrices, got both; use ddp or adamw")
         if self.sharded and (self.average or self.compile in ("on", "graphs")):
             raise ValueError(
                 "expected fsdp without average and compile, which need unsharded weights, got "

@@ -96,14 +96,16 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[st
     Raises:
         ValueError: if a tensor does not fit its parameter; nothing is loaded then.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    kept = moments(optimizer)
+    groups = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    parameters, kept = [p for p, _ in groups], [moments(optimizer, group) for _, group in groups]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        if name not in kept or not number.isdecimal() or int(number) >= len(parameters):
+        known = number.isdecimal() and int(number) < len(parameters)
+        if not known or name not in kept[int(number)]:
+            wanted_names = kept[int(number) if known else 0] or "no moments"
             raise ValueError(
-                f"expected {kept or 'no moments'} of {len(parameters)} parameters in the optimizer's state, got {key}"
+                f"expected {wanted_names} of {len(parameters)} parameters in the optimizer's state, got {key}"
             )
         parameter = parameters[int(number)]
         wanted = (torch.float32, torch.Size()) if name == "step" else (parameter.dtype, parameter.shape)
@@ -115,9 +117,9 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[st
         if name != "step":
             value = sharded_like(value, parameter) if _is_sharded(parameter) else _laid_out_like(value, parameter)
         state.setdefault(int(number), {})[name] = value
-    if partial := [number for number, found in state.items() if len(found) < len(kept)]:
-        raise ValueError(f"expected {kept} of each parameter, got a part of them for {partial}")
-    ordered = {number: {name: state[number][name] for name in kept} for number in sorted(state)}
+    if partial := [number for number, found in state.items() if len(found) < len(kept[number])]:
+        raise ValueError(f"expected {kept[partial[0]]} of each parameter, got a part of them for {partial}")
+    ordered = {number: {name: state[number][name] for name in kept[number]} for number in sorted(state)}
     optimizer.load_state_dict({"state": ordered, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -41,7 +41,7 @@ class Step:
         if compiles(outer, fabric.device):
             module = compiled(model, prepared.episodes, fabric.strategy.precision)
         self.module = fabric.setup_module(module)
-        groups = parameter_groups(model)
+        groups = parameter_groups(model, muon=outer.optimizer == "muon")
         if self.weighting and (learned := list(self.weighting.parameters())):
             groups.append({"params": learned, "weight_decay": 0.0})
         made = make_optimizer(outer, groups)

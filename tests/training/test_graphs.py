@@ -71,6 +71,7 @@ UNCAPTURED: dict[str, tuple[Callable[[], Any], Any, Any, OuterLoop]] = {
     **CASES,
     "RMSprop": (Signs, Small, QueryLoss, replace(QUICK, optimizer="rmsprop", momentum=0.9)),
     "SGD": (Signs, Small, QueryLoss, replace(QUICK, optimizer="sgd", momentum=0.9)),
+    "Muon": (Signs, Small, QueryLoss, replace(QUICK, optimizer="muon")),
     "ragged": (GaussianProcess, partial(CNP, width=8), QueryLoss, QUICK),
 }
 

@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], OuterLoop]] = {
     "LSTM": (SMALL, LSTM, {"objective": StreamLoss}, QUICK),
     "RMSprop": (Signs, CNP, {}, replace(QUICK, optimizer="rmsprop", momentum=0.9)),
     "SGD": (Signs, CNP, {}, replace(QUICK, optimizer="sgd", momentum=0.9)),
+    "Muon": (SMALL, ProtoNet, {}, replace(QUICK, optimizer="muon")),
 }
 ASKS_THE_HOST = ("Surgery", "GradNorm")
 """Weightings that read which tasks a batch has; Surgery is solved on the host too."""
@@ -114,6 +115,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "rmsprop with momentum": {"optimizer": "rmsprop", "momentum": 0.9},
     "sgd": {"optimizer": "sgd"},
     "sgd with momentum": {"optimizer": "sgd", "momentum": 0.9},
+    "muon": {"optimizer": "muon"},
 }
 
 
