@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import api_pages  # noqa: E402
 import atlas as atlas_page  # noqa: E402
 import learner_pages  # noqa: E402
 import mathematics  # noqa: E402
+import notebook_pages  # noqa: E402
 import results as results_page  # noqa: E402
 
 import metabox  # noqa: E402
@@ -32,7 +34,7 @@ copyright = "the metabox authors"
 release = version = metabox.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-extensions += ["mathematics", "searching"]
+extensions += ["mathematics", "searching", "accessible"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
 nitpick_ignore_regex = [  # names without an entry here
@@ -219,6 +221,21 @@ def measured(file: str, name: str) -> str:
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
 
 
+def chosen(*words: str) -> str:
+    """Some rows and columns of one table of a results file."""
+    return results_page.chosen(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def value(*words: str) -> str:
+    """One number of a results file."""
+    return results_page.value(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def exercise() -> str:
+    """The learning curves of the exercise of CS330."""
+    return results_page.exercise(DOCS.parent / "benchmarks" / "results")
+
+
 FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
@@ -246,6 +263,9 @@ FILLS: dict[str, Callable[..., str]] = {
         robustness,
         malformed,
         measured,
+        chosen,
+        exercise,
+        value,
         results,
         atlas,
         claims,
@@ -262,7 +282,7 @@ def _found(base: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*mark[2].split()), source[0])
+    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*shlex.split(mark[2])), source[0])
 
 
 def always_read(app: Any, env: Any, *_: object) -> list[str]:
@@ -354,6 +374,7 @@ def no_copies(app: Any, error: Exception | None) -> None:
 
 
 def setup(app: Any) -> None:
+    notebook_pages.setup(app)
     app.connect("builder-inited", make_pages)
     app.connect("html-page-context", lighter)
     app.connect("build-finished", no_copies)

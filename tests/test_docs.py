@@ -188,6 +188,51 @@ def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp
     ]
 
 
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    rows = [{"row": "five: heads", "of": {"a": 1.5, "b": None}, "n": 3}, {"row": "x", "of": {"a": 2.0, "b": None}}]
+    (tmp_path / "made_up.json").write_text(json.dumps({"rows": rows, "best": {"mean": 0.25, "whole": True}}))
+    (tmp_path / "manifest.json").write_text('{"current": null, "files": {"made_up.json": {"command": ""}}}')
+    return tmp_path
+
+
+def test_a_page_takes_rows_columns_and_single_numbers_from_a_result(results: ModuleType, listed: Path) -> None:
+    chosen = results.chosen(listed, "made_up", "rows", "row,of a", "row=x|five: heads")
+    assert chosen.splitlines() == ["| row | of a |", "| --- | --- |", "| x | 2 |", "| five: heads | 1.5 |"]
+    assert results.value(listed, "made_up", "rows", "row=five: heads", "of", "a") == "1.5"
+    assert results.value(listed, "made_up", "best", "mean") == "0.25"
+
+
+@pytest.mark.parametrize("where", [("row,of b",), ("row,gone",), ("row", "row=gone")])
+def test_rows_and_columns_that_a_result_lacks_are_errors(
+    results: ModuleType, listed: Path, where: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"expected rows of made_up\.json where .*, got none with \['"):
+        results.chosen(listed, "made_up", "rows", *where)
+
+
+@pytest.mark.parametrize(
+    "steps", [("best",), ("best", "gone"), ("best", "whole"), ("rows", "row=gone", "n"), ("n", "n")]
+)
+def test_a_number_that_a_result_lacks_is_an_error(results: ModuleType, listed: Path, steps: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected a number at .* of made_up\.json, got"):
+        results.value(listed, "made_up", *steps)
+    with pytest.raises(ValueError, match=r"expected a file of manifest\.json, got other\.json"):
+        results.value(listed, "other", *steps)
+
+
+def test_the_exercise_says_how_to_measure_it_until_it_is(results: ModuleType, listed: Path) -> None:
+    assert results.exercise(listed) == "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
+    row = {"ways": 2, "shots": 1, "steps": 9, "accuracy_percent": 70.5}
+    row |= {"interval_95_percent": 1.0, "chance_percent": 50.0}
+    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123456789"}
+    (listed / "cs330.json").write_text(json.dumps({"environment": facts, "rows": [row]}))
+    (listed / "manifest.json").write_text('{"current": null, "files": {"cs330.json": {"command": "again"}}}')
+    assert "| 2-way 1-shot | 9 | 70.5 | 1 | 50 |" in results.exercise(listed)
+    assert "Measured with: cpu one; threads 1; torch 2; commit abcdef01." in results.exercise(listed)
+    assert results.exercise(listed).endswith("Repeat: `again`.")
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
 def test_a_results_file_of_another_kind_is_named(results: ModuleType, tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_text(text)
