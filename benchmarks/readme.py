@@ -1,4 +1,7 @@
-"""Writes the README's section of measured numbers from the committed results: `python benchmarks/readme.py`."""
+"""Writes the README's six measured numbers from the committed results: `python benchmarks/readme.py`.
+
+`tables` are the longer ones of docs/measured.md.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,9 @@ def learning() -> list[str]:
 
 
 OMNIGLOT = """\
-The papers' budgets differ, and most are far larger. `stream5` is the sequence of Santoro et al. 2016,
-scored at the 2nd instance of a class (chance is 20 %); all else is 5-way 1-shot. The last column is the
-accuracy after the classes of the support have exchanged their names. Seconds differ from the budget if the
-machine became busy with other work after the number of steps had been set."""
+The papers' budgets differ, and most are far larger. The last column is the accuracy after the classes of the
+support have exchanged their names. Seconds differ from the budget if the machine became busy with other work
+after the number of steps had been set."""
 CIFAR_FS = """\
 5-way, 15 queries of each class, 1,000 meta-test episodes of the 20 meta-test classes, 32x32 pixels, crops and flips in
 training. No outside data; a query is predicted from the support alone. Seconds differ from the budget if the core
@@ -125,18 +127,24 @@ def one_minute() -> list[str]:
     return ["The same after one minute:", ", ".join(shown[:-1]) + f" and {shown[-1]}." if len(shown) > 1 else shown[0]]
 
 
-def longer() -> list[str]:
-    """The published recipe of MANN, for as many episodes as in the paper."""
-    (row,) = result("omniglot-26min.json")["rows"]
-    (_, before), (_, last) = row["validation_percent"][-3], row["validation_percent"][-1]
-    claim, minutes = row["claim"], row["training_seconds"] / 60
-    return [
-        f"`{row['recipe']}` (flattened images, as published) after {minutes:.0f} minutes, {row['steps']:,} steps of 16",
-        f"episodes: {claim['measured']:.1f} % at the 2nd instance (published {claim['published']}, short by",
-        f"{claim['short_by']:.1f}). It had just begun to read the support: the accuracy over all instances in",
-        f"validation rose from {before:.0f} to {last:.0f} % in the last fifth of the run.",
-        "Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot.py omniglot-stream5-mann --minutes 26`.",
+def streams() -> list[str]:
+    """Streams of Omniglot, whole recipes; nothing before they are measured."""
+    if "omniglot-streams.json" not in manifest()["files"]:
+        return []
+    shown = (1, 2, 5, 10)
+    lines = [
+        "Streams of Omniglot, each recipe as it is: accuracy in percent at the k-th instance of a class.",
+        "",
+        f"| recipe | seed | steps | hours | {' | '.join(map(str, shown))} | published, 2nd | names exchanged, 2nd |",
+        "| --- " + "| ---: " * (len(shown) + 5) + "|",
     ]
+    for row in result("omniglot-streams.json")["rows"]:
+        at = " | ".join(f"{row[f'instance_{k}']:.1f}" if f"instance_{k}" in row else "" for k in shown)
+        lines.append(
+            f"| `{row['recipe']}` | {row['seed']} | {row['steps']:,} | {row['training_seconds'] / 3600:.1f} | {at} | "
+            f"{row['claim']['published']} | {row['names_exchanged_percent']:.1f} |"
+        )
+    return [*lines, "", "Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py`."]
 
 
 def sampling() -> list[str]:
@@ -208,22 +216,86 @@ def versions() -> list[str]:
     ]
 
 
+def tables() -> str:
+    """The tables of docs/measured.md, as Markdown."""
+    parts = {
+        "Learning, by budget": learning(),
+        "Omniglot, one budget for all": [
+            *published("Omniglot", "omniglot", 8, OMNIGLOT),
+            "",
+            *one_minute(),
+        ],
+        **({"Streams of Omniglot": found} if (found := streams()) else {}),
+        "CIFAR-FS, one budget for all": published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
+        "Functions": functions(),
+        "Speed": speed(),
+        "Sampling": sampling(),
+        "Age": versions(),
+    }
+    return "\n".join(line for title, lines in parts.items() for line in [f"## {title}", "", *lines, ""])
+
+
+def row_of(name: str, key: str = "rows", **wanted: object) -> dict[str, Any]:
+    """The one row of a result that has these values."""
+    (row,) = (row for row in result(name)[key] if wanted.items() <= row.items())
+    return dict(row)
+
+
+def six() -> list[str]:
+    """One line for each of six things that were measured."""
+
+    def percent(row: dict[str, Any]) -> str:
+        return f"{row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} %"
+
+    scratch = result("omniglot-5w1s-incontext.json")["rows"][-1]
+    small = row_of("cifar-fs-8min.json", recipe="cifarfs-5w1s-protonet-cpu")
+    photos = row_of("photos.json", learner="photos", task="CIFAR-FS 5w5s")
+    gap = result("functions-optimum.json")
+    ours, theirs = (
+        row_of("functions-peers.json", "gaps", model="ConvCNP", package=p)["gap_nats_per_target"]
+        for p in ("metabox", "neuralprocesses")
+    )
+    times = result("speed.json")["sampling"][0]["times_faster_than"]
+    rows = [
+        (
+            "Omniglot 5-way 1-shot, from scratch",
+            f"{scratch['training_seconds'] / 60:.0f} minutes of 2 cores",
+            percent(scratch),
+            "learners",
+        ),
+        (
+            "CIFAR-FS 5-way 1-shot, ProtoNet from scratch",
+            f"{small['training_seconds'] / 60:.0f} minutes of a core",
+            percent(small),
+            "measured",
+        ),
+        ("CIFAR-FS 5-way 5-shot, model `photos`", "none: features of ImageNet", percent(photos), "models"),
+        (
+            "Gaussian process, above the exact posterior",
+            f"{gap['run']['training_seconds'] / 60:.0f} minutes of a core",
+            f"{gap['gap']['mean']:.4f} nats a point",
+            "functions",
+        ),
+        (
+            "ConvCNP, above the oracle; `neuralprocesses`: " + f"{theirs:.4f}",
+            "100 seconds of a core",
+            f"{ours:.4f} nats a point",
+            "functions",
+        ),
+        ("Drawing episodes of Omniglot", "", f"{times['easyfsl']:.0f} times as fast as `easyfsl`", "speed"),
+    ]
+    return [
+        "| measured | training | result | more |",
+        "| --- | --- | ---: | --- |",
+        *(f"| {what} | {cost} | {number} | [{page}](docs/{page}.md) |" for what, cost, number, page in rows),
+    ]
+
+
 def filled() -> str:
     """The README with the numbers of the committed results."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    tables = [
-        learning(),
-        published("Omniglot", "omniglot", 8, OMNIGLOT),
-        one_minute(),
-        longer(),
-        published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
-        functions(),
-        speed(),
-        sampling(),
-        versions(),
-    ]
-    return "\n".join([before + START, "", *(line for table in tables for line in [*table, ""]), END + after])
+    return "\n".join([before + START, "", *six(), "", END + after])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from metabox.recipe import Claim
 from metabox.targets import Classes, Huber, Laplace, Part, Reals, TaskSpec
 from metabox.tasks import RBF, Glyphs, LinearFunctions
 from metabox.tasks.descriptors import About, Metadata, NGrams, OneHot
+from metabox.tasks.multitask.regressions import DescribedRegressions
 from metabox.tasks.named import Rows
 from metabox.tasks.place import Place
 from metabox.tasks.wrappers.curriculum import Growth
@@ -116,6 +117,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Parts": {"parts": (Part("a", Classes(3)), Part("b", Reals(2)))},
     "JointLoss": {"learner": TNPA(REALS, width=8, depth=1, heads=2, feed_forward=8)},
     "SquaredLoss": {"learner": ProtoNet(SPECS["classes of vectors"])},
+    "Subset": {"tasks": DescribedRegressions(n_tasks=3), "names": ("task-0",)},
     "Views": {"learner": ProtoNet(SPECS["classes of images"])},
     "Rows": _rows(),
     "Curriculum": {"tasks": LinearFunctions()},

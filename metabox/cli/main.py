@@ -168,6 +168,13 @@ def sweep(arguments: list[str]) -> None:
     print(f"{len(jobs)} runs: {sweeps.write_summary(result, options.out)}")
 
 
+def transfer(arguments: list[str]) -> None:
+    """Train the tasks of a recipe alone, in pairs and together, and say which to train together."""
+    from metabox.cli.transfer import transfer as table
+
+    table(arguments, transfer.__doc__ or "")
+
+
 def list_(arguments: list[str]) -> None:
     """List the available learners, backbones, data sets and recipes: all, one kind, or those that match a name."""
     from metabox.cli.listing import KINDS, listing
@@ -210,6 +217,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": report,
     "reproduce": reproduce,
     "sweep": sweep,
+    "transfer": transfer,
     "list": list_,
     "check": check,
 }

@@ -17,7 +17,7 @@ from metabox.checks import check, shown
 from metabox.data.given import as_inputs
 from metabox.episodes import Examples
 from metabox.learners.base import Learner
-from metabox.learners.multitask.multitask import HardSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.ranges import Count, Positive, TwoOrMore, Whole
 from metabox.targets import Classes, Part, Parts, Reals, Target, TaskSpec
 from metabox.tasks.named import InMemory, Rows
@@ -114,7 +114,6 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             split=split,
             spec=spec,
             task=of_row if several else None,
-            descriptors=torch.eye(len(self.tasks_)) if several else None,
         )
         n_tasks = max(1, self.batch_size // N_QUERY)
         held_out = np.bincount(of_row[split == "val"])

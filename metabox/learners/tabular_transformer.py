@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn import tabular_layouts as layouts
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
@@ -67,6 +68,25 @@ class TabularTransformer(Learner):
         scaled: whether attention among rows is sharper if there are more of them (Nakanishi 2025).
     """
 
+    method = Method(
+        adapt=(
+            ("cells of each column", r"u_{nd} = \net{cell}\big(x_{nd}; x_{1:N, d}, y_{1:N}\big)"),
+            ("cells of each row", r"t_n^0 = \net{summary}\big(u_{n1}, \ldots, u_{nD}\big) + e_{y_n}"),
+            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
+            ("keep keys and values", r"\task = \{\text{columns}\} \cup \{K^l, V^l\}_l \cup \{e_c\}_c"),
+        ),
+        predict=(
+            (
+                "the query's row",
+                r"t^0 = \net{summary}\big(\net{cell}(x_1), \ldots, \net{cell}(x_D)\big) + \hat{e}, \quad "
+                r"\text{columns} \in \task",
+            ),
+            ("attend in each layer", r"t^{l+1} = \net{layer}\big(t^l; K^l, V^l\big)"),
+            ("read against codes", r"p(y = c \mid x, \task) = \softmax_c\big(\log \hat{p}_c + e_c^\top t^L\big)"),
+        ),
+        cost=("N^2", "M (N + C)"),
+        kin={"InContext": "a token is made of the cells of a row, by attention over columns and rows"},
+    )
     label_equivariant = True
     scales: tuple[Scale, ...] = ("none", "support")  # type: ignore[misc]
     decayed = ()

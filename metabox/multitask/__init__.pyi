@@ -1,5 +1,6 @@
 # Written by `python -m metabox.stubs`.
 
+from metabox.multitask.affinity import TaskAffinity as TaskAffinity
 from metabox.multitask.surgery import Surgery as Surgery
 from metabox.multitask.transfer import GradientCosines as GradientCosines
 from metabox.multitask.weights import DWA as DWA

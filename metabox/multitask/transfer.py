@@ -6,7 +6,6 @@ tasks' gradients on the shared parameters are only a symptom, visible during tra
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,11 @@ from torch import Tensor, nn
 
 from metabox.episodes import Episodes
 from metabox.evaluation import evaluating, interval_of
-from metabox.files import read_json, write_text
+from metabox.multitask.recorded import RecordedPairs, read_pairs
 from metabox.multitask.weights import check_shared
-from metabox.nn.towers import shared_parameters
 from metabox.objectives import Objective
-from metabox.ranges import Count
 from metabox.reports.metrics import more_is_better
-from metabox.training.hook import Hook
-from metabox.training.weighting import losses_by_task, task_names
+from metabox.training.weighting import losses_by_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,9 +36,6 @@ AGREEMENT = 0.1
 
 ENOUGH = 10
 """Batches that a pair of tasks must have been in together before their mean cosine says anything."""
-MOST_COMPARED = 32
-"""Named tasks whose gradients are compared with each other, at most."""
-
 SeedScores = Mapping[str, Sequence[float]]
 """By task, the score of each training seed."""
 
@@ -130,7 +123,7 @@ def gradient_cosines(
     return rows @ rows.T
 
 
-class GradientCosines(Hook):
+class GradientCosines(RecordedPairs):
     """Writes the cosines between the gradients of named tasks or parts to `cosines.json`, every few steps.
 
     The file holds `tasks` (K names), `steps` (S numbers) and `cosines` (S x K x K, null if undefined); see
@@ -145,50 +138,13 @@ class GradientCosines(Hook):
             names or share no parameters, or the file belongs to another run.
     """
 
-    def __init__(self, every: Count = 100, tasks: tuple[str, ...] | None = None) -> None:
-        if tasks is not None and not 2 <= len(set(tasks)) == len(tasks) <= MOST_COMPARED:
-            raise ValueError(f"expected from 2 to {MOST_COMPARED} different tasks to compare, got {len(tasks)}")
-        self.every, self.tasks = every, tasks
+    record = "cosines"
+    digits = ".4f"
 
-    def check(self, objective: Objective) -> None:
-        names = task_names(objective.learner.spec)
-        if unknown := [name for name in self.tasks or () if name not in names]:
-            raise ValueError(f"expected tasks to compare among {', '.join(names[:MOST_COMPARED])}, got {unknown}")
-        check_shared(list(shared_parameters(objective.learner).values()))
-
-    def begin(self, objective: Objective, folder: Path, step: int) -> None:
-        self._objective, self._path = objective, folder / "cosines.json"
-        self._shared = check_shared(list(shared_parameters(objective.learner).values()))
-        names = task_names(objective.learner.spec)
-        tasks = list(self.tasks or names[:MOST_COMPARED])
-        self._compared = [names.index(name) for name in tasks]
-        record: dict[str, Any] = {"tasks": tasks, "steps": [], "cosines": []}
-        if step and self._path.exists():
-            record = _checked(read_json(self._path), tasks, self._path)
-        kept = sum(before < step for before in record["steps"])  # the later ones are measured again
-        self._record = {"tasks": tasks, "steps": record["steps"][:kept], "cosines": record["cosines"][:kept]}
-        self._write()
-
-    def before_step(self, step: int, episodes: Episodes) -> None:
-        if step % self.every:
-            return
-        cosines = gradient_cosines(self._objective, episodes, self._shared, self._compared).tolist()
-        rows = [[None if math.isnan(cosine) else round(cosine, 4) for cosine in row] for row in cosines]
-        self._record["steps"].append(step)
-        self._record["cosines"].append(rows)
-        self._write()
-
-    def _write(self) -> None:
-        write_text(self._path, json.dumps(self._record) + "\n")
-
-
-def _checked(record: Any, tasks: list[str], path: Path) -> dict[str, Any]:
-    named = isinstance(record, dict) and record.keys() == {"tasks", "steps", "cosines"}
-    if not named or record["tasks"] != tasks or not all(isinstance(record[n], list) for n in ("steps", "cosines")):
-        raise ValueError(f"expected {path} to be of the tasks {tasks}, got another run's; delete it")
-    if not all(type(step) is int for step in record["steps"]) or len(record["steps"]) != len(record["cosines"]):
-        raise ValueError(f"expected a matrix of cosines for each of the steps in {path}, got something else; delete it")
-    return dict(record)
+    def measure(
+        self, objective: Objective, episodes: Episodes, shared: Sequence[nn.Parameter], compared: Sequence[int]
+    ) -> Tensor:
+        return gradient_cosines(objective, episodes, shared, compared)
 
 
 @dataclass(frozen=True)
@@ -242,11 +198,7 @@ def hint(cosines: Tensor, tasks: Sequence[str]) -> Hint:
 
 def read_cosines(path: str | Path) -> tuple[list[str], list[int], Tensor]:
     """Tasks, steps and cosines `[S, K, K]` of a file that `GradientCosines` wrote, NaN if undefined."""
-    record = read_json(path)
-    values = [
-        [[math.nan if cosine is None else cosine for cosine in row] for row in rows] for rows in record["cosines"]
-    ]
-    return record["tasks"], record["steps"], torch.tensor(values).view(-1, len(record["tasks"]), len(record["tasks"]))
+    return read_pairs(path, "cosines")
 
 
 def figure(tasks: Sequence[str], steps: Sequence[int], cosines: Tensor) -> Figure:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metabox.checks import shown
 from metabox.config import Configured
+from metabox.nn.conditioned import Held, through
 from metabox.nn.norm import Context, Norm, NormKind
 from metabox.ranges import Count, Natural, Shape
 
@@ -82,6 +83,17 @@ class Backbone(nn.Module, Configured, ABC):
         """The layers that can be modulated, name to channels."""
         return {layer.name: layer.channels for layer in self.modules() if isinstance(layer, Norm)}
 
+    def in_order(self) -> list[Held]:
+        """Its layers from the input up, if each reads what the one before gives, so that a code can enter at each.
+
+        Raises:
+            ValueError: if it has no such order.
+        """
+        raise ValueError(
+            f"expected a backbone of layers in a row, such as MLP or Conv4, got {type(self).__name__}; let the code "
+            'enter at "features", behind it'
+        )
+
     def _run(self, x: Tensor, context: Context) -> Tensor:
         lead = x.shape[: x.ndim - len(self.x_shape)]
         if x.dtype == torch.uint8:
@@ -138,12 +150,15 @@ class Conv4(Backbone):
         # Channels last: faster convolutions on a CPU and on tensor cores.
         self.to(memory_format=torch.channels_last)
 
+    def in_order(self) -> list[Held]:
+        return [(cast(nn.ModuleList, block), 0) for block in self.blocks]
+
     def features(self, x: Tensor, context: Context) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             conv, norm, pool = cast(nn.ModuleList, block)
             x = torch.relu(
-                pool(norm(conv(x), context))
+                pool(norm(through(conv, x, context), context))
             )  # ReLU after pooling: the same result, on a quarter of the pixels
         return x.mean((2, 3)) if self.average else x.flatten(1)
 
@@ -172,9 +187,14 @@ class MLP(Backbone):
         self.layers = nn.Sequential(*(part for layer in layers for part in layer))
         self.out_features = sizes[-1]
 
+    def in_order(self) -> list[Held]:
+        return [(self.layers, i) for i in range(0, len(self.layers), 2)]
+
     def features(self, x: Tensor, context: Context) -> Tensor:
         # len(x) would fix a size that an export leaves free
-        h: Tensor = self.layers(x.reshape(x.shape[0], -1))
+        h = x.reshape(x.shape[0], -1)
+        for layer in self.layers:
+            h = through(layer, h, context)
         return h
 
 
@@ -188,6 +208,9 @@ class Flatten(Backbone):
     def __init__(self, x_shape: Shape) -> None:
         super().__init__(x_shape)
         self.out_features = math.prod(self.x_shape)
+
+    def in_order(self) -> list[Held]:
+        return []
 
     def features(self, x: Tensor, context: Context) -> Tensor:
         return x.reshape(x.shape[0], -1)

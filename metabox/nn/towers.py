@@ -1,9 +1,9 @@
 """K networks side by side: stacked layers, units that join them, and which of their parameters the tasks share.
 
 Parameters of K networks are one tensor with K in front. Either every network sees the same rows (x `[K, B, ...]`), or a
-task code `[T, K]` selects the network for the rows of each task (x `[T, M, ...]`). In the latter case the weights are
-mixed, sum_k z_k W_k, so that a row costs one network and not K: with a one-hot code this is exactly network k, with a
-soft one every layer's output is the mixture of K layers' outputs.
+task code `[T, K]`, or the number of a network `[T]`, selects the network for the rows of each task (x `[T, M, ...]`).
+In the latter case the weights are mixed, sum_k z_k W_k, so that a row costs one network and not K: with a one-hot code
+this is exactly network k, with a soft one every layer's output is the mixture of K layers' outputs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ class Split(nn.Module):
 
 
 def mixed(code: Tensor | None, stacked: Tensor) -> Tensor:
-    """sum_k z_k W_k: code `[T, K]`, stacked `[K, ...]` -> `[T, ...]`; without a code `stacked` unchanged."""
+    """sum_k z_k W_k: code `[T, K]`, stacked `[K, ...]` -> `[T, ...]`; without a code `stacked` unchanged.
+
+    Whole numbers `[T]` stand for one-hot codes: W_k is gathered, at a cost that does not depend on K.
+    """
+    if code is not None and not code.is_floating_point():
+        return stacked[code]
     return stacked if code is None else torch.tensordot(code.to(stacked.dtype), stacked, dims=1)
 
 
@@ -95,7 +100,7 @@ class Stack(Split):
         self.bias = nn.Parameter(torch.empty(copies, outputs).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
-        """x `[K, B, ...]`, or with a code `[T, K]` x `[T, M, ...]` -> the same with `outputs` features or channels."""
+        """x `[K, B, ...]`, or with a code `[T, K]` or `[T]` x `[T, M, ...]` -> with `outputs` features or channels."""
         weight, bias = mixed(code, self.weight), None if self.bias is None else mixed(code, self.bias)
         if self.kernel:
             return task_conv2d(x, weight, bias, padding=self.kernel // 2, stride=self.stride)

@@ -39,6 +39,7 @@ from metabox.tasks.multitask.mail import MailFolder as MailFolder
 from metabox.tasks.multitask.nyuv2 import NYUv2 as NYUv2
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions as CorrelatedRegressions
 from metabox.tasks.multitask.recommendation import Viewers as Viewers
+from metabox.tasks.multitask.regressions import DescribedRegressions as DescribedRegressions
 from metabox.tasks.multitask.scenes import Scenes as Scenes
 from metabox.tasks.multitask.shapes import Shapes as Shapes
 from metabox.tasks.multitask.spam import MadeMail as MadeMail
@@ -52,4 +53,5 @@ from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Learn
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
 from metabox.tasks.wrappers.projections import RandomProjections as RandomProjections
+from metabox.tasks.wrappers.subset import Subset as Subset
 from metabox.tasks.wrappers.two_stages import TwoStages as TwoStages

@@ -59,6 +59,10 @@ class Descriptor(Configured, ABC):
         """How many first columns are the index of a task, one-hot: K or 0."""
         return 0
 
+    def beyond_index(self, tasks: Sequence[About]) -> Tensor:
+        """z_i without the index, `[K, dz - index_size]`: what `Rows` keeps, so that no table is K x K."""
+        return self.vectors(tasks)[:, self.index_size(len(tasks)) :]
+
 
 class OneHot(Descriptor):
     """The index of a task: `[K, K]`. It says nothing about a task that was not trained."""
@@ -68,6 +72,9 @@ class OneHot(Descriptor):
 
     def index_size(self, n_tasks: int) -> int:
         return n_tasks
+
+    def beyond_index(self, tasks: Sequence[About]) -> Tensor:
+        return torch.zeros(len(tasks), 0)
 
 
 class Metadata(Descriptor):
@@ -159,6 +166,9 @@ class Beside(Descriptor):
 
     def index_size(self, n_tasks: int) -> int:
         return self.parts[0].index_size(n_tasks)
+
+    def beyond_index(self, tasks: Sequence[About]) -> Tensor:
+        return torch.cat([part.beyond_index(tasks) for part in self.parts], dim=1)
 
 
 class NGrams(Configured):

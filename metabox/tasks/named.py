@@ -36,7 +36,8 @@ class Rows:
     split: "train", "val" or "test", `[n]`
     spec: the kind of task, with the K names of the tasks in it (none if there is only one task)
     task: the task of each row, `[n]`; None if there is only one
-    descriptors: z_i of each task, `[K, dz]`
+    descriptors: z_i of each task, `[K, dz]`, or without the index that the spec may have; None if z_i is the index
+        alone. An index is checked, and not kept
     ways: how many classes each task has, `[K]`; None if each has all
 
     Raises:
@@ -74,8 +75,9 @@ class Rows:
             if values is not None and len(values) != tasks:
                 raise ValueError(f"expected {name} of {tasks} tasks, got {len(values)}")
         size = 0 if self.descriptors is None else self.descriptors.shape[1]
-        if size != self.spec.descriptor_size:
-            raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}], got [..., {size}]")
+        if size not in (self.spec.descriptor_size, self.spec.descriptor_size - self.spec.index_size):
+            short = ", or without their index" if self.spec.index_size else ""
+            raise ValueError(f"expected descriptors [{tasks}, {self.spec.descriptor_size}]{short}, got [..., {size}]")
         if self.descriptors is not None and not torch.isfinite(self.descriptors).all():
             raise ValueError("expected finite descriptors, got NaN or infinity")
         self._note_untrained()
@@ -92,25 +94,27 @@ class Rows:
             else np.asarray(self.task)[np.asarray(self.split) == "train"]
         )
         without = np.bincount(seen, minlength=len(names))[: len(names)] == 0
-        if not names or without.all():
-            return
-        z, index = self.descriptors, spec.index_size
-        if z is not None and index == len(names):
-            z = torch.cat([z[:, :index][:, torch.from_numpy(~without)], z[:, index:]], dim=1)
-            index = z.shape[1] - spec.descriptor_size + index
-        untrained = tuple(np.array(names, dtype=object)[without])
-        size = 0 if z is None else z.shape[1]
-        object.__setattr__(self, "descriptors", z)
-        object.__setattr__(self, "spec", replace(spec, descriptor_size=size, index_size=index, untrained=untrained))
-        if index and z is not None:
+        if without.all():
+            without[:] = False
+        z, index, untrained = self.descriptors, spec.index_size, tuple(np.array(names, dtype=object)[without])
+        if z is not None and index and z.shape[1] == spec.descriptor_size:
             self._check_index(z[:, :index], ~without)
-            if size == index and untrained:
-                raise ValueError(
-                    f"expected training rows of every task that is told by its index, got none of "
-                    f"{', '.join(untrained)}; describe tasks in another way as well, or leave these out"
-                )
+            z = z[:, index:].clone()
+        rest = spec.descriptor_size - index
+        if index and not rest and untrained:
+            raise ValueError(
+                f"expected training rows of every task that is told by its index, got none of "
+                f"{', '.join(untrained)}; describe tasks in another way as well, or leave these out"
+            )
+        index = int((~without).sum()) if index else 0
+        object.__setattr__(self, "descriptors", z if rest else None)
+        object.__setattr__(
+            self, "spec", replace(spec, descriptor_size=index + rest, index_size=index, untrained=untrained)
+        )
 
     def _check_index(self, index: Tensor, trained: Booleans) -> None:
+        if index.shape[1] == len(trained):
+            index = index[:, torch.from_numpy(trained)]
         wanted = torch.zeros_like(index)
         wanted[torch.from_numpy(trained)] = torch.eye(index.shape[1])
         if not torch.equal(index, wanted):
@@ -119,6 +123,25 @@ class Rows:
                 f"and zeros for others, as index_size {index.shape[1]} says, got other numbers; use index_size=0 for "
                 "descriptors that are no index"
             )
+
+    @cached_property
+    def _in_index(self) -> Integers:
+        """The place of each task in the index, `[K]`; -1 for those without training rows."""
+        trained = ~np.isin(np.array(self.spec.tasks, dtype=object), np.array(self.spec.untrained, dtype=object))
+        found: Integers = np.where(trained, np.cumsum(trained) - 1, -1)
+        return found
+
+    def told(self, task: Integers) -> Tensor | None:
+        """z of these tasks, `[T, dz]`: the index, if there is one, and then what else is told."""
+        if not self.spec.descriptor_size:
+            return None
+        index = torch.zeros(len(task), self.spec.index_size)
+        if self.spec.index_size:
+            place = self._in_index[task]
+            index[np.nonzero(place >= 0)[0], place[place >= 0]] = 1
+        if self.descriptors is None:
+            return index
+        return torch.cat([index, self.descriptors[torch.from_numpy(task)]], dim=1)
 
 
 class FiniteOptions(TypedDict, total=False):
@@ -262,8 +285,8 @@ class FiniteTasks(Sized, EpisodeSampler):
         (there,) = np.nonzero(size)
         power = 0.0 if self.temperature is None else 1 / self.temperature
         share = torch.from_numpy(size[there].astype(np.float64) ** power)
-        told = self._rows.descriptors
-        return (None if told is None else told[torch.from_numpy(there)]), (share / share.sum()).float()
+        rest = self._rows.descriptors
+        return (None if rest is None else rest[torch.from_numpy(there)]), (share / share.sum()).float()
 
     def _choose(self, draws: Draws, name: str, split: Split, task: Integers, most: int) -> Integers:
         """`most` rows of each task without replacement, in random order, or all if it has fewer: `[T, W]`.
@@ -287,10 +310,9 @@ class FiniteTasks(Sized, EpisodeSampler):
         for chosen in (support, query):
             at, mask = torch.from_numpy(np.maximum(chosen, 0)), torch.from_numpy(chosen >= 0)
             examples.append(Examples(x=rows.x[at], y=rows.y[at], mask=mask).blanked())
-        z = None
-        if rows.descriptors is not None:
-            told = torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)
-            z = rows.descriptors[torch.from_numpy(task)] * told[:, None]
+        z = rows.told(task)
+        if z is not None:
+            z = z * torch.from_numpy(draws.uniform("untold", 0.0, 1.0) >= self.untold)[:, None]
         classes = None
         if self.spec.target.n_classes is not None:
             way = self.spec.target.size if rows.ways is None else rows.ways[task][:, None]

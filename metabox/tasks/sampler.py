@@ -52,7 +52,7 @@ class EpisodeSampler(Configured, ABC):
         return {"data": self.fingerprint(), **identity(self.config)}
 
     def trained_tasks(self) -> tuple[Tensor | None, Tensor] | None:
-        """The descriptors `[K, dz]`, if any, and the probabilities `[K]` of the named tasks drawn in training.
+        """The descriptors without the index, if any, and the probabilities `[K]` of the named tasks drawn in training.
 
         None for tasks without names, or if they are not known.
         """

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.learners.multitask.multitask import HardSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.nn.backbones import MLP, Conv4
 from metabox.nn.conditioning import Add, BackboneFiLM, Concat, Conditioner, FiLM, Gate, Heads
 from metabox.targets import Classes, TaskSpec

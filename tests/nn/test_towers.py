@@ -12,8 +12,12 @@ from multitask_cases import PARTS, SIZES, TASKS, one_hot
 from torch import Tensor, nn
 
 from metabox.learners.base import Learner
+from metabox.learners.multitask.cross_stitch import CrossStitch
 from metabox.learners.multitask.experts import PLE, MMoE
-from metabox.learners.multitask.multitask import CrossStitch, HardSharing, Independent, MultiTask, SoftSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
+from metabox.learners.multitask.independent import Independent
+from metabox.learners.multitask.multitask import MultiTask
+from metabox.learners.multitask.soft_sharing import SoftSharing
 from metabox.nn.towers import PartHeads, Split, Stack, Stitch, shared_parameters, task_parameters
 from metabox.targets import TaskSpec
 from metabox.testing import build, make_episodes, outputs

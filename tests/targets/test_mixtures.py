@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 from metabox.learners.base import within
-from metabox.targets import Bars, Binary, Classes, Mixture, Part, Parts, Reals, Target
+from metabox.targets import (
+    Bars,
+    Binary,
+    Classes,
+    Direction,
+    Huber,
+    Laplace,
+    Mixture,
+    Part,
+    Parts,
+    Quantiles,
+    Reals,
+    Target,
+)
+from metabox.targets.vector import RealVector
 from metabox.testing import SPECS
 
 CLASSES, REALS, BINARY = (SPECS[name] for name in ("classes of vectors", "reals", "binary labels"))
@@ -15,7 +31,9 @@ TARGETS: list[Target] = [
     Classes(3),
     Binary(2),
     *(Reals(2), Reals(2, noise=0.5), Bars(2, 7), Mixture(2, 3)),
+    *(Laplace(2), Huber(2, 0.5), Direction(3), Quantiles(2, (0.9,)), Quantiles(2, (0.1, 0.5, 0.9))),
     Parts((Part("kind", Classes(3)), Part("place", Reals(2)))),
+    Parts((Part("kind", Classes(3)), Part("depth", Laplace(1)), Part("normals", Direction(3)))),
 ]
 
 
@@ -60,6 +78,25 @@ def test_a_mixture_of_yes_and_no_is_the_mean_probability() -> None:
     logits = 3 * torch.randn(3, 9, 5, 2)
     wanted = Bernoulli(logits=logits).probs.mean(1)
     torch.testing.assert_close(BINARY.target.mixture(logits).sigmoid(), wanted)
+
+
+@pytest.mark.parametrize("target", [Laplace(2), Huber(2, 0.5), Quantiles(2, (0.9,)), Quantiles(2, (0.1, 0.5, 0.9))])
+def test_a_mixture_of_one_shape_is_about_the_mean_of_all_locations_in_the_units_of_y(target: RealVector) -> None:
+    """Predictions in units of their own, as those of learners that scale y by each support."""
+    own, weights = torch.randn(2, 3, 4, target.n_params), torch.rand(2, 3).softmax(-1)
+    location, scale = torch.randn(2, 3, 1, 2), torch.full((2, 3, 1, 2), 2.0)
+    params = target.in_units(own, location, scale)
+    got = target.mixture(params, weights)
+    wanted = (target.mean(params) * weights[..., None, None]).sum(1)
+    torch.testing.assert_close(target.mean(got), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mixture_of_directions_is_the_direction_of_their_sum() -> None:
+    params = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]])[None, :, None]  # of any length: east, and north
+    weights = torch.tensor([[0.8, 0.2]])
+    target = Direction(3)
+    wanted = torch.tensor([0.8, 0.2, 0.0]) / math.hypot(0.8, 0.2)
+    torch.testing.assert_close(target.mean(target.mixture(params, weights))[0, 0], wanted)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: type(target).__name__)

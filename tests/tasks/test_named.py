@@ -97,7 +97,7 @@ def test_a_share_of_the_tasks_is_not_told_who_it_is() -> None:
 
 def test_a_task_that_is_untrained_is_in_the_test_only_and_the_test_has_no_other() -> None:
     rows = named_rows()
-    described = replace(rows, spec=replace(rows.spec, index_size=0))
+    described = replace(rows, descriptors=torch.eye(3), spec=replace(rows.spec, index_size=0))
     sampler = InMemory(described, n_query=30, untrained=("b",))
     assert sampler.spec.untrained == ("b",)
     for split, wanted in (("train", {0, 2}), ("val", {0, 2}), ("test", {1})):
@@ -149,7 +149,14 @@ def test_the_fingerprint_is_that_of_the_content() -> None:
         ({"split": ["train"] * 59 + ["dev"]}, r"splits among .*got \['dev'\]"),
         ({"task": np.full(60, 3)}, "task ids from 0 to 2"),
         ({"descriptors": torch.eye(2)}, "descriptors of 3 tasks, got 2"),
-        ({"descriptors": None}, r"expected descriptors \[3, 3\]"),
+        (
+            {"descriptors": torch.eye(3)[:, :2]},
+            r"expected descriptors \[3, 3\], or without their index, got \[..., 2\]",
+        ),
+        (
+            {"descriptors": None, "spec": replace(named_rows().spec, index_size=0)},
+            r"expected descriptors \[3, 3\], got \[..., 0\]",
+        ),
         ({"ways": np.ones(4, np.int64)}, "ways of 3 tasks, got 4"),
     ],
 )

@@ -17,7 +17,7 @@ from toys import Signs, Toy, named_rows
 import metabox
 from metabox import discover, recipe
 from metabox.episodes import Episodes
-from metabox.learners.multitask.multitask import HardSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.multitask import GradientCosines
 from metabox.objectives import Objective
 from metabox.tasks import InMemory

@@ -177,20 +177,20 @@ def test_muon_takes_kernels_as_matrices_and_leaves_the_rest_to_adamw() -> None:
     outer = replace(QUICK, optimizer="muon", lr=0.02, weight_decay=0.1)
     optimizer = make_optimizer(outer, parameter_groups(ours, muon=True))
     kernel, matrix = theirs[0].weight, theirs[3].weight
-    flat = nn.Parameter(kernel.detach().flatten(1))  # type: ignore[operator]  # of a Sequential
+    flat = nn.Parameter(kernel.detach().flatten(1))
     others = [p for p in theirs.parameters() if p is not kernel and p is not matrix]
     pair = [
-        torch.optim.Muon([flat, matrix], 0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),  # type: ignore[list-item]
+        torch.optim.Muon([flat, matrix], 0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, 0.02, weight_decay=0.0),
     ]
     for _ in range(3):
         for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             parameter.grad = torch.randn_like(parameter)
             other.grad = parameter.grad.clone()
-        flat.grad = kernel.grad.flatten(1)  # type: ignore[operator, union-attr]
+        flat.grad = kernel.grad.flatten(1)
         for each in (optimizer, *pair):
             each.step()
-        kernel.data = flat.detach().view_as(kernel)  # type: ignore[arg-type]
+        kernel.data = flat.detach().view_as(kernel)
         for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(parameter, other, rtol=1e-4, atol=2e-4)  # a hundredth of a step
     assert isinstance(optimizer, Muon)

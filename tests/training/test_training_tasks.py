@@ -20,7 +20,7 @@ from metabox.episodes import Device, Episodes
 from metabox.evaluation import evaluate
 from metabox.learners.cnp import CNP
 from metabox.learners.multitask.dense import DenseMultiTask
-from metabox.learners.multitask.multitask import HardSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.multitask import DWA, Fixed, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import read_cosines
 from metabox.targets import Parts, Reals, TaskSpec

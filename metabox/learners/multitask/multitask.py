@@ -1,4 +1,4 @@
-"""Multi-task networks: f(y | x, z_i) with K towers or heads, and various degrees of sharing."""
+"""The base of multi-task networks: f(y | x, z_i) with K towers or heads, and various degrees of sharing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from metabox.config import Unpack
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
-from metabox.learners.multitask.task_code import CodeKind, CodeOptions, TaskCode
-from metabox.nn.backbones import Flatten, MakeBackbone
-from metabox.nn.conditioning import BackboneFiLM, Concat, Conditioner, FiLM, Heads
+from metabox.learners.multitask.task_code import CodeKind, TaskCode
+from metabox.nn.backbones import MakeBackbone
+from metabox.nn.conditioning import Concat, Conditioner, Heads
 from metabox.nn.embedding import Embedding
-from metabox.nn.mlp import Perceptron
-from metabox.nn.towers import PartHeads, Towers
-from metabox.ranges import BelowOne, Count, NotNegative, Positive, Share
+from metabox.nn.towers import PartHeads
+from metabox.ranges import BelowOne, Positive
 from metabox.targets import Classes, Parts, TaskSpec, Vector
 from metabox.tasks.place import Place
 
@@ -84,7 +82,10 @@ class MultiTask(Learner):
 
     @abstractmethod
     def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        """Features `[T, M, D]` and code `[T, K]` -> `[T, M, P]`, or for parts (no code) `[T * M, P]`."""
+        """Features `[T, M, D]` and code `[T, K]`, or numbers of networks `[T]` (see `chooser`) -> `[T, M, P]`.
+
+        For parts, which have no code, `[T * M, P]`.
+        """
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `code [T, K]` (ones `[T, 1]` for parts), and the task statistics.
@@ -139,7 +140,7 @@ class MultiTask(Learner):
     def fit(self, tasks: EpisodeSampler) -> None:
         self.code.fit(tasks)
         z = tasks.sample(Place(N_TOLD)).descriptor if self.code.spec.tasks else None
-        if z is not None and self.spec.index_size and bool((z == 0).all(1).any()):
+        if z is not None and self.spec.index_size and (bool((z == 0).all(1).any()) or _leaves_out(tasks)):
             raise ValueError(
                 "expected every task told in training, got descriptors of zeros; leave out `untold`, which is for "
                 'evaluation, where code "both" infers the task'
@@ -175,8 +176,13 @@ class MultiTask(Learner):
         return self.outputs(h, self.chooser(phi)).reshape(*h.shape[:2], self.n_params)
 
     def chooser(self, phi: Phi) -> Tensor | None:
-        """The code that selects the network for the rows of a task; None for parts, for which all networks run."""
-        return None if self.spec.target.parts else phi["code"]
+        """The code that selects the network for the rows of a task; None for parts, for which all networks run.
+
+        In training by index alone, which tells every task, it is the number of the network, `[T]`.
+        """
+        if self.spec.target.parts:
+            return None
+        return phi["code"].argmax(1) if self.training and self.code.is_index else phi["code"]
 
     def heads(self, features: int) -> nn.Module:
         """The K last layers: features `[K or T, B, features]` and code -> natural parameters."""
@@ -194,159 +200,12 @@ class MultiTask(Learner):
 
     def chosen(self, h: Tensor, code: Tensor | None) -> Tensor:
         """The outputs of each task's network, `[T, M, D]`, among those of all networks, `[K, T * M, D]`."""
+        if code is not None and not code.is_floating_point():
+            own: Tensor = h.unflatten(1, (len(code), -1))[code, torch.arange(len(code), device=code.device)]
+            return own
         return h if code is None else torch.einsum("tk,ktmd->tmd", code.to(h.dtype), h.unflatten(1, (len(code), -1)))
 
 
-class HardSharing(MultiTask):
-    """Hard parameter sharing (Caruana 1997, "Multitask Learning"): one network with a last layer for each task.
-
-    The descriptor may enter in other ways than by heads: with `condition` the code conditions the features, and two
-    shared layers follow; with `film` it modulates the backbone.
-
-    Deviations: the shared network is any backbone, where the paper has one hidden layer.
-
-    Args:
-        spec: the tasks.
-        backbone: the shared network; by default Conv4 for images, an MLP for vectors.
-        condition: how the code of a named task enters: by heads, or another class of `metabox.nn.conditioning`.
-        film: whether the code also modulates every normalisation layer of the backbone.
-        **kwargs: of `MultiTask`: code, error, prior.
-
-    Raises:
-        ValueError: if targets have parts, which need heads, and `condition` or `film` is set, or the backbone has
-            nothing to modulate.
-    """
-
-    def __init__(
-        self,
-        spec: TaskSpec,
-        *,
-        backbone: MakeBackbone | None = None,
-        condition: type[Conditioner] = Heads,
-        film: bool = False,
-        **kwargs: Unpack[CodeOptions],
-    ) -> None:
-        super().__init__(spec, backbone, FiLM, **kwargs)  # FiLM, since Concat would only shift a head's bias
-        if spec.target.parts and (film or condition is not Heads):
-            raise ValueError(
-                "expected heads for targets with parts, whose code is not given, got "
-                f"condition {condition.__name__}, film {film}; leave both out"
-            )
-        features = self.embed.out_features
-        self.films = BackboneFiLM(self.embed.backbone.film_sizes(), self.copies) if film else None
-        self.condition = None if condition is Heads else condition(features, self.copies)
-        self.head = (
-            Perceptron(self.condition.out_features, features, spec.target.n_params, depth=2)
-            if self.condition
-            else self.heads(features)
-        )
-
-    @property
-    def modulates(self) -> bool:
-        return self.films is not None
-
-    def modulation(self, code: Tensor) -> dict[str, Tensor] | None:
-        return self.films(code) if self.films else None
-
-    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        params: Tensor = self.head(self.condition(h, code)) if self.condition else self.head(self.rows(h), code)
-        return params
-
-
-class Independent(MultiTask):
-    """K networks that share nothing: y = sum_j 1(z = j) y_j.
-
-    If a task is described, not only named, every layer's output is the code's mixture of the K layers' outputs.
-
-    Args:
-        spec: the tasks.
-        width: units, or channels, of a layer.
-        depth: layers below the last one; by default 4 for images and 2 for vectors.
-        **kwargs: of `MultiTask`: code, error, prior.
-    """
-
-    def __init__(
-        self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, **kwargs: Unpack[CodeOptions]
-    ) -> None:
-        super().__init__(spec, Flatten, **kwargs)
-        self.towers = make_towers(self, width, depth)
-        self.head = self.heads(self.towers.out_features)
-
-    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        params: Tensor = self.head(self.towers(self.rows(h), code), code)
-        return params
-
-
-class SoftSharing(Independent):
-    """Soft sharing: K networks, and a penalty on the distance between their parameters.
-
-    `penalty = strength * sum_k |theta_k - mean_j theta_j|^2`, as in regularised multi-task learning (Evgeniou & Pontil
-    2004, for kernel machines); 1 / (2 K) of it is what all pairs of networks give (Duong et al. 2015, for two).
-
-    Deviations: the last layers are not penalised, since predictions may differ between tasks.
-
-    Args:
-        spec: the tasks.
-        strength: of the penalty.
-        width: units, or channels, of a layer.
-        depth: layers below the last one; by default 4 for images and 2 for vectors.
-        **kwargs: of `MultiTask`: code, error, prior.
-    """
-
-    def __init__(
-        self,
-        spec: TaskSpec,
-        *,
-        strength: NotNegative = 1e-2,
-        width: Count = 32,
-        depth: Count | None = None,
-        **kwargs: Unpack[CodeOptions],
-    ) -> None:
-        super().__init__(spec, width=width, depth=depth, **kwargs)
-        self.strength = strength
-
-    def penalty(self) -> Tensor:
-        apart = [(stack - stack.mean(0)).square().sum() for stack in self.towers.parameters()]
-        return self.strength * torch.stack(apart).sum()
-
-
-class CrossStitch(MultiTask):
-    """Cross-stitch networks (Misra et al. 2016, "Cross-stitch Networks for Multi-task Learning").
-
-    K networks; after each layer a unit replaces the activations of network i by x_i <- sum_j alpha_ij x_j (equation 1),
-    channel by channel. Every row passes through all networks, whatever its task.
-
-    Deviations: any number of networks, where the paper has two. They are small and trained from scratch, where the
-    paper has AlexNets that were trained on one task each. All parameters have one learning rate; the paper's alpha has
-    a larger one. There are units after every layer, in the paper after pooling and fully connected layers.
-
-    Args:
-        spec: the tasks.
-        width: units, or channels, of a layer.
-        depth: layers below the last one; by default 4 for images and 2 for vectors.
-        same: initial alpha_ii; the rest of 1 is divided among the other networks.
-        **kwargs: of `MultiTask`: code, error, prior.
-    """
-
-    def __init__(
-        self,
-        spec: TaskSpec,
-        *,
-        width: Count = 32,
-        depth: Count | None = None,
-        same: Share = 0.9,
-        **kwargs: Unpack[CodeOptions],
-    ) -> None:
-        super().__init__(spec, Flatten, **kwargs)
-        self.towers = make_towers(self, width, depth, stitch=same)
-        self.head = self.heads(self.towers.out_features)
-
-    def outputs(self, h: Tensor, code: Tensor | None) -> Tensor:
-        params: Tensor = self.head(self.chosen(self.towers(self.everywhere(h)), code), code)
-        return params
-
-
-def make_towers(learner: MultiTask, width: int, depth: int | None, stitch: float | None = None) -> Towers:
-    x_shape, features = learner.spec.x_shape, learner.embed.out_features
-    depth = depth or (4 if len(x_shape) == 3 else 2)
-    return Towers(x_shape, features - learner.embed.backbone.out_features, learner.copies, width, depth, stitch)
+def _leaves_out(tasks: EpisodeSampler | None) -> bool:
+    """Whether a sampler, or the one that it changes, sometimes does not tell the task."""
+    return tasks is not None and (getattr(tasks, "untold", 0) > 0 or _leaves_out(getattr(tasks, "tasks", None)))

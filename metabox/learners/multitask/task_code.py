@@ -82,6 +82,11 @@ class TaskCode(nn.Module):
         self.register_buffer("location", torch.zeros(size))
         self.register_buffer("scale", torch.ones(()))
 
+    @property
+    def is_index(self) -> bool:
+        """Whether a code is the index of a task, one-hot, for every task that is told."""
+        return bool(self.spec.tasks) and self.index_size > 0 and self.map is None
+
     @torch.no_grad()
     def fit(self, tasks: EpisodeSampler) -> None:
         """Keep the descriptors and frequencies of the trained tasks.
@@ -97,18 +102,16 @@ class TaskCode(nn.Module):
             self.frequency.copy_(frequency)
         if told is None:
             return
-        if self.kind == "both" and (silent := (told == 0).all(1)).any():
+        if self.kind == "both" and not self.index_size and (silent := (told == 0).all(1)).any():
             names = [name for name, none in zip(self.spec.trained, silent.tolist(), strict=True) if none]
             raise ValueError(
                 f"expected descriptors that are not zeros, which mean that the task is not told, got zeros for "
                 f"{', '.join(names)}; put OneHot beside them"
             )
-        rest = told[:, self.index_size :]
-        self.rest.copy_(rest)
-        if rest.shape[1]:
-            spread = (rest - rest.mean(0)).square().mean().sqrt()
-            self.location.copy_(rest.mean(0))
-            self.scale.copy_(torch.where(spread > 0, spread, 1))
+        self.rest.copy_(told)
+        spread = (told - told.mean(0)).square().mean().sqrt()
+        self.location.copy_(told.mean(0))
+        self.scale.copy_(torch.where(spread > 0, spread, 1))
 
     def forward(self, descriptor: Tensor | None, n_tasks: int, like: Tensor) -> Tensor:
         """z `[T, dz]` -> `[T, K]`."""
@@ -118,7 +121,10 @@ class TaskCode(nn.Module):
         if descriptor is None:
             return prior
         index, rest = descriptor.split([self.index_size, descriptor.shape[1] - self.index_size], dim=1)
-        code: Tensor = index if self.map is None else self.map((rest - self.location) / self.scale)
+        code: Tensor = index
+        if self.is_index and self.training:
+            return code  # every task is told, and what follows would cost more, the more tasks there are
+        code = index if self.map is None else self.map((rest - self.location) / self.scale)
         if not self.index_size:
             return code
         code = code if self.map is None else code + index

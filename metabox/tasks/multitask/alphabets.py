@@ -11,8 +11,9 @@ from metabox.data.readers import name_some
 from metabox.episodes import SPLITS
 from metabox.ranges import Count
 from metabox.targets import Classes, TaskSpec
-from metabox.tasks.descriptors import About, Descriptor, OneHot
+from metabox.tasks.descriptors import Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
+from metabox.tasks.multitask.alphabet_facts import about_alphabets
 from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
 
 
@@ -30,7 +31,8 @@ class Alphabets(FiniteTasks):
         alphabets: how many (the first ones by name), or their names; by default all 50.
         drawers: how many of the 20 drawers are for train, val and test.
         image_size: side of the images in pixels.
-        descriptor: what a learner is told about an alphabet; by default its index, `OneHot`.
+        descriptor: what a learner is told about an alphabet; by default its index, `OneHot`. `Specification` tells
+            its kind, family and direction, `Text` the same in words and more; there is no metadata.
         data_root: folder that holds `omniglot/` or `omniglot-py/`; by default METABOX_DATA.
         **kwargs: of `FiniteTasks`.
 
@@ -77,7 +79,8 @@ class Alphabets(FiniteTasks):
                 y += [label] * DRAWINGS
                 task += [k] * DRAWINGS
         ways = np.array([int((alphabet == name).sum()) for name in names])
-        told = self.descriptor.vectors([About(name=name) for name in names])
+        told = self.descriptor.beyond_index(about_alphabets(names))
+        index = self.descriptor.index_size(len(told))
         size = self.image_size
         return Rows(
             x=torch.cat(x),
@@ -86,9 +89,9 @@ class Alphabets(FiniteTasks):
             spec=TaskSpec(
                 (1, size, size),
                 Classes(int(ways.max())),
-                told.shape[1],
+                index + told.shape[1],
                 tasks=tuple(names),
-                index_size=self.descriptor.index_size(len(told)),
+                index_size=index,
             ),
             task=np.array(task),
             descriptors=told,

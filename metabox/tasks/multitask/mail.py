@@ -118,7 +118,8 @@ class MailFolder(FiniteTasks):
     def load(self) -> Rows:
         folder = in_home(self.path)
         boxes = read_mailboxes(folder, self.features, self.split_by, self.fractions)
-        told = self.descriptor.vectors([About(name=name) for name in boxes.names])
+        told = self.descriptor.beyond_index([About(name=name) for name in boxes.names])
+        index = self.descriptor.index_size(len(told))
         return Rows(
             x=torch.from_numpy(np.log1p(boxes.counts)),
             y=torch.from_numpy(boxes.y),
@@ -126,9 +127,9 @@ class MailFolder(FiniteTasks):
             spec=TaskSpec(
                 (self.features,),
                 Classes(2),
-                told.shape[1],
+                index + told.shape[1],
                 tasks=boxes.names,
-                index_size=self.descriptor.index_size(len(told)),
+                index_size=index,
             ),
             task=boxes.user,
             descriptors=told,

@@ -154,7 +154,8 @@ class MadeMail(FiniteTasks):
         counts = count_words(words[kept], present[kept], places, features)
         p = users.spam_probability(counts, places, user)
         self._log_best = torch.from_numpy(np.log(np.where(y[kept] == 1, p, 1 - p)).astype(np.float32))
-        told = self.descriptor.vectors(users.about())
+        told = self.descriptor.beyond_index(users.about())
+        index = self.descriptor.index_size(len(told))
         return Rows(
             x=torch.from_numpy(np.log1p(counts).astype(np.float32)),
             y=torch.from_numpy(y[kept]),
@@ -162,9 +163,9 @@ class MadeMail(FiniteTasks):
             spec=TaskSpec(
                 (features,),
                 Classes(2),
-                told.shape[1],
+                index + told.shape[1],
                 tasks=users.names,
-                index_size=self.descriptor.index_size(len(told)),
+                index_size=index,
             ),
             task=user,
             descriptors=told,

@@ -8,4 +8,5 @@ from metabox.tasks.wrappers.fixed_labels import FixedLabels as FixedLabels
 from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Learn
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
 from metabox.tasks.wrappers.projections import RandomProjections as RandomProjections
+from metabox.tasks.wrappers.subset import Subset as Subset
 from metabox.tasks.wrappers.two_stages import TwoStages as TwoStages

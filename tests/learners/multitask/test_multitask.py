@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metabox.learners.base import Learner, Phi
+from metabox.learners.multitask.cross_stitch import CrossStitch
 from metabox.learners.multitask.experts import PLE, MMoE, dropped
-from metabox.learners.multitask.multitask import CrossStitch, HardSharing, Independent, MultiTask, SoftSharing
+from metabox.learners.multitask.hard_sharing import HardSharing
+from metabox.learners.multitask.independent import Independent
+from metabox.learners.multitask.multitask import MultiTask
+from metabox.learners.multitask.soft_sharing import SoftSharing
 from metabox.nn.conditioning import Concat
 from metabox.nn.towers import PartHeads, Stack
 from metabox.targets import Classes, TaskSpec

@@ -16,7 +16,9 @@ from toys import named_rows
 
 from metabox.episodes import Examples
 from metabox.learners.multitask.experts import MMoE
-from metabox.learners.multitask.multitask import HardSharing, Independent, MultiTask
+from metabox.learners.multitask.hard_sharing import HardSharing
+from metabox.learners.multitask.independent import Independent
+from metabox.learners.multitask.multitask import MultiTask
 from metabox.nn.backbones import Conv4, Flatten
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.named import InMemory
@@ -209,7 +211,10 @@ def test_an_index_says_nothing_about_a_task_without_training_rows() -> None:
     text = torch.cat([torch.eye(3), torch.tensor([[1.0], [2.0], [3.0]])], dim=1)
     described = replace(rows, split=split, descriptors=text, spec=replace(rows.spec, descriptor_size=4))
     assert described.spec.trained == ("a", "c")
-    assert described.descriptors.tolist() == [[1, 0, 1], [0, 0, 2], [0, 1, 3]]
+    assert described.told(np.arange(3)).tolist() == [[1, 0, 1], [0, 0, 2], [0, 1, 3]]
+    again = replace(described, split=rows.split)  # all are trained, and the index is counted anew
+    assert again.told(np.array([2, 0])).tolist() == [[0, 0, 1, 3], [1, 0, 0, 1]]
+    assert replace(rows, descriptors=None).told(np.array([1])).tolist() == [[0, 1, 0]]
     with pytest.raises(ValueError, match="one-hot in their order"):
         replace(rows, descriptors=torch.eye(3).flip(0))
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metabox.tasks.descriptors import Text
+from metabox.tasks.descriptors import Metadata, Specification, Text
+from metabox.tasks.multitask.alphabet_facts import about_alphabets
 from metabox.tasks.multitask.alphabets import Alphabets
 from metabox.tasks.place import Place
 
@@ -78,12 +79,26 @@ def test_some_alphabets_are_chosen_by_number_or_name_and_told_in_other_ways(omni
         "Angelic",
         "Anglo-Saxon_Futhorc",
     )
-    two = Alphabets(
-        ["Greek", "Korean"], drawers=(10, 5, 5), descriptor=Text(lambda text: [1.0]), data_root=omniglot_root
-    )
-    with pytest.raises(ValueError, match="expected a text about every task"):
+    two = Alphabets(["Greek", "Korean"], drawers=(10, 5, 5), descriptor=Metadata(), data_root=omniglot_root)
+    with pytest.raises(ValueError, match="expected the same number of finite features"):
         _ = two.spec
     assert Alphabets(["Korean", "Greek"], data_root=omniglot_root).spec.tasks == ("Korean", "Greek")
+
+
+def test_every_alphabet_is_described_in_words_and_by_field(alphabets: Alphabets) -> None:
+    about = about_alphabets(list(alphabets.spec.tasks))
+    assert len({one.text for one in about}) == 50
+    assert all(one.text.startswith(one.name.replace("_", " ")) for one in about)
+    assert {field: len({one.specification[field] for one in about}) for field in about[0].specification} == {
+        "kind": 4,
+        "family": 10,
+        "direction": 4,
+    }
+    told = Alphabets(descriptor=Specification(), untrained=("Greek",), data_root=alphabets.data_root, n_query=8)
+    assert told.spec.descriptor_size == 18
+    test = told.sample(Place(3, "test"))
+    assert test.task.tolist() == [told.spec.tasks.index("Greek")] * 3
+    assert Text().vectors(about).shape == (50, 256)
 
 
 def test_what_is_not_there_is_named(omniglot_root: str, tmp_path: Path) -> None:
