@@ -48,7 +48,7 @@ FIVE = OuterLoop(steps=192, n_tasks=5, warmup=16, validate_every=64, n_validatio
 GRID = ((5e-3, 0.1), (1e-2, 0.3), (2e-2, 1.0))
 """Learning rates and weight decays to choose from."""
 MORE = {
-    "heads": ((1e-2, 0.1), (5e-3, 1.0), (1e-2, 1.0), (1e-2, 3.0), (2e-2, 2.0), (4e-2, 0.5)),
+    "heads": ((1e-2, 0.1), (5e-3, 1.0), (1e-2, 1.0), (1e-2, 3.0), (2e-2, 2.0), (2e-2, 3.0), (4e-2, 0.5)),
     "single": ((1e-2, 0.1), (1e-2, 1.0)),
 }
 """Further ones for the baseline and for single-task training, which all are compared with."""

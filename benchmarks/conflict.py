@@ -23,6 +23,10 @@ from metabox.multitask.weights import Fixed
 from metabox.training.environment import collect_environment
 from metabox.training.weighting import Weighting
 
+JOBS = [
+    {"writes": "conflict.json", "tier": "full", "minutes": 15, "threads": 1},
+]
+
 STARTS = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
 RESULT = Path(__file__).parent / "results" / "conflict.json"
 

@@ -23,14 +23,6 @@ JOBS = [
         "data": True,
         "threads": 1,
     },
-    {
-        "writes": "omniglot-26min.json",
-        "arguments": "omniglot-stream5-mann --minutes 26",
-        "tier": "full",
-        "minutes": 30,
-        "data": True,
-        "threads": 1,
-    },
 ]
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ class Task:
     kind: str = "task"
 
 
+CURVES = ("val accuracy", "val accuracy_instance_2", "val nll", "train loss")
+"""The learning curves of a report, of what runs have."""
+
 Block = Table | Facts | Code | Picture | Task
 
 
@@ -196,7 +199,7 @@ def _comparisons(pairs: list[dict[str, Any]]) -> Section:
 
 def _curves(runs: list[dict[str, Any]]) -> Section:
     curves = {run["label"]: run["curve"] for run in runs}
-    drawn = [figures.learning_curves(curves, name) for name in ("val accuracy", "val nll", "train loss")]
+    drawn = [figures.learning_curves(curves, name) for name in CURVES]
     blocks: list[Block] = [picture for picture in drawn if picture]
     return Section(
         "Learning curves", "" if blocks else "No line of metrics.jsonl holds a loss or a validation.", blocks

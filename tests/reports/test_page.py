@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from report_cases import claim
 
-from metabox.reports import figures
+from metabox.reports import figures, tables
 from metabox.reports.page import as_html, as_markdown, write_report
 
 EVIL = (
@@ -112,6 +112,15 @@ def test_a_name_that_begins_with_an_underscore_or_that_no_font_has_is_in_the_leg
     texts = " ".join(re.findall(r"<t(?:ext|span)[^>]*>([^<]*)<", picture.svg))
     assert "_hidden" in texts
     assert "$x_{$" in texts
+
+
+def test_the_learning_curve_of_a_stream_is_drawn_at_the_second_instance_as_well() -> None:
+    curve = [{"step": step, "val": {"accuracy": 0.5, "accuracy_instance_2": 0.1 * step}} for step in (1, 2)]
+    section = tables._curves([{"label": "stream", "curve": curve}])
+    assert [block.title for block in section.blocks if isinstance(block, figures.Picture)] == [
+        "val accuracy during training",
+        "val accuracy_instance_2 during training",
+    ]
 
 
 FRAME = """<body><script>onmessage = (event) => { document.body.textContent = event.data; };</script>

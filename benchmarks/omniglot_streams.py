@@ -1,0 +1,119 @@
+"""Streams of Omniglot as published: accuracy at the k-th instance of a class, and the learning curve, of whole recipes.
+
+    OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py                        # every recipe, three seeds; days
+    OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py omniglot-stream5-mann --seeds 0
+
+Each recipe is trained unchanged. A stopped run resumes; of a finished one only the result is read. A row holds the
+accuracy of the test tasks at each instance, beside the claim, and the share of answers that follow exchanged names at
+the same instance; its curve is of validation tasks. Writes results/omniglot-streams.json beside this file after each
+run, and draws docs/_static/omniglot-streams.svg: rows of other recipes and seeds stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from budget import beside_claim
+from readings import log_of
+
+from metabox.cli.main import main as metabox
+from metabox.files import read_json, write_atomically, write_json
+from metabox.training.environment import collect_environment
+
+JOBS = [
+    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 4000, "threads": 1, "data": True},
+]
+
+RESULTS = Path(__file__).parent / "results" / "omniglot-streams.json"
+FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "omniglot-streams.svg"
+RECIPES = (
+    "omniglot-stream5-mann",
+    "omniglot-stream5-lstm",
+    "omniglot-stream5-mann-cpu",
+    "omniglot-stream5-lstm-cpu",
+    "omniglot-stream5-mann-lake-cpu",
+    "omniglot-stream15-strings-mann",
+)
+AT = "accuracy_instance_"
+CURVE = (2, 5, 10)
+Row = dict[str, Any]
+
+
+def percent(scores: dict[str, Any], k: int) -> float:
+    """Accuracy at the k-th instance."""
+    value = scores[f"{AT}{k}"]
+    return round(100 * (value["mean"] if isinstance(value, dict) else value), 2)
+
+
+def row_of(recipe: str, seed: int, out: Path) -> Row:
+    """What a finished run's folder says."""
+    result, lines = read_json(next((out / "results").glob("*.json"))), log_of(out)
+    summary, known = result["summary"], [line for line in lines if "val" in line]
+    instances = sorted(int(name.removeprefix(AT)) for name in summary if name.startswith(AT))
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "steps": lines[-1]["step"],
+        "training_seconds": round(lines[-1]["seconds"], 1),
+        **{f"instance_{k}": percent(summary, k) for k in instances},
+        "interval_95_of_instance_2": round(100 * summary[f"{AT}2"]["interval_95"], 2),
+        "names_exchanged_percent": round(100 * result["memorisation"]["accuracy_renamed"], 2),
+        "claim": beside_claim(result["claim"], summary),
+        "curve_of": ["step", *(f"{AT}{k}" for k in CURVE)],
+        "curve": [[line["step"], *(percent(line["val"], k) for k in CURVE)] for line in known],
+        "git_tree": result["trained_on"]["git_tree"],
+    }
+
+
+def draw(rows: list[Row], out: Path = FIGURE) -> None:
+    """Left the accuracy by instance, the mean over seeds; right the curves of validation at the second instance."""
+    from metabox.reports.figures import DASHES, SERIES, Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for place, recipe in enumerate(dict.fromkeys(row["recipe"] for row in rows)):
+        of, color = [row for row in rows if row["recipe"] == recipe], SERIES[place % len(SERIES)]
+        instances = sorted(int(name.partition("_")[2]) for name in of[0] if name.startswith("instance_"))
+        means = [fmean(row[f"instance_{k}"] for row in of) for k in instances]
+        left.plot(instances, means, color=color, marker="o", markersize=3, label=recipe.removeprefix("omniglot-"))
+        for row, dash in zip(of, 2 * DASHES, strict=False):
+            steps, second = zip(*(point[:2] for point in row["curve"]), strict=True)
+            right.plot(steps, second, dash, color=color)
+    left.set(xlabel="instance of a class", ylabel="accuracy, %")
+    right.set(xlabel="training batches", title="validation, second instance", xscale="log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    write_atomically(out, lambda tmp: figure.savefig(tmp, format="svg", metadata={"Date": None}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="for a trial; by default the recipe's")
+    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    rows: list[Row] = read_json(args.out)["rows"] if args.out.exists() else []
+    more = ["--data-root", args.data_root] if args.data_root else []
+    more += ["--outer.steps", str(args.steps), "--outer.validate_every", str(args.steps)] if args.steps else []
+    for seed in args.seeds:
+        for recipe in args.recipes:
+            out = args.runs / f"{recipe.removeprefix('omniglot-')}-seed{seed}"
+            if metabox(["train", recipe, "--seed", str(seed), "--out", str(out), *more]):
+                raise SystemExit(2)
+            got = row_of(recipe, seed, out)
+            rows = [row for row in rows if (row["recipe"], row["seed"]) != (recipe, seed)] + [got]
+            rows.sort(key=lambda row: (row["recipe"], row["seed"]))
+            write_json(args.out, {"environment": collect_environment(), "rows": rows})
+            if args.out == RESULTS:
+                draw(rows)
+            print(json.dumps(got), flush=True)
+
+
+if __name__ == "__main__":
+    main()
