@@ -54,7 +54,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "methods.json", "tier": "full", "minutes": 300, "threads": 1},
+    {"writes": "methods.json", "tier": "full", "minutes": 240, "threads": 1},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
