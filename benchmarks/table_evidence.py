@@ -238,7 +238,7 @@ def mean_ranks(rows: dict[str, Any], metric: str, names: list[str]) -> dict[str,
     sign = -1 if metric in ("auc", "r2", "accuracy") else 1
     tables = [row["scores"] for row in rows.values() if all(metric in row["scores"].get(name, {}) for name in names)]
     ranks = [pd.Series([sign * scores[name][metric] for name in names]).rank().tolist() for scores in tables]
-    return dict(zip(names, np.round(np.mean(ranks, 0), 3).tolist(), strict=True)) if ranks else {}
+    return dict(zip(names, [round(float(mean), 3) for mean in np.mean(ranks, 0)], strict=True)) if ranks else {}
 
 
 def summary(rows: dict[str, Any], model: str) -> dict[str, Any]:
