@@ -24,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import torch
 from manifest import RESULTS
 from numpy.typing import NDArray
@@ -238,7 +238,8 @@ def mean_ranks(rows: dict[str, Any], metric: str, names: list[str]) -> dict[str,
     sign = -1 if metric in ("auc", "r2", "accuracy") else 1
     tables = [row["scores"] for row in rows.values() if all(metric in row["scores"].get(name, {}) for name in names)]
     ranks = [pd.Series([sign * scores[name][metric] for name in names]).rank().tolist() for scores in tables]
-    return dict(zip(names, [round(float(mean), 3) for mean in np.mean(ranks, 0)], strict=True)) if ranks else {}
+    means = [round(mean(of_one), 3) for of_one in zip(*ranks, strict=True)]
+    return dict(zip(names, means, strict=bool(ranks)))
 
 
 def summary(rows: dict[str, Any], model: str) -> dict[str, Any]:
