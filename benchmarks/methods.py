@@ -54,7 +54,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "methods.json", "tier": "full", "minutes": 300, "threads": 1},
+    {"writes": "methods.json", "tier": "full", "minutes": 240, "threads": 1},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -89,7 +89,7 @@ SETS = {
     "shapes": Set(
         partial(Shapes, n_query=32, parts=True, missing=0.2),
         partial(DenseMultiTask, backbone=partial(Conv4, width=16, downsample="stem")),
-        outer(600, 2, 2e-3),
+        outer(400, 2, 2e-3),
         {name: f"accuracy_{name}" for name in ATTRIBUTES},
         {
             "mmoe": partial(MMoE, backbone=partial(Conv4, width=16, downsample="stem"), expert_size=32, tower_size=16),
