@@ -182,7 +182,8 @@ def _alike(a: list[Counter[float]], b: list[Counter[float]]) -> int:
 def _says_nothing(values: Counter[float]) -> bool:
     """Whether most rows have one value, or rows are only numbered."""
     ((_, most),) = values.most_common(1)
-    numbered = most == 1 and max(values) - min(values) < 1.5 * len(values)
+    whole = all(value == round(value) for value in values)
+    numbered = most == 1 and whole and max(values) - min(values) < 1.5 * len(values)
     return 2 * most > values.total() or numbered
 
 
