@@ -355,14 +355,22 @@ def make_pages(app: Any) -> None:
     api_pages.write(DOCS / "reference")
 
 
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+WORD = re.compile(r'<span class="(?:pre|w|n|p|o|k|m|default_value)">([^<]*)</span>')
+
+
 def lighter(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Drop the elements around each word of a signature, which are an eighth of the site and style nothing."""
+    """Drop the elements around each word of a signature and titles that repeat a link, a sixth of the site."""
     if "body" in context:
-        context["body"] = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", context["body"])
+        body = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", context["body"])
+        body = SIGNATURE.sub(lambda sig: WORD.sub(r"\1", WORD.sub(r"\1", sig[0])), body)
+        context["body"] = re.sub(r' title="(?:metabox\.[\w.]+|Link to this \w+)"', "", body)
 
 
 def no_copies(app: Any, error: Exception | None) -> None:
-    """Drop the pictures that Sphinx has copied to `_images` too."""
+    """Drop the pictures that Sphinx has copied to `_images` too, and what only debuggers of the theme read."""
+    for source_map in (app.outdir / "_static").rglob("*.map"):
+        source_map.unlink()
     for picture in (app.outdir / "_images").glob("*"):
         (app.outdir / "_static" / picture.name).unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
 from metabox.tasks import TabularPrior
 from metabox.tasks.place import Place
@@ -33,6 +34,7 @@ def draw() -> None:
         axis.scatter(*ranks.T, c=labels, s=3, cmap="tab10", vmin=0, vmax=9, linewidths=0)
         axis.set(xticks=[], yticks=[])
     drawing.savefig(STATIC / "tables.png", dpi=110, metadata={"Software": None})
+    Image.open(STATIC / "tables.png").convert("RGB").quantize(64).save(STATIC / "tables.png", optimize=True)
     plt.close(drawing)
 
 
