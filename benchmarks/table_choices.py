@@ -60,8 +60,8 @@ def learner(choice: dict[str, dict[str, Any]]) -> Any:
 
 def loop(steps: int, n_tasks: int = 4, lr: float = 1e-3, **options: Any) -> metabox.OuterLoop:
     """As in the recipes, but for an average over fewer of the last weights, since there are fewer."""
-    average = {"average": 0.99, "warmup": min(100, steps // 10), "n_validation": 4}
-    return metabox.OuterLoop(steps=steps, n_tasks=n_tasks, lr=lr, clip=1.0, validate_every=steps, **average, **options)
+    shared: dict[str, Any] = {"average": 0.99, "warmup": min(100, steps // 10), "n_validation": 4}
+    return metabox.OuterLoop(steps=steps, n_tasks=n_tasks, lr=lr, clip=1.0, validate_every=steps, **shared, **options)
 
 
 class Stepper:

@@ -238,7 +238,8 @@ def mean_ranks(rows: dict[str, Any], metric: str, names: list[str]) -> dict[str,
     sign = -1 if metric in ("auc", "r2", "accuracy") else 1
     tables = [row["scores"] for row in rows.values() if all(metric in row["scores"].get(name, {}) for name in names)]
     ranks = [pd.Series([sign * scores[name][metric] for name in names]).rank().tolist() for scores in tables]
-    return dict(zip(names, np.round(np.mean(ranks, 0), 3).tolist(), strict=True)) if ranks else {}
+    means = [round(mean(of_one), 3) for of_one in zip(*ranks, strict=True)]
+    return dict(zip(names, means, strict=bool(ranks)))
 
 
 def summary(rows: dict[str, Any], model: str) -> dict[str, Any]:
