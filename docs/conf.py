@@ -358,7 +358,7 @@ def make_pages(app: Any) -> None:
 def lighter(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Drop the elements around each word of a signature, which are an eighth of the site and style nothing."""
     if "body" in context:
-        context["body"] = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", context["body"])
+        context["body"] = re.sub(r'<span class="(?:pre|w|p|n)">([^<]*)</span>', r"\1", context["body"])
 
 
 def no_copies(app: Any, error: Exception | None) -> None:
