@@ -65,7 +65,7 @@ def smallest(make: Callable[..., Learner], spec: TaskSpec, wanted: int) -> parti
 
 def networks(spec: TaskSpec) -> dict[str, partial[Learner]]:
     """MMoE, PLE of a level, and a shared bottom: one expert. All have the same towers."""
-    mmoe = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
+    mmoe: partial[Learner] = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
     wanted = size(mmoe(spec))
     ple = partial(PLE, levels=1, task_experts=2, shared_experts=4, tower_size=TOWER)
     bottom = partial(MMoE, n_experts=1, tower_size=TOWER)
@@ -136,7 +136,9 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 def draw(lines: Sequence[Row], out: Path = FIGURE) -> None:
     """The error by correlation, a line for each network, with its 95% intervals over seeds."""
-    from metabox.reports.figures import SERIES, Figure
+    from matplotlib.figure import Figure
+
+    from metabox.reports.figures import SERIES
 
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot(xlabel="correlation p of the two tasks", ylabel="squared error without the noise")

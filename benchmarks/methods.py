@@ -163,7 +163,7 @@ def scored(name: str, method: str, lr: float, number: int | None, seed: int, arg
     out: Path = args.runs / f"{told}-{lr:.3g}x-{args.share:g}-seed{seed}"
     kept = out / "scored.json"
     if kept.exists():
-        return read_json(kept)
+        return dict(read_json(kept))
     tasks, steps = of.tasks(), max(4, math.ceil(args.share * of.outer.steps))
     settings = replace(of.outer, steps=steps, lr=lr * of.outer.lr, validate_every=max(1, steps // 4))
     weighting = WEIGHTINGS.get(method)
@@ -200,7 +200,9 @@ def chosen(name: str, method: str, args: argparse.Namespace) -> tuple[float, int
 
 def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """A line for each method, with what it changes against the plain sum."""
-    of, lines, changes, plain = SETS[name], {}, {}, {}
+    of, lines = SETS[name], dict[str, dict[str, Any]]()
+    changes: dict[str, list[float]] = {}
+    plain: dict[int, dict[str, float]] = {}
     for method in methods:
         lr, number, tuning = chosen(name, method, args)
         runs = {seed: scored(name, method, lr, number, seed, args) for seed in args.seeds}
