@@ -63,9 +63,9 @@ def smallest(make: Callable[..., Learner], spec: TaskSpec, wanted: int) -> parti
     return partial(make, expert_size=width)
 
 
-def networks(spec: TaskSpec) -> dict[str, partial[Learner]]:
+def networks(spec: TaskSpec) -> dict[str, Callable[[TaskSpec], Learner]]:
     """MMoE, PLE of a level, and a shared bottom: one expert. All have the same towers."""
-    mmoe: partial[Learner] = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
+    mmoe = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
     wanted = size(mmoe(spec))
     ple = partial(PLE, levels=1, task_experts=2, shared_experts=4, tower_size=TOWER)
     bottom = partial(MMoE, n_experts=1, tower_size=TOWER)

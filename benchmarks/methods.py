@@ -26,7 +26,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from readings import log_of
@@ -163,7 +163,7 @@ def scored(name: str, method: str, lr: float, number: int | None, seed: int, arg
     out: Path = args.runs / f"{told}-{lr:.3g}x-{args.share:g}-seed{seed}"
     kept = out / "scored.json"
     if kept.exists():
-        return dict(read_json(kept))
+        return cast(Scored, read_json(kept))
     tasks, steps = of.tasks(), max(4, math.ceil(args.share * of.outer.steps))
     settings = replace(of.outer, steps=steps, lr=lr * of.outer.lr, validate_every=max(1, steps // 4))
     weighting = WEIGHTINGS.get(method)
@@ -200,9 +200,8 @@ def chosen(name: str, method: str, args: argparse.Namespace) -> tuple[float, int
 
 def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """A line for each method, with what it changes against the plain sum."""
-    of, lines = SETS[name], dict[str, dict[str, Any]]()
-    changes: dict[str, list[float]] = {}
-    plain: dict[int, dict[str, float]] = {}
+    of, lines, changes = SETS[name], {}, {}
+    plain: dict[int, Any] = {}
     for method in methods:
         lr, number, tuning = chosen(name, method, args)
         runs = {seed: scored(name, method, lr, number, seed, args) for seed in args.seeds}

@@ -1,4 +1,7 @@
-"""Writes the README's section of measured numbers from the committed results: `python benchmarks/readme.py`."""
+"""Writes the README's six measured numbers from the committed results: `python benchmarks/readme.py`.
+
+`tables` are the longer ones of docs/measured.md.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +127,7 @@ def one_minute() -> list[str]:
     return ["The same after one minute:", ", ".join(shown[:-1]) + f" and {shown[-1]}." if len(shown) > 1 else shown[0]]
 
 
-def streams() -> list[list[str]]:
+def streams() -> list[str]:
     """Streams of Omniglot, whole recipes; nothing before they are measured."""
     if "omniglot-streams.json" not in manifest()["files"]:
         return []
@@ -141,7 +144,7 @@ def streams() -> list[list[str]]:
             f"| `{row['recipe']}` | {row['seed']} | {row['steps']:,} | {row['training_seconds'] / 3600:.1f} | {at} | "
             f"{row['claim']['published']} | {row['names_exchanged_percent']:.1f} |"
         )
-    return [[*lines, "", "Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py`."]]
+    return [*lines, "", "Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py`."]
 
 
 def sampling() -> list[str]:
@@ -213,22 +216,86 @@ def versions() -> list[str]:
     ]
 
 
+def tables() -> str:
+    """The tables of docs/measured.md, as Markdown."""
+    parts = {
+        "Learning, by budget": learning(),
+        "Omniglot, one budget for all": [
+            *published("Omniglot", "omniglot", 8, OMNIGLOT),
+            "",
+            *one_minute(),
+        ],
+        **({"Streams of Omniglot": found} if (found := streams()) else {}),
+        "CIFAR-FS, one budget for all": published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
+        "Functions": functions(),
+        "Speed": speed(),
+        "Sampling": sampling(),
+        "Age": versions(),
+    }
+    return "\n".join(line for title, lines in parts.items() for line in [f"## {title}", "", *lines, ""])
+
+
+def row_of(name: str, key: str = "rows", **wanted: object) -> dict[str, Any]:
+    """The one row of a result that has these values."""
+    (row,) = (row for row in result(name)[key] if wanted.items() <= row.items())
+    return dict(row)
+
+
+def six() -> list[str]:
+    """One line for each of six things that were measured."""
+
+    def percent(row: dict[str, Any]) -> str:
+        return f"{row['accuracy_percent']:.2f} ± {row['interval_95_percent']:.2f} %"
+
+    scratch = result("omniglot-5w1s-incontext.json")["rows"][-1]
+    small = row_of("cifar-fs-8min.json", recipe="cifarfs-5w1s-protonet-cpu")
+    photos = row_of("photos.json", learner="photos", task="CIFAR-FS 5w5s")
+    gap = result("functions-optimum.json")
+    ours, theirs = (
+        row_of("functions-peers.json", "gaps", model="ConvCNP", package=p)["gap_nats_per_target"]
+        for p in ("metabox", "neuralprocesses")
+    )
+    times = result("speed.json")["sampling"][0]["times_faster_than"]
+    rows = [
+        (
+            "Omniglot 5-way 1-shot, from scratch",
+            f"{scratch['training_seconds'] / 60:.0f} minutes of 2 cores",
+            percent(scratch),
+            "learners",
+        ),
+        (
+            "CIFAR-FS 5-way 1-shot, ProtoNet from scratch",
+            f"{small['training_seconds'] / 60:.0f} minutes of a core",
+            percent(small),
+            "measured",
+        ),
+        ("CIFAR-FS 5-way 5-shot, model `photos`", "none: features of ImageNet", percent(photos), "models"),
+        (
+            "Gaussian process, above the exact posterior",
+            f"{gap['run']['training_seconds'] / 60:.0f} minutes of a core",
+            f"{gap['gap']['mean']:.4f} nats a point",
+            "functions",
+        ),
+        (
+            "ConvCNP, above the oracle; `neuralprocesses`: " + f"{theirs:.4f}",
+            "100 seconds of a core",
+            f"{ours:.4f} nats a point",
+            "functions",
+        ),
+        ("Drawing episodes of Omniglot", "", f"{times['easyfsl']:.0f} times as fast as `easyfsl`", "speed"),
+    ]
+    return [
+        "| measured | training | result | more |",
+        "| --- | --- | ---: | --- |",
+        *(f"| {what} | {cost} | {number} | [{page}](docs/{page}.md) |" for what, cost, number, page in rows),
+    ]
+
+
 def filled() -> str:
     """The README with the numbers of the committed results."""
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    tables = [
-        learning(),
-        published("Omniglot", "omniglot", 8, OMNIGLOT),
-        one_minute(),
-        *streams(),
-        published("CIFAR-FS", "cifar_fs", 8, CIFAR_FS),
-        functions(),
-        speed(),
-        sampling(),
-        versions(),
-    ]
-    return "\n".join([before + START, "", *(line for table in tables for line in [*table, ""]), END + after])
+    return "\n".join([before + START, "", *six(), "", END + after])
 
 
 if __name__ == "__main__":

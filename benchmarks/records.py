@@ -80,14 +80,16 @@ LEARNERS: dict[str, list[str]] = {
 SETTINGS = {"5w1s": (5, 1, 15, 1000), "5w5s": (5, 5, 15, 1000), "20w1s": (20, 1, 5, 600), "20w5s": (20, 5, 5, 600)}
 """Ways, shots, queries of a class, and tasks."""
 N_VIEWS = 9
+REFUSED = 2
+"""The exit status of what cannot be trained as it is."""
 
 
 def train(out: Path, options: Sequence[str]) -> None:
     """Train, or go on; the processor's time of every call that makes steps is added up in a file beside the run."""
     ledger, before, began = out.with_suffix(".processor.json"), steps_of(out), time.process_time()
     try:
-        if metabox(["train", RECIPE, "--out", str(out), *options, "--n_test", "1"]):
-            raise SystemExit(2)
+        if code := metabox(["train", RECIPE, "--out", str(out), *options, "--n_test", "1"]):
+            raise SystemExit(code)
     finally:
         if steps_of(out) > before:
             spent = read_json(ledger)["seconds"] if ledger.exists() else 0.0
@@ -186,7 +188,9 @@ def row_of(name: str, seed: int, minutes: float | None, args: argparse.Namespace
             out = budgeted(name, minutes, seed, args)
         elif not args.validate:
             train(out, [*args.more, "--seed", str(seed)])
-    except SystemExit:
+    except SystemExit as end:
+        if end.code != REFUSED:  # it was stopped
+            raise
         return about | {"left_out": "it cannot be trained here"}
     return about | measured(out, args)
 

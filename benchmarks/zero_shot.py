@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,14 +115,12 @@ def measured(part: str, name: str, how: str, seed: int, args: argparse.Namespace
     told = Nothing() if how == "nothing" else ways[how]
     tasks, judged = (sampler(told, n, args.data_root) for n in (trained_on, judged_on))
     out = args.runs / f"{part}-{re.sub('[ ,]+', '-', name)}-{how}-seed{seed}"
-    began = time.process_time()
     learner = run(tasks, learners[name], SETTINGS[part], evaluation=judged, seed=seed, out=out)
-    seconds = time.process_time() - began
     held_out = len(tasks.spec.untrained)
     new = evaluate(learner, judged, split="test", n_tasks=held_out, batch=10)
     old = evaluate(learner, judged, split="val", n_tasks=len(tasks.spec.trained), batch=10)
     size = sum(p.numel() for p in learner.parameters())
-    return {"seconds": seconds, "parameters": size, "new": numbers(new), "old": numbers(old)}
+    return {"parameters": size, "new": numbers(new), "old": numbers(old)}
 
 
 def numbers(scores: Scores) -> dict[str, float]:
@@ -142,7 +139,7 @@ def row(part: str, name: str, how: str, args: argparse.Namespace) -> Row:
         if metric != "squared_error":
             found[f"{metric}_interval_95"] = round(interval_of(values), 4) if len(values) > 1 else None
             found[f"{metric}_of_trained_tasks"] = round(mean(one["old"][metric] for one in runs), 4)
-    return found | {"process_seconds": round(mean(one["seconds"] for one in runs), 1)}
+    return found
 
 
 def part_of(part: str, args: argparse.Namespace, content: Row) -> None:

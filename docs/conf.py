@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,11 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
+import api_pages  # noqa: E402
 import atlas as atlas_page  # noqa: E402
+import learner_pages  # noqa: E402
+import mathematics  # noqa: E402
+import notebook_pages  # noqa: E402
 import results as results_page  # noqa: E402
 
 import metabox  # noqa: E402
@@ -28,7 +33,8 @@ project = "metabox"
 copyright = "the metabox authors"
 release = version = metabox.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["mathematics", "searching", "accessible"]
 exclude_patterns = ["_build", "figures"]
 nitpicky = True
 nitpick_ignore_regex = [  # names without an entry here
@@ -37,10 +43,12 @@ nitpick_ignore_regex = [  # names without an entry here
 ]
 default_role = "code"
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath", "colon_fence"]
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
+autodoc_type_aliases = api_pages.type_aliases()
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
@@ -48,26 +56,13 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = "metabox"
 html_static_path = ["_static"]
-
-
-def api() -> str:
-    """An entry for each module of the package, with its public, documented names."""
-    groups: dict[str, list[str]] = {}
-    for path in sorted(discover.PACKAGE.rglob("*.py")):
-        parts = path.relative_to(discover.PACKAGE).with_suffix("").parts
-        if not any(part.startswith("_") for part in parts):
-            groups.setdefault(".".join(("metabox", *parts[:-1])), []).append(".".join(("metabox", *parts)))
-    lines = []
-    lazy = discover.lazy_packages()
-    for package in sorted(groups, key=lambda name: (name != "metabox", name)):
-        lines += [f"## {package}", ""]
-        if package in lazy:
-            names = sorted(discover.public_names(package, lazy[package]))
-            lines += [f"`{package}` offers {', '.join(f'`{name}`' for name in names)}.", ""]
-        for module in groups[package]:
-            lines += [f"### {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
-            lines += ["   :show-inheritance:", "```", ""]
-    return "\n".join(lines)
+templates_path = ["_templates"]
+html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
+html_favicon = "_static/icon.svg"
+html_use_index = False  # the search finds names
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": False}
 
 
 def learners() -> str:
@@ -82,19 +77,56 @@ def backbones() -> str:
     return _found("Backbone")
 
 
-def methods() -> str:
-    """What each learner's class declares, and its phi, from the docstring of `infer`."""
-    lines = ["| learner | targets | reads the support as | renaming classes | phi |", "| --- | --- | --- | --- | --- |"]
-    for found in discover.subclasses("Learner"):
-        made = found.load()
-        phi = " ".join((inspect.getdoc(made.infer) or "").split()).partition("phi: ")[2].replace("|", "\\|")
-        lines.append(
-            f"| {{py:class}}`{found.name} <{found.module}.{found.name}>` | "
-            f"{', '.join(kind.__name__ for kind in made.targets)} | "
-            f"{'a sequence' if made.ordered else 'a set'} | "
-            f"{'renames predictions' if made.label_equivariant else 'may change them'} | {phi} |"
-        )
-    return "\n".join(lines)
+def overview() -> str:
+    return learner_pages.overview()
+
+
+def family() -> str:
+    return learner_pages.family()
+
+
+def not_exported() -> str:
+    """The learners that ONNX cannot express."""
+    return learner_pages.not_exported()
+
+
+def notation() -> str:
+    return mathematics.notation()
+
+
+def section(folder: str, *caption: str) -> str:
+    """A part of the table of contents that has the pages of a folder, if there are any."""
+    suffixes = {".md"} | ({".ipynb"} if {"myst_nb", "nbsphinx"} & set(extensions) else set())
+    if not any(path.suffix in suffixes for path in (DOCS / folder).glob("*")):
+        return ""
+    first = [f"{folder}/index"] if (DOCS / folder / "index.md").exists() else []
+    options = [f":caption: {' '.join(caption)}", ":hidden:", ":glob:", ""]
+    return "\n".join(["```{toctree}", *options, *first, f"{folder}/*", "```"])
+
+
+def topics() -> str:
+    """The pages of the API."""
+    return api_pages.topics()
+
+
+def numbers() -> str:
+    """The tables of benchmarks/readme.py."""
+    import readme
+
+    return readme.tables()
+
+
+def install_size() -> str:
+    """What an installation takes."""
+    from manifest import result
+
+    content = result("install-size.json")
+    total = content["total"]
+    return (
+        "By default pip takes PyTorch with the libraries for NVIDIA's GPUs. "
+        f"On {content['environment']['platform']} that is {total['gb']:.1f} GB in {total['packages']} packages, "
+        f"of which {total['gb_for_gpus']:.1f} GB are for GPUs (`python benchmarks/install_size.py`)."
+    )
 
 
 def weightings() -> str:
@@ -184,12 +216,33 @@ def measured(file: str, name: str) -> str:
     return results_page.one(DOCS.parent / "benchmarks" / "results" / f"{file}.json", name)
 
 
+def chosen(*words: str) -> str:
+    """Some rows and columns of one table of a results file."""
+    return results_page.chosen(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def value(*words: str) -> str:
+    """One number of a results file."""
+    return results_page.value(DOCS.parent / "benchmarks" / "results", *words)
+
+
+def exercise() -> str:
+    """The learning curves of the exercise of CS330."""
+    return results_page.exercise(DOCS.parent / "benchmarks" / "results")
+
+
 FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
-        api,
         learners,
-        methods,
+        overview,
+        family,
+        not_exported,
+        notation,
+        topics,
+        section,
+        numbers,
+        install_size,
         weightings,
         backbones,
         norms,
@@ -204,6 +257,9 @@ FILLS: dict[str, Callable[..., str]] = {
         robustness,
         malformed,
         measured,
+        chosen,
+        exercise,
+        value,
         results,
         atlas,
         claims,
@@ -220,7 +276,7 @@ def _found(base: str) -> str:
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*mark[2].split()), source[0])
+    source[0] = re.sub(r"<!-- fill: (\w+)(.*?) -->", lambda mark: FILLS[mark[1]](*shlex.split(mark[2])), source[0])
 
 
 def always_read(app: Any, env: Any, *_: object) -> list[str]:
@@ -260,15 +316,68 @@ def no_plain_base(app: Any, domain: str, kind: str, content: Any) -> None:
         content.pop(0)
 
 
+def plain_types(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Drop the range of a number from its type; the code checks it."""
+
+    def plain(text: str | None) -> str | None:
+        plainer = re.sub(r"(?:~?typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text or "")
+        return None if text is None else re.sub(r"TypeAliasForwardRef\('(.*?)'\)", r"\1", plainer)
+
+    return plain(signature), plain(returned)
+
+
+def deviations(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Mark the paragraph that lists how a learner differs from its paper."""
+    lines[:] = [re.sub(r"^(Deviations[^:]*):", r"**\1:**", line) if what == "class" else line for line in lines]
+
+
+def link_example(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Below a public name, the first page whose code uses it."""
+    short = name.rpartition(".")[2]
+    if what not in ("class", "function") or api_pages.public().get(short) != name.rpartition(".")[0]:
+        return
+    if page := api_pages.examples().get(short):
+        lines += ["", f"Example: :doc:`/{page}`.", ""]
+    elif recipe := api_pages.recipe_with(short):
+        lines += ["", f"Example: the recipe `{recipe}`.", ""]
+
+
 def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the methods that scikit-learn adds to estimators; their text refers to its own pages."""
     return True if name.startswith("set_") and name.endswith("_request") else None
 
 
+def make_pages(app: Any) -> None:
+    """Write the pages of learners and of the API, which are not committed."""
+    learner_pages.write(DOCS / "methods")
+    api_pages.write(DOCS / "reference")
+
+
+def lighter(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Drop the elements around each word of a signature, which are an eighth of the site and style nothing."""
+    if "body" in context:
+        context["body"] = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", context["body"])
+
+
+def no_copies(app: Any, error: Exception | None) -> None:
+    """Drop the pictures that Sphinx has copied to `_images` too."""
+    for picture in (app.outdir / "_images").glob("*"):
+        (app.outdir / "_static" / picture.name).unlink(missing_ok=True)
+
+
 def setup(app: Any) -> None:
+    notebook_pages.setup(app)
+    app.connect("builder-inited", make_pages)
+    app.connect("html-page-context", lighter)
+    app.connect("build-finished", no_copies)
     app.connect("object-description-transform", no_plain_base)
     app.connect("source-read", fill)
     app.connect("env-get-outdated", always_read)
     app.connect("autodoc-skip-member", no_routing)
+    app.connect("autodoc-process-signature", plain_types)
+    app.connect("autodoc-process-docstring", deviations, priority=300)
     app.connect("autodoc-process-docstring", list_fields, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", link_example, priority=600)  # after napoleon
     app.connect("autodoc-process-docstring", no_generated_docstring, priority=300)

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from manifest import manifest, older
+from manifest import manifest, older, result
 
 Cell = str | int | float | bool | None
 QUARTILES = {"median", "q1", "q3"}
@@ -72,6 +72,61 @@ def one(path: Path, name: str) -> str:
     """The table NAME of a file."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return table([flat(row) for row in content[name]]) if name in content else "Not measured yet."
+
+
+def chosen(folder: Path, file: str, name: str, columns: str, *where: str) -> str:
+    """Some columns of the table NAME, and the rows that pass every condition `column=value|value`.
+
+    Raises:
+        ValueError: if no row passes, or none has one of the columns.
+    """
+    rows = [flat(row) for row in result(f"{file}.json", folder / "manifest.json")[name]]
+    for column, _, values in (condition.partition("=") for condition in where):
+        order = values.split("|")
+        rows = [row for row in rows if show(row.get(column)) in order]
+        rows.sort(key=lambda row: order.index(show(row.get(column))))
+    wanted = columns.split(",")
+    if missing := [column for column in wanted if all(row.get(column) is None for row in rows)]:
+        raise ValueError(f"expected rows of {file}.json where {' and '.join(where) or name}, got none with {missing}")
+    return table([{column: row.get(column) for column in wanted} for row in rows])
+
+
+def value(folder: Path, file: str, *steps: str) -> str:
+    """One number of a file: each step is a key, or `key=value` for the first row that has it.
+
+    Raises:
+        ValueError: if a step leads nowhere, or the last to no number.
+    """
+    found: Any = result(f"{file}.json", folder / "manifest.json")
+    for step in steps:
+        key, condition, wanted = step.partition("=")
+        if condition:
+            rows = found if isinstance(found, list) else []
+            found = next((row for row in rows if show(row.get(key)) == wanted), None)
+        else:
+            found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ValueError(f"expected a number at {' '.join(steps)} of {file}.json, got {found!r}")
+    return show(found)
+
+
+def exercise(folder: Path) -> str:
+    """The table and the figure of `benchmarks/cs330.py`; without its result, how to get it."""
+    about = manifest(folder / "manifest.json")["files"].get("cs330.json")
+    if about is None:
+        return "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
+    content = result("cs330.json", folder / "manifest.json")
+    facts = content["environment"]
+    shown = {name: facts[name] for name in ("cpu", "threads", "torch")} | {"commit": facts["git_commit"][:8]}
+    columns = ("steps", "accuracy_percent", "interval_95_percent", "chance_percent")
+    rows = [
+        {"task": f"{row['ways']}-way {row['shots']}-shot", **{name: row[name] for name in columns}}
+        for row in content["rows"]
+    ]
+    alt = "Validation accuracy against training steps, one curve for each number of ways and shots"
+    figure = ["```{image} ../_static/lecture-exercise.svg", f":alt: {alt}", "```"]
+    measured = "\n".join([table(rows), "", line("measured with", shown), ""])
+    return "\n".join([*figure, "", measured, f"Repeat: `{about['command']}`."])
 
 
 def is_cell(value: object) -> bool:

@@ -6,11 +6,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core; torch reads it when imported
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from made_up import made
 
@@ -66,3 +69,20 @@ def omniglot_root() -> str:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as a site, built once for all processes of a session; a warning is an error."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    built, log = base / "site", base / "site.log"
+    with FileLock(base / "site.lock"):
+        if not log.exists():
+            command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-d", base / "site-cache"]
+            docs = Path(__file__).parents[1] / "docs"
+            done = subprocess.run([*command, docs, built], capture_output=True, text=True, check=False)
+            log.write_text(done.stderr if done.returncode else "", encoding="utf-8")
+    if said := log.read_text(encoding="utf-8"):
+        pytest.fail(said)
+    return built

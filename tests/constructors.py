@@ -121,6 +121,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Views": {"learner": ProtoNet(SPECS["classes of images"])},
     "Rows": _rows(),
     "Curriculum": {"tasks": LinearFunctions()},
+    "TwoStages": {"tasks": LinearFunctions(), "first": LinearFunctions(), "until": 2},
     "RandomProjections": {"tasks": LinearFunctions()},
     "FromLearn2Learn": {"train": [], "n_way": 2, "n_shot": 1},
 }

@@ -27,6 +27,7 @@ FIXED = {
     "Curriculum": {"tasks"},
     "GradientCosines": {"tasks"},
     "HardSharing": {"at", "film"},
+    "TwoStages": {"tasks", "first"},
     "MTAN": {"depth"},
     "Shapes": {"missing"},
     "Sinusoids": {"dim"},

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "docs", "metabox", "tests")
-LEFT_OUT = ("__pycache__", "_build", "*.egg-info", ".*_cache")
+LEFT_OUT = ("__pycache__", "_build", "methods", "reference", "*.egg-info", ".*_cache")
 
 
 def read(name: str) -> str:

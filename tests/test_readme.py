@@ -13,18 +13,18 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_script_in_the_readme_trains_and_evaluates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script, use = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in script.splitlines() if line.strip()]) <= 20
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(script, "README.md", "exec"), names)
-    accuracy = float(re.search(r"accuracy ([\d.]+)%", capsys.readouterr().out).group(1))  # type: ignore[union-attr]
-    assert accuracy > 80  # 20 is chance
-    exec(compile(use, "README.md", "exec"), names)
-    assert capsys.readouterr().out.startswith("['a' 'a' 'b' 'b' 'c' 'c'] [")
+def test_the_lines_of_the_readme_print_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(lines.splitlines()) < 10
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", lines, re.MULTILINE)
+
+
+def test_the_readme_fits_a_screen_or_two_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 75
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_numbers_in_the_readme_are_those_of_the_committed_results() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
@@ -33,6 +34,19 @@ class ACNP(Learner):
         heads: heads of multihead attention, a divisor of `width`.
     """
 
+    method = Method(
+        adapt=(
+            ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n)"),
+            ("self-attention", r"r \leftarrow r + \attend(r; r, r)"),
+            ("keep keys and values", r"\task = \{(k_n, r_n)\}_{n=1}^N, \quad k_n = \net{MLP}_k(\known_n)"),
+        ),
+        predict=(
+            ("attend", r"r(x) = \attend\big(\net{MLP}_k(\known); k, r\big), \quad (k, r) \in \task"),
+            ("decode", r"p(y \mid x, \task) = p\big(y; \net{MLP}_g(\known, r(x))\big)"),
+        ),
+        cost=("N^2", "M N"),
+        kin={"CNP": "each query reads a code of its own, by attention, in place of the mean"},
+    )
     label_equivariant = True
 
     def __init__(

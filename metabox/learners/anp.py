@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.neural_process import NeuralProcess
 from metabox.nn.attention import AttentionKind, CrossAttention
 from metabox.nn.backbones import MakeBackbone
@@ -35,6 +36,28 @@ class ANP(NeuralProcess):
         heads: heads of multihead attention, a divisor of `width`.
         n_samples: samples of z in a prediction.
     """
+
+    method = Method(
+        adapt=(
+            ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n), \quad s_n = \net{MLP}_{h'}(\known_n, y_n)"),
+            ("self-attention", r"r \leftarrow r + \attend(r; r, r), \quad s \leftarrow s + \attend(s; s, s)"),
+            (
+                "keys, values, latent",
+                r"\task = \{(k_n, r_n)\}_{n=1}^N \cup \{q\}, \quad q(\ell) = \mathcal{N}\big(\mu(\bar s), "
+                r"\sigma(\bar s)\big)",
+            ),
+        ),
+        predict=(
+            ("attend", r"r(x) = \attend\big(k(\known); k, r\big), \quad (k, r) \in \task"),
+            (
+                "draw, decode, mix",
+                r"p(y \mid x, \task) = \frac{1}{L} \sum_{l=1}^L p\big(y; \net{MLP}_g(\known, r(x), "
+                r"\ell^{(l)})\big), \quad \ell^{(l)} \sim q",
+            ),
+        ),
+        cost=("N^2", "M N"),
+        kin={"NP": "r is read by attention in place of the mean", "ACNP": "a latent variable beside the attention"},
+    )
 
     def __init__(
         self,

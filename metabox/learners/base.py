@@ -17,6 +17,7 @@ from metabox.checks import kind_of, shown
 from metabox.config import Configured
 from metabox.episodes import Episodes, Examples
 from metabox.inputs import floats_of, tensor_of
+from metabox.learners.method import Method
 from metabox.learners.phi import check_axes, check_earlier, check_names, check_phi, remember
 from metabox.learners.scaler import Scaler
 from metabox.nn.sets import membership
@@ -59,6 +60,8 @@ class Learner(nn.Module, Configured, ABC):
     """Names of its own parameters that weight decay pulls towards 0; its modules name theirs in the same way."""
     scales: ClassVar[tuple[Scale, ...]] = get_args(Scale)
     """The scales of a spec that it can work with."""
+    method: ClassVar[Method | None] = None
+    """Its formulas, costs and kin, of which its page in the documentation is made."""
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import class_mean, membership
@@ -39,6 +40,24 @@ class CAML(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
+    method = Method(
+        adapt=(
+            ("embed, label code", r"t_n^0 = [\known_n, e_{y_n}], \quad e_c^\top e_{c'} = -\tfrac{1}{C - 1}"),
+            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l \cup \{e_c\}_c"),
+        ),
+        predict=(
+            (
+                "attend in each layer",
+                r"t^{l+1} = \net{layer}\big(t^l; K^l, V^l\big), \quad K^l, V^l \in \task, \quad t^0 = [\known, "
+                r"\mathrm{unknown}]",
+            ),
+            ("read against codes", r"p(y = c \mid x, \task) = \softmax_c\big(e_c^\top W t^L\big)"),
+        ),
+        cost=("N^2", "M (N + C)"),
+        kin={"InContext": "the codes of classes are fixed vectors at equal angles; the backbone is meant to be frozen"},
+        exports=False,
+    )
     decayed = ()
     targets = (Classes,)
     label_equivariant = True

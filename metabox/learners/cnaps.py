@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MLP, Backbone, MakeBackbone
 from metabox.nn.conditioning import FiLM
 from metabox.nn.embedding import Embedding
@@ -40,6 +41,27 @@ class CNAPs(Learner):
         width: size of the task code, and channels of the set encoder.
     """
 
+    method = Method(
+        adapt=(
+            ("pool the support", r"g = \frac{1}{N} \sum_n \net{CNN}(x_n)"),
+            (
+                "generate modulation",
+                r"(\gamma_l, \beta_l) = \net{MLP}_l(g), \quad \feat_{\gamma, \beta}: h_l \mapsto \gamma_l \had "
+                r"h_l + \beta_l",
+            ),
+            (
+                "generate weights",
+                r"\task = \{\gamma, \beta, w_c, b_c\}, \quad (w_c, b_c) = \net{MLP}\Big(\frac{1}{|\of{c}|} "
+                r"\sum_{n \in \of{c}} \feat_{\gamma, \beta}(x_n)\Big)",
+            ),
+        ),
+        predict=(
+            ("modulated backbone", r"\known = \feat_{\gamma, \beta}(x), \quad \gamma, \beta \in \task"),
+            ("linear", r"p(y = c \mid x, \task) = \softmax_c\big(w_c^\top \known + b_c\big)"),
+        ),
+        cost=("N", "M C"),
+        kin={"VERSA": "a task code modulates the backbone too, and weights have no distribution"},
+    )
     targets = (Classes,)
     label_equivariant = True
 

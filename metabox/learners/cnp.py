@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
@@ -31,6 +32,18 @@ class CNP(Learner):
         width: units of the encoder's and decoder's hidden layers and of the code r.
     """
 
+    method = Method(
+        adapt=(
+            ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n)"),
+            (
+                "mean",
+                r"\task = \frac{1}{N} \sum_{n=1}^N r_n, \quad \text{for classes } \task = "
+                r"\Big\{\frac{1}{|\of{c}|} \sum_{n \in \of{c}} r_n\Big\}",
+            ),
+        ),
+        predict=(("concatenate, decode", r"p(y \mid x, \task) = p\big(y; \net{MLP}_g(\known, \task)\big)"),),
+        cost=("N", "M C"),
+    )
     label_equivariant = True
 
     def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: Count = 128) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.grid import Grid, GridConv, GridUNet, SetConv
 from metabox.ranges import Between, Count, Positive, Real
 from metabox.targets import TaskSpec
@@ -59,6 +60,20 @@ class ConvCNP(Learner):
             at a time than fit 64 GiB.
     """
 
+    method = Method(
+        adapt=(
+            ("place on a grid", r"E(t) = \sum_{n=1}^N (1, y_n)\, \psi(t - x_n)"),
+            ("normalise by density", r"E_{2:}(t) \leftarrow E_{2:}(t) / E_1(t)"),
+            ("CNN over the grid", r"\task = \{h(t)\}_{t \in \mathrm{grid}}, \quad h = \net{CNN}(E)"),
+        ),
+        predict=(
+            ("read between points", r"u(x) = \sum_t h(t)\, \psi'(x - t), \quad h \in \task"),
+            ("parameters", r"p(y \mid x, \task) = p\big(y; u(x)\big)"),
+        ),
+        cost=("N", "M"),
+        kin={"CNP": "the code is a function of x on a grid, so that moving the support moves the predictions"},
+        exports=False,
+    )
     targets = (RealVector,)
 
     def __init__(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -51,6 +52,23 @@ class GatedDeltaNet(Layered):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
+            ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
+            ("decay", r"S \leftarrow e^{g_n} S_{n-1}"),
+            ("correct", r"S_n = S + k_n \beta_n \big(v_n - S^\top k_n\big)^\top"),
+            ("keep the states", r"\task = \{(S_N, u_{N-2:N})^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            ("one further step", r"o = S^\top q / \sqrt{K}, \quad S = \net{write}\big(\known, y_N; \task\big)"),
+            ("parameters", r"p(y \mid x, \task) = p(y; W' o)"),
+        ),
+        cost=("N", "M"),
+        kin={"LinearAttention": "the state decays, and what it recalls for a key is corrected in place of added to"},
+        exports=False,
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
@@ -38,6 +39,27 @@ class GPICL(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
+    method = Method(
+        adapt=(
+            ("delay labels", r"t_n^0 = W[\known_n, y_{n-1}] + \mathrm{pos}_n"),
+            ("causal attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:n}^l\big)"),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"t^{l+1} = \net{layer}\big(t^l; [K^l, t^l], [V^l, t^l]\big), \quad K^l, V^l \in \task, \quad "
+                r"t^0 = W[\known, y_N] + \mathrm{pos}_{N+1}",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p\big(y; W' t^L\big)"),
+        ),
+        cost=("N^2", "M N"),
+        kin={
+            "TNPD": "the support is a sequence: attention is causal, and a label comes one step late",
+            "LSTM": "attention to all earlier steps, in place of a state of fixed size",
+        },
+        exports=False,
+    )
     ordered = True
 
     def __init__(

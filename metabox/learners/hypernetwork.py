@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import StaticHyper, task_conv2d, task_linear
@@ -55,6 +56,20 @@ class HyperNetwork(Learner):
         ValueError: if the images are too small for so many poolings.
     """
 
+    method = Method(
+        adapt=(
+            ("encode each pair", r"r_n = \net{MLP}_e(\known_n, y_n)"),
+            ("task code", r"c = \Big[\frac{1}{N} \sum_n r_n, \z\Big]"),
+            ("generate weights", r"\task = \{W_1, \ldots, W_L, W_{\mathrm{head}}\}, \quad W_j = g(A_j c)"),
+        ),
+        predict=(
+            ("target network", r"h = \net{relu}\big(W_L \cdots \net{relu}(W_1 h_0(x))\big), \quad W_j \in \task"),
+            ("generated head", r"p(y \mid x, \task) = p\big(y; W_{\mathrm{head}} h\big)"),
+        ),
+        cost=("N", "M C"),
+        kin={"CNP": "the code becomes the weights of a network, in place of an input of one"},
+        exports=False,
+    )
     label_equivariant = True
 
     def __init__(

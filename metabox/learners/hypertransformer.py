@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_conv2d, task_linear
@@ -67,6 +68,29 @@ class HyperTransformer(Learner):
         ValueError: if the images are too small for so many poolings.
     """
 
+    method = Method(
+        adapt=(
+            ("tokens of the support", r"t_n = [e_{y_n}, \net{local}_j(h_n^{j-1}), \net{global}(x_n)]"),
+            (
+                "placeholders of weights",
+                r"W_j = \net{transformer}_j\big(\{t_n\}_n \cup \{\text{slices of } W_j\}\big)",
+            ),
+            (
+                "layer by layer",
+                r"\task = \{W_1, \ldots, W_L, W_{\mathrm{logits}}\}, \quad h_n^j = \net{relu}\big(\net{BN}(W_j "
+                r"* h_n^{j-1})\big)",
+            ),
+        ),
+        predict=(
+            ("generated CNN", r"h = \net{relu}\big(W_L * \cdots \net{relu}(W_1 * x)\big), \quad W_j \in \task"),
+            ("generated logits", r"p(y = c \mid x, \task) = \softmax_c\big(W_{\mathrm{logits}} h\big)"),
+        ),
+        cost=("N^2", "M C"),
+        kin={
+            "HyperNetwork": "a transformer reads the support and writes each layer, in place of a mean and a perceptron"
+        },
+        exports=False,
+    )
     targets = (Classes,)
 
     def __init__(

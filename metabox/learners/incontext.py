@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.label_tokens import label_tokens
@@ -36,6 +37,35 @@ class InContext(Learner):
         heads: attention heads of a layer, a divisor of `width`.
     """
 
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            ("codes of the classes", r"e_c = \frac{1}{|\of{c}|} \sum_{n \in \of{c}} W \known_n"),
+            (
+                "self-attention",
+                r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big), \quad t_n^0 = W_x \known_n + e_{y_n}",
+            ),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l \cup \{(\known_n, y_n)\}_n \cup \{e_c\}_c"),
+        ),
+        predict=(
+            (
+                "guess by cosine",
+                r"\hat{e} = \sum_n a_n e_{y_n}, \quad a = \softmax_n\big(s \cos(\known, \known_n)\big), \quad "
+                r"\known_n \in \task",
+            ),
+            (
+                "attend in each layer",
+                r"t^{l+1} = \net{layer}\big(t^l; K^l, V^l\big), \quad t^0 = W_x \known + \hat{e} + "
+                r"\mathrm{null}",
+            ),
+            ("read against codes", r"p(y = c \mid x, \task) = \softmax_c\big(\log \hat{p}_c + e_c^\top t^L\big)"),
+        ),
+        cost=("N^2", "M (N + C)"),
+        kin={
+            "MatchingNet": "its prediction is the first guess, which a transformer corrects",
+            "TNPD": "the code of a class is inferred from the task, so that renaming classes renames predictions",
+        },
+    )
     decayed = ()
     label_equivariant = True
 

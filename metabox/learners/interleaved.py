@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import real_first
 from metabox.nn.embedding import Embedding
@@ -42,6 +43,27 @@ class Interleaved(Learner):
         ValueError: if `points` is below 1; in `adapt` and `stream` if there are more examples than positions.
     """
 
+    method = Method(
+        adapt=(
+            (
+                "alternate tokens",
+                r"(t_1^0, t_2^0, t_3^0, \ldots) = (W \known_1, W y_1, W \known_2, \ldots) + \mathrm{pos}",
+            ),
+            ("causal attention", r"t_j^{l+1} = \net{layer}\big(t_j^l; t_{1:j}^l\big)"),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"t^{l+1} = \net{layer}\big(t^l; [K^l, t^l], [V^l, t^l]\big), \quad K^l, V^l \in \task, \quad "
+                r"t^0 = W \known + \mathrm{pos}_{2N+1}",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p\big(y; W' t^L\big)"),
+        ),
+        cost=("N^2", "M N"),
+        kin={"GPICL": "inputs and labels are tokens of their own, and no label is late"},
+        exports=False,
+    )
     decayed = ()
     ordered = True
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -33,6 +34,33 @@ class LinearAttention(Layered):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
+            ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
+            (
+                "write",
+                r"S_n = S_{n-1} + \varphi(k_n) v_n^\top, \quad s_n = s_{n-1} + \varphi(k_n), \quad \varphi(k) "
+                r"= \operatorname{elu}(k) + 1",
+            ),
+            ("keep the states", r"\task = \{(S_N, s_N, u_{N-2:N})^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"o = \dfrac{S^\top \varphi(q)}{s^\top \varphi(q)}, \quad (S, s) = \net{write}\big(\known, "
+                r"y_N; \task\big)",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p(y; W' o)"),
+        ),
+        cost=("N", "M"),
+        kin={
+            "GPICL": "attention without its softmax is a sum, so that phi has a fixed size",
+            "LSTM": "the state is a matrix and changes linearly, so that whole sequences are computed at once",
+        },
+        exports=False,
+    )
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -30,6 +31,24 @@ class LSTM(Recurrent):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = [\known_n, y_{n-1}]"),
+            ("one step per example", r"(h_n, c_n) = \net{LSTM}\big(u_n, (h_{n-1}, c_{n-1})\big)"),
+            ("keep the state", r"\task = (h_N, c_N, y_N)"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"(h, c) = \net{LSTM}\big([\known, y_N], (h_N, c_N)\big), \quad (h_N, c_N, y_N) = \task",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p(y; W h)"),
+        ),
+        cost=("N", "M"),
+        parallel=False,
+        exports=False,
+    )
 
     def __init__(
         self,

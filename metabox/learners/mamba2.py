@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.mixer import (
@@ -47,6 +48,26 @@ class Mamba2(Layered):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
+            (
+                "what depends on input",
+                r"(\bar{x}_n, B_n, C_n) = \net{conv}(u_{n-3:n}), \quad \Delta_n = "
+                r"\operatorname{softplus}(W_\Delta u_n + b)",
+            ),
+            ("decay and write", r"S_n = e^{\Delta_n A} S_{n-1} + B_n (\Delta_n \bar{x}_n)^\top, \quad A < 0"),
+            ("keep the states", r"\task = \{(S_N, u_{N-2:N})^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            ("one further step", r"o = S^\top C + D \bar{x}, \quad S = \net{write}\big(\known, y_N; \task\big)"),
+            ("parameters", r"p(y \mid x, \task) = p(y; W' o)"),
+        ),
+        cost=("N", "M"),
+        kin={"LinearAttention": "the state decays by a rate that depends on the input, and nothing is normalised"},
+        exports=False,
+    )
 
     def __init__(
         self,

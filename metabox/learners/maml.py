@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.norm import Norm
@@ -61,6 +62,23 @@ class MAML(Learner):
     Raises:
         ImportError: if learn2learn is not installed.
     """
+
+    method = Method(
+        adapt=(
+            ("start from theta", r"\task^{(0)} = \params"),
+            (
+                "gradient steps",
+                r"\task^{(k+1)} = \task^{(k)} - \alpha \nabla_{\task^{(k)}} \frac{1}{N} \sum_n "
+                r"\mathcal{L}\big(y_n, F(x_n; \task^{(k)})\big)",
+            ),
+        ),
+        predict=(
+            ("the adapted network", r"p(y \mid x, \task) = p\big(y; F(x; \task)\big), \quad \task = \task^{(K)}"),
+        ),
+        cost=("N", "M"),
+        parallel=False,
+        exports=False,
+    )
 
     def __init__(
         self,
@@ -167,6 +185,24 @@ class ANIL(MAML):
     Raises:
         ImportError: if learn2learn is not installed.
     """
+
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            (
+                "steps of the last layer",
+                r"\task^{(k+1)} = \task^{(k)} - \alpha \nabla_{\task^{(k)}} \frac{1}{N} \sum_n "
+                r"\mathcal{L}\big(y_n, \task^{(k)} \known_n\big)",
+            ),
+        ),
+        predict=(
+            ("the adapted layer", r"p(y \mid x, \task) = p\big(y; \task\, \known\big), \quad \task = \task^{(K)}"),
+        ),
+        cost=("N", "M"),
+        kin={"MAML": "only the last layer is changed by the inner loop"},
+        parallel=False,
+        exports=False,
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -57,6 +58,31 @@ class MANN(Recurrent):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = [\known_n, y_{n-1}]"),
+            ("controller", r"h_n = \net{LSTM}\big([u_n, r_{n-1}], h_{n-1}\big), \quad k_n = \tanh(W_k h_n)"),
+            (
+                "write to unused rows",
+                r"M_n = M_{n-1} + w_n^{\mathrm{w}} k_n^\top, \quad w_n^{\mathrm{w}} = \sigma(\alpha)\, "
+                r"w_{n-1}^{\mathrm{r}} + (1 - \sigma(\alpha))\, w_{n-1}^{\mathrm{lu}}",
+            ),
+            (
+                "read by cosine",
+                r"r_n = M_n^\top w_n^{\mathrm{r}}, \quad w_n^{\mathrm{r}} = \softmax\big(\cos(k_n, M_n)\big)",
+            ),
+            ("keep memory, state", r"\task = (M_N, w_N^{\mathrm{u}}, w_N^{\mathrm{r}}, h_N, r_N, y_N)"),
+        ),
+        predict=(
+            ("one further step", r"(h, r) = \net{step}\big([\known, y_N]; \task\big)"),
+            ("parameters", r"p(y \mid x, \task) = p\big(y; W[h, r]\big)"),
+        ),
+        cost=("N", "M"),
+        kin={"LSTM": "a memory outside the network, written to the row that was used least recently"},
+        parallel=False,
+        exports=False,
+    )
 
     def __init__(
         self,

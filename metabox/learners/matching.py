@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.metric import cosines, exact
@@ -32,6 +33,20 @@ class MatchingNet(MetricLearner):
         sharpness: factor of the cosines, 1 in the paper; None learns it, from 10 on.
     """
 
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            ("keep with labels", r"\task = \{(\known_n, y_n)\}_{n=1}^N"),
+        ),
+        predict=(
+            (
+                "compare by cosine",
+                r"a_n = \softmax_n\big(s \cos(\known, \known_n)\big), \quad (\known_n, y_n) \in \task",
+            ),
+            ("sum by class", r"p(y = c \mid x, \task) = \sum_{n \in \of{c}} a_n"),
+        ),
+        cost=("N", "M N"),
+    )
     decayed = ()
 
     def __init__(
@@ -84,6 +99,28 @@ class FullContextMatchingNet(MatchingNet):
         n_steps: K, the processing steps of a query.
     """
 
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            (
+                "read both ways",
+                r"g_n = \known_n + \overrightarrow{\net{LSTM}}(\known_{1:n}) + "
+                r"\overleftarrow{\net{LSTM}}(\known_{N:n})",
+            ),
+            ("keep with labels", r"\task = \{(g_n, y_n)\}_{n=1}^N"),
+        ),
+        predict=(
+            (
+                "attend K times",
+                r"h_k = \net{LSTM}\big(\known, [h_{k-1}, r_{k-1}]\big) + \known, \quad r_k = \attend(h_k; g, "
+                r"g), \quad g \in \task",
+            ),
+            ("compare, sum", r"p(y = c \mid x, \task) = \sum_{n \in \of{c}} \softmax_n\big(s \cos(h_K, g_n)\big)"),
+        ),
+        cost=("N", "M N"),
+        kin={"MatchingNet": "support and query are embedded in the context of the whole support"},
+        parallel=False,
+    )
     ordered = True
 
     def __init__(

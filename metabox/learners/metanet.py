@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.generated import task_linear
@@ -55,6 +56,35 @@ class MetaNet(Learner):
         parts: number of gradients that d reads.
     """
 
+    method = Method(
+        adapt=(
+            (
+                "gradients of parts",
+                r"Q^* = \net{LSTM}\big(\nabla_Q \mathcal{L}^{\mathrm{emb}}_1, \ldots, \nabla_Q "
+                r"\mathcal{L}^{\mathrm{emb}}_P\big)",
+            ),
+            ("keys", r"r_n = (Q + Q^*)\, \known_n"),
+            ("fast weights", r"W_n^* = \net{MLP}_m\big(\nabla_W \mathcal{L}^{\mathrm{task}}_n\big)"),
+            ("keep both", r"\task = \{Q^*\} \cup \{(r_n, W_n^*)\}_{n=1}^N"),
+        ),
+        predict=(
+            (
+                "read fast weights",
+                r"W^* = \sum_n \softmax_n\big(\cos(r, r_n)\big) W_n^*, \quad r = (Q + Q^*)\, \known, \quad "
+                r"Q^*, r_n, W_n^* \in \task",
+            ),
+            (
+                "slow and fast layers",
+                r"p(y \mid x, \task) = \softmax\big((W_2 + W_2^*) [\net{relu}(W_1 \known) + \net{relu}(W_1^* "
+                r"\known)]\big)",
+            ),
+        ),
+        cost=("N", "M N"),
+        kin={
+            "MatchingNet": "what a query reads from the support are weights, in place of labels",
+            "MAML": "a network reads gradients, in place of a step along them",
+        },
+    )
     targets = (Classes,)
     ordered = True
     readout: Tensor

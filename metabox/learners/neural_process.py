@@ -10,6 +10,7 @@ from torch.quasirandom import SobolEngine
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.latent import LatentEncoder, PairEncoder
@@ -123,6 +124,24 @@ class NP(NeuralProcess):
         latent: size of z.
         n_samples: samples of z in a prediction.
     """
+
+    method = Method(
+        adapt=(
+            ("encode each pair", r"r_n = \net{MLP}_h(\known_n, y_n), \quad s_n = \net{MLP}_{h'}(\known_n, y_n)"),
+            ("mean", r"r = \frac{1}{N} \sum_n r_n, \quad s = \frac{1}{N} \sum_n s_n"),
+            ("latent", r"\task = \{r, q\}, \quad q(\ell) = \mathcal{N}\big(\mu(s), \sigma(s)\big)"),
+        ),
+        predict=(
+            ("draw", r"\ell^{(l)} \sim q \in \task"),
+            (
+                "decode, mix",
+                r"p(y \mid x, \task) = \frac{1}{L} \sum_{l=1}^L p\big(y; \net{MLP}_g(\known, r, "
+                r"\ell^{(l)})\big)",
+            ),
+        ),
+        cost=("N", "M C"),
+        kin={"CNP": "a latent variable beside the mean, so that samples are coherent functions"},
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.metric import cosines, exact, squared_distances
@@ -34,6 +35,25 @@ class ProtoNet(MetricLearner):
         backbone: maps inputs to features; by default Conv4 for images, an MLP for vectors.
         distance: "euclidean", which is squared, or "cosine", which is 1 - cos (section 2.6 of the paper).
     """
+
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            (
+                "mean of each class",
+                r"\task = \{\mu_c\}_{c=1}^C, \quad \mu_c = \frac{1}{|\of{c}|} \sum_{n \in \of{c}} \known_n",
+            ),
+        ),
+        predict=(
+            (
+                "compare by distance",
+                r"p(y = c \mid x, \task) = \softmax_c\big(-\lVert \known - \mu_c \rVert^2\big), \quad \mu_c "
+                r"\in \task",
+            ),
+        ),
+        cost=("N", "M C"),
+        kin={"MatchingNet": "one mean for each class is compared, by distance, in place of every example, by cosine"},
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.metric import MetricLearner
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.mlp import Perceptron
@@ -45,6 +46,19 @@ class RelationNet(MetricLearner):
             of all pairs of the task.
         bias: whether the last layer has a bias. All classes share it, so only `SquaredLoss` can learn it.
     """
+
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            ("sum of each class", r"\task = \{s_c\}_{c=1}^C, \quad s_c = \sum_{n \in \of{c}} \known_n"),
+        ),
+        predict=(
+            ("pair", r"u_c = [s_c, \known], \quad s_c \in \task"),
+            ("relation module", r"p(y = c \mid x, \task) = \softmax_c\big(\net{CNN}(u_c)\big)"),
+        ),
+        cost=("N", "M C"),
+        kin={"ProtoNet": "a network that is learned compares, in place of a distance"},
+    )
 
     def __init__(
         self,

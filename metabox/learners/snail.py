@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.causal import CausalAttention, DenseBlock, Past, real_first
 from metabox.nn.embedding import Embedding
@@ -43,6 +44,28 @@ class SNAIL(Learner):
         attention: key and value size of each attention block; a TCBlock stands between two of them.
     """
 
+    method = Method(
+        adapt=(
+            ("pairs as a sequence", r"u_n = [\known_n, y_n]"),
+            (
+                "dilated convolutions",
+                r"u_n \leftarrow \big[u_n, \tanh(W u_{n, n-d}) \had \sigma(W' u_{n, n-d})\big], \quad d = 2, "
+                r"4, 8, \ldots",
+            ),
+            ("causal attention", r"u_n \leftarrow \big[u_n, \attend(Q u_n; K u_{1:n}, V u_{1:n})\big]"),
+            ("keep what is read", r"\task = \{\text{last inputs of convolutions}, K, V\}"),
+        ),
+        predict=(
+            ("one further position", r"u = \net{blocks}\big([\known, 0]; \task\big)"),
+            ("parameters", r"p(y \mid x, \task) = p(y; W u)"),
+        ),
+        cost=("N^2", "M N"),
+        kin={
+            "GPICL": "convolutions over time stand between few layers of attention, and no label is late",
+            "LSTM": "convolutions and attention over all steps, in place of a state",
+        },
+        exports=False,
+    )
     ordered = True
 
     def __init__(

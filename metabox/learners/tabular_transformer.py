@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn import tabular_layouts as layouts
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
-from metabox.nn.tabular import FEATURES, CellFeatures, class_numbers
+from metabox.nn.tabular import FEATURES, CellFeatures, class_numbers, column_numbers, grouped
 from metabox.nn.transformer import Transformer, TransformerLayer
 from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
@@ -56,13 +57,36 @@ class TabularTransformer(Learner):
         column_depth: layers of attention within columns; of "cells", pairs of layers.
         induced: learned tokens of each such layer.
         row_depth: layers of attention within rows, the last of which is of the summaries only.
-        summaries: tokens that sum up a row.
+        summaries: tokens that sum up a row; with 0 the mean of its cells does.
+        group: columns whose cells share a token, neighbours in an order that depends on the data only; not of "rows".
         width: features of a row's token.
         depth: layers of attention among rows.
         heads: attention heads of these, a divisor of `width`; those of columns and rows have 16 features each, if that
             divides `cell`, else there is one.
+        key_heads: heads of their keys and values, a divisor of `heads` (Ainslie et al. 2023): phi shrinks with them.
+        extra_rows: learned rows that the others see.
+        scaled: whether attention among rows is sharper if there are more of them (Nakanishi 2025).
     """
 
+    method = Method(
+        adapt=(
+            ("cells of each column", r"u_{nd} = \net{cell}\big(x_{nd}; x_{1:N, d}, y_{1:N}\big)"),
+            ("cells of each row", r"t_n^0 = \net{summary}\big(u_{n1}, \ldots, u_{nD}\big) + e_{y_n}"),
+            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
+            ("keep keys and values", r"\task = \{\text{columns}\} \cup \{K^l, V^l\}_l \cup \{e_c\}_c"),
+        ),
+        predict=(
+            (
+                "the query's row",
+                r"t^0 = \net{summary}\big(\net{cell}(x_1), \ldots, \net{cell}(x_D)\big) + \hat{e}, \quad "
+                r"\text{columns} \in \task",
+            ),
+            ("attend in each layer", r"t^{l+1} = \net{layer}\big(t^l; K^l, V^l\big)"),
+            ("read against codes", r"p(y = c \mid x, \task) = \softmax_c\big(\log \hat{p}_c + e_c^\top t^L\big)"),
+        ),
+        cost=("N^2", "M (N + C)"),
+        kin={"InContext": "a token is made of the cells of a row, by attention over columns and rows"},
+    )
     label_equivariant = True
     scales: tuple[Scale, ...] = ("none", "support")  # type: ignore[misc]
     decayed = ()
@@ -76,16 +100,21 @@ class TabularTransformer(Learner):
         column_depth: Natural = 2,
         induced: Count = 8,
         row_depth: Count = 2,
-        summaries: Count = 4,
+        summaries: Natural = 4,
+        group: Count = 1,
         width: Count = 128,
         depth: Natural = 4,
         heads: Count = 4,
+        key_heads: Count = 1,
+        extra_rows: Natural = 0,
+        scaled: bool = False,
     ) -> None:
         super().__init__(spec)
         if self.scaler is not None:
             self.scaler.of_x = False  # columns are scaled here
         self.features = CellFeatures()
-        self.embed = nn.Identity() if layout == "rows" else nn.Linear(FEATURES, cell)
+        self.embed = nn.Identity() if layout == "rows" else nn.Linear(group * FEATURES, cell)
+        self.group = group
         size = spec.target.label_size
         self.layout: layouts.Layout
         columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
@@ -100,8 +129,9 @@ class TabularTransformer(Learner):
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
         self.null_label = nn.Parameter(torch.zeros(width))
-        layers = [TransformerLayer(width, heads, 2 * width, "gelu", sink=True) for _ in range(depth)]
+        layers = [TransformerLayer(width, heads, 2 * width, "gelu", True, key_heads, scaled) for _ in range(depth)]
         self.transformer = Transformer(layers, width)
+        self.extra = nn.Parameter(torch.randn(extra_rows, width))
 
     def as_described(self, x: Tensor) -> Tensor:
         """x with its missing values filled and its columns at the number of the spec, for the checks of the spec."""
@@ -111,36 +141,51 @@ class TabularTransformer(Learner):
         return F.pad(filled, (0, max(0, self.spec.x_shape[0] - x.shape[2])))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `moments [T, 2, D]`, `knots [T, D, K]` and `exists [T, D]` of the columns; what the layout has read in
-        them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext` keeps of them.
+        """phi: `moments [T, 2, D]`, `knots [T, D, K]`, `exists` and `place [T, D]` of the columns, `tokens [T, G]` of
+        groups of them; what the layout has read in them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what
+        `InContext` keeps of them.
         """
         x = self._table(support.x)
         phi = self.features.measure(x, support.mask)
+        phi["place"], exists = column_numbers(x, support.mask), phi["exists"]
+        first = torch.arange(0, x.shape[2], self.group, device=x.device)  # those that there are come first
+        phi["tokens"] = exists if self.group == 1 else first < exists.sum(1, keepdim=True)
         features, labels = self.features(x, phi), self._label_codes(x, support)
-        rows, known = self.layout.write(features, self.embed(features), labels, x, support.mask, phi["exists"])
+        rows, known = self.layout.write(features, self._cells(features, phi), labels, support.mask, phi)
         phi |= known
         if descriptor is not None:
             phi["descriptor"] = descriptor
         phi["centre"], phi["size"] = _spread(rows, support.mask)
         tokens, known = self.labels.support(self._tokens(rows, phi), support)
-        return phi | known | self.transformer.write(tokens, support.mask[:, None]) | {"mask": support.mask}
+        tokens = torch.cat([self.extra.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
+        return phi | known | self.transformer.write(tokens, self._visible(support.mask)) | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         x = self._table(x)
         t, m, d = x.shape
         if d != phi["exists"].shape[1]:
             raise ValueError(f"expected x of the {phi['exists'].shape[1]} columns of the support, got {d}")
-        if self.training or t * m * d <= layouts.MOST_CELLS:
+        largest = t * max(d, phi["mask"].shape[1])  # of what a query is compared with
+        if self.training or m * largest <= layouts.MOST_CELLS:
             return self._answer(phi, x)
-        parts = x.split(max(1, layouts.MOST_CELLS // (t * d)), dim=1)
+        parts = x.split(max(1, layouts.MOST_CELLS // largest), dim=1)
         return torch.cat([self._answer(phi, part) for part in parts], dim=1)
 
     def _answer(self, phi: Phi, x: Tensor) -> Tensor:
         features = self.features(x, phi)
-        rows = self.layout.read(features, self.embed(features), phi)
+        rows = self.layout.read(features, self._cells(features, phi), phi)
         tokens, guess = self.labels.query(self._tokens(rows, phi), phi)
-        read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
+        read = self.transformer.read(phi, tokens + self.null_label, self._visible(phi["mask"]))
         return self.labels.read(read, guess, phi)
+
+    def _cells(self, features: Tensor, phi: Phi) -> Tensor:
+        """Tokens of columns, or of groups of them, `[T, G, N, cell]` of features `[T, D, N, F]`."""
+        tokens: Tensor = self.embed(features if self.group == 1 else grouped(features, phi["place"], self.group))
+        return tokens
+
+    def _visible(self, mask: Tensor) -> Tensor:
+        """Which keys of a support of this mask `[T, N]` are visible, with those of the extra rows in front."""
+        return F.pad(mask, (len(self.extra), 0), value=True)[:, None]
 
     def _table(self, x: Tensor) -> Tensor:
         """x `[T, N, D]`; of an image, the means of its parts."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.mlp import Perceptron
@@ -38,6 +39,24 @@ class TNPD(Learner):
         feed_forward: hidden units of a layer's feed-forward part and of the readout.
         embed_depth: linear layers between the pair and its token.
     """
+
+    method = Method(
+        adapt=(
+            ("token of each pair", r"t_n^0 = \net{MLP}(\known_n, y_n)"),
+            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l"),
+        ),
+        predict=(
+            (
+                "attend in each layer",
+                r"t^{l+1} = \net{layer}\big(t^l; K^l, V^l\big), \quad K^l, V^l \in \task, \quad t^0 = "
+                r"\net{MLP}(\known, 0)",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p\big(y; \net{MLP}(t^L)\big)"),
+        ),
+        cost=("N^2", "M N"),
+        kin={"ACNP": "a query attends in every layer, in place of once"},
+    )
 
     def __init__(
         self,
@@ -85,6 +104,24 @@ class TNPA(TNPD):
 
     Deviations: those of `TNPD`. For images the paper blurs the labels of earlier targets in training; this does not.
     """
+
+    method = Method(
+        adapt=(
+            ("token of each pair", r"t_n^0 = \net{MLP}(\known_n, y_n)"),
+            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
+            ("keep keys and values", r"\task = \{K^l, V^l\}_l"),
+        ),
+        predict=(
+            (
+                "see earlier queries",
+                r"t_m^{l+1} = \net{layer}\big(t_m^l; [K^l, V^l, u_{<m}^l]\big), \quad K^l, V^l \in \task, "
+                r"\quad u_m^0 = \net{MLP}(\known_m, y_m)",
+            ),
+            ("one after another", r"p(y_{1:M} \mid x_{1:M}, \task) = \prod_m p(y_m \mid x_m, y_{<m}, \task)"),
+        ),
+        cost=("N^2", "M (N + M)"),
+        kin={"TNPD": "a query sees the queries before it with their labels, so that samples are coherent"},
+    )
 
     def extend(self, phi: Phi, examples: Examples) -> Phi:
         """phi after more examples `[T, N, ...]`, each of which sees the support and those before it.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.inner_model import EPSILON, InnerModel
@@ -47,6 +48,32 @@ class TTT(Layered):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
+            ("queries, keys, values", r"(q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
+            (
+                "one gradient step",
+                r"W_n = W_{n-1} - \eta_n \nabla_{W} \tfrac12 \big\lVert \net{LN}(k_n W + b) - (v_n - k_n) "
+                r"\big\rVert^2",
+            ),
+            ("keep the states", r"\task = \{(W_N, b_N, u_{N-2:N})^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"o = q + \net{LN}(q W + b), \quad (W, b) = \net{write}\big(\known, y_N; \task\big)",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p(y; W' o)"),
+        ),
+        cost=("N", "M"),
+        kin={
+            "GatedDeltaNet": "the state is a model, and each step one of gradient descent on it",
+            "MAML": "the inner loop is a layer of the network, and what it learns is chosen by the outer loop",
+        },
+        exports=False,
+    )
 
     def __init__(
         self,

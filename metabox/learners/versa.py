@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi, within
+from metabox.learners.method import Method
 from metabox.nn.backbones import Backbone, MakeBackbone, image_shape
 from metabox.nn.embedding import Embedding
 from metabox.nn.metric import exact
@@ -45,6 +46,30 @@ class VERSA(Learner):
         n_samples: L, 10 in the authors' code.
     """
 
+    method = Method(
+        adapt=(
+            ("embed", r"\known_n = \feat(x_n)"),
+            ("mean of each class", r"\mu_c = \frac{1}{|\of{c}|} \sum_{n \in \of{c}} \known_n"),
+            (
+                "generate weights",
+                r"\task = \{q_c\}_{c=1}^C, \quad q_c(w_c, b_c) = \mathcal{N}\big(\net{MLP}_m(\mu_c), \exp "
+                r"\net{MLP}_s(\mu_c)\big)",
+            ),
+        ),
+        predict=(
+            (
+                "sample logits",
+                r"\ell_c^{(l)} = w_c^{(l)\top} \known + b_c^{(l)}, \quad (w_c^{(l)}, b_c^{(l)}) \sim q_c \in "
+                r"\task",
+            ),
+            (
+                "mean over samples",
+                r"p(y = c \mid x, \task) = \frac{1}{L} \sum_{l=1}^L \softmax_c\big(\ell^{(l)}\big)",
+            ),
+        ),
+        cost=("N", "M C"),
+        kin={"ProtoNet": "networks generate a distribution of each class's weights, where they are the class mean"},
+    )
     targets = (Classes,)
 
     def __init__(

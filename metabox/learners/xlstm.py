@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
+from metabox.learners.method import Method
 from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
@@ -45,6 +46,32 @@ class XLSTM(Layered):
         labels: how labels are read, "one-hot", as "strings" of five characters, or in the "same-step" (`LabelCode`).
         truncate: steps after which the gradient is cut; None for the whole sequence (see `Recurrent`).
     """
+
+    method = Method(
+        adapt=(
+            ("delay labels", r"u_n = W[\known_n, y_{n-1}]"),
+            ("gates", r"i_n, f_n = W[q_n, k_n, v_n] + b, \quad (q_n, k_n, v_n) = \net{conv}(u_{n-3:n})"),
+            (
+                "forget and write",
+                r"S_n = \sigma(f_n)\, S_{n-1} + e^{i_n} v_n k_n^\top, \quad s_n = \sigma(f_n)\, s_{n-1} + "
+                "e^{i_n} k_n",
+            ),
+            ("keep the states", r"\task = \{(S_N, s_N, u_{N-2:N})^l\}_l \cup \{y_N\}"),
+        ),
+        predict=(
+            (
+                "one further step",
+                r"o = \dfrac{S q}{\max(|s^\top q|, 1)}, \quad (S, s) = \net{write}\big(\known, y_N; \task\big)",
+            ),
+            ("parameters", r"p(y \mid x, \task) = p(y; W' o)"),
+        ),
+        cost=("N", "M"),
+        kin={
+            "LinearAttention": "a gate of forgetting, and an exponential one of writing",
+            "LSTM": "the cell is a matrix, and gates do not see the state",
+        },
+        exports=False,
+    )
 
     def __init__(
         self,

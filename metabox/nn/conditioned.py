@@ -22,7 +22,8 @@ class ConditionedLayer(nn.Module):
     """A linear layer or convolution behind a conditioner, which the code of each task enters.
 
     The code conditions every row, or every pixel, by itself: concatenated, it is constant maps beside the channels. A
-    layer whose conditioner gives more features than it had inputs is made anew, with as many inputs.
+    layer whose conditioner gives more features than it had inputs is made anew, with as many inputs. It begins with the
+    weights that it had: those of a wide layer would be small for few channels beside a code of many numbers.
 
     Args:
         layer: what follows the conditioner.
@@ -47,14 +48,19 @@ class ConditionedLayer(nn.Module):
         return out
 
 
+@torch.no_grad()
 def _like(layer: Layer, inputs: int) -> Layer:
-    """A new layer with so many inputs."""
-    bias = layer.bias is not None
+    """A new layer with so many inputs, of which the first are those of the old one."""
+    made: Layer
     if isinstance(layer, nn.Linear):
-        return nn.Linear(inputs, layer.out_features, bias=bias)
-    size, stride, padding = layer.kernel_size, layer.stride, layer.padding
-    made = nn.Conv2d(inputs, layer.out_channels, size, stride, padding, bias=bias)  # type: ignore[arg-type]
-    made.weight.data = made.weight.data.clone(memory_format=_format_of(layer.weight))
+        made = nn.Linear(inputs, layer.out_features, bias=layer.bias is not None)
+    else:
+        size, stride, padding = layer.kernel_size, layer.stride, layer.padding
+        made = nn.Conv2d(inputs, layer.out_channels, size, stride, padding, bias=layer.bias is not None)  # type: ignore[arg-type]
+        made.weight.data = made.weight.data.clone(memory_format=_format_of(layer.weight))
+    made.weight[:, : layer.weight.shape[1]] = layer.weight
+    if layer.bias is not None:
+        made.bias = layer.bias
     return made
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.nn.tabular import FEATURES, column_numbers
+from metabox.nn.sets import masked_mean
+from metabox.nn.tabular import FEATURES
 from metabox.nn.transformer import TransformerLayer
 
 MOST_CELLS = 2**18
@@ -24,29 +25,27 @@ class Layout(nn.Module, ABC):
     decayed: tuple[str, ...] = ()
 
     @abstractmethod
-    def write(
-        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
-    ) -> tuple[Tensor, Known]:
+    def write(self, features: Tensor, cells: Tensor, labels: Tensor, mask: Tensor, phi: Known) -> tuple[Tensor, Known]:
         """Tokens of the rows of a support `[T, N, width]`, and entries for phi.
 
         Args:
             features: of its cells, `[T, D, N, F]`, see `CellFeatures`.
-            cells: their tokens `[T, D, N, E]`.
+            cells: tokens of its columns, or of groups of them, `[T, G, N, E]`.
             labels: its labels as numbers `[T, N, L]`.
-            x: the cells themselves `[T, N, D]`.
             mask: which rows there are `[T, N]`.
-            exists: which columns there are `[T, D]`.
+            phi: has `exists` and `place [T, D]` of its columns, see `column_numbers`, and `tokens [T, G]`, which groups
+                have a column.
         """
 
     @abstractmethod
     def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
-        """Tokens of other rows `[T, M, width]`; phi has the entries and `exists`."""
+        """Tokens of other rows `[T, M, width]`; phi has the entries too."""
 
 
 class ColumnsThenRows(Layout):
     """Induced attention within columns, whose support shows its labels; then summaries attend to a row's cells.
 
-    Entries of phi: `column.i [T, D, I, E]`, what the learned tokens of layer i have read.
+    Entries of phi: `column.i [T, G, I, E]`, what the learned tokens of layer i have read.
 
     Args:
         columns: of the widest table.
@@ -56,7 +55,7 @@ class ColumnsThenRows(Layout):
         depth: layers within columns.
         induced: I, learned tokens of each.
         row_depth: layers within rows, the last of which is of the summaries only.
-        summaries: learned tokens that sum up a row.
+        summaries: learned tokens that sum up a row; with 0 the mean of its cells does.
     """
 
     def __init__(
@@ -76,25 +75,23 @@ class ColumnsThenRows(Layout):
         self.summaries = nn.Parameter(torch.randn(summaries, cell) * 0.1)
         self.rows = nn.ModuleList(_layer(cell, sink=True) for _ in range(row_depth))
         self.norm = nn.LayerNorm(cell)
-        self.out = nn.Linear(summaries * cell, width, bias=False)  # a bias would be alike in all rows
+        self.out = nn.Linear(max(summaries, 1) * cell, width, bias=False)  # a bias would be alike in all rows
         self.at_once = RowsAtOnce(columns, width)
 
-    def write(
-        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
-    ) -> tuple[Tensor, Known]:
-        known = {"place": column_numbers(x, mask)}
-        direct = self.at_once.read(features, cells, known | {"exists": exists})
+    def write(self, features: Tensor, cells: Tensor, labels: Tensor, mask: Tensor, phi: Known) -> tuple[Tensor, Known]:
+        known: Known = {}
+        direct = self.at_once.read(features, cells, phi)
         cells = cells + self.embed_label(labels)[:, None]
         for i, layer in enumerate(self.columns):
             known[f"column.{i}"] = (induced := cast(Induced, layer).read(cells, mask))
             cells = layer(cells, induced)
-        return direct + self._rows(cells, exists), known
+        return direct + self._rows(cells, phi["tokens"]), known
 
     def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
         direct = self.at_once.read(features, cells, phi)
         for i, layer in enumerate(self.columns):
             cells = layer(cells, phi[f"column.{i}"])
-        return direct + self._rows(cells, phi["exists"])
+        return direct + self._rows(cells, phi["tokens"])
 
     def _rows(self, cells: Tensor, exists: Tensor) -> Tensor:
         t, d, n, e = cells.shape
@@ -107,8 +104,10 @@ class ColumnsThenRows(Layout):
         visible = F.pad(exists[:, None].expand(-1, n, -1).reshape(t * n, 1, d), (k, 0), value=True)
         for i, layer in enumerate(self.rows):
             keys, values = cast(TransformerLayer, layer).keys_values(tokens)
-            tokens = layer(tokens[:, :k] if i + 1 == len(self.rows) else tokens, keys, values, visible)
-        rows: Tensor = self.out(self.norm(tokens).reshape(t, n, k * e))
+            tokens = layer(tokens[:, :k] if k and i + 1 == len(self.rows) else tokens, keys, values, visible)
+        if not k:
+            tokens = masked_mean(tokens, visible[:, 0])
+        rows: Tensor = self.out(self.norm(tokens).reshape(t, n, max(k, 1) * e))
         return rows
 
 
@@ -134,6 +133,10 @@ class Induced(nn.Module):
 
     def forward(self, cells: Tensor, induced: Tensor) -> Tensor:
         """Cells `[T, D, N, E]` after attending to the learned tokens of their column."""
+        t, d, n, _ = cells.shape
+        if not self.training and t * n * d > MOST_CELLS:
+            parts = cells.split(max(1, MOST_CELLS // (t * d)), dim=2)
+            return torch.cat([self(part, induced) for part in parts], dim=2)
         flat, tokens = cells.flatten(0, 1), induced.flatten(0, 1)
         visible = torch.ones(1, 1, tokens.shape[1], dtype=torch.bool, device=flat.device)
         told: Tensor = self.telling(flat, *self.telling.keys_values(tokens), visible)
@@ -145,7 +148,7 @@ class CellsInTurn(Layout):
 
     As in the second version of TabPFN (Hollmann et al. 2025). The label's token is the row's.
 
-    Entries of phi: `cells.keys.i`, `cells.values.i [T, D + 1, heads, N, E / heads]` of layer i within columns, and
+    Entries of phi: `cells.keys.i`, `cells.values.i [T, G + 1, heads, N, E / heads]` of layer i within columns, and
     `rows`, the mask.
 
     Args:
@@ -164,15 +167,13 @@ class CellsInTurn(Layout):
         self.norm = nn.LayerNorm(cell)
         self.out = nn.Linear(cell, width, bias=False)
 
-    def write(
-        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
-    ) -> tuple[Tensor, Known]:
-        return self._all(torch.cat([self.embed_label(labels)[:, None], cells], 1), exists, mask, None)
+    def write(self, features: Tensor, cells: Tensor, labels: Tensor, mask: Tensor, phi: Known) -> tuple[Tensor, Known]:
+        return self._all(torch.cat([self.embed_label(labels)[:, None], cells], 1), phi["tokens"], mask, None)
 
     def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
         t, _, m, e = cells.shape
         tokens = torch.cat([self.unknown.to(cells.dtype).expand(t, 1, m, e), cells], 1)
-        return self._all(tokens, phi["exists"], phi["rows"], phi)[0]
+        return self._all(tokens, phi["tokens"], phi["rows"], phi)[0]
 
     def _all(self, tokens: Tensor, exists: Tensor, mask: Tensor, phi: Known | None) -> tuple[Tensor, Known]:
         """All layers; without phi the tokens are those of the support itself."""
@@ -200,8 +201,6 @@ class RowsAtOnce(Layout):
     As in the first TabPFN (Hollmann et al. 2023); but a column's place is not that in the table, but in an order that
     does not depend on it, see `column_numbers`.
 
-    Entries of phi: `place [T, D]`.
-
     Args:
         columns: places.
         width: of a row's token.
@@ -211,11 +210,8 @@ class RowsAtOnce(Layout):
         super().__init__()
         self.places = nn.Parameter(torch.randn(columns, FEATURES, width) * 0.5)
 
-    def write(
-        self, features: Tensor, cells: Tensor, labels: Tensor, x: Tensor, mask: Tensor, exists: Tensor
-    ) -> tuple[Tensor, Known]:
-        known = {"place": column_numbers(x, mask), "exists": exists}
-        return self.read(features, cells, known), known
+    def write(self, features: Tensor, cells: Tensor, labels: Tensor, mask: Tensor, phi: Known) -> tuple[Tensor, Known]:
+        return self.read(features, cells, phi), {}
 
     def read(self, features: Tensor, cells: Tensor, phi: Known) -> Tensor:
         weights = self.places.to(features.dtype)[phi["place"]] * phi["exists"][..., None, None]

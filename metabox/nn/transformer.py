@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -24,34 +25,59 @@ class TransformerLayer(nn.Module):
         feed_forward: hidden units of the feed-forward part.
         activation: of the feed-forward part, "relu" or "gelu".
         sink: whether to add a learned key and value to those of the tokens.
+        key_heads: heads of keys and values, a divisor of `heads`, each of which several heads of queries share (Ainslie
+            et al. 2023, "GQA"); None for `heads`.
+        scaled: whether likenesses are multiplied by a learned number of each head times the log of the number of
+            visible keys, so that attention does not flatten as they become more (Nakanishi 2025, "Scalable-Softmax").
 
     Raises:
-        ValueError: if the heads do not divide the width.
+        ValueError: if the heads do not divide the width, or those of keys the heads.
     """
 
     decayed = ()
 
-    def __init__(self, width: int, heads: int, feed_forward: int, activation: str = "relu", sink: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        activation: str = "relu",
+        sink: bool = False,
+        key_heads: int | None = None,
+        scaled: bool = False,
+    ) -> None:
         super().__init__()
         self.heads = check_heads(heads, width)
+        self.key_heads = key_heads or heads
+        if heads % self.key_heads:
+            raise ValueError(f"expected key_heads as a divisor of heads, {heads}, got {self.key_heads}")
+        size = width // heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key_value = nn.Linear(width, 2 * size * self.key_heads)
         self.out = nn.Linear(width, width)
-        self.sink = nn.Parameter(torch.randn(2, heads, 1, width // heads) * 0.02) if sink else None
+        self.sink = nn.Parameter(torch.randn(2, self.key_heads, 1, size) * 0.02) if sink else None
+        # At first as plain attention over 150 keys.
+        self.per_log = nn.Parameter(torch.full((heads, 1, 1), 1 / math.log(150))) if scaled else None
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.feed_forward: nn.Sequential = Perceptron(width, feed_forward, width, depth=2)
         if activation == "gelu":
             self.feed_forward = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of tokens `[T, N, D]`: two of `[T, heads, N, D/heads]`."""
+        """Keys and values of tokens `[T, N, D]`: two of `[T, key_heads, N, D/heads]`."""
         key, value = self.key_value(self.norms[0](tokens)).chunk(2, dim=-1)
-        return split_heads(key, self.heads), split_heads(value, self.heads)
+        return split_heads(key, self.key_heads), split_heads(value, self.key_heads)
 
     def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """Tokens `[T, M, D]` attend to keys and values `[T, heads, N, D/heads]` if `visible [T, 1 or M, N]`."""
+        """Tokens `[T, M, D]` attend to keys and values `[T, key_heads, N, D/heads]` if `visible [T, 1 or M, N]`."""
         query = split_heads(self.query(self.norms[0](tokens)), self.heads)
         visible = visible[:, None]
+        if self.per_log is not None:
+            n = visible.sum(-1, keepdim=True) + (self.sink is not None)
+            query = query * self.per_log * n.clamp(min=2).log()
+        if (sharing := self.heads // self.key_heads) > 1:  # heads that share keys as more queries of one head
+            query = query.reshape(len(query), self.key_heads, sharing * query.shape[2], query.shape[3])
+            visible = visible if visible.shape[2] == 1 else visible.repeat(1, 1, sharing, 1)
         if self.sink is None:
             seen = attend(query, keys, values, visible)
         else:
@@ -60,6 +86,7 @@ class TransformerLayer(nn.Module):
                 for part, own in zip((keys, values), self.sink, strict=True)
             )
             seen = dot_product_attention(query, keys, values, F.pad(visible, (0, 1), value=True))
+        seen = seen.reshape(len(seen), self.heads, tokens.shape[1], seen.shape[3])
         tokens = tokens + self.out(seen.transpose(1, 2).flatten(2))
         transformed: Tensor = self.feed_forward(self.norms[1](tokens))
         return tokens + transformed
@@ -68,7 +95,7 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """Layers that write the keys and values of some tokens for others to read, and a final norm.
 
-    The keys and values are a part of phi: `keys.i`, `values.i [T, heads, N, D/heads]` of layer i.
+    The keys and values are a part of phi: `keys.i`, `values.i [T, key_heads, N, D/heads]` of layer i.
 
     Args:
         layers: the layers, all of the same width.

@@ -28,13 +28,21 @@ def tables(target: Any = "classes", **options: Any) -> Episodes:
     return prior.sample(Place(4))
 
 
-LAYOUTS = ("columns", "cells", "rows")
+LEVERS: dict[str, Any] = {"key_heads": 2, "extra_rows": 3, "scaled": True}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "columns": {},
+    "cells": {"layout": "cells"},
+    "rows": {"layout": "rows"},
+    "columns in pairs": {"group": 2, **LEVERS},
+    "cells in fours": {"layout": "cells", "group": 4},
+    "mean of columns": {"summaries": 0},
+}
 
 
-def learner(target: Any = "classes", layout: Any = "columns") -> Any:
+def learner(target: Any = "classes", layout: str = "columns") -> Any:
     spec = TabularPrior(target, n_columns=(1, 8), n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Bars(n_bars=10), scale="support")
-    return build(lambda s: TabularTransformer(s, layout=layout, cell=16, width=32, depth=2), spec).double()
+    return build(lambda s: TabularTransformer(s, cell=16, width=32, depth=2, **LAYOUTS[layout]), spec).double()
 
 
 def doubled(e: Episodes) -> Episodes:
@@ -122,7 +130,7 @@ def test_queries_in_chunks_are_answered_as_at_once(layout: Any, monkeypatch: pyt
     made, e = learner(layout=layout), doubled(tables())
     whole = outputs(made, e)
     calls = []
-    monkeypatch.setattr("metabox.nn.tabular_layouts.MOST_CELLS", 4 * 6 * 3)
+    monkeypatch.setattr("metabox.nn.tabular_layouts.MOST_CELLS", 4 * e.support.x.shape[1] * 3)
     monkeypatch.setattr(made, "_answer", lambda phi, x, own=made._answer: calls.append(x.shape[1]) or own(phi, x))
     torch.testing.assert_close(outputs(made, e), whole, **CLOSE)
     assert max(calls) == 3
@@ -189,6 +197,15 @@ def test_class_numbers_are_by_size_and_then_by_what_is_in_the_cells() -> None:
 def test_a_training_step_on_tables_with_missing_values_has_finite_gradients(target: Any, layout: Any) -> None:
     spec = TabularPrior(target, n_columns=8, n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Reals(1), scale="support")
-    made = TabularTransformer(spec, layout=layout, cell=16, width=32, depth=1)
+    made = TabularTransformer(spec, cell=16, width=32, depth=1, **LAYOUTS[layout])
     QueryLoss(made)(tables(target, odd=0.9))["loss"].sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in made.parameters())
+
+
+def test_fewer_key_heads_shrink_phi() -> None:
+    def keys(heads: int) -> int:
+        made = TabularTransformer(TabularPrior(n_columns=8, n_classes=(2, 4)).spec, width=32, key_heads=heads)
+        phi = made.adapt(tables().support)
+        return sum(part.numel() for name, part in phi.items() if name.startswith(("keys.", "values.")))
+
+    assert keys(4) == 4 * keys(1)

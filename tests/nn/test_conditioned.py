@@ -102,6 +102,14 @@ def test_in_an_image_the_code_is_constant_maps_beside_the_channels() -> None:
         layer(x, Context(n_tasks=2))
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 7), nn.Conv2d(4, 7, 3, bias=False)], ids=["linear", "convolution"])
+def test_a_layer_that_is_widened_begins_with_the_weights_that_it_had(layer: Any) -> None:
+    wide = ConditionedLayer(layer, Concat, 60).layer
+    assert torch.equal(wide.weight[:, :4], layer.weight)
+    assert wide.weight.shape[:2] == (7, 64)
+    assert wide.bias is layer.bias
+
+
 @pytest.mark.parametrize("condition", [Concat, Add, Gate, FiLM])
 @pytest.mark.parametrize("at", PLACES)
 def test_the_code_enters_where_it_is_told_to_and_nowhere_else(condition: Any, at: Any) -> None:

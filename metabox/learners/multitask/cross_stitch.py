@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabox.config import Unpack
+from metabox.learners.method import Method
 from metabox.learners.multitask.independent import make_towers
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
@@ -30,6 +31,22 @@ class CrossStitch(MultiTask):
         same: initial alpha_ii; the rest of 1 is divided among the other networks.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("K networks, stitched", r"h_k^{l+1} = F^l\Big(\sum_j \alpha_{kj}^l h_j^l; \params_k^l\Big)"),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h_k^L\Big)"),
+        ),
+        cost=("N K", "M K"),
+        kin={"Independent": "after each layer the networks mix their features; with the identity they are the same"},
+    )
 
     def __init__(
         self,

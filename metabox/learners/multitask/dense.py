@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.nn.backbones import MLP, MakeBackbone
 from metabox.nn.embedding import Embedding
 from metabox.nn.sets import masked_mean
@@ -42,6 +43,24 @@ class DenseMultiTask(Learner):
         ValueError: if a part has neither zero nor two spatial axes.
     """
 
+    method = Method(
+        adapt=(
+            ("encode each map", r"r_n = \operatorname{mean}_{\mathrm{pixels}}\, \net{e}(\known_n, y_n)"),
+            ("mean, descriptor", r"\task = \Big[\z, \frac{1}{N} \sum_n r_n\Big]"),
+        ),
+        predict=(
+            ("shared backbone", r"\known = \feat(x)"),
+            (
+                "head of each part",
+                r"p(y_k \mid x, \task) = p\big(y_k; \net{head}_k(\known, \task)\big) \text{ at each pixel}",
+            ),
+        ),
+        cost=("N", "M"),
+        kin={
+            "HardSharing": "the tasks are the parts of a target, at every pixel",
+            "CNP": "one head for each part, on maps",
+        },
+    )
     targets = (Parts,)
 
     def __init__(self, spec: TaskSpec, *, backbone: MakeBackbone | None = None, width: Count = 32) -> None:

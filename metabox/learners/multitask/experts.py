@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.config import Unpack
 from metabox.episodes import Episodes
+from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import Flatten, MakeBackbone
@@ -40,6 +41,26 @@ class MMoE(MultiTask):
         expert_dropout: probability that a gate drops an expert in training.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("experts", r"e_j = \net{relu}(W_j \known)"),
+            ("gate of each task", r"g_k = \softmax(G_k \known)"),
+            (
+                "tower of the task",
+                r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k\, \net{tower}_k\Big(\sum_j g_{kj} e_j\Big)\Big)",
+            ),
+        ),
+        cost=("N K", "M K"),
+        kin={"HardSharing": "several shared networks, which each task weights by a gate"},
+    )
 
     def __init__(
         self,
@@ -112,6 +133,23 @@ class PLE(MultiTask):
         tower_size: units of a tower.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("experts of each level", r"e_{kj}^l = \net{relu}(W_{kj}^l u_k^{l-1}), \quad k = 0 \text{ shared}"),
+            ("gates", r"u_k^l = \sum_j g_{kj}^l\, [e_k^l, e_0^l]_j, \quad g_k^l = \softmax(G_k^l u_k^{l-1})"),
+            ("tower of the task", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k\, \net{tower}_k(u_k^L)\Big)"),
+        ),
+        cost=("N K", "M K"),
+        kin={"MMoE": "each task has experts of its own beside the shared ones, in several levels"},
+    )
 
     def __init__(
         self,

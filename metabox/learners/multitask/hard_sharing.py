@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metabox.config import Unpack
 from metabox.learners.base import Phi
+from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import MakeBackbone
@@ -39,6 +40,22 @@ class HardSharing(MultiTask):
         ValueError: if targets have parts, which need heads, and `condition` or `film` is set, or the backbone has
             nothing to modulate; if heads are to enter anywhere but at the end, or the backbone has no such layer.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("shared network", r"h = F(x; \params_{\mathrm{sh}})"),
+            ("head of the task", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h\Big)"),
+        ),
+        cost=("N K", "M"),
+        kin={"Independent": "all layers but the last are one network"},
+    )
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metabox.config import Unpack
+from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.nn.backbones import Flatten
@@ -24,6 +25,21 @@ class Independent(MultiTask):
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            ("K networks", r"u_k = F(x; \params_k)"),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k u_k\Big)"),
+        ),
+        cost=("N K", "M"),
+    )
 
     def __init__(
         self, spec: TaskSpec, *, width: Count = 32, depth: Count | None = None, **kwargs: Unpack[CodeOptions]

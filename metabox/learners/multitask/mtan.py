@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
+from metabox.learners.method import Method
 from metabox.learners.multitask.dense import area_of, maps_of, resized
 from metabox.nn.backbones import Backbone, image_shape
 from metabox.nn.norm import MOMENTUM, Context, Norm
@@ -45,6 +46,19 @@ class MTAN(Learner):
             zero nor two spatial axes.
     """
 
+    method = Method(
+        adapt=(("descriptor", r"\task = \z"),),
+        predict=(
+            ("shared network", r"u^l, p^l = F^l(x; \params_{\mathrm{sh}})"),
+            (
+                "mask of each part",
+                r"e_k^l = f^l\big(a_k^l \had p^l\big), \quad a_k^l = \sigma\big(h_k^l([u^l, e_k^{l-1}])\big)",
+            ),
+            ("head of each part", r"p(y_k \mid x, \task) = p\big(y_k; \net{head}_k(e_k^L, \task)\big)"),
+        ),
+        cost=("1", "M K"),
+        kin={"DenseMultiTask": "each part takes what it needs of the shared features, by a mask at every level"},
+    )
     targets = (Parts,)
     reads_support = False
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metabox.config import Unpack
+from metabox.learners.method import Method
 from metabox.learners.multitask.independent import Independent
 from metabox.learners.multitask.task_code import CodeOptions
 from metabox.ranges import Count, NotNegative
@@ -27,6 +28,26 @@ class SoftSharing(Independent):
         depth: layers below the last one; by default 4 for images and 2 for vectors.
         **kwargs: of `MultiTask`: code, error, prior.
     """
+
+    method = Method(
+        adapt=(
+            (
+                "code of the task",
+                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+            ),
+        ),
+        predict=(
+            (
+                "K networks",
+                r"u_k = F(x; \params_k), \quad \text{penalty } \lambda \sum_k \Big\lVert \params_k - "
+                r"\frac{1}{K} \sum_j \params_j \Big\rVert^2",
+            ),
+            ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k u_k\Big)"),
+        ),
+        cost=("N K", "M"),
+        kin={"Independent": "a penalty draws the networks towards their mean; without it they are the same"},
+    )
 
     def __init__(
         self,

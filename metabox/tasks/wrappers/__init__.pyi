@@ -9,3 +9,4 @@ from metabox.tasks.wrappers.learn2learn import FromLearn2Learn as FromLearn2Lear
 from metabox.tasks.wrappers.prefetch import Prefetch as Prefetch
 from metabox.tasks.wrappers.projections import RandomProjections as RandomProjections
 from metabox.tasks.wrappers.subset import Subset as Subset
+from metabox.tasks.wrappers.two_stages import TwoStages as TwoStages

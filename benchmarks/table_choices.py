@@ -1,0 +1,147 @@
+"""Layouts, optimizers and levers of the learner of tables, at equal processor time, by validation on made-up tables.
+
+    python benchmarks/table_choices.py                          all choices that are not measured yet
+    python benchmarks/table_choices.py --only columns cells     some of them
+
+Each choice is trained for as long as "columns" is for 1,000 steps, by the time that steps of both take in turn on one
+thread, which fixes the number of steps. All are validated on the same 200 made-up tables, of validation's own draw, and
+compared with "columns" task by task. One seed: differences of less than two standard errors say nothing, and others
+may be of the seed. Writes results/table-choices.json beside this file after each choice; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from manifest import RESULTS
+
+import metabox
+from metabox.files import read_json, write_json
+from metabox.learners import TabularTransformer
+from metabox.objectives import QueryLoss
+from metabox.tasks import TabularPrior
+from metabox.tasks.place import Place
+from metabox.training.environment import collect_environment
+from metabox.training.optimizers import make_optimizer, parameter_groups
+
+JOBS = [{"writes": "table-choices.json", "tier": "full", "minutes": 60, "threads": 1}]
+
+SIZES: dict[str, Any] = {"n_rows": (32, 256), "n_columns": (1, 20)}
+CHOICES: dict[str, dict[str, dict[str, Any]]] = {
+    "columns": {},
+    "cells": {"learner": {"layout": "cells"}},
+    "rows": {"learner": {"layout": "rows"}},
+    "columns, muon": {"outer": {"optimizer": "muon"}},
+    "columns in pairs": {"learner": {"group": 2}},
+    "extra rows": {"learner": {"extra_rows": 16}},
+    "one key head": {"learner": {"key_heads": 1}},
+    "scaled attention": {"learner": {"scaled": True}},
+    "mean of columns": {"learner": {"summaries": 0}},
+    "one large table": {"outer": {"n_tasks": 1}, "prior": {"n_rows": [256, 256]}},
+}
+"""Options of learner, outer loop and prior, beside those of `recipes/tabular` and as many key heads as heads."""
+
+
+def prior(**options: Any) -> TabularPrior:
+    return TabularPrior(**{**SIZES, "share_sizes": 4, **options})
+
+
+def learner(choice: dict[str, dict[str, Any]]) -> Any:
+    """Builds the learner of a choice from a spec."""
+    return partial(TabularTransformer, **{"key_heads": 4, **choice.get("learner", {})})
+
+
+def loop(steps: int, n_tasks: int = 4, lr: float = 1e-3, **options: Any) -> metabox.OuterLoop:
+    """As in the recipes, but for an average over fewer of the last weights, since there are fewer."""
+    shared: dict[str, Any] = {"average": 0.99, "warmup": min(100, steps // 10), "n_validation": 4}
+    return metabox.OuterLoop(steps=steps, n_tasks=n_tasks, lr=lr, clip=1.0, validate_every=steps, **shared, **options)
+
+
+class Stepper:
+    """Steps of a choice, one at a time."""
+
+    def __init__(self, choice: dict[str, dict[str, Any]]) -> None:
+        self.tasks, self.outer = prior(**choice.get("prior", {})), loop(100, **choice.get("outer", {}))
+        torch.manual_seed(0)
+        self.objective = QueryLoss(learner(choice)(self.tasks.spec))
+        groups = parameter_groups(self.objective, muon=self.outer.optimizer == "muon")
+        self.optimizer = make_optimizer(self.outer, groups)
+
+    def seconds(self, index: int) -> float:
+        """Draw the tables of a step and take it; seconds of the processor."""
+        begun = time.process_time()
+        self.objective(self.tasks.sample(Place(self.outer.n_tasks, index=index)))["loss"].mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.process_time() - begun
+
+
+def price(choice: dict[str, dict[str, Any]], n: int = 40) -> tuple[float, float]:
+    """Seconds of a step of a choice and of "columns", taken in turn, so that what else runs slows both."""
+    both = Stepper(choice), Stepper({})
+    spent = [[one.seconds(index) for one in both] for index in range(n + 3)][3:]
+    return float(np.mean([pair[0] for pair in spent])), float(np.mean([pair[1] for pair in spent]))
+
+
+def measured(choice: dict[str, dict[str, Any]], of_columns: int, out: Path) -> dict[str, Any]:
+    own, theirs = price(choice) if choice else (1.0, 1.0)
+    steps = round(of_columns * theirs / own)
+    outer, tasks = loop(steps, **choice.get("outer", {})), prior(**choice.get("prior", {}))
+    begun = time.process_time()
+    trained = metabox.run(tasks, learner(choice), outer, evaluation=prior(), scale="none", out=out)
+    spent = time.process_time() - begun
+    scores = metabox.evaluate(trained, prior(), split="val", n_tasks=200, batch=4)
+    return {
+        "options": choice,
+        "parameters": sum(p.numel() for p in trained.parameters()),
+        "price_of_a_step": round(own / theirs, 3),
+        "steps": steps,
+        "seconds": round(spent, 1),
+        "accuracy": round(float(scores.mean("accuracy")), 4),
+        "nll": round(float(scores.mean("nll")), 4),
+        "nlls": [round(float(value), 4) for value in scores.per_task["nll"]],
+    }
+
+
+def compared(rows: dict[str, dict[str, Any]]) -> None:
+    """Add to each choice its mean difference from "columns" over tasks, and the standard error."""
+    if "columns" not in rows:
+        return
+    for row in rows.values():
+        difference = np.array(row["nlls"]) - np.array(rows["columns"]["nlls"])
+        row["difference"] = round(float(difference.mean()), 4)
+        row["standard_error"] = round(float(difference.std(ddof=1) / len(difference) ** 0.5), 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES))
+    parser.add_argument("--steps", type=int, default=1000, help='of "columns"')
+    parser.add_argument("--runs", type=Path, default=Path("runs/table-choices"))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path = args.results / "table-choices.json"
+    kept: dict[str, Any] = read_json(path) if path.is_file() else {}
+    rows = kept.get("choices", {}) if kept.get("steps") == args.steps else {}
+    for name in args.only:
+        if name in rows and rows[name]["options"] == CHOICES[name]:
+            continue
+        out = args.runs / name.replace(", ", "-").replace(" ", "-")
+        shutil.rmtree(out, ignore_errors=True)  # the time of a step may have changed, and with it the number of steps
+        rows[name] = measured(CHOICES[name], args.steps, out) | {"environment": collect_environment()}
+        compared(rows)
+        write_json(path, {"steps": args.steps, "validation_tasks": 200, "choices": rows})
+        shown = {key: value for key, value in rows[name].items() if key not in ("nlls", "environment")}
+        print(f"{name}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
