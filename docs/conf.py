@@ -362,7 +362,7 @@ WORD = re.compile(r'<span class="(?:pre|w|n|p|o|k|m|default_value)">([^<]*)</spa
 def lighter(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Drop the elements around each word of a signature and titles that repeat a link, a sixth of the site."""
     if "body" in context:
-        body = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", context["body"])
+        body = re.sub(r'<span class="(?:pre|w|p|n)">([^<]*)</span>', r"\1", context["body"])
         body = SIGNATURE.sub(lambda sig: WORD.sub(r"\1", WORD.sub(r"\1", sig[0])), body)
         context["body"] = re.sub(r' title="(?:metabox\.[\w.]+|Link to this \w+)"', "", body)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def _output(output: dict[str, Any], cell: dict[str, Any], name: str) -> str:
     if "image/svg+xml" in data:
         if not (alt := cell["metadata"].get("alt")):
             raise ValueError(f'expected a text for those who cannot see the figures of {name}; write # %% alt="..."')
-        picture = base64.b64encode("".join(data["image/svg+xml"]).encode()).decode()
+        drawn = re.sub(r"\b[1-9]\d*\.\d{3,}", lambda number: f"{float(number[0]):.2f}", "".join(data["image/svg+xml"]))
+        picture = base64.b64encode(drawn.encode()).decode()
         return f'<img src="data:image/svg+xml;base64,{picture}" alt="{html.escape(alt)}">'
     if "text/plain" in data:
         return f"```text\n{''.join(data['text/plain'])}\n```"

@@ -115,3 +115,7 @@ for name, learner in learners.items():
             learner.spec.target.mean(learner.predict(learner.adapt(s), tasks.query.x)) for s in (tasks.support, reverse)
         ]
     print(f"{name:14} {(both[0] - both[1]).square().mean().sqrt().item():.4f}")
+
+# %% [markdown]
+# An error near the variance of y, about 3, means that a learner has not begun to read its support. The LSTM and the MANN
+# need more steps than these to leave that plateau; [a page on it](../incontext.md) has ways out.
