@@ -37,7 +37,7 @@ from metabox.tasks.place import Place
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "correlation.json", "tier": "full", "minutes": 60, "threads": 1},
+    {"writes": "correlation.json", "tier": "full", "minutes": 50, "threads": 1},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "correlation.json"
@@ -63,7 +63,7 @@ def smallest(make: Callable[..., Learner], spec: TaskSpec, wanted: int) -> parti
     return partial(make, expert_size=width)
 
 
-def networks(spec: TaskSpec) -> dict[str, partial[Learner]]:
+def networks(spec: TaskSpec) -> dict[str, Callable[[TaskSpec], Learner]]:
     """MMoE, PLE of a level, and a shared bottom: one expert. All have the same towers."""
     mmoe = partial(MMoE, n_experts=EXPERTS, expert_size=EXPERT, tower_size=TOWER)
     wanted = size(mmoe(spec))
@@ -75,7 +75,7 @@ def networks(spec: TaskSpec) -> dict[str, partial[Learner]]:
 @torch.no_grad()
 def error(learner: Learner, tasks: CorrelatedRegressions, split: Split) -> float:
     """Mean squared distance between predicted and true means: the squared error without the noise."""
-    episodes = tasks.sample(Place(100, split, seed=1))
+    episodes = tasks.sample(Place(40, split, seed=1))
     true = torch.from_numpy(tasks.means(episodes.query.x.double().numpy()))
     return float((learner(episodes)[..., [0, 2]] - true).square().mean())
 
@@ -88,7 +88,7 @@ def row(correlation: float, name: str, lr: float, seed: int, args: argparse.Name
         return dict(read_json(kept))
     tasks = CorrelatedRegressions(correlation, n_query=args.batch, data_seed=seed)
     outer = OuterLoop(
-        steps=args.steps, n_tasks=1, lr=lr, weight_decay=0.0, validate_every=max(1, args.steps // 5), n_validation=50
+        steps=args.steps, n_tasks=1, lr=lr, weight_decay=0.0, validate_every=max(1, args.steps // 5), n_validation=10
     )
     learner = run(tasks, networks(tasks.spec)[name], outer, seed=seed, scale="none", out=out)
     got = {
@@ -100,7 +100,7 @@ def row(correlation: float, name: str, lr: float, seed: int, args: argparse.Name
         "training_seconds": round(log_of(out)[-1]["seconds"], 1),
         "validation_error": error(learner, tasks, "val"),
         "error": error(learner, tasks, "test"),
-        "gap_to_oracle": evaluate(learner, tasks, n_tasks=100).mean("gap_to_oracle"),
+        "gap_to_oracle": evaluate(learner, tasks, n_tasks=40).mean("gap_to_oracle"),
     }
     write_json(kept, got)
     return got
@@ -136,7 +136,9 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 def draw(lines: Sequence[Row], out: Path = FIGURE) -> None:
     """The error by correlation, a line for each network, with its 95% intervals over seeds."""
-    from metabox.reports.figures import SERIES, Figure
+    from matplotlib.figure import Figure
+
+    from metabox.reports.figures import SERIES
 
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot(xlabel="correlation p of the two tasks", ylabel="squared error without the noise")
@@ -153,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--correlations", type=float, nargs="+", default=[1.0, 0.9, 0.5, 0.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256, help="examples per step")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -26,7 +26,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from readings import log_of
@@ -54,7 +54,7 @@ from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "methods.json", "tier": "full", "minutes": 300, "threads": 1},
+    {"writes": "methods.json", "tier": "full", "minutes": 240, "threads": 1},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -89,7 +89,7 @@ SETS = {
     "shapes": Set(
         partial(Shapes, n_query=32, parts=True, missing=0.2),
         partial(DenseMultiTask, backbone=partial(Conv4, width=16, downsample="stem")),
-        outer(600, 2, 2e-3),
+        outer(400, 2, 2e-3),
         {name: f"accuracy_{name}" for name in ATTRIBUTES},
         {
             "mmoe": partial(MMoE, backbone=partial(Conv4, width=16, downsample="stem"), expert_size=32, tower_size=16),
@@ -163,7 +163,7 @@ def scored(name: str, method: str, lr: float, number: int | None, seed: int, arg
     out: Path = args.runs / f"{told}-{lr:.3g}x-{args.share:g}-seed{seed}"
     kept = out / "scored.json"
     if kept.exists():
-        return read_json(kept)
+        return cast(Scored, read_json(kept))
     tasks, steps = of.tasks(), max(4, math.ceil(args.share * of.outer.steps))
     settings = replace(of.outer, steps=steps, lr=lr * of.outer.lr, validate_every=max(1, steps // 4))
     weighting = WEIGHTINGS.get(method)
@@ -200,7 +200,8 @@ def chosen(name: str, method: str, args: argparse.Namespace) -> tuple[float, int
 
 def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """A line for each method, with what it changes against the plain sum."""
-    of, lines, changes, plain = SETS[name], {}, {}, {}
+    of, lines, changes = SETS[name], {}, {}
+    plain: dict[int, Any] = {}
     for method in methods:
         lr, number, tuning = chosen(name, method, args)
         runs = {seed: scored(name, method, lr, number, seed, args) for seed in args.seeds}

@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def percent(scores: dict[str, Any], k: int) -> float:
     """Accuracy at the k-th instance."""
     value = scores[f"{AT}{k}"]
-    return round(100 * (value["mean"] if isinstance(value, dict) else value), 2)
+    return round(100 * float(value["mean"] if isinstance(value, dict) else value), 2)
 
 
 def row_of(recipe: str, seed: int, out: Path) -> Row:
@@ -71,7 +71,9 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
 
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
     """Left the accuracy by instance, the mean over seeds; right the curves of validation at the second instance."""
-    from metabox.reports.figures import DASHES, SERIES, Figure
+    from matplotlib.figure import Figure
+
+    from metabox.reports.figures import DASHES, SERIES
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)

@@ -1,17 +1,20 @@
-"""One budget, all sequence learners: recall of 18-bit keys, and the filtering of linear-Gaussian systems.
+"""One budget, all sequence learners: recall of 18-bit keys, filtering of linear-Gaussian systems, streams of Omniglot.
 
     OMP_NUM_THREADS=1 python benchmarks/sequences.py recall --minutes 8
     OMP_NUM_THREADS=1 python benchmarks/sequences.py kalman --minutes 8 --learners lstm gateddeltanet
+    OMP_NUM_THREADS=1 python benchmarks/sequences.py streams --minutes 30
 
 Every recipe recall-NAME or kalman-NAME is trained for the same time on one core, and tested at up to four times the
-trained length. Beside its score stands the size of its phi, in numbers a task. Writes results/sequences-COMMAND.json
-beside this file after each learner; rows of others stay. Stopped runs resume.
+trained length; `streams` is omniglot-stream5-lstm with each learner in its place, and omniglot-stream5-mann. Beside a
+score stands the size of phi, in numbers a task, at the longest support. Writes results/sequences-COMMAND.json beside
+this file after each learner; rows of others stay. Stopped runs resume.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,25 +24,40 @@ from incontext import trained
 from published import steps_for
 
 import metabox
+from metabox.data.root import DATA_VARIABLE
 from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
-from metabox.tasks import AssociativeRecall, KalmanFiltering
+from metabox.objectives import StreamLoss
+from metabox.recipe import find, make_parser, parse
+from metabox.tasks import AssociativeRecall, KalmanFiltering, Omniglot
 from metabox.tasks.place import Place
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "sequences-recall.json", "arguments": "recall", "tier": "full", "minutes": 90, "threads": 1},
-    {"writes": "sequences-kalman.json", "arguments": "kalman", "tier": "full", "minutes": 90, "threads": 1},
+    {"writes": "sequences-recall.json", "arguments": "recall", "tier": "full", "minutes": 100, "threads": 1},
+    {"writes": "sequences-kalman.json", "arguments": "kalman", "tier": "full", "minutes": 100, "threads": 1},
+    {
+        "writes": "sequences-streams.json",
+        "arguments": "streams --minutes 30",
+        "tier": "full",
+        "minutes": 330,
+        "threads": 1,
+        "data": True,
+    },
 ]
 
 Row = dict[str, Any]
 LEARNERS = (
     *("lstm", "mann", "linearattention", "gateddeltanet", "mamba2", "xlstm", "ttt", "tttmlp"),
-    *("gpicl", "incontext"),
+    *("gpicl", "snail", "incontext"),
 )
+SNAIL = ("--learner", "SNAIL", "--learner.backbone", "Flatten", "--learner.horizon", "64")
+STREAM_BY_STREAM = ("incontext",)
+"""Learners that have no pass over a whole sequence: each of the 55 steps would be a task of its own."""
 KEYS, TRAINED = {"key_bits": 18, "value_bits": 8}, (2, 16)
 PAIRS = (4, 8, 12, 16, 24, 32, 48, 64)  # from below the width of a key of GatedDeltaNet, 16, to above it
 STEPS, LONG = 50, 200
+INSTANCES = (1, 2, 5, 10)  # of a class, in a stream
 WINDOWS = ((0, 10), (10, STEPS + 1), (STEPS + 1, LONG + 1))
 
 
@@ -88,29 +106,57 @@ def kalman(learner: Learner) -> Row:
     return {"trained_on_steps": STEPS + 1, "windows": rows, "numbers_in_phi": size_of_phi(learner, episodes)}
 
 
-COMMANDS = {"recall": recall, "kalman": kalman}
+def streams(learner: Learner) -> Row:
+    """Percent right at some instances of a class, of streams of 55 images of five classes."""
+    tasks = Omniglot(n_way=5, n_shot=10, n_query=1, split="vinyals", rotations=True, image_size=20)
+    found = metabox.evaluate(learner, tasks, n_tasks=1000, objective=StreamLoss)
+    at = {f"instance_{k}_percent": round(100 * found.mean(f"accuracy_instance_{k}"), 2) for k in INSTANCES}
+    return {**at, "nll": round(found.mean("nll"), 4), "numbers_in_phi": size_of_phi(learner, tasks.sample(Place(2)))}
 
 
-def words(command: str) -> Iterator[str]:
-    """What is different from the recipes."""
+COMMANDS = {"recall": recall, "kalman": kalman, "streams": streams}
+
+
+def recipe_of(command: str, name: str) -> str:
+    """The recipe that is trained, with `words`."""
+    if command == "streams":
+        return f"omniglot-stream5-{name if name in ('lstm', 'mann') else 'lstm'}"
+    return f"{command}-{'gpicl' if name == 'snail' else name}"
+
+
+def words(command: str, name: str, data_root: str | None = None) -> Iterator[str]:
+    """What is different from the recipe."""
+    if name == "snail":
+        yield from SNAIL
+    elif command == "streams" and name not in ("lstm", "mann"):  # the learner of recall, with its options
+        learner = parse(make_parser(find(f"recall-{name}")), []).learner
+        yield from ("--learner", learner.class_path, "--learner.backbone", "Flatten")
+        yield from ("--learner.width", "64") if name == "gpicl" else ()
     if command == "recall":
-        for name, value in {"length": list(TRAINED), **KEYS}.items():
-            yield from (f"--tasks.{name}", str(value))
+        for option, value in {"length": list(TRAINED), **KEYS}.items():
+            yield from (f"--tasks.{option}", str(value))
+    if command == "streams" and data_root:
+        yield from ("--data-root", data_root)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=LEARNERS)
+    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     out = args.out or Path(__file__).parent / "results" / f"sequences-{args.command}.json"
     rows: list[Row] = read_json(out)["rows"] if out.exists() else []
+    if args.command == "streams" and args.data_root:
+        os.environ[DATA_VARIABLE] = args.data_root
     for name in args.learners:
-        recipe, more = f"{args.command}-{name}", [*words(args.command)]
-        folder = args.runs / f"sequences-{recipe}-{args.minutes:g}min"
+        if args.command == "streams" and name in STREAM_BY_STREAM:
+            continue
+        recipe, more = recipe_of(args.command, name), [*words(args.command, name, args.data_root)]
+        folder = args.runs / f"sequences-{args.command}-{name}-{args.minutes:g}min"
         steps = steps_for(recipe, 60 * args.minutes, folder.with_suffix(".json"), more)
         every = str(max(1, steps // 4))
         learner, run = trained(recipe, folder, *more, "--outer.steps", str(steps), "--outer.validate_every", every)

@@ -24,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import torch
 from manifest import RESULTS
 from numpy.typing import NDArray

@@ -9,8 +9,11 @@ SCROLL = re.compile(r'<(pre|div class="(?:table-wrapper|math block)[^"]*")>')
 
 
 def focusable(body: str) -> str:
-    """Let the keyboard reach code, wide tables and formulas, which scroll sideways in a narrow window."""
-    return SCROLL.sub(r'<\1 tabindex="0">', body)
+    """Let the keyboard reach code, wide tables and formulas, which scroll sideways in a narrow window.
+
+    The parameters of a long signature are a list of definitions without terms: a mere layout.
+    """
+    return SCROLL.sub(r'<\1 tabindex="0">', body).replace("<dl>\n<dd>", '<dl role="presentation">\n<dd>')
 
 
 def levelled(navigation: str) -> str:

@@ -104,11 +104,6 @@ def section(folder: str, *caption: str) -> str:
     return "\n".join(["```{toctree}", *options, *first, f"{folder}/*", "```"])
 
 
-def link(page: str, *words: str) -> str:
-    """A sentence that links a page, if there is such a page."""
-    return f"[{' '.join(words)}]({page}.md)." if (DOCS / f"{page}.md").exists() else ""
-
-
 def topics() -> str:
     """The pages of the API."""
     return api_pages.topics()
@@ -246,7 +241,6 @@ FILLS: dict[str, Callable[..., str]] = {
         notation,
         topics,
         section,
-        link,
         numbers,
         install_size,
         weightings,

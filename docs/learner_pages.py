@@ -148,8 +148,8 @@ def memory(name: str) -> str:
 
 def phi(name: str, made: type[Learner]) -> str:
     text = " ".join((inspect.getdoc(made.infer) or "").split())
-    if state := getattr(made, "start", None):  # of a recurrent learner
-        text += " " + " ".join((inspect.getdoc(state) or "").split())
+    state = " ".join((inspect.getdoc(getattr(made, "start", None)) or "").split())  # of a recurrent learner
+    text += f" {state}" if state.startswith("The state: ") else ""
     rows = measured(name)
     if not rows:
         return text

@@ -70,9 +70,8 @@ def parts(path: Path) -> str:
 
 def one(path: Path, name: str) -> str:
     """The table NAME of a file."""
-    if not path.exists():
-        return "Not measured yet."
-    return table([flat(row) for row in json.loads(path.read_text(encoding="utf-8"))[name]])
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return table([flat(row) for row in content[name]]) if name in content else "Not measured yet."
 
 
 def chosen(folder: Path, file: str, name: str, columns: str, *where: str) -> str:

@@ -2,6 +2,7 @@
 
     python docs/visit.py docs/_build --only lecture/    # pages whose name contains one of these words
     python docs/visit.py docs/_build --sample 10        # ten pages, spread over all folders
+    python docs/visit.py docs/_build --axe two          # axe-core, which takes most of the time, in two ways
 
 Each page is looked at with 1280 and 390 pixels, light and dark. Nothing may be wider than the window, no formula
 unreadable, no error in the console, no request to another site, and axe-core may have no serious finding.
@@ -25,6 +26,8 @@ from typing import Any
 
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
 SERIOUS = ("serious", "critical")
+WAYS = list(itertools.product(WIDTHS, SCHEMES))
+AXE = {"all": WAYS, "two": [WAYS[0], WAYS[-1]], "none": []}
 # Elements that stick out of the window, other than inside a box that scrolls.
 WIDER = """() => {
   const limit = document.documentElement.clientWidth;
@@ -74,8 +77,8 @@ def pages(site: Path, only: Sequence[str] = (), sample: int | None = None) -> li
     return [name for name in turns if name is not None][:sample]
 
 
-def visit(page: Any, address: str, name: str, axe: Any) -> list[str]:
-    """One line for each fault of a page in any of the four ways, and the ways that have it."""
+def visit(page: Any, address: str, name: str, axe: Any, with_axe: str = "all") -> list[str]:
+    """One line for each fault of a page in any of the four ways, and the ways that have it; `with_axe`: see AXE."""
     faults: dict[str, list[str]] = defaultdict(list)
     way = "loading"
 
@@ -102,7 +105,7 @@ def visit(page: Any, address: str, name: str, axe: Any) -> list[str]:
     for event, listener in listeners.items():
         page.on(event, listener)
     page.goto(f"{address}/{name}", wait_until="load")
-    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+    for width, scheme in WAYS:
         way = f"{width} {scheme}"
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
@@ -111,6 +114,8 @@ def visit(page: Any, address: str, name: str, axe: Any) -> list[str]:
             note(f"formula: {text}")
         if wider := page.evaluate(WIDER):
             note(f"wider than the window: {', '.join(wider)}")
+        if (width, scheme) not in AXE[with_axe]:
+            continue
         for found in axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]:
             if found["impact"] in SERIOUS:
                 where = ", ".join(str(node["target"][0]) for node in found["nodes"][:2])
@@ -120,7 +125,7 @@ def visit(page: Any, address: str, name: str, axe: Any) -> list[str]:
     return [f"{name}: {fault} [{'; '.join(ways)}]" for fault, ways in faults.items()]
 
 
-def faults(site: Path, names: Sequence[str]) -> Iterator[str]:
+def faults(site: Path, names: Sequence[str], with_axe: str = "all") -> Iterator[str]:
     """The faults of all pages, as they are found."""
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright
@@ -130,7 +135,7 @@ def faults(site: Path, names: Sequence[str]) -> Iterator[str]:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page, axe = browser.new_page(), Axe()
         for name in names:
-            yield from visit(page, address, name, axe)
+            yield from visit(page, address, name, axe, with_axe)
         browser.close()
 
 
@@ -139,6 +144,7 @@ def main() -> None:
     parser.add_argument("site", type=Path)
     parser.add_argument("--only", nargs="+", default=(), metavar="WORD")
     parser.add_argument("--sample", type=int)
+    parser.add_argument("--axe", choices=AXE, default="all")
     args = parser.parse_args()
     names = pages(args.site, args.only, args.sample)
     if not names:
@@ -146,10 +152,10 @@ def main() -> None:
             f"expected a built site, got {args.site} without such pages; build it by sphinx-build docs {args.site}"
         )
     found = 0
-    for line in faults(args.site, names):
+    for line in faults(args.site, names, args.axe):
         found += 1
         print(line, flush=True)
-    print(f"{len(names)} pages in {len(WIDTHS) * len(SCHEMES)} ways, {found} faults")
+    print(f"{len(names)} pages in {len(WAYS)} ways, {found} faults")
     sys.exit(bool(found))
 
 

@@ -35,7 +35,7 @@ def test_ten_pages_have_no_fault_on_a_screen_and_on_a_phone_by_day_and_by_night(
     names = visit.pages(site, sample=10)
     assert len(names) == 10
     assert names[0] == "index.html"
-    assert list(visit.faults(site, names)) == []
+    assert list(visit.faults(site, names, "two")) == []
 
 
 def test_each_fault_is_named_with_the_ways_that_have_it(visit: ModuleType, tmp_path: Path) -> None:
