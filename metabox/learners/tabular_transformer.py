@@ -131,7 +131,7 @@ class TabularTransformer(Learner):
         self.null_label = nn.Parameter(torch.zeros(width))
         layers = [TransformerLayer(width, heads, 2 * width, "gelu", True, key_heads, scaled) for _ in range(depth)]
         self.transformer = Transformer(layers, width)
-        self.extra = nn.Parameter(torch.randn(extra_rows, width))
+        self.extra = nn.Parameter(torch.randn(extra_rows, width)) if extra_rows else None
 
     def as_described(self, x: Tensor) -> Tensor:
         """x with its missing values filled and its columns at the number of the spec, for the checks of the spec."""
@@ -157,7 +157,8 @@ class TabularTransformer(Learner):
             phi["descriptor"] = descriptor
         phi["centre"], phi["size"] = _spread(rows, support.mask)
         tokens, known = self.labels.support(self._tokens(rows, phi), support)
-        tokens = torch.cat([self.extra.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
+        if self.extra is not None:
+            tokens = torch.cat([self.extra.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
         return phi | known | self.transformer.write(tokens, self._visible(support.mask)) | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ class TabularTransformer(Learner):
 
     def _visible(self, mask: Tensor) -> Tensor:
         """Which keys of a support of this mask `[T, N]` are visible, with those of the extra rows in front."""
-        return F.pad(mask, (len(self.extra), 0), value=True)[:, None]
+        return F.pad(mask, (0 if self.extra is None else len(self.extra), 0), value=True)[:, None]
 
     def _table(self, x: Tensor) -> Tensor:
         """x `[T, N, D]`; of an image, the means of its parts."""
