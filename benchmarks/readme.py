@@ -269,7 +269,7 @@ def six() -> list[str]:
             percent(small),
             "measured",
         ),
-        ("CIFAR-FS 5-way 5-shot, model `photos`", "none: features of ImageNet", percent(photos), "models"),
+        ("CIFAR-FS 5-way 5-shot, model `photos`", "comes trained; features of ImageNet", percent(photos), "models"),
         (
             "Gaussian process, above the exact posterior",
             f"{gap['run']['training_seconds'] / 60:.0f} minutes of a core",
