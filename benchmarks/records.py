@@ -139,7 +139,7 @@ def accuracies(learner: Learner, image_size: int, split: Split, root: str | None
                 *(learner, tasks), split=split, n_tasks=n_tasks, batch=5, objective=partial(Views, n_views=views)
             )
             row = {
-                "setting": setting,
+                "task": f"Omniglot {setting}",
                 "views": views,
                 "accuracy_percent": round(100 * found.mean("accuracy"), 3),
                 "interval_95_percent": round(100 * found.interval("accuracy"), 3),

@@ -21,6 +21,7 @@ sys.path.insert(0, str(DOCS))
 
 import api_pages  # noqa: E402
 import atlas as atlas_page  # noqa: E402
+import leaderboards as leaderboards_page  # noqa: E402
 import learner_pages  # noqa: E402
 import mathematics  # noqa: E402
 import notebook_pages  # noqa: E402
@@ -171,6 +172,11 @@ def results() -> str:
     return results_page.page(DOCS.parent / "benchmarks" / "results")
 
 
+def leaderboards() -> str:
+    """A table for each exam, and accuracy against time."""
+    return leaderboards_page.page(DOCS.parent / "benchmarks" / "results")
+
+
 def atlas() -> str:
     """One line for each learner: published, others, ours, why."""
     return atlas_page.atlas(DOCS.parent / "benchmarks" / "results")
@@ -261,6 +267,7 @@ FILLS: dict[str, Callable[..., str]] = {
         exercise,
         value,
         results,
+        leaderboards,
         atlas,
         claims,
         differences,
