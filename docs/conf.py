@@ -173,7 +173,7 @@ def results() -> str:
 
 
 def leaderboards() -> str:
-    """A table for each exam, and accuracy against time."""
+    """A table for each exam, and error against time."""
     return leaderboards_page.page(DOCS.parent / "benchmarks" / "results")
 
 

@@ -1,4 +1,4 @@
-"""The leaderboards page: all committed accuracies of one exam in one table, and accuracy against time of training.
+"""The leaderboards page: all committed accuracies of one exam in one table, and error against time of training.
 
 A row belongs to an exam if it has `accuracy_percent` on test classes, and its `task`, its recipe or its file says which
 data set, ways and shots: a new result appears without a change here.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -111,15 +112,19 @@ def section(exam: str, found: list[Entry]) -> str:
 
 @matplotlib.rc_context(figures.STYLE)
 def against_time(exam: str, timed: list[Entry]) -> str:
-    """Accuracy against minutes of training, as an SVG; several budgets of one learner are joined."""
+    """Error against minutes of training, as an SVG; several budgets of one learner are joined."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="minutes of training", ylabel="accuracy, %", xscale="log")
+    axes = figure.add_subplot(xlabel="minutes of training", ylabel="error, %", xscale="log", yscale="log")
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     says = []
     for number, who in enumerate(dict.fromkeys(entry.who for entry in timed)):
         own = sorted((entry for entry in timed if entry.who == who), key=lambda entry: entry.seconds or 0)
-        minutes, percent = [(entry.seconds or 0) / 60 for entry in own], [entry.percent for entry in own]
+        minutes, error = [(entry.seconds or 0) / 60 for entry in own], [100 - entry.percent for entry in own]
         axes.errorbar(
-            *(minutes, percent, [entry.interval for entry in own]),
+            *(minutes, error, [entry.interval for entry in own]),
             color=figures.SERIES[number % len(figures.SERIES)],
             marker="o",
             markersize=4,
@@ -127,6 +132,6 @@ def against_time(exam: str, timed: list[Entry]) -> str:
             linestyle=figures.DASHES[number // len(figures.SERIES) % len(figures.DASHES)],
             label=figures.plain(who),
         )
-        says.append(f"{who}: " + ", ".join(f"{y:.2f} % after {x:.1f}" for x, y in zip(minutes, percent, strict=True)))
+        says.append(f"{who}: " + ", ".join(f"{y:.2f} % after {x:.1f}" for x, y in zip(minutes, error, strict=True)))
     figure.legend(loc="outside right upper")
-    return figures.draw(figure, f"{exam}, accuracy against minutes of training", "; ".join(says)).svg
+    return figures.draw(figure, f"{exam}, error against minutes of training", "; ".join(says)).svg
