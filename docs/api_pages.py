@@ -138,18 +138,10 @@ def page(package: str, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path) -> None:
-    """The pages, of which only those that have changed are written."""
-    folder.mkdir(exist_ok=True)
-    pages = {
-        f"{page_name(package, number)}.md": page(package, part)
+def pages() -> dict[str, str]:
+    """The pages of the API, by name."""
+    return {
+        page_name(package, number): page(package, part)
         for package, names in modules().items()
         for number, part in enumerate(split(names))
     }
-    for old in folder.glob("*.md"):
-        if old.name not in pages:
-            old.unlink()
-    for file, text in pages.items():
-        path = folder / file
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ sys.path.insert(0, str(DOCS))
 
 import api_pages  # noqa: E402
 import atlas as atlas_page  # noqa: E402
+import generated  # noqa: E402
 import leaderboards as leaderboards_page  # noqa: E402
 import learner_pages  # noqa: E402
 import mathematics  # noqa: E402
@@ -93,16 +94,6 @@ def not_exported() -> str:
 
 def notation() -> str:
     return mathematics.notation()
-
-
-def section(folder: str, *caption: str) -> str:
-    """A part of the table of contents that has the pages of a folder, if there are any."""
-    suffixes = {".md"} | ({".ipynb"} if {"myst_nb", "nbsphinx"} & set(extensions) else set())
-    if not any(path.suffix in suffixes for path in (DOCS / folder).glob("*")):
-        return ""
-    first = [f"{folder}/index"] if (DOCS / folder / "index.md").exists() else []
-    options = [f":caption: {' '.join(caption)}", ":hidden:", ":glob:", ""]
-    return "\n".join(["```{toctree}", *options, *first, f"{folder}/*", "```"])
 
 
 def topics() -> str:
@@ -246,7 +237,6 @@ FILLS: dict[str, Callable[..., str]] = {
         not_exported,
         notation,
         topics,
-        section,
         numbers,
         install_size,
         weightings,
@@ -358,8 +348,8 @@ def no_routing(app: Any, what: str, name: str, member: Any, skip: bool, options:
 
 def make_pages(app: Any) -> None:
     """Write the pages of learners and of the API, which are not committed."""
-    learner_pages.write(DOCS / "methods")
-    api_pages.write(DOCS / "reference")
+    generated.write(DOCS / "methods", learner_pages.pages())
+    generated.write(DOCS / "reference", api_pages.pages())
 
 
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)

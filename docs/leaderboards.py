@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from results import manifest, older, result
+from results import columns_of, manifest, older, result
 
 from metabox.reports import figures
 
@@ -102,8 +102,9 @@ def section(exam: str, found: list[Entry]) -> str:
     for entry in sorted(found, key=lambda entry: -entry.percent):
         minutes = "" if entry.seconds is None else f"{entry.seconds / 60:.1f}"
         steps = "" if entry.steps is None else f"{entry.steps:,}"
-        cells = f"`{entry.who}` | {entry.percent:.2f} ± {entry.interval:.2f} | {minutes} | {steps}"
-        lines.append(f"| {cells} | {entry.data} | {entry.age} | `{entry.file}` |")
+        accuracy = f"{entry.percent:.2f} ± {entry.interval:.2f}"
+        cells = (f"`{entry.who}`", accuracy, minutes, steps, entry.data, entry.age, f"`{entry.file}`")
+        lines.append(columns_of(cells))
     timed = [entry for entry in found if entry.seconds is not None]
     if len(timed) > 2:
         lines += ["", "```{raw} html", against_time(exam, timed), "```"]

@@ -242,21 +242,12 @@ def kin(name: str, made: type[Learner]) -> str:
     return "\n".join(["## Kin", "", *lines, "", "All of them: the [family tree](../family.md)."]) if lines else ""
 
 
-def write(folder: Path) -> None:
-    """The pages, of which only those that have changed are written."""
-    folder.mkdir(exist_ok=True)
+def pages() -> dict[str, str]:
+    """The page of each learner, by name."""
     known = entries(RESULTS)
-    pages = {
-        f"{found.name}.md": page(found.name, found.load(), found.summary, known)
-        for found in discover.subclasses("Learner")
+    return {
+        found.name: page(found.name, found.load(), found.summary, known) for found in discover.subclasses("Learner")
     }
-    for old in folder.glob("*.md"):
-        if old.name not in pages:
-            old.unlink()
-    for file, text in pages.items():
-        path = folder / file
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
 
 
 def overview() -> str:

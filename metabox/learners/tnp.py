@@ -106,11 +106,7 @@ class TNPA(TNPD):
     """
 
     method = Method(
-        adapt=(
-            ("token of each pair", r"t_n^0 = \net{MLP}(\known_n, y_n)"),
-            ("self-attention", r"t_n^{l+1} = \net{layer}\big(t_n^l; t_{1:N}^l\big)"),
-            ("keep keys and values", r"\task = \{K^l, V^l\}_l"),
-        ),
+        adapt=TNPD.method.adapt,
         predict=(
             (
                 "see earlier queries",

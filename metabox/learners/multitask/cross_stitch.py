@@ -8,7 +8,7 @@ from metabox.config import Unpack
 from metabox.learners.method import Method
 from metabox.learners.multitask.independent import make_towers
 from metabox.learners.multitask.multitask import MultiTask
-from metabox.learners.multitask.task_code import CodeOptions
+from metabox.learners.multitask.task_code import CODE_OF_TASK, CodeOptions
 from metabox.nn.backbones import Flatten
 from metabox.ranges import Count, Share
 from metabox.targets import TaskSpec
@@ -33,13 +33,7 @@ class CrossStitch(MultiTask):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             ("K networks, stitched", r"h_k^{l+1} = F^l\Big(\sum_j \alpha_{kj}^l h_j^l; \params_k^l\Big)"),
             ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h_k^L\Big)"),

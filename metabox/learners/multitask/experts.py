@@ -12,7 +12,7 @@ from metabox.config import Unpack
 from metabox.episodes import Episodes
 from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
-from metabox.learners.multitask.task_code import CodeOptions
+from metabox.learners.multitask.task_code import CODE_OF_TASK, CodeOptions
 from metabox.nn.backbones import Flatten, MakeBackbone
 from metabox.nn.sets import one_hot
 from metabox.nn.towers import Stack
@@ -43,13 +43,7 @@ class MMoE(MultiTask):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             ("experts", r"e_j = \net{relu}(W_j \known)"),
             ("gate of each task", r"g_k = \softmax(G_k \known)"),
@@ -135,13 +129,7 @@ class PLE(MultiTask):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             ("experts of each level", r"e_{kj}^l = \net{relu}(W_{kj}^l u_k^{l-1}), \quad k = 0 \text{ shared}"),
             ("gates", r"u_k^l = \sum_j g_{kj}^l\, [e_k^l, e_0^l]_j, \quad g_k^l = \softmax(G_k^l u_k^{l-1})"),

@@ -10,7 +10,7 @@ from metabox.config import Unpack
 from metabox.learners.base import Phi
 from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
-from metabox.learners.multitask.task_code import CodeOptions
+from metabox.learners.multitask.task_code import CODE_OF_TASK, CodeOptions
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.conditioned import CODE, Held, condition_layers
 from metabox.nn.conditioning import BackboneFiLM, Conditioner, FiLM, Heads
@@ -42,13 +42,7 @@ class HardSharing(MultiTask):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             ("shared network", r"h = F(x; \params_{\mathrm{sh}})"),
             ("head of the task", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k W_k h\Big)"),

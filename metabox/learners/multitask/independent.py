@@ -7,7 +7,7 @@ from torch import Tensor
 from metabox.config import Unpack
 from metabox.learners.method import Method
 from metabox.learners.multitask.multitask import MultiTask
-from metabox.learners.multitask.task_code import CodeOptions
+from metabox.learners.multitask.task_code import CODE_OF_TASK, CodeOptions
 from metabox.nn.backbones import Flatten
 from metabox.nn.towers import Towers
 from metabox.ranges import Count
@@ -27,13 +27,7 @@ class Independent(MultiTask):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             ("K networks", r"u_k = F(x; \params_k)"),
             ("select", r"p(y \mid x, \task) = p\Big(y; \sum_k \task_k u_k\Big)"),

@@ -8,7 +8,7 @@ from torch import Tensor
 from metabox.config import Unpack
 from metabox.learners.method import Method
 from metabox.learners.multitask.independent import Independent
-from metabox.learners.multitask.task_code import CodeOptions
+from metabox.learners.multitask.task_code import CODE_OF_TASK, CodeOptions
 from metabox.ranges import Count, NotNegative
 from metabox.targets import TaskSpec
 
@@ -30,13 +30,7 @@ class SoftSharing(Independent):
     """
 
     method = Method(
-        adapt=(
-            (
-                "code of the task",
-                r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
-                r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
-            ),
-        ),
+        adapt=CODE_OF_TASK,
         predict=(
             (
                 "K networks",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metabox.checks import checked
+from metabox.learners.method import Steps
 from metabox.ranges import BelowOne, Positive
 from metabox.targets import TaskSpec
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from metabox.tasks.sampler import EpisodeSampler
 
 CodeKind = Literal["given", "both"]
+
+CODE_OF_TASK: Steps = (
+    (
+        "code of the task",
+        r"\task = \operatorname{onehot}(i), \quad \text{told by } \z \text{, or inferred: } \task_k "
+        r"\propto p(k)\, p(\z \mid k) \prod_n p_k(y_n \mid x_n)",
+    ),
+)
+"""How a learner that has a `TaskCode` gets phi, for its `method`."""
 
 
 class CodeOptions(TypedDict, total=False):
