@@ -1,6 +1,6 @@
 """Omniglot's four usual settings by one network, trained for minutes of a processor, with and without views.
 
-    python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 200 minutes of a core
+    python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 90 minutes of a core
     python benchmarks/records.py beside --data-root DIR    # 30 minutes of a core each: three seeds, and other learners
     python benchmarks/records.py early --data-root DIR     # its accuracy after 30 seconds and 5 minutes of two cores
     python benchmarks/records.py record --validate         # the weights so far, on validation characters only
@@ -40,7 +40,7 @@ JOBS = [
         "writes": "records-record.json",
         "arguments": "record",
         "tier": "full",
-        "minutes": 260,
+        "minutes": 120,
         "data": True,
         "threads": 1,
     },
