@@ -17,7 +17,8 @@ from metabox.files import read_json
 @pytest.fixture
 def records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    monkeypatch.delitem(sys.modules, "records", raising=False)
+    for name in ("records", "timed_runs"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     import records
 
     return records
@@ -69,9 +70,11 @@ class Machine:
 
 @pytest.fixture
 def machine(records: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    import timed_runs
+
     made = Machine()
-    monkeypatch.setattr(records, "metabox", made.train)
-    monkeypatch.setattr(records.time, "process_time", made.process_time)
+    monkeypatch.setattr(timed_runs, "metabox", made.train)
+    monkeypatch.setattr(timed_runs.time, "process_time", made.process_time)
     return made
 
 
@@ -101,9 +104,11 @@ def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
         seen.append(out.name)
         return dict(now)
 
-    monkeypatch.setattr(records, "metabox", lambda words: 2 if "MAML" in words else machine.train(words))
+    import timed_runs
+
+    monkeypatch.setattr(timed_runs, "metabox", lambda words: 2 if "MAML" in words else machine.train(words))
     monkeypatch.setattr(records, "measured", measured)
-    monkeypatch.setattr(records, "collect_environment", lambda: now)
+    monkeypatch.setattr(timed_runs, "collect_environment", lambda: now)
     monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
     words = ["records.py", "beside", "--learners", "VERSA", "MAML", "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", words)

@@ -1,0 +1,63 @@
+"""CIFAR-FS in 5-way 1-shot and 5-shot by one network that is trained for minutes of a core, with and without views.
+
+    python benchmarks/cifar_fs_record.py --data-root DIR               # the recipe as it stands: 45 minutes of a core
+    python benchmarks/cifar_fs_record.py --data-root DIR --validate    # the weights so far, on validation classes
+
+The recipe is cifarfs-record-incontext; --recipe names another of its folder. Every choice was made on validation
+classes. A stopped command goes on where it was; a finished training is not repeated. Writes
+results/cifar-fs-record.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from timed_runs import Row, add_rows, cost, scores, train
+
+from metabox.recipe import load_run
+from metabox.tasks import CIFARFS
+
+JOBS = [
+    {"writes": "cifar-fs-record.json", "tier": "full", "minutes": 60, "data": True, "threads": 1},
+]
+
+RECIPE = "cifarfs-record-incontext"
+SETTINGS = {"5w1s": 1, "5w5s": 5}
+VIEWS = (1, 9)
+N_TASKS = 1000
+
+
+def row_of(recipe: str, seed: int, args: argparse.Namespace) -> Row:
+    """Train, unless only validation is wanted, and measure the best weights."""
+    out = args.runs / f"{recipe}-seed{seed}"
+    if not args.validate:
+        train(recipe, out, [*args.more, "--seed", str(seed)])
+    learner, _ = load_run(out)
+    rows = []
+    for setting, n_shot in SETTINGS.items():
+        tasks = CIFARFS(n_way=5, n_shot=n_shot, n_query=15, data_root=args.data_root)
+        for views in VIEWS:
+            found = scores(learner, tasks, "val" if args.validate else "test", N_TASKS, views)
+            rows.append({"task": f"CIFAR-FS {setting}", **found})
+            print(json.dumps(rows[-1]), flush=True)
+    return cost(out) | {"accuracies": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data-root", help="folder of the data sets; else METABOX_DATA")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--validate", action="store_true", help="no training, no file")
+    args = parser.parse_args()
+    args.more = ["--data-root", args.data_root] if args.data_root else []
+    out = None if args.validate else Path(__file__).parent / "results" / "cifar-fs-record.json"
+    keys = [{"learner": f"InContext ({args.recipe})", "seed": seed} for seed in args.seeds]
+    add_rows(out, keys, lambda key: row_of(args.recipe, key["seed"], args), {})
+
+
+if __name__ == "__main__":
+    main()
