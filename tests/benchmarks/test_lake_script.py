@@ -9,37 +9,39 @@ from typing import Any
 
 import pytest
 
+from metabox import discover
 from metabox.files import read_json
+from metabox.gate import read
 from metabox.tasks import LakeRuns
 
 
-@pytest.mark.parametrize("validate", [True, False])
-def test_a_choice_reads_background_alphabets_only_and_the_20_runs_are_read_after_training(
-    validate: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("choose", [True, False])
+def test_a_choice_holds_alphabets_out_and_reads_no_exam_and_the_exams_are_of_networks_trained_on_all(
+    choose: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import lake
 
-    trained: list[str] = []
+    trained: list[tuple[str, bool]] = []
     seen: list[tuple[bool, str, int, int]] = []
 
     def scores(learner: Any, tasks: Any, split: str, n_tasks: int, views: int) -> dict[str, Any]:
         seen.append((isinstance(tasks, LakeRuns), split, n_tasks, views))
         return {"accuracy_percent": 97.5}
 
-    monkeypatch.setattr(lake, "train", lambda recipe, out, options: trained.append(out.name))
+    monkeypatch.setattr(lake, "train", lambda recipe, out, options: trained.append((out.name, "lake" in options)))
     monkeypatch.setattr(lake, "load_run", lambda out: (None, SimpleNamespace(image_size=42)))
     monkeypatch.setattr(lake, "scores", scores)
     monkeypatch.setattr(lake, "cost", lambda out: {})
     monkeypatch.setattr(lake, "__file__", str(tmp_path / "lake.py"))
-    monkeypatch.setattr(sys, "argv", ["lake.py", "--seeds", "1", *(["--validate"] if validate else [])])
+    monkeypatch.setattr(sys, "argv", ["lake.py", "--seeds", "1", *(["--choose"] if choose else [])])
     lake.main()
-    drawn = [(False, "val" if validate else "test", 600, views) for views in (1, 9)]
-    written = tmp_path / "results" / "lake.json"
-    if validate:
-        assert (seen, trained) == (drawn, [])
-        assert not written.exists()
-        return
-    assert seen == [*drawn, (True, "test", 20, 1), (True, "test", 20, 9)]
-    assert trained == ["omniglot-lake20-incontext-seed1"]
-    assert [row["error_percent"] for row in read_json(written)["rows"][0]["accuracies"]] == [2.5] * 4
+    split = "val" if choose else "test"
+    drawn = [(False, split, 600, views) for views in (1, 9)]
+    assert seen == (drawn if choose else [*drawn, (True, "test", 20, 1), (True, "test", 20, 9)])
+    assert trained == [(f"omniglot-lake20-incontext{'-choice' * choose}-seed1", choose)]
+    row = read_json(tmp_path / "results" / f"lake{'-choice' * choose}.json")["rows"][0]
+    assert row["split"] == split
+    assert [found["error_percent"] for found in row["accuracies"]] == [2.5] * len(seen)
+    tasks = read(str(discover.recipes()["omniglot-lake20-incontext"]))["tasks"]["init_args"]
+    assert tasks["split"] == "lake-whole"

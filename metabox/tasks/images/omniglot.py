@@ -23,7 +23,7 @@ FOLDERS = ("omniglot", "omniglot-py")
 class Omniglot(NWayKShot):
     """Omniglot, as few-shot tasks: 28x28 grey images, ink 255 on 0. Downloaded if it is not found.
 
-    Two protocols, both with the alphabets as groups and with committed lists of characters:
+    Two protocols, with the alphabets as groups and with committed lists of characters:
 
     * `vinyals`: 1,028 / 172 / 423 characters for train / val / test, after Vinyals et al. 2016
       ("Matching networks for one shot learning"), whose published results count every character four times,
@@ -33,12 +33,14 @@ class Omniglot(NWayKShot):
       division of Lake et al. 2015 ("Human-level concept learning through probabilistic program induction").
       It has no validation set, so 5 of the 30 background alphabets are held out for it, the last ones by
       the blake2b hash of their names: 781 / 183 / 659 characters.
+    * `lake-whole`: all 30 background alphabets for train (964 characters), for a last training after every choice was
+      made on `lake`. It has no validation characters.
 
     The 105x105 one-bit drawings are shrunk by the mean over each pixel's box (3 or 4 pixels to a side): a grey
     level is the share of ink there, so no stroke is lost between samples, nor does it ring as under a wider filter.
 
     Args:
-        split: the protocol, "vinyals" or "lake".
+        split: the protocol, "vinyals", "lake" or "lake-whole".
         rotations: count every character four times, rotated.
         image_size: side of the images in pixels.
         data_root: folder that holds `omniglot/` or `omniglot-py/`; by default METABOX_DATA.
@@ -49,7 +51,7 @@ class Omniglot(NWayKShot):
 
     def __init__(
         self,
-        split: Literal["vinyals", "lake"] = "vinyals",
+        split: Literal["vinyals", "lake", "lake-whole"] = "vinyals",
         rotations: bool = True,
         image_size: Count = 28,
         data_root: str | None = None,
@@ -65,7 +67,10 @@ class Omniglot(NWayKShot):
         parts = _find(data_root(self.data_root))
         key = ("omniglot", self.image_size, [part.stamp() for part in parts.values()])
         pack = open_pack("omniglot", key, lambda: _characters(parts), self.preprocessing)
-        return StoredImages(pack, read_json(CLASS_LISTS / f"omniglot_{self.split}.json"), self.rotations)
+        listed = read_json(CLASS_LISTS / f"omniglot_{self.split.removesuffix('-whole')}.json")
+        if self.split == "lake-whole":
+            listed |= {"train": [*listed["train"], *listed["val"]], "val": []}
+        return StoredImages(pack, listed, self.rotations)
 
     @property
     def preprocessing(self) -> Preprocessing:  # type: ignore[override]  # of this size

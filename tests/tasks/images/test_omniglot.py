@@ -180,6 +180,14 @@ def test_the_splits_of_omniglot_are_disjoint_and_whole(omniglot_root, split, cha
         assert not alphabets[0] & alphabets[1] | alphabets[1] & alphabets[2] | alphabets[0] & alphabets[2]
 
 
+def test_a_last_training_has_all_background_alphabets_and_none_of_the_test(omniglot_root):
+    images = Omniglot(split="lake-whole", data_root=omniglot_root, rotations=False).images
+    train, val, test = (set(images.splits[s].tolist()) for s in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (964, 0, 659)
+    assert not train & test
+    assert len(set(images.groups[list(train)])) == 30
+
+
 def test_opening_packed_omniglot_decodes_nothing(omniglot_root, monkeypatch):
     packed = Omniglot(data_root=omniglot_root).images.fingerprint
     gc.collect()  # so that it is opened again
