@@ -5,9 +5,9 @@
 
 The recipe is omniglot-lake20-incontext. Two exams, which are not to be compared: Lake's own 20 runs (400 answers), on
 which people and programs were measured, and tasks that are drawn at random from the evaluation alphabets, which are
-harder. Every choice was made on five of the background alphabets, which `--choose` holds out; the networks of the two
-exams are trained on all 30. A stopped command goes on where it was; a finished training is not repeated. Writes
-results/lake.json, or with `--choose` results/lake-choice.json.
+harder; each has a table of its own. Every choice was made on five of the background alphabets, which `--choose` holds
+out; the networks of the two exams are trained on all 30. A stopped command goes on where it was; a finished training is
+not repeated. Writes results/lake.json, or with `--choose` results/lake-choice.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import cast
 
 from timed_runs import Row, add_rows, cost, scores, train
 
+from metabox.episodes import Split
+from metabox.learners.base import Learner
 from metabox.recipe import load_run
 from metabox.tasks import LakeRuns, Omniglot
 from metabox.tasks.sampler import EpisodeSampler
@@ -49,16 +51,20 @@ def row_of(seed: int, args: argparse.Namespace) -> Row:
     drawn = Omniglot(
         *("lake", False), n_way=20, n_shot=1, n_query=1, within_groups=True, image_size=size, data_root=root
     )
-    exams: dict[str, tuple[EpisodeSampler, int]] = {"20 characters of an alphabet, drawn at random": (drawn, N_TASKS)}
+    found = {"drawn_at_random": errors(learner, drawn, "val" if args.choose else "test", N_TASKS)}
     if not args.choose:
-        exams["Lake's 20 runs"] = LakeRuns(size, root), 20
+        found["runs"] = errors(learner, LakeRuns(size, root), "test", 20)
+    return cost(out) | {"split": "val" if args.choose else "test"} | found
+
+
+def errors(learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int) -> list[Row]:
+    """A row for each number of views."""
     rows = []
-    for exam, (sampler, n_tasks) in exams.items():
-        for views in VIEWS:
-            found = scores(learner, sampler, "val" if args.choose else "test", n_tasks, views)
-            rows.append({"task": exam, "error_percent": round(100 - found["accuracy_percent"], 3), **found})
-            print(json.dumps(rows[-1]), flush=True)
-    return cost(out) | {"split": "val" if args.choose else "test", "accuracies": rows}
+    for views in VIEWS:
+        found = scores(learner, tasks, split, n_tasks, views)
+        rows.append({"error_percent": round(100 - found["accuracy_percent"], 3), **found})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def main() -> None:
