@@ -15,11 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
+from budget import beside_claim
 from timed_runs import Row, add_rows, cost, scores, train
 
+from metabox.discover import recipes
 from metabox.episodes import Split
+from metabox.evaluation import interval_of
+from metabox.files import read_json, write_json
+from metabox.gate import read
 from metabox.learners.base import Learner
 from metabox.recipe import load_run
 from metabox.tasks import LakeRuns, Omniglot
@@ -52,9 +58,13 @@ def row_of(seed: int, args: argparse.Namespace) -> Row:
         *("lake", False), n_way=20, n_shot=1, n_query=1, within_groups=True, image_size=size, data_root=root
     )
     found = {"drawn_at_random": errors(learner, drawn, "val" if args.choose else "test", N_TASKS)}
+    row = cost(out) | {"recipe": RECIPE, "split": "val" if args.choose else "test"}
     if not args.choose:
         found["runs"] = errors(learner, LakeRuns(size, root), "test", 20)
-    return cost(out) | {"split": "val" if args.choose else "test"} | found
+        plain = {name: found["runs"][0][name] for name in ("accuracy_percent", "interval_95_percent")}
+        claim = {"interval": None} | read(str(recipes()[RECIPE]))["claim"]
+        row |= plain | {"claim": beside_claim(claim, {"accuracy": {"mean": plain["accuracy_percent"] / 100}})}
+    return row | found
 
 
 def errors(learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int) -> list[Row]:
@@ -67,6 +77,17 @@ def errors(learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int) 
     return rows
 
 
+def means(rows: list[Row], exam: str) -> list[Row]:
+    """For each number of views the mean error over seeds, with its interval."""
+    lines: list[Row] = []
+    for views in VIEWS:
+        found = [line["error_percent"] for row in rows for line in row[exam] if line["views"] == views]
+        interval = round(interval_of(found), 3) if len(found) > 1 else None
+        lines.append({"views": views, "seeds": len(found), "error_percent": round(fmean(found), 3)})
+        lines[-1]["interval_95_percent_over_seeds"] = interval
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -77,6 +98,9 @@ def main() -> None:
     args.more = ["--data-root", args.data_root] if args.data_root else []
     out = Path(__file__).parent / "results" / f"lake{'-choice' if args.choose else ''}.json"
     add_rows(out, [{"seed": seed} for seed in args.seeds], lambda key: row_of(key["seed"], args), {"recipe": RECIPE})
+    content = read_json(out)
+    exams = [name for name in ("drawn_at_random", "runs") if name in content["rows"][0]]
+    write_json(out, content | {f"{exam}_mean_of_seeds": means(content["rows"], exam) for exam in exams})
 
 
 if __name__ == "__main__":

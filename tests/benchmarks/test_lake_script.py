@@ -27,24 +27,28 @@ def test_a_choice_holds_alphabets_out_and_reads_no_exam_and_the_exams_are_of_net
 
     def scores(learner: Any, tasks: Any, split: str, n_tasks: int, views: int) -> dict[str, Any]:
         seen.append((isinstance(tasks, LakeRuns), split, n_tasks, views))
-        return {"accuracy_percent": 97.5}
+        return {"views": views, "accuracy_percent": 100.0 - len(trained), "interval_95_percent": 0.5}
 
     monkeypatch.setattr(lake, "train", lambda recipe, out, options: trained.append((out.name, "lake" in options)))
     monkeypatch.setattr(lake, "load_run", lambda out: (None, SimpleNamespace(image_size=42)))
     monkeypatch.setattr(lake, "scores", scores)
     monkeypatch.setattr(lake, "cost", lambda out: {})
     monkeypatch.setattr(lake, "__file__", str(tmp_path / "lake.py"))
-    monkeypatch.setattr(sys, "argv", ["lake.py", "--seeds", "1", *(["--choose"] if choose else [])])
+    monkeypatch.setattr(sys, "argv", ["lake.py", "--seeds", "1", "2", *(["--choose"] if choose else [])])
     lake.main()
     split = "val" if choose else "test"
     drawn = [(False, split, 600, views) for views in (1, 9)]
-    assert seen == (drawn if choose else [*drawn, (True, "test", 20, 1), (True, "test", 20, 9)])
-    assert trained == [(f"omniglot-lake20-incontext{'-choice' * choose}-seed1", choose)]
-    row = read_json(tmp_path / "results" / f"lake{'-choice' * choose}.json")["rows"][0]
-    assert row["split"] == split
-    tables = {
-        name: [found["error_percent"] for found in row[name]] for name in ("drawn_at_random", "runs") if name in row
-    }
-    assert tables == {"drawn_at_random": [2.5, 2.5]} | ({} if choose else {"runs": [2.5, 2.5]})
+    assert seen == 2 * (drawn if choose else [*drawn, (True, "test", 20, 1), (True, "test", 20, 9)])
+    assert trained == [(f"omniglot-lake20-incontext{'-choice' * choose}-seed{seed}", choose) for seed in (1, 2)]
+    content = read_json(tmp_path / "results" / f"lake{'-choice' * choose}.json")
+    assert {row["split"] for row in content["rows"]} == {split}
+    exams = {name for name in ("drawn_at_random", "runs") if name in content["rows"][0]}
+    assert exams == ({"drawn_at_random"} if choose else {"drawn_at_random", "runs"})
+    if not choose:
+        assert [(row["claim"]["measured"], row["claim"]["short_by"]) for row in content["rows"]] == [(1.0, 0), (2.0, 0)]
+    for exam in exams:
+        errors = [[found["error_percent"] for found in row[exam]] for row in content["rows"]]
+        assert errors == [[1.0, 1.0], [2.0, 2.0]]
+        assert [(line["seeds"], line["error_percent"]) for line in content[f"{exam}_mean_of_seeds"]] == 2 * [(2, 1.5)]
     tasks = read(str(discover.recipes()["omniglot-lake20-incontext"]))["tasks"]["init_args"]
     assert tasks["split"] == "lake-whole"
