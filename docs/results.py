@@ -18,6 +18,8 @@ from manifest import manifest, older, result
 
 Cell = str | int | float | bool | None
 QUARTILES = {"median", "q1", "q3"}
+IDENTITY = ("recipe", "learner", "method", "model", "seed", "minutes_of_one_core")
+"""What names a row."""
 
 
 def page(folder: Path) -> str:
@@ -45,14 +47,41 @@ def section(path: Path, how: str = "") -> str:
         raise ValueError(f"expected a JSON object in {path.name}, got a {type(content).__name__}")
     facts, tables, loose = [], [], {}
     for name, value in content.items():
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            tables.append(table([flat(row) for row in value]))
+        if is_table(value):
+            tables += [table([flat(row) for row in value]), *nested(value)]
         elif isinstance(value, dict):
             facts.append(line(name, flat(value)))
         elif is_cell(value):
             loose[name] = value
     facts = [line("about", loose)] * bool(loose) + facts
     return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, [how, *facts, *tables])])
+
+
+def nested(rows: list[dict[str, Any]]) -> list[str]:
+    """The tables in rows, those of one name together; a line begins with what tells its row from the others.
+
+    Left out are tables of floats alone, whose lines nothing tells apart.
+    """
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if is_table(value) and named(value[0]))
+    cells = [flat(row) for row in rows]
+    tables = []
+    for name in names:
+        own = {key for key in IDENTITY if any(key in row for row in cells)}
+        lines = [
+            {key: row[key] for key in IDENTITY if key in own & row.keys()} | flat(inner)
+            for row, of in zip(cells, rows, strict=True)
+            for inner in of.get(name, ())
+        ]
+        tables.append(f"{label(name).capitalize()}:\n\n{table(lines)}")
+    return tables
+
+
+def named(row: dict[str, Any]) -> bool:
+    return any(isinstance(value, str | int) for value in row.values())
+
+
+def is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def parts(path: Path) -> str:

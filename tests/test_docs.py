@@ -196,6 +196,16 @@ def listed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_tables_in_rows_are_shown_beside_what_names_their_row(results: ModuleType, tmp_path: Path) -> None:
+    rows = [{"seed": s, "steps": 5, "runs": [{"views": v, "error": s + v / 10} for v in (1, 9)]} for s in (0, 1)]
+    points = [{"ms": 0.5}, {"ms": 0.7}]
+    (tmp_path / "made_up.json").write_text(json.dumps({"rows": [row | {"points": points} for row in rows]}))
+    shown = results.section(tmp_path / "made_up.json")
+    assert "Runs:\n\n| seed | views | error |\n" in shown
+    assert "| 1 | 9 | 1.9 |" in shown
+    assert "0.7" not in shown
+
+
 def test_a_page_takes_rows_columns_and_single_numbers_from_a_result(results: ModuleType, listed: Path) -> None:
     chosen = results.chosen(listed, "made_up", "rows", "row,of a", "row=x|five: heads")
     assert chosen.splitlines() == ["| row | of a |", "| --- | --- |", "| x | 2 |", "| five: heads | 1.5 |"]
