@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core; torch reads it when imported
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +19,22 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from made_up import made
 
+gc.disable()  # until the tests are collected: what is imported and collected stays
+
 # No test may depend on the speed of the machine, which may be busy.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# jsonargparse writes some hundred records a parse to a logger that drops them all, a fifth of reading a recipe.
+logging.getLogger("jsonargparse_null_logger").disabled = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Garbage is looked for among what tests make, not among a million objects of modules."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -27,11 +42,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session, the same in all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
     """Packs go to a folder of this session, never to the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("METABOX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("METABOX_CACHE", str(shared_by_workers(tmp_path_factory) / "packs"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> object:
+    """A test that ends a process does not cut the power: what is written need not be on the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a file that is not open, too
         yield
 
 
@@ -74,8 +103,7 @@ def omniglot_root() -> str:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as a site, built once for all processes of a session; a warning is an error."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    base = shared_by_workers(tmp_path_factory)
     built, log = base / "site", base / "site.log"
     with FileLock(base / "site.lock"):
         if not log.exists():

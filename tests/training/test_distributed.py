@@ -104,9 +104,9 @@ def command(out: Path, devices: int, steps: int = STEPS, timeout: float = 600.0)
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that one process makes."""
+    """The run that one process makes: this one, for to start another takes longer than the run."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run([sys.executable, *command(out, 1)], check=True, capture_output=True)
+    main(out, 1, STEPS, 600.0)
     return out
 
 
