@@ -96,7 +96,7 @@ def test_every_sampler_is_in_the_api_and_no_mark_for_a_list_is_left(site: Path) 
     api = "".join(text for path, text in pages.items() if path.parent.name == "reference")
     assert not [found.name for found in subclasses("EpisodeSampler") if f'id="{found.module}.{found.name}"' not in api]
     assert not [path for path, text in pages.items() if "<!-- fill:" in text]
-    assert "queries do not see each other" in pages[site / "extend.html"]
+    assert "queries do not see each other" in pages[site / "guides" / "learner.html"]
 
 
 @pytest.mark.parametrize("name", LEARNERS)
