@@ -38,7 +38,7 @@ def stroke(page: Page, ends: tuple[tuple[float, float], tuple[float, float]]) ->
 
 def save(picture: bytes, name: str) -> None:
     """With few colours, so that the file is small."""
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(48).save(STATIC / name, optimize=True)
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(96).save(STATIC / name, optimize=True)
 
 
 def serving(browser: Browser) -> None:
@@ -64,9 +64,10 @@ def serving(browser: Browser) -> None:
 
 
 def report(browser: Browser, file: Path) -> None:
-    """The beginning of a report."""
-    page = browser.new_page(viewport={"width": 900, "height": 700}, color_scheme="light")
+    """What a report says of its first run."""
+    page = browser.new_page(viewport={"width": 900, "height": 1000}, color_scheme="light")
     page.goto(file.resolve().as_uri())
+    page.locator("h2", has_text="seed 0").first.evaluate("heading => heading.scrollIntoView()")
     save(page.screenshot(), "report.png")
 
 
