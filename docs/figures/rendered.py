@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from metabox.targets.parts import split_parts
 from metabox.tasks.multitask.scenes import Scenes
@@ -58,7 +58,13 @@ def stripes() -> np.ndarray:
     return np.repeat(large.swapaxes(0, 1)[..., None], 3, axis=-1)
 
 
+def save(tiles: np.ndarray, name: str, colours: int) -> None:
+    """With few colours, so that the file is small."""
+    pixels = (sheet(tiles) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).quantize(colours).save(STATIC / name, optimize=True)
+
+
 if __name__ == "__main__":
-    plt.imsave(STATIC / "stripes.png", sheet(stripes()))
-    plt.imsave(STATIC / "shapes.png", sheet(shapes()))
-    plt.imsave(STATIC / "scenes.png", sheet(scenes()))
+    save(stripes(), "stripes.png", 32)
+    save(shapes(), "shapes.png", 96)
+    save(scenes(), "scenes.png", 128)
