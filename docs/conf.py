@@ -62,7 +62,7 @@ templates_path = ["_templates"]
 html_css_files = ["site.css"]
 html_js_files = ["tables.js"]
 html_favicon = "_static/icon.svg"
-html_use_index = False  # the search finds names
+html_use_index = html_domain_indices = False  # the search finds names
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": False}
 

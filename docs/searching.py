@@ -11,6 +11,8 @@ from typing import Any
 
 from sphinx.util import logging
 
+STATIC = ("searchtools.js", "language_data.js", "english-stemmer.js", "base-stemmer.js")
+OF_SPHINX = ("searchindex.js", *(f"_static/{name}" for name in STATIC))
 WITHOUT = (".headerlink", ".toctree-wrapper", ".katex-mathml")
 
 
@@ -18,7 +20,7 @@ def index(app: Any, error: Exception | None) -> None:
     """Write the folder pagefind/ into the site."""
     if error is not None or app.builder.name != "html":
         return
-    for name in ("searchindex.js", "_static/searchtools.js", "_static/language_data.js"):  # of Sphinx's own search
+    for name in OF_SPHINX:
         (app.outdir / name).unlink(missing_ok=True)
     try:
         import pagefind  # noqa: F401

@@ -71,6 +71,17 @@ def test_a_page_of_the_api_that_is_too_large_and_a_style_from_elsewhere_are_name
     assert style == "site.css: loads https://fonts.example/a.css"
 
 
+def test_a_site_that_is_too_large_is_named_and_the_cache_of_sphinx_is_no_part_of_it(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LARGEST_SITE", 10)
+    (tmp_path / ".doctrees").mkdir()
+    (tmp_path / ".doctrees" / "page.doctree").write_text("x" * 100)
+    assert check.faults(tmp_path) == []
+    (tmp_path / "site.css").write_text("x" * 11)
+    assert check.faults(tmp_path) == ["the site: expected at most 10 bytes, got 11"]
+
+
 def test_every_learner_has_a_page_with_formulas_a_figure_and_an_example_that_ran(site: Path) -> None:
     for name, made in LEARNERS.items():
         page = (site / "methods" / f"{name}.html").read_text(encoding="utf-8")
@@ -96,7 +107,7 @@ def test_every_sampler_is_in_the_api_and_no_mark_for_a_list_is_left(site: Path) 
     api = "".join(text for path, text in pages.items() if path.parent.name == "reference")
     assert not [found.name for found in subclasses("EpisodeSampler") if f'id="{found.module}.{found.name}"' not in api]
     assert not [path for path, text in pages.items() if "<!-- fill:" in text]
-    assert "queries do not see each other" in pages[site / "extend.html"]
+    assert "queries do not see each other" in pages[site / "guides" / "learner.html"]
 
 
 @pytest.mark.parametrize("name", LEARNERS)

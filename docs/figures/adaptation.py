@@ -20,7 +20,7 @@ from metabox.tasks import Glyphs
 STATIC = Path(__file__).parents[1] / "_static"
 NAMES, N_QUERIES = "abcde", 4
 INK, QUIET, RIGHT = "#1f2937", "#9ca3af", "#2563eb"
-plt.rcParams |= {"svg.hashsalt": "metabox", "font.size": 13, "text.color": INK}
+plt.rcParams |= {"svg.hashsalt": "metabox", "font.size": 17, "text.color": INK}
 
 
 def learned() -> tuple[Episodes, dict[str, torch.Tensor], np.ndarray]:
@@ -39,7 +39,7 @@ def image(drawing: Any, place: tuple[float, float, float, float], pixels: torch.
 
 def arrow(drawing: Any, start: tuple[float, float], end: tuple[float, float], label: str) -> None:
     drawing.add_artist(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=16, color=INK, lw=1.4))
-    drawing.text((start[0] + end[0]) / 2, start[1] + 0.03, label, ha="center", family="monospace", size=12)
+    drawing.text((start[0] + end[0]) / 2, start[1] + 0.03, label, ha="center", family="monospace", size=16)
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     order = task.support.y[0].argsort()
     for row, example in enumerate(order.tolist()):
         image(drawing, (0.075, 0.715 - 0.168 * row, 0.07, 0.15), task.support.x[0, example])
-        drawing.text(0.05, 0.79 - 0.168 * row, NAMES[row], ha="center", va="center", size=15)
+        drawing.text(0.05, 0.79 - 0.168 * row, NAMES[row], ha="center", va="center", size=20)
     codes = phi["codes"][0, : len(NAMES)]
     codes = codes - codes.mean(0)  # what all have in common tells no class from another
     axis = drawing.add_axes((0.31, 0.21, 0.16, 0.5))
@@ -64,16 +64,16 @@ def main() -> None:
         bars = drawing.add_axes((0.755, low + 0.05, 0.225, 0.125))
         best = int(shares[row].argmax())
         bars.bar(range(len(NAMES)), shares[row], color=[RIGHT if c == best else QUIET for c in range(len(NAMES))])
-        bars.text(best, shares[row, best] + 0.06, f"{100 * shares[row, best]:.0f} %", ha="center", size=11)
+        bars.text(best, shares[row, best] + 0.06, f"{100 * shares[row, best]:.0f} %", ha="center", size=16)
         bars.set(ylim=(0, 1.25), yticks=[], xticks=range(len(NAMES)), xticklabels=list(NAMES), xlim=(-0.7, 4.7))
-        bars.tick_params(length=0, labelsize=12)
+        bars.tick_params(length=0, labelsize=16)
         bars.spines[["top", "right", "left"]].set_visible(False)
     for at, title in (
         (0.1, "support: one\ndrawing of each"),
         (0.39, "φ: all that is\nkept of the task"),
         (0.8, "queries, with\nprobabilities"),
     ):
-        drawing.text(at, 0.9, title, ha="center", va="bottom", size=13, weight="bold", linespacing=1.1)
+        drawing.text(at, 0.995, title, ha="center", va="top", size=15, weight="bold", linespacing=1.1)
     drawing.savefig(STATIC / "adaptation.svg", metadata={"Date": None}, facecolor="white")
 
 

@@ -1,11 +1,17 @@
-"""Draws docs/_static/shapes.png and scenes.png: images of Shapes, and images of Scenes with their targets."""
+"""Draws docs/_static/shapes.png, scenes.png and stripes.png.
+
+They are images of Shapes, images of Scenes with their targets, and a task of the guide on task distributions, whose own
+code is run.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from metabox.targets.parts import split_parts
 from metabox.tasks.multitask.scenes import Scenes
@@ -40,6 +46,25 @@ def scenes() -> np.ndarray:
     return np.stack([image, classes, depth, normals], axis=1).reshape(3, 8, 64, 64, 3)
 
 
+def stripes() -> np.ndarray:
+    """Four classes, a column each, with three drawings."""
+    guide = (STATIC.parent / "guides" / "distribution.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(# stripes\.py\n.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "stripes"}
+    exec(compile(code, "stripes.py", "exec"), names)
+    support = names["Stripes"](n_way=4, n_shot=3, n_query=1).sample(Place(1, "train")).support
+    images = support.x[0, support.y[0].argsort(stable=True), 0].numpy().reshape(4, 3, 16, 16)
+    large = images.repeat(4, axis=2).repeat(4, axis=3) / 255
+    return np.repeat(large.swapaxes(0, 1)[..., None], 3, axis=-1)
+
+
+def save(tiles: np.ndarray, name: str, colours: int) -> None:
+    """With few colours, so that the file is small."""
+    pixels = (sheet(tiles) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).quantize(colours).save(STATIC / name, optimize=True)
+
+
 if __name__ == "__main__":
-    plt.imsave(STATIC / "shapes.png", sheet(shapes()))
-    plt.imsave(STATIC / "scenes.png", sheet(scenes()))
+    save(stripes(), "stripes.png", 32)
+    save(shapes(), "shapes.png", 96)
+    save(scenes(), "scenes.png", 128)
