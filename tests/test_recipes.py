@@ -106,8 +106,9 @@ def test_a_recipe_can_be_read_says_what_it_is_and_its_claim_says_where_it_is_fro
             assert re.search(r", .*(issue|table|README|reprinted)", other)
 
 
-def class_of(part: dict[str, Any]) -> str:
-    return part["class_path"].rpartition(".")[2]
+def class_of(part: dict[str, Any] | str) -> str:
+    """Of a class with options, or its name alone."""
+    return (part if isinstance(part, str) else part["class_path"]).rpartition(".")[2]
 
 
 def written(name: str) -> dict[str, Any]:

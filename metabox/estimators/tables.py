@@ -133,7 +133,7 @@ class OfTables(FewShot):
         known = self._encoded(columns).to(model.device, next(model.learner.parameters()).dtype)
         phi = {name: part.to(model.device) for name, part in adaptation.phi.items()}
         parts = []
-        for rows in known.split(self.batch_size):  # all of one shape, so that a row has the same bits in any company
+        for rows in known.split(self.batch_size):  # all of one shape, for other shapes round otherwise
             filled = torch.cat([rows, rows[-1:].expand(self.batch_size - len(rows), -1)])
             parts.append(model.answers(model.params(phi, filled[None]), adaptation)[: len(rows)])
         return torch.cat(parts).cpu()
