@@ -17,7 +17,7 @@ class TabularClassifier(OfTables, FewShotClassifier):
     Args:
         model: name of a model that comes with metabox, path of a file `*.metabox` or of a run's folder, or a `Model`.
         device: to which the model is moved; None leaves it.
-        batch_size: rows to predict at a time; fewer are filled up, so that an answer depends on its company by rounding only.
+        batch_size: rows to predict at a time; fewer are filled up, so that company changes rounding only.
         plugins: your own modules whose classes the model's file names; they are imported.
 
     Attributes:
