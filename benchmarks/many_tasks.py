@@ -33,8 +33,9 @@ from metabox.learners.base import Learner
 from metabox.nn.backbones import MLP
 from metabox.objectives import QueryLoss
 from metabox.targets import Reals, TaskSpec
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.training.environment import collect_environment
 from metabox.training.optimizers import make_optimizer, parameter_groups
 from metabox.training.settings import OuterLoop

@@ -20,8 +20,8 @@ from metabox.targets import Classes, Huber, Laplace, Part, Reals, TaskSpec
 from metabox.tasks import RBF, Glyphs, LinearFunctions
 from metabox.tasks.descriptors import About, Metadata, NGrams, OneHot
 from metabox.tasks.multitask.regressions import DescribedRegressions
-from metabox.tasks.named import Rows
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.tasks.wrappers.curriculum import Growth
 from metabox.testing import SPECS
 

@@ -13,8 +13,8 @@ from metabox.episodes import Device, Episodes, Examples
 from metabox.learners.base import Learner, Phi
 from metabox.targets import Binary, Classes, Reals, TaskSpec
 from metabox.targets.parts import Part
-from metabox.tasks.named import Rows
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.tasks.sampler import EpisodeSampler
 
 

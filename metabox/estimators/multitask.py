@@ -20,7 +20,8 @@ from metabox.learners.base import Learner
 from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.ranges import Count, Positive, TwoOrMore, Whole
 from metabox.targets import Classes, Part, Parts, Reals, Target, TaskSpec
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
+from metabox.tasks.rows import Rows
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabox.targets import Part, Parts, TaskSpec
-from metabox.tasks.named import Rows
+from metabox.tasks.rows import Rows
 
 
 def join_tasks(tasks: Mapping[str, Rows]) -> Rows:

@@ -20,7 +20,8 @@ from metabox.multitask.transfer import hint, read_cosines
 from metabox.nn.backbones import MLP
 from metabox.nn.conditioning import Concat, Heads
 from metabox.targets import Classes, Part, Parts, Reals, Target, TaskSpec
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
+from metabox.tasks.rows import Rows
 from metabox.training.weighting import Weighting
 
 pytest.importorskip("torchjd")

@@ -21,8 +21,9 @@ from metabox.nn.backbones import MLP
 from metabox.nn.conditioning import Concat
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.multitask.recommendation import CorrelatedRegressions
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.tasks.wrappers.subset import Subset
 from metabox.training import loop
 from metabox.training.settings import OuterLoop

@@ -16,7 +16,8 @@ from metabox.learners import HardSharing
 from metabox.multitask import Uncertainty
 from metabox.nn.backbones import MLP
 from metabox.targets import TaskSpec
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
+from metabox.tasks.rows import Rows
 
 KINDS = (Laplace(1), Reals(1, noise=1), Laplace(1))
 TARGET = PerTask(("a", "b", "c"), KINDS)

@@ -16,8 +16,9 @@ from metabox.objectives import QueryLoss
 from metabox.targets import Classes, Reals, TaskSpec
 from metabox.tasks.joined import join_tasks
 from metabox.tasks.multitask.kinds import Kinds
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.training.loop import run
 from metabox.training.settings import OuterLoop
 

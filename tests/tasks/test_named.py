@@ -12,8 +12,9 @@ from toys import named_rows
 
 from metabox.episodes import SPLITS, Episodes, Split
 from metabox.targets import Classes, Reals, TaskSpec
-from metabox.tasks.named import FiniteTasks, InMemory, Rows
+from metabox.tasks.named import FiniteTasks, InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 
 
 def tasks(**kwargs: Any) -> FiniteTasks:

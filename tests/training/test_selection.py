@@ -17,7 +17,8 @@ from metabox.learners import HardSharing
 from metabox.nn.backbones import MLP
 from metabox.reports.seeds import scores_of_run
 from metabox.targets import Classes, Part, Parts, Reals, TaskSpec
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
+from metabox.tasks.rows import Rows
 from metabox.tensors import load_tensors
 from metabox.training.selection import Select
 

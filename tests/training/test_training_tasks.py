@@ -24,8 +24,9 @@ from metabox.learners.multitask.hard_sharing import HardSharing
 from metabox.multitask import DWA, Fixed, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import read_cosines
 from metabox.targets import Parts, Reals, TaskSpec
-from metabox.tasks.named import FiniteTasks, InMemory, Rows
+from metabox.tasks.named import FiniteTasks, InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.training.hook import Hook
 from metabox.training.loop import MakeWeighting, run
 from metabox.training.settings import OuterLoop

@@ -14,7 +14,8 @@ from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import Descriptor, OneHot
 from metabox.tasks.images.omniglot import DRAWINGS, Omniglot
 from metabox.tasks.multitask.alphabet_facts import about_alphabets
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 
 class Alphabets(FiniteTasks):

@@ -16,7 +16,8 @@ from metabox.data.readers import name_some
 from metabox.episodes import Split
 from metabox.ranges import Count
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 # torchvision's names of the splits, in order
 THEIR_SPLITS: dict[str, Split] = {"test": "test", "train": "train", "valid": "val"}

@@ -16,7 +16,8 @@ from metabox.data.readers import name_some, read_rows
 from metabox.data.root import how_to_name_a_root
 from metabox.seeding import hash_words, make_key
 from metabox.targets import Binary, Part, Parts, TaskSpec
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 FOLDERS = ("census-income", "census", "census+income+kdd")
 COLUMNS = (

@@ -14,7 +14,8 @@ from metabox.ranges import Count, Positive, Whole
 from metabox.seeding import Draws
 from metabox.targets import Binary, Classes, Reals, Target, TaskSpec
 from metabox.tasks.joined import join_tasks
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 
 class Kinds(FiniteTasks):

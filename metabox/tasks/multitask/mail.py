@@ -31,7 +31,8 @@ from metabox.ranges import Positive, TwoOrMore
 from metabox.seeding import share_of
 from metabox.targets import Classes, TaskSpec
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hashed_counts
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 Floats32 = NDArray[np.float32]
 

@@ -19,7 +19,8 @@ from metabox.data.readers import load_array, name_some
 from metabox.ranges import Count, NotNegative
 from metabox.targets import Parts, TaskSpec
 from metabox.tasks.multitask.scenes import scene_parts
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
+from metabox.tasks.rows import Rows
 
 Array = NDArray[Any]
 

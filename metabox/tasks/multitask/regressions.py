@@ -18,8 +18,9 @@ from metabox.targets import Reals, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, Specification
 from metabox.tasks.multitask.recommendation import log_normal
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 
 TRAITS = ("heat", "light", "salt", "wind", "iron", "sugar")
 SIGNS = {-1: "falls with", 0: "ignores", 1: "rises with"}

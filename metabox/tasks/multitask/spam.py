@@ -17,8 +17,9 @@ from metabox.seeding import Draws
 from metabox.targets import Classes, TaskSpec
 from metabox.targets.base import task_mean
 from metabox.tasks.descriptors import About, Descriptor, OneHot, hash_token
-from metabox.tasks.named import FiniteOptions, FiniteTasks, Rows
+from metabox.tasks.named import FiniteOptions, FiniteTasks
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 
 Sure = Annotated[float, Within(least=0.5, most=1)]
 

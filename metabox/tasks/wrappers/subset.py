@@ -14,8 +14,9 @@ from metabox.checks import shown
 from metabox.episodes import Device, Episodes, Examples, Split
 from metabox.seeding import Draws
 from metabox.targets import Part, Parts, PerTask, Target, TaskSpec
-from metabox.tasks.named import FiniteTasks, Rows
+from metabox.tasks.named import FiniteTasks
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.tasks.sampler import EpisodeSampler
 from metabox.tasks.wrappers.base import Wrapper
 

@@ -21,8 +21,9 @@ from metabox.objectives import QueryLoss
 from metabox.targets import Reals, TaskSpec
 from metabox.tasks.descriptors import Beside, OneHot, Specification
 from metabox.tasks.multitask.regressions import DescribedRegressions
-from metabox.tasks.named import InMemory, Rows
+from metabox.tasks.named import InMemory
 from metabox.tasks.place import Place
+from metabox.tasks.rows import Rows
 from metabox.training.preflight import check
 from metabox.training.settings import OuterLoop
 
