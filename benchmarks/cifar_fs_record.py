@@ -11,10 +11,9 @@ results/cifar-fs-record.json.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from timed_runs import Row, add_rows, cost, scores, train
+from timed_runs import Row, add_rows, by_views, cost, train
 
 from metabox.recipe import load_run
 from metabox.tasks import CIFARFS
@@ -25,7 +24,6 @@ JOBS = [
 
 RECIPE = "cifarfs-record-incontext"
 SETTINGS = {"5w1s": 1, "5w5s": 5}
-VIEWS = (1, 9)
 N_TASKS = 1000
 
 
@@ -35,13 +33,10 @@ def row_of(recipe: str, seed: int, args: argparse.Namespace) -> Row:
     if not args.validate:
         train(recipe, out, [*args.more, "--seed", str(seed)])
     learner, _ = load_run(out)
-    rows = []
+    rows: list[Row] = []
     for setting, n_shot in SETTINGS.items():
         tasks = CIFARFS(n_way=5, n_shot=n_shot, n_query=15, data_root=args.data_root)
-        for views in VIEWS:
-            found = scores(learner, tasks, "val" if args.validate else "test", N_TASKS, views)
-            rows.append({"task": f"CIFAR-FS {setting}", **found})
-            print(json.dumps(rows[-1]), flush=True)
+        rows += by_views(learner, tasks, "val" if args.validate else "test", N_TASKS, task=f"CIFAR-FS {setting}")
     return cost(out) | {"accuracies": rows}
 
 

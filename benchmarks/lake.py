@@ -1,6 +1,6 @@
 """Lake's challenge: 20 characters of an alphabet from one drawing each, learned from the 30 background alphabets only.
 
-    python benchmarks/lake.py --data-root DIR             # three seeds, 20 minutes of a core each
+    python benchmarks/lake.py --data-root DIR             # three seeds, 25 minutes of a core each
     python benchmarks/lake.py --data-root DIR --choose    # five of the alphabets held out: trained on the others
 
 The recipe is omniglot-lake20-incontext. Two exams, which are not to be compared: Lake's own 20 runs (400 answers), on
@@ -13,13 +13,12 @@ not repeated. Writes results/lake.json, or with `--choose` results/lake-choice.j
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import cast
 
 from budget import beside_claim
-from timed_runs import Row, add_rows, cost, scores, train
+from timed_runs import VIEWS, Row, add_rows, by_views, cost, train
 
 from metabox.discover import recipes
 from metabox.episodes import Split
@@ -32,7 +31,7 @@ from metabox.tasks import LakeRuns, Omniglot
 from metabox.tasks.sampler import EpisodeSampler
 
 JOBS = [
-    {"writes": "lake.json", "tier": "full", "minutes": 80, "data": True, "threads": 1},
+    {"writes": "lake.json", "tier": "full", "minutes": 90, "data": True, "threads": 1},
     {
         "writes": "lake-choice.json",
         "arguments": "--choose --seeds 0",
@@ -44,21 +43,21 @@ JOBS = [
 ]
 
 RECIPE = "omniglot-lake20-incontext"
-VIEWS = (1, 9)
 N_TASKS = 600
 
 
 def row_of(seed: int, args: argparse.Namespace) -> Row:
     """Train and measure: on the alphabets held out, or in both exams."""
-    out = args.runs / f"{RECIPE}{'-choice' if args.choose else ''}-seed{seed}"
+    out = args.runs / f"{RECIPE}{'-choice' * args.choose}-seed{seed}"
     train(RECIPE, out, [*args.more, *(("--tasks.split", "lake") if args.choose else ()), "--seed", str(seed)])
     learner, tasks = load_run(out)
     size, root = cast(Omniglot, tasks).image_size, args.data_root
     drawn = Omniglot(
         *("lake", False), n_way=20, n_shot=1, n_query=1, within_groups=True, image_size=size, data_root=root
     )
-    found = {"drawn_at_random": errors(learner, drawn, "val" if args.choose else "test", N_TASKS)}
-    row = cost(out) | {"recipe": RECIPE, "split": "val" if args.choose else "test"}
+    split: Split = "val" if args.choose else "test"
+    found = {"drawn_at_random": errors(learner, drawn, split, N_TASKS)}
+    row = cost(out) | {"recipe": RECIPE, "split": split}
     if not args.choose:
         found["runs"] = errors(learner, LakeRuns(size, root), "test", 20)
         plain = {name: found["runs"][0][name] for name in ("accuracy_percent", "interval_95_percent")}
@@ -69,12 +68,8 @@ def row_of(seed: int, args: argparse.Namespace) -> Row:
 
 def errors(learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int) -> list[Row]:
     """A row for each number of views."""
-    rows = []
-    for views in VIEWS:
-        found = scores(learner, tasks, split, n_tasks, views)
-        rows.append({"error_percent": round(100 - found["accuracy_percent"], 3), **found})
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+    rows = by_views(learner, tasks, split, n_tasks)
+    return [{"error_percent": round(100 - row["accuracy_percent"], 3), **row} for row in rows]
 
 
 def means(rows: list[Row], exam: str) -> list[Row]:
@@ -96,7 +91,7 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="five alphabets held out, neither exam read")
     args = parser.parse_args()
     args.more = ["--data-root", args.data_root] if args.data_root else []
-    out = Path(__file__).parent / "results" / f"lake{'-choice' if args.choose else ''}.json"
+    out = Path(__file__).parent / "results" / f"lake{'-choice' * args.choose}.json"
     add_rows(out, [{"seed": seed} for seed in args.seeds], lambda key: row_of(key["seed"], args), {"recipe": RECIPE})
     content = read_json(out)
     exams = [name for name in ("drawn_at_random", "runs") if name in content["rows"][0]]

@@ -1,6 +1,6 @@
-"""Omniglot's four usual settings by one network, trained for minutes of a processor, with and without views.
+"""Omniglot's four usual settings by one network, trained for minutes of a processor; the record with views too.
 
-    python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 90 minutes of a core
+    python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 100 minutes of a core
     python benchmarks/records.py beside --data-root DIR    # 30 minutes of a core each: three seeds, and other learners
     python benchmarks/records.py early --data-root DIR     # its accuracy after 30 seconds and 5 minutes of two cores
     python benchmarks/records.py record --validate         # the weights so far, on validation characters only
@@ -15,11 +15,10 @@ A stopped command goes on where it was; a finished training is not repeated. Wri
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import cast
 
-from timed_runs import REFUSED, Row, add_rows, cost, scores, seconds_per_step, train
+from timed_runs import REFUSED, VIEWS, Row, add_rows, by_views, cost, seconds_per_step, train
 
 from metabox.evaluation import normalisation
 from metabox.files import read_json, write_json
@@ -70,7 +69,6 @@ LEARNERS: dict[str, list[str]] = {
 }
 SETTINGS = {"5w1s": (5, 1, 15, 1000), "5w5s": (5, 5, 15, 1000), "20w1s": (20, 1, 5, 600), "20w5s": (20, 5, 5, 600)}
 """Ways, shots, queries of a class, and tasks."""
-N_VIEWS = 9
 
 
 def budgeted(name: str, minutes: float, seed: int, args: argparse.Namespace) -> Path:
@@ -89,14 +87,12 @@ def budgeted(name: str, minutes: float, seed: int, args: argparse.Namespace) -> 
 
 def accuracies(learner: Learner, image_size: int, args: argparse.Namespace) -> list[Row]:
     """A row for each setting and number of views."""
-    rows = []
+    rows: list[Row] = []
     for setting, (n_way, n_shot, n_query, n_tasks) in SETTINGS.items():
         if n_way > learner.spec.target.size:
             continue
         tasks = Omniglot(n_way=n_way, n_shot=n_shot, n_query=n_query, image_size=image_size, data_root=args.data_root)
-        for views in (1, N_VIEWS) if args.views else (1,):
-            rows.append({"task": f"Omniglot {setting}", **scores(learner, tasks, args.split, n_tasks, views)})
-            print(json.dumps(rows[-1]), flush=True)
+        rows += by_views(learner, tasks, args.split, n_tasks, args.views, task=f"Omniglot {setting}")
     return rows
 
 
@@ -143,7 +139,7 @@ def main() -> None:
     if args.validate and args.command != "record":
         parser.error("expected --validate with record, which alone has one training")
     args.more = ["--data-root", args.data_root] if args.data_root else []
-    args.split, args.views = ("val" if args.validate else "test"), args.command == "record"
+    args.split, args.views = ("val" if args.validate else "test"), VIEWS if args.command == "record" else VIEWS[:1]
     out = Path(__file__).parent / "results" / f"records-{args.command}.json"
     keys = [{"learner": name, "seed": seed, "minutes_of_one_core": minutes} for name, seed, minutes in wanted(args)]
     add_rows(

@@ -22,6 +22,8 @@ from metabox.training.environment import collect_environment, read_environment
 from metabox.views import Views
 
 Row = dict[str, Any]
+VIEWS = (1, 9)
+"""Of an image, over which an answer is averaged."""
 REFUSED = 2
 """The exit status of what cannot be trained as it is."""
 
@@ -77,6 +79,17 @@ def scores(learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int, 
         "interval_95_percent": round(100 * found.interval("accuracy"), 3),
         "tasks": n_tasks,
     }
+
+
+def by_views(
+    learner: Learner, tasks: EpisodeSampler, split: Split, n_tasks: int, each: Sequence[int] = VIEWS, **about: Any
+) -> list[Row]:
+    """A row for each number of views, with what is said about it before its scores; each is printed."""
+    rows = []
+    for views in each:
+        rows.append(about | scores(learner, tasks, split, n_tasks, views))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def add_rows(out: Path | None, keys: Sequence[Row], row_of: Callable[[Row], Row], about: Row) -> None:

@@ -66,9 +66,8 @@ def nested(rows: list[dict[str, Any]]) -> list[str]:
     cells = [flat(row) for row in rows]
     tables = []
     for name in names:
-        own = {key for key in IDENTITY if any(key in row for row in cells)}
         lines = [
-            {key: row[key] for key in IDENTITY if key in own & row.keys()} | flat(inner)
+            {key: row[key] for key in IDENTITY if key in row} | flat(inner)
             for row, of in zip(cells, rows, strict=True)
             for inner in of.get(name, ())
         ]

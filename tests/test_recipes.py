@@ -118,10 +118,10 @@ def written(name: str) -> dict[str, Any]:
     return joined(content(base), content(path)) if base else content(path)
 
 
-def with_few_queries(name: str) -> list[str]:
+def with_few_queries(name: str, options: dict[str, Any]) -> list[str]:
     """Options for images to take a step in a fraction of the time; tasks of the recipe's own size are only drawn."""
-    parts = [part for part in ("tasks", "evaluation") if written(name).get(part)]
-    if any(class_of(written(name)[part]) not in ("Omniglot", "CIFARFS") for part in parts):
+    parts = [part for part in ("tasks", "evaluation") if options.get(part)]
+    if any(class_of(options[part]) not in ("Omniglot", "CIFARFS") for part in parts):
         return []
     parser = recipe.make_parser(recipe.find(name))
     built = parser.instantiate(recipe.parse(parser, []))
@@ -163,7 +163,7 @@ def test_a_recipe_takes_a_step_and_is_evaluated_or_says_where_to_get_its_data(
     if "pretrained" in name:  # its first half
         monkeypatch.chdir(tmp_path)
         assert main(["train", name.partition("-")[0] + "-pretrain-conv4-cpu", *SHORT]) == 0
-    assert main(["train", name, *SHORT, *with_few_queries(name), "--out", str(tmp_path)]) == 0
+    assert main(["train", name, *SHORT, *with_few_queries(name, options), "--out", str(tmp_path)]) == 0
     result = read_json(next((tmp_path / "results").glob("*.json")))
     if claim := options.get("claim"):
         metric = claim["metric"]

@@ -21,6 +21,7 @@ def test_a_choice_holds_alphabets_out_and_reads_no_exam_and_the_exams_are_of_net
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import lake
+    import timed_runs
 
     trained: list[tuple[str, bool]] = []
     seen: list[tuple[bool, str, int, int]] = []
@@ -31,7 +32,7 @@ def test_a_choice_holds_alphabets_out_and_reads_no_exam_and_the_exams_are_of_net
 
     monkeypatch.setattr(lake, "train", lambda recipe, out, options: trained.append((out.name, "lake" in options)))
     monkeypatch.setattr(lake, "load_run", lambda out: (None, SimpleNamespace(image_size=42)))
-    monkeypatch.setattr(lake, "scores", scores)
+    monkeypatch.setattr(timed_runs, "scores", scores)
     monkeypatch.setattr(lake, "cost", lambda out: {})
     monkeypatch.setattr(lake, "__file__", str(tmp_path / "lake.py"))
     monkeypatch.setattr(sys, "argv", ["lake.py", "--seeds", "1", "2", *(["--choose"] if choose else [])])
