@@ -58,13 +58,16 @@ def stripes() -> np.ndarray:
     return np.repeat(large.swapaxes(0, 1)[..., None], 3, axis=-1)
 
 
-def save(tiles: np.ndarray, name: str, colours: int) -> None:
+def save(picture: Image.Image, name: str, colours: int = 96) -> None:
     """With few colours, so that the file is small."""
-    pixels = (sheet(tiles) * 255).round().astype(np.uint8)
-    Image.fromarray(pixels).quantize(colours).save(STATIC / name, optimize=True)
+    picture.convert("RGB").quantize(colours).save(STATIC / name, optimize=True)
+
+
+def drawn(tiles: np.ndarray) -> Image.Image:
+    return Image.fromarray((sheet(tiles) * 255).round().astype(np.uint8))
 
 
 if __name__ == "__main__":
-    save(stripes(), "stripes.png", 32)
-    save(shapes(), "shapes.png", 96)
-    save(scenes(), "scenes.png", 128)
+    save(drawn(stripes()), "stripes.png", 32)
+    save(drawn(shapes()), "shapes.png")
+    save(drawn(scenes()), "scenes.png", 128)

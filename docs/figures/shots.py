@@ -16,11 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+from rendered import save
 
 from metabox.serving.server import listen, make_server
 from metabox.shipped import find_model
 
-STATIC = Path(__file__).parents[1] / "_static"
 BAR, DASH, SLANTED = ((0.5, 0.15), (0.5, 0.85)), ((0.15, 0.5), (0.85, 0.5)), ((0.42, 0.2), (0.5, 0.8))
 CLASSES = {"down": BAR, "across": DASH}
 
@@ -36,9 +36,8 @@ def stroke(page: Page, ends: tuple[tuple[float, float], tuple[float, float]]) ->
     page.mouse.up()
 
 
-def save(picture: bytes, name: str) -> None:
-    """With few colours, so that the file is small."""
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(96).save(STATIC / name, optimize=True)
+def shot(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot()))
 
 
 def serving(browser: Browser) -> None:
@@ -58,7 +57,7 @@ def serving(browser: Browser) -> None:
         stroke(page, SLANTED)
         page.locator(".share").filter(has_text="%").nth(1).wait_for()
         page.wait_for_timeout(1000)  # bars grow
-        save(page.screenshot(), "serving.png")
+        save(shot(page), "serving.png")
         server.should_exit = True
         thread.join()
 
@@ -68,7 +67,7 @@ def report(browser: Browser, file: Path) -> None:
     page = browser.new_page(viewport={"width": 900, "height": 1000}, color_scheme="light")
     page.goto(file.resolve().as_uri())
     page.locator("h2", has_text="seed 0").first.evaluate("heading => heading.scrollIntoView()")
-    save(page.screenshot(), "report.png")
+    save(shot(page), "report.png")
 
 
 def main() -> None:

@@ -87,6 +87,7 @@ def taught(page: Any, stroke: Any) -> None:
         page.locator(".name").nth(number).fill(name)
         page.locator(".name").nth(number).press("Enter")
         playwright.expect(page.locator(".class").nth(number).locator(".example")).to_have_count(1)
+    playwright.expect(page.get_by_role("status")).to_contain_text("one of them")  # the model has learned them
 
 
 @pytest.mark.parametrize(("options", "stroke"), [({}, draw), (PHONE, drag)], ids=["mouse", "phone"])
