@@ -1,7 +1,7 @@
 """Omniglot's four usual settings by one network, trained for minutes of a processor; the record with views too.
 
     python benchmarks/records.py record --data-root DIR    # the recipe as it stands: 100 minutes of a core
-    python benchmarks/records.py beside --data-root DIR    # 30 minutes of a core each: three seeds, and other learners
+    python benchmarks/records.py beside --data-root DIR    # 10 minutes of a core each: three seeds, and other learners
     python benchmarks/records.py early --data-root DIR     # its accuracy after 30 seconds and 5 minutes of two cores
     python benchmarks/records.py record --validate         # the weights so far, on validation characters only
 
@@ -39,7 +39,7 @@ JOBS = [
         "writes": "records-beside.json",
         "arguments": "beside",
         "tier": "full",
-        "minutes": 400,
+        "minutes": 100,
         "data": True,
         "threads": 1,
     },
@@ -54,7 +54,7 @@ JOBS = [
 ]
 
 RECIPE = "omniglot-record-incontext"
-MINUTES = {"beside": (30.0,), "early": (1.0, 10.0)}
+MINUTES = {"beside": (10.0,), "early": (1.0, 10.0)}
 """Of one core, for each training."""
 LEARNERS: dict[str, list[str]] = {
     "InContext": [],

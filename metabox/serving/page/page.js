@@ -93,7 +93,11 @@ function show(prediction) {
 const percent = (p) => `${p > 0 && p < 0.005 ? "<1" : Math.round(100 * p)} %`;
 const verb = () => (pad.ink ? "Draw" : "Show");
 
+let warned = false; // a warning stays until the next act of the person, whatever answer comes late
+
 function say(text, wrong = false) {
+  if (warned && !wrong) return;
+  warned = wrong;
   $("status").textContent = text;
   $("status").classList.toggle("wrong", wrong);
 }
@@ -249,6 +253,9 @@ function play(about) {
   });
   takeDrops($("frame"), open);
   document.addEventListener("paste", (event) => open([...event.clipboardData.files]));
+  for (const name of ["pointerdown", "keydown", "drop", "paste"]) {
+    document.addEventListener(name, () => (warned = false), { capture: true });
+  }
   for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
   window.addEventListener("pagehide", () => task && fetch(`tasks/${task}`, { method: "DELETE", keepalive: true }));
   window.addEventListener("pageshow", (event) => event.persisted && learn());
