@@ -5,7 +5,7 @@
     python benchmarks/cifar_fs_record.py --data-root DIR --recipe cifarfs-record-incontext-resnet12 --steps 600
 
 The recipe is cifarfs-record-incontext; --recipe names another of its folder, and --steps takes fewer than it says: a
-ResNet-12 makes 600 in 20 minutes of a core. Every choice was made on validation classes. A stopped command goes on where
+ResNet-12 makes 600 in 20 minutes of a core. Choices were made on validation classes. A stopped command goes on where
 it was; a finished training is not repeated. Writes results/cifar-fs-record.json.
 """
 
