@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 from timed_runs import REFUSED, VIEWS, Row, add_rows, by_views, cost, seconds_per_step, train
@@ -103,6 +104,19 @@ def measured(out: Path, args: argparse.Namespace) -> Row:
     return cost(out) | {"batch_norm": normalisation(learner)["batch_norm"], "split": args.split, "accuracies": found}
 
 
+def by_learner(rows: list[Row]) -> list[Row]:
+    """A line for each learner: the mean accuracy over its seeds in each setting."""
+    lines: list[Row] = []
+    for name in dict.fromkeys(row["learner"] for row in rows):
+        own = [row for row in rows if row["learner"] == name]
+        found: dict[str, list[float]] = {}
+        for scored in (scored for row in own for scored in row.get("accuracies", ())):
+            found.setdefault(scored["task"].split()[-1], []).append(scored["accuracy_percent"])
+        lines.append({"learner": name, "seeds": len(own), "steps": own[0].get("steps")})
+        lines[-1] |= {setting: round(fmean(values), 2) for setting, values in found.items()}
+    return lines
+
+
 def wanted(args: argparse.Namespace) -> list[tuple[str, int, float | None]]:
     """The trainings of a command: learner, seed, and minutes of one core; None for the recipe as it stands."""
     if args.command == "record":
@@ -148,6 +162,9 @@ def main() -> None:
         lambda key: row_of(key["learner"], key["seed"], key["minutes_of_one_core"], args),
         {"recipe": RECIPE},
     )
+    if args.command == "beside":
+        content = read_json(out)
+        write_json(out, content | {"by_learner": by_learner(content["rows"])})
 
 
 if __name__ == "__main__":
