@@ -101,13 +101,16 @@ def add_rows(out: Path | None, keys: Sequence[Row], row_of: Callable[[Row], Row]
         row_of: measures.
         about: what the file says beside its rows.
     """
-    rows: list[Row] = read_json(out)["rows"] if out is not None and out.exists() else []
+
+    def kept() -> list[Row]:
+        return read_json(out)["rows"] if out is not None and out.exists() else []
+
     for key in keys:
         environment = collect_environment()
-        others = [row for row in rows if not key.items() <= row.items()]
-        if any(key.items() <= row.items() and row.get("git_tree") == environment["git_tree"] for row in rows):
+        if any(key.items() <= row.items() and row.get("git_tree") == environment["git_tree"] for row in kept()):
             continue
-        rows = [*others, key | row_of(key)]
-        print(json.dumps(rows[-1]), flush=True)
-        if out is not None:
-            write_json(out, {**about, "environment": environment, "rows": rows})
+        measured = key | row_of(key)
+        print(json.dumps(measured), flush=True)
+        if out is not None:  # another process may have added to the file meanwhile
+            others = [row for row in kept() if not key.items() <= row.items()]
+            write_json(out, {**about, "environment": environment, "rows": [*others, measured]})
