@@ -116,7 +116,37 @@ def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
         now["git_tree"] = tree
         seen.clear()
         records.main()
-        assert seen == [f"{records.RECIPE}-{name}-30min-seed0" for name in trained]
+        assert seen == [f"{records.RECIPE}-{name}-{records.MINUTES['beside'][0]:g}min-seed0" for name in trained]
         rows = read_json(tmp_path / "results" / "records-beside.json")["rows"]
         found = {row["learner"]: row.get("git_tree", row.get("left_out")) for row in rows}
         assert found == {"VERSA": tree, "MAML": "it cannot be trained here"}
+
+
+def test_the_table_has_a_line_for_each_learner_with_means_over_its_seeds(records: ModuleType) -> None:
+    def row(learner: str, **percent: float) -> dict[str, Any]:
+        scored = [{"task": f"Omniglot {name}", "accuracy_percent": value} for name, value in percent.items()]
+        return {"learner": learner, "steps": 9, "accuracies": scored}
+
+    rows = [row("A", s1=90.0, s5=95.0), row("A", s1=91.0, s5=96.0), row("B", s1=80.0)]
+    assert records.by_learner([*rows, {"learner": "C", "left_out": "why"}]) == [
+        {"learner": "A", "seeds": 2, "steps": 9, "s1": 90.5, "s5": 95.5},
+        {"learner": "B", "seeds": 1, "steps": 9, "s1": 80.0},
+        {"learner": "C", "seeds": 1, "steps": None},
+    ]
+
+
+def test_rows_that_another_process_adds_during_a_measurement_are_kept(
+    records: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timed_runs
+
+    monkeypatch.setattr(timed_runs, "collect_environment", lambda: {"git_tree": "b"})
+    out = tmp_path / "table.json"
+
+    def measure(key: dict[str, Any]) -> dict[str, Any]:
+        if key["seed"] == 0:
+            timed_runs.add_rows(out, [{"seed": 7}], lambda key: {}, {})
+        return {}
+
+    timed_runs.add_rows(out, [{"seed": 0}, {"seed": 1}], measure, {})
+    assert [row["seed"] for row in read_json(out)["rows"]] == [7, 0, 1]
