@@ -60,8 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     args.more = ["--data-root", args.data_root] if args.data_root else []
     out = None if args.validate else Path(__file__).parent / "results" / "cifar-fs-record.json"
-    keys = [{"learner": f"InContext ({args.recipe})", "seed": seed} for seed in args.seeds]
-    add_rows(out, keys, lambda key: row_of(args.recipe, key["seed"], args), {})
+    keys = [{"recipe": args.recipe, "seed": seed} for seed in args.seeds]
+    add_rows(out, keys, lambda key: row_of(key["recipe"], key["seed"], args), {})
 
 
 if __name__ == "__main__":

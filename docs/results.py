@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ Cell = str | int | float | bool | None
 QUARTILES = {"median", "q1", "q3"}
 IDENTITY = ("recipe", "learner", "method", "model", "seed", "minutes_of_one_core")
 """What names a row."""
+HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{32}\b")
 
 
 def page(folder: Path) -> str:
@@ -54,7 +56,8 @@ def section(path: Path, how: str = "") -> str:
         elif is_cell(value):
             loose[name] = value
     facts = [line("about", loose)] * bool(loose) + facts
-    return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, [how, *facts, *tables])])
+    aside = ["<details><summary>About the measurement</summary>", *facts, "</details>"] if facts else []
+    return "\n\n".join([f"## {path.stem.replace('_', ' ')}", *filter(None, [how, *tables, *aside])])
 
 
 def nested(rows: list[dict[str, Any]]) -> list[str]:
@@ -203,7 +206,7 @@ def label(name: str) -> str:
 
 
 def show(value: Cell) -> str:
-    """A cell as text; numbers have four digits, and the file has all of them."""
+    """A cell as text; numbers have four digits, hashes of git eight, and the file has all of them."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -212,7 +215,7 @@ def show(value: Cell) -> str:
         return str(value)
     if isinstance(value, float):
         return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1000 else f"{value:.4g}"
-    text = " ".join(value.split())
+    text = HASH.sub(r"\1", " ".join(value.split()))
     for plain, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         text = text.replace(plain, safe)
     return text

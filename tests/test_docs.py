@@ -160,14 +160,15 @@ def test_the_results_page_says_so_where_there_are_none(results: ModuleType, tmp_
 
 
 def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp_path: Path) -> None:
+    tree = "0123456789" * 4
     rows = [
         {"recipe": "a|b", "steps": 12000, "accuracy": 0.123456, "split": "test", "curve": [1, 2], "whole": True},
         {"recipe": "c", "steps": 3, "ms": {"median": 1234.5, "q1": 0.00001, "q3": 2.0}, "split": "test", "none": None},
     ]
     for name in ("made_up.json", "not_listed.json"):
-        content = {"facts": {"torch": "2", "cuda": None, "git_tree": "abc"}, "rows": rows}
+        content = {"facts": {"torch": "2", "cuda": None, "git_tree": tree}, "rows": rows}
         (tmp_path / name).write_text(json.dumps(content))
-    listed = {"current": "abc", "files": {"made_up.json": {"command": "python made_up.py"}}}
+    listed = {"current": tree, "files": {"made_up.json": {"command": "python made_up.py"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(listed))
     page = results.page(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps(listed | {"current": "def"}))
@@ -177,14 +178,18 @@ def test_the_results_page_shows_whatever_the_files_hold(results: ModuleType, tmp
         "",
         "`python made_up.py`, of the current version of metabox.",
         "",
-        "Facts: torch 2; git tree abc.",
-        "",
         "In every row: split test.",
         "",
         "| recipe | steps | accuracy | whole | ms |",
         "| --- | --- | --- | --- | --- |",
         "| a\\|b | 12000 | 0.1235 | yes |  |",
         "| c | 3 |  |  | 1,234 [1e-05, 2] |",
+        "",
+        "<details><summary>About the measurement</summary>",
+        "",
+        f"Facts: torch 2; git tree {tree[:8]}.",
+        "",
+        "</details>",
     ]
 
 
