@@ -94,16 +94,23 @@ def regenerate(wanted: dict[str, Job], root: str | None, path: Path = MANIFEST, 
     now, failed = version(), []
     for name, job in wanted.items():
         if is_current(path.parent / name, now):
+            if name not in manifest(path)["files"]:  # its script was run by hand
+                enter(name, job, None, now, path)
             continue
         print(f"{name}: {command(job)} (about {job['minutes']} min)", flush=True)
         began = time.monotonic()
         if not run(job, root, now):
             failed.append(name)
             continue
-        state = manifest(path)
-        state["files"][name] = {"command": command(job), "minutes": round((time.monotonic() - began) / 60, 1)}
-        write_json(path, state | {"current": now, "files": dict(sorted(state["files"].items()))})
+        enter(name, job, round((time.monotonic() - began) / 60, 1), now, path)
     return failed
+
+
+def enter(name: str, job: Job, minutes: float | None, now: str, path: Path) -> None:
+    """Write into the manifest how a file was made, and in how many minutes if that was measured."""
+    state = manifest(path)
+    state["files"][name] = {"command": command(job), "minutes": minutes}
+    write_json(path, state | {"current": now, "files": dict(sorted(state["files"].items()))})
 
 
 def listed(known: dict[str, Job], state: dict[str, Any]) -> str:

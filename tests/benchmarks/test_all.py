@@ -62,6 +62,17 @@ def test_a_second_run_does_only_what_failed_and_a_new_version_everything(
     assert json.loads(path.read_text())["files"]["a.json"]["command"] == "python benchmarks/s.py --fast"
 
 
+def test_a_current_file_whose_script_was_run_by_hand_is_entered_and_not_measured_again(
+    pipeline: ModuleType, version: dict[str, str], tmp_path: Path
+) -> None:
+    path, runs = tmp_path / "manifest.json", Runs(tmp_path)
+    runs(job("a.json")["a.json"], None, "one")
+    pipeline.regenerate(job("a.json"), None, path, runs)
+    assert runs.ran == ["a.json"]
+    entry = {"command": "python benchmarks/s.py --fast", "minutes": None}
+    assert json.loads(path.read_text()) == {"current": "one", "files": {"a.json": entry}}
+
+
 def test_a_file_with_one_row_of_an_older_version_is_older(
     pipeline: ModuleType, version: dict[str, str], tmp_path: Path
 ) -> None:
