@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from alone import Tell
 from budget import row as trained
+from stopwatch import flop_counter
 
 from metabox import recipe as recipes
 from metabox.episodes import Device, Episodes
@@ -137,10 +138,9 @@ class Watch(EpisodeSampler):
 
     def _looked_into(self, count: bool) -> Iterator[None]:
         from torch.profiler import ProfilerActivity, profile
-        from torch.utils.flop_counter import FlopCounterMode
 
         if count:
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 yield
             self._tell({"gflop": round(counter.get_total_flops() / 1e9, 4)})
         activity = ProfilerActivity.CUDA if self._cuda else ProfilerActivity.CPU

@@ -205,7 +205,7 @@ def _of_learner(learner: Learner, spec: TaskSpec) -> Iterator[tuple[str, Callabl
         ("another learner's", {"nothing": torch.zeros(3, 2, 2)}),
         ("too wide", {name: torch.cat([part, part], -1) if part.ndim > 1 else part for name, part in phi.items()}),
         ("an axis more", {name: part[..., None] for name, part in phi.items()}),
-        ("of one number a task", {name: part[:, :0].flatten(1) for name, part in phi.items()}),
+        ("of no number a task", {name: part[:, None].flatten(1)[:, :0] for name, part in phi.items()}),
         ("of other tasks", {name: part[:2] for name, part in phi.items()}),
         ("of various tasks", {name: part[: 1 + i] for i, (name, part) in enumerate({"": x, **phi}.items())}),
         ("elsewhere", {name: part.to("meta") for name, part in phi.items()}),
