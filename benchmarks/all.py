@@ -93,14 +93,17 @@ def regenerate(wanted: dict[str, Job], root: str | None, path: Path = MANIFEST, 
     """Run what is not of this version of metabox; returns the files that failed."""
     now, failed = version(), []
     for name, job in wanted.items():
-        if is_current(path.parent / name, now):
-            if name not in manifest(path)["files"]:  # its script was run by hand
+        state = manifest(path)
+        if is_current(path.parent / name, now) and name not in state.get("failed", ()):
+            if name not in state["files"]:  # its script was run by hand
                 enter(name, job, None, now, path)
             continue
         print(f"{name}: {command(job)} (about {job['minutes']} min)", flush=True)
         began = time.monotonic()
         if not run(job, root, now):
             failed.append(name)
+            state = manifest(path)  # what it wrote may look current
+            write_json(path, state | {"failed": sorted({*state.get("failed", ()), name})})
             continue
         enter(name, job, round((time.monotonic() - began) / 60, 1), now, path)
     return failed
@@ -110,7 +113,9 @@ def enter(name: str, job: Job, minutes: float | None, now: str, path: Path) -> N
     """Write into the manifest how a file was made, and in how many minutes if that was measured."""
     state = manifest(path)
     state["files"][name] = {"command": command(job), "minutes": minutes}
-    write_json(path, state | {"current": now, "files": dict(sorted(state["files"].items()))})
+    failed = [other for other in state.pop("failed", ()) if other != name]
+    state |= {"current": now, "files": dict(sorted(state["files"].items()))}
+    write_json(path, state | ({"failed": failed} if failed else {}))
 
 
 def listed(known: dict[str, Job], state: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,7 @@ def _of_learner(learner: Learner, spec: TaskSpec) -> Iterator[tuple[str, Callabl
     phi = learner.adapt(s, z)
     one = next(iter(phi))
     is_classes = spec.target.n_classes is not None
+    gaps = ("of one feature less", "NaN") if learner.as_described(x * torch.nan).isfinite().all() else ()
 
     def supports() -> Iterator[tuple[str, Any]]:
         yield from (("a tuple", (s.x, s.y)), ("a list", [s]), ("None", None), ("a tensor", s.x), ("a dict", vars(s)))
@@ -168,6 +169,8 @@ def _of_learner(learner: Learner, spec: TaskSpec) -> Iterator[tuple[str, Callabl
             yield "labels infinite", replace(s, y=s.y + torch.inf)
 
     for words, support in supports():
+        if words.removeprefix("x ").removeprefix("with ") in gaps:  # a table's, which it allows
+            continue
         yield f"adapt({words})", partial(learner.adapt, support, z)
         if words in ("a tuple", "x in torch.float16", "x of one feature less", "labels above"):
             yield f"stream({words})", partial(learner.stream, support, z)
@@ -210,7 +213,8 @@ def _of_learner(learner: Learner, spec: TaskSpec) -> Iterator[tuple[str, Callabl
         ("of various tasks", {name: part[: 1 + i] for i, (name, part) in enumerate({"": x, **phi}.items())}),
         ("elsewhere", {name: part.to("meta") for name, part in phi.items()}),
     ):
-        yield f"predict(phi {words})", partial(learner.predict, wrong, x)
+        if not (isinstance(wrong, dict) and _shapes(wrong) == _shapes(phi) and words != "elsewhere"):
+            yield f"predict(phi {words})", partial(learner.predict, wrong, x)
     for words, query in (
         ("a list", x.tolist()),
         ("None", None),
@@ -227,7 +231,13 @@ def _of_learner(learner: Learner, spec: TaskSpec) -> Iterator[tuple[str, Callabl
         ("elsewhere", x.to("meta")),
         ("an array of words", np.array([["a"]])),
     ):
-        yield f"predict(x {words})", partial(learner.predict, phi, query)
+        if words not in gaps:
+            yield f"predict(x {words})", partial(learner.predict, phi, query)
+
+
+def _shapes(phi: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a phi: a change that keeps them, of a phi without numbers, is none."""
+    return {name: tuple(getattr(part, "shape", ())) for name, part in phi.items()}
 
 
 def _of_images(learner: Learner) -> Iterator[tuple[str, Callable[[], object]]]:
