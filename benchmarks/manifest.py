@@ -12,7 +12,7 @@ MANIFEST = RESULTS / "manifest.json"
 
 
 def manifest(path: Path = MANIFEST) -> dict[str, Any]:
-    """`current`, the hash of metabox/ at the last regeneration, and the command of each of `files`; `failed`, to be run again."""
+    """`current`, the hash of metabox/ at the last regeneration, the command of each of `files`, and what `failed`."""
     found: dict[str, Any] = read_json(path) if path.exists() else {"current": None, "files": {}}
     return found
 
