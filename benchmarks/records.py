@@ -64,7 +64,7 @@ LEARNERS: dict[str, list[str]] = {
     "MatchingNet": ["--learner", "MatchingNet"],
     "VERSA": ["--learner", "VERSA"],
     "MAML": [
-        *("--learner", "MAML", "--learner.first_order", "true", "--learner.lr", "0.1"),
+        *("--learner", "MAML", "--learner.first_order", "true", "--learner.lr", "0.1", "--outer.lr", "0.001"),
         *("--learner.backbone.norm", "transductive"),
         *("--tasks.n_way", "20", "--evaluation.n_way", "20", "--outer.n_tasks", "3"),
     ],
