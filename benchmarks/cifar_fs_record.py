@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from timed_runs import VIEWS, Row, add_rows, by_views, cost, train
+from timed_runs import VIEWS, Row, add_rows, by_views, cost, outer, train
 
 from metabox.episodes import Split
 from metabox.recipe import load_run
@@ -33,8 +33,7 @@ def shorter(steps: int | None) -> list[str]:
     """The options of a training of so many steps, with one validation on fewer tasks at its end."""
     if steps is None:
         return []
-    settings = {"steps": steps, "validate_every": steps, "n_validation": 100, "warmup": steps // 6}
-    return [word for name, value in settings.items() for word in (f"--outer.{name}", str(value))]
+    return outer(steps=steps, validate_every=steps, n_validation=100, warmup=steps // 6)
 
 
 def row_of(recipe: str, seed: int, args: argparse.Namespace) -> Row:

@@ -8,8 +8,8 @@
 Vinyals' split with rotations. The same weights answer in all settings, and every choice was made on validation
 characters. The recipe is omniglot-record-incontext. The other learners have its backbone, augmentation and optimizer,
 and as many steps as fit into the same time of one core; only MAML differs: it is trained on tasks of 20 classes, for
-its inner loop, whose step is the one of .02, .1, .4 and 2 with which it left chance on validation characters, and is
-transductive, as in its paper.
+its inner loop, whose step is the one of .02, .1, .4 and 2 with which it left chance on validation characters, at a
+quarter of the outer learning rate, with which it stayed there; and it is transductive, as in its paper.
 A stopped command goes on where it was; a finished training is not repeated. Writes results/records-COMMAND.json.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import cast
 
-from timed_runs import REFUSED, VIEWS, Row, add_rows, by_views, cost, seconds_per_step, train
+from timed_runs import REFUSED, VIEWS, Row, add_rows, by_views, cost, outer, seconds_per_step, train
 
 from metabox.evaluation import normalisation
 from metabox.files import read_json, write_json
@@ -82,8 +82,8 @@ def budgeted(name: str, minutes: float, seed: int, args: argparse.Namespace) -> 
         write_json(kept, {"steps": int(60 * minutes / seconds_per_step(RECIPE, options))})
     steps = read_json(kept)["steps"]
     out: Path = args.runs / f"{RECIPE}-{name}-{minutes:g}min-seed{seed}"
-    rest = {"steps": steps, "validate_every": max(1, steps // 5), "warmup": min(500, steps // 10)}
-    train(RECIPE, out, [*options, *(word for key, value in rest.items() for word in (f"--outer.{key}", str(value)))])
+    rest = outer(steps=steps, validate_every=max(1, steps // 5), warmup=min(500, steps // 10))
+    train(RECIPE, out, [*options, *rest])
     return out
 
 

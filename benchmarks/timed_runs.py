@@ -40,6 +40,11 @@ def train(recipe: str, out: Path, options: Sequence[str]) -> None:
             write_json(ledger, {"seconds": spent + time.process_time() - began})
 
 
+def outer(**settings: float) -> list[str]:
+    """Settings of the outer loop as options of `metabox train`."""
+    return [word for name, value in settings.items() for word in (f"--outer.{name}", str(value))]
+
+
 def steps_of(out: Path) -> int:
     """How many steps the log of a run has, if there is one."""
     return int(log_of(out)[-1]["step"]) if (out / "metrics.jsonl").exists() and log_of(out) else 0
@@ -47,12 +52,12 @@ def steps_of(out: Path) -> int:
 
 def seconds_per_step(recipe: str, options: Sequence[str]) -> float:
     """Of one core, between two short trainings that differ by 40 steps."""
-    short = ["--outer.validate_every", "1000", "--outer.n_validation", "1", "--outer.warmup", "1"]
+    short = outer(validate_every=1000, n_validation=1, warmup=1)
     taken = []
     for steps in (10, 10, 50):  # the first one warms up
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()
-            train(recipe, Path(folder) / "run", [*options, *short, "--outer.steps", str(steps)])
+            train(recipe, Path(folder) / "run", [*options, *short, *outer(steps=steps)])
             taken.append(time.process_time() - began)
     return (taken[2] - taken[1]) / 40
 
