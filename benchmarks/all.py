@@ -7,7 +7,8 @@
 
 A script beside this one names what it writes in its constant JOBS, a list of objects: `writes`, a file in results/;
 `arguments` of the command; `tier`, "quick" or "full"; `minutes` that it takes; and if they hold, `data`: it takes
---data-root, and `threads`: the number that it needs. So a new result needs no change here.
+--data-root, `threads`: the number that it needs, and `after`: the file that it reads. So a new result needs no change
+here.
 
 Every result holds `git_tree`, the hash that git gives to the folder metabox/. A file with another hash, or none, is
 measured again; until then its rows are kept, and README and docs call them older. results/manifest.json has the hash of
@@ -90,9 +91,9 @@ def execute(job: Job, root: str | None, now: str) -> bool:
 
 
 def regenerate(wanted: dict[str, Job], root: str | None, path: Path = MANIFEST, run: Run = execute) -> list[str]:
-    """Run what is not of this version of metabox; returns the files that failed."""
+    """Run what is not of this version of metabox; returns the files whose script failed, or did not write all rows."""
     now, failed = version(), []
-    for name, job in wanted.items():
+    for name, job in sorted(wanted.items(), key=lambda item: "after" in item[1]):
         state = manifest(path)
         if is_current(path.parent / name, now) and name not in state.get("failed", ()):
             if name not in state["files"]:  # its script was run by hand
@@ -100,7 +101,7 @@ def regenerate(wanted: dict[str, Job], root: str | None, path: Path = MANIFEST, 
             continue
         print(f"{name}: {command(job)} (about {job['minutes']} min)", flush=True)
         began = time.monotonic()
-        if not run(job, root, now):
+        if not run(job, root, now) or not is_current(path.parent / name, now):
             failed.append(name)
             state = manifest(path)  # what it wrote may look current
             write_json(path, state | {"failed": sorted({*state.get("failed", ()), name})})

@@ -18,9 +18,10 @@ def manifest(path: Path = MANIFEST) -> dict[str, Any]:
 
 
 def trees(content: object) -> set[str | None]:
-    """The versions of metabox of a result."""
+    """The versions of metabox of a result; None is among them if one of several rows does not say it."""
     if isinstance(content, list):
-        return set().union(*map(trees, content))
+        each = [trees(item) for item in content]
+        return set().union(*each, {None} if any(each) and not all(each) else ())
     if not isinstance(content, dict):
         return set()
     own = {content["git_tree"]} if "git_tree" in content else set()

@@ -14,7 +14,7 @@ from typing import Any
 from metabox.files import read_json, write_json
 
 JOBS = [
-    {"writes": "scaling.json", "tier": "quick", "minutes": 1},
+    {"writes": "scaling.json", "tier": "quick", "minutes": 1, "after": "speed.json"},
 ]
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,5 +59,6 @@ def rows(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     speed = read_json(RESULTS / "speed.json")
     about = {"overlap": OVERLAP, **{f"{name}, GB/s": gb for name, (gb, _) in NETWORKS.items()}}
-    measured = {name: speed["steps_measured_with"][name] for name in ("cpu", "threads", "torch", "git_commit")}
+    names = ("cpu", "threads", "torch", "git_commit", "git_tree")
+    measured = {name: speed["steps_measured_with"][name] for name in names}
     write_json(RESULTS / "scaling.json", {"assumed": about, "measured": measured, "rows": rows(speed["steps"])})

@@ -6,7 +6,7 @@
     OMP_NUM_THREADS=1 python benchmarks/speed.py --start                    # start-up alone; also with --against
 
 Every time is a median with quartiles over rounds that interleave all that is compared (see stopwatch.py).
-Writes results/speed.json, or results/against.json, a table for each part. A peer that is not installed is left out.
+Writes results/speed.json, against.json or start.json, a table for each part. A peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -352,9 +352,10 @@ def main() -> None:
     keep_freed_memory()  # as in `run`; ours and the peers' alike
     parts: dict[str, Callable[[], Rows]] = {name: partial(PARTS[name], options.quick) for name in options.parts}
     about: dict[str, Any] = {}
-    if beside := bool(options.against or options.start):
+    if options.against or options.start:
         parts, about = against.parts(options.against, options.start, options.rounds, options.recipes)
-    out = options.out or (RESULTS / ("against.json" if beside else "speed.json"))
+    name = "against" if options.against else "start" if options.start else "speed"
+    out = options.out or RESULTS / f"{name}.json"
     result = read_json(out) if out.exists() else {}
     for name, measure in parts.items():
         began = time.perf_counter()

@@ -24,8 +24,6 @@ from metabox.views import Views
 Row = dict[str, Any]
 VIEWS = (1, 9)
 """Of an image, over which an answer is averaged."""
-REFUSED = 2
-"""The exit status of what cannot be trained as it is."""
 
 
 def train(recipe: str, out: Path, options: Sequence[str]) -> None:
@@ -112,9 +110,10 @@ def add_rows(out: Path | None, keys: Sequence[Row], row_of: Callable[[Row], Row]
 
     for key in keys:
         environment = collect_environment()
-        if any(key.items() <= row.items() and row.get("git_tree") == environment["git_tree"] for row in kept()):
+        now = key | {"git_tree": environment["git_tree"]}
+        if any(now.items() <= row.items() and "left_out" not in row for row in kept()):
             continue
-        measured = key | row_of(key)
+        measured = now | row_of(key)
         print(json.dumps(measured), flush=True)
         if out is not None:  # another process may have added to the file meanwhile
             others = [row for row in kept() if not key.items() <= row.items()]

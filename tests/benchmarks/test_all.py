@@ -37,12 +37,13 @@ def job(name: str, **more: Any) -> dict[str, dict[str, Any]]:
 class Runs:
     """Writes what a script would write, unless it is to fail."""
 
-    def __init__(self, folder: Path, fail: tuple[str, ...] = ()) -> None:
-        self.folder, self.fail, self.ran = folder, fail, list[str]()
+    def __init__(self, folder: Path, fail: tuple[str, ...] = (), silent: tuple[str, ...] = ()) -> None:
+        self.folder, self.fail, self.silent, self.ran = folder, fail, silent, list[str]()
 
     def __call__(self, job: dict[str, Any], root: str | None, now: str) -> bool:
         self.ran.append(job["writes"])
-        (self.folder / job["writes"]).write_text(json.dumps({"environment": {"git_tree": now}, "rows": []}))
+        if job["writes"] not in self.silent:
+            (self.folder / job["writes"]).write_text(json.dumps({"environment": {"git_tree": now}, "rows": []}))
         return job["writes"] not in self.fail
 
 
@@ -59,6 +60,24 @@ def test_a_second_run_does_only_what_failed_and_a_new_version_everything(
     assert pipeline.regenerate(wanted, None, path, third) == []
     assert third.ran == ["a.json", "b.json"]
     assert json.loads(path.read_text())["files"]["a.json"]["command"] == "python benchmarks/s.py --fast"
+
+
+def test_a_script_that_wrote_no_file_of_this_version_has_failed(
+    pipeline: ModuleType, version: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "manifest.json"
+    (tmp_path / "a.json").write_text('{"environment": {"git_tree": "zero"}}')
+    assert pipeline.regenerate(job("a.json"), None, path, Runs(tmp_path, silent=("a.json",))) == ["a.json"]
+    assert json.loads(path.read_text())["files"] == {}
+
+
+def test_what_reads_another_result_is_measured_after_it(
+    pipeline: ModuleType, version: dict[str, str], tmp_path: Path
+) -> None:
+    runs = Runs(tmp_path)
+    wanted = job("a.json", after="b.json") | job("b.json")
+    assert pipeline.regenerate(wanted, None, tmp_path / "manifest.json", runs) == []
+    assert runs.ran == ["b.json", "a.json"]
 
 
 def test_a_current_file_whose_script_was_run_by_hand_is_entered_and_not_measured_again(
@@ -82,6 +101,8 @@ def test_a_file_with_one_row_of_an_older_version_is_older(
     rows = [{"git_tree": "one"}, {"git_tree": "zero"}]
     (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
     assert manifest.older(path) == ["a.json"]
+    (tmp_path / "a.json").write_text(json.dumps({"rows": [{"git_tree": "one"}, {"accuracy": 0.5}]}))
+    assert manifest.older(path) == ["a.json"], "a row that does not say its version is of another"
     (tmp_path / "a.json").write_text(json.dumps({"rows": []}))
     assert manifest.older(path) == ["a.json"], "a version that nobody wrote down is not the current one"
 

@@ -98,7 +98,7 @@ def test_a_budget_becomes_steps_once_and_the_time_of_all_calls_that_train_is_add
 def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
     records: ModuleType, machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, seen = {"git_tree": "b"}, []
+    now, seen, without = {"git_tree": "b"}, [], {"MAML"}
 
     def measured(out: Path, args: argparse.Namespace) -> dict[str, Any]:
         seen.append(out.name)
@@ -106,7 +106,7 @@ def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
 
     import timed_runs
 
-    monkeypatch.setattr(timed_runs, "metabox", lambda words: 2 if "MAML" in words else machine.train(words))
+    monkeypatch.setattr(records, "has", lambda package: "MAML" not in without)
     monkeypatch.setattr(records, "measured", measured)
     monkeypatch.setattr(timed_runs, "collect_environment", lambda: now)
     monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
@@ -118,8 +118,24 @@ def test_what_was_measured_is_kept_and_what_cannot_be_trained_is_left_out(
         records.main()
         assert seen == [f"{records.RECIPE}-{name}-{records.MINUTES['beside'][0]:g}min-seed0" for name in trained]
         rows = read_json(tmp_path / "results" / "records-beside.json")["rows"]
-        found = {row["learner"]: row.get("git_tree", row.get("left_out")) for row in rows}
-        assert found == {"VERSA": tree, "MAML": "it cannot be trained here"}
+        found = {row["learner"]: (row["git_tree"], row.get("left_out", "")) for row in rows}
+        assert found["VERSA"] == (tree, "")
+        assert found["MAML"][0] == tree
+        assert found["MAML"][1].startswith("learn2learn is not installed")
+    without.clear()
+    seen.clear()
+    records.main()
+    assert [name.split("-")[3] for name in seen] == ["MAML"]
+
+
+def test_a_training_that_is_refused_ends_the_script(
+    records: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timed_runs
+
+    monkeypatch.setattr(timed_runs, "metabox", lambda words: 2)
+    with pytest.raises(SystemExit, match="2"):
+        records.row_of("VERSA", 0, 1.0, argparse.Namespace(more=[], runs=tmp_path))
 
 
 def test_the_table_has_a_line_for_each_learner_with_means_over_its_seeds(records: ModuleType) -> None:
