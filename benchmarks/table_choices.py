@@ -40,10 +40,15 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "rows": {"learner": {"layout": "rows"}},
     "columns, muon": {"outer": {"optimizer": "muon"}},
     "columns in pairs": {"learner": {"group": 2}},
+    "columns with their neighbours": {"learner": {"neighbours": True}},
     "extra rows": {"learner": {"extra_rows": 16}},
     "one key head": {"learner": {"key_heads": 1}},
     "scaled attention": {"learner": {"scaled": True}},
     "mean of columns": {"learner": {"summaries": 0}},
+    "muon, neighbours, extra rows": {
+        "learner": {"neighbours": True, "extra_rows": 16},
+        "outer": {"optimizer": "muon"},
+    },
     "one large table": {"outer": {"n_tasks": 1}, "prior": {"n_rows": [256, 256]}},
 }
 """Options of learner, outer loop and prior, beside those of `recipes/tabular` and as many key heads as heads."""

@@ -15,7 +15,7 @@ from metabox.learners.method import Method
 from metabox.nn import tabular_layouts as layouts
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
-from metabox.nn.tabular import FEATURES, CellFeatures, class_numbers, column_numbers, grouped
+from metabox.nn.tabular import FEATURES, NEIGHBOURS, CellFeatures, beside, class_numbers, column_numbers, grouped
 from metabox.nn.transformer import Transformer, TransformerLayer
 from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
@@ -59,6 +59,8 @@ class TabularTransformer(Learner):
         row_depth: layers of attention within rows, the last of which is of the summaries only.
         summaries: tokens that sum up a row; with 0 the mean of its cells does.
         group: columns whose cells share a token, neighbours in an order that depends on the data only; not of "rows".
+        neighbours: whether a cell's token is also made of the cells of its row in the first and third column after it
+            in that order, which sets columns of one distribution apart (Qu et al. 2026, "TabICLv2"); not of "rows".
         width: features of a row's token.
         depth: layers of attention among rows.
         heads: attention heads of these, a divisor of `width`; those of columns and rows have 16 features each, if that
@@ -102,6 +104,7 @@ class TabularTransformer(Learner):
         row_depth: Count = 2,
         summaries: Natural = 4,
         group: Count = 1,
+        neighbours: bool = False,
         width: Count = 128,
         depth: Natural = 4,
         heads: Count = 4,
@@ -113,8 +116,9 @@ class TabularTransformer(Learner):
         if self.scaler is not None:
             self.scaler.of_x = False  # columns are scaled here
         self.features = CellFeatures()
-        self.embed = nn.Identity() if layout == "rows" else nn.Linear(group * FEATURES, cell)
-        self.group = group
+        self.group, self.neighbours = group, neighbours
+        seen = (1 + len(NEIGHBOURS) * neighbours) * group
+        self.embed = nn.Identity() if layout == "rows" else nn.Linear(seen * FEATURES, cell)
         size = spec.target.label_size
         self.layout: layouts.Layout
         columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
@@ -181,7 +185,11 @@ class TabularTransformer(Learner):
 
     def _cells(self, features: Tensor, phi: Phi) -> Tensor:
         """Tokens of columns, or of groups of them, `[T, G, N, cell]` of features `[T, D, N, F]`."""
-        tokens: Tensor = self.embed(features if self.group == 1 else grouped(features, phi["place"], self.group))
+        if self.group > 1:
+            features = grouped(features, phi["place"], self.group)
+        elif self.neighbours:
+            features = beside(features, phi["place"], phi["exists"])
+        tokens: Tensor = self.embed(features)
         return tokens
 
     def _visible(self, mask: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ FEATURES = 3 + BUMPS
 """Numbers that describe a cell."""
 MISSING = 1
 """Which of them says whether it is missing."""
+NEIGHBOURS = 1, 3
+"""Places after a column's own; with these, no two of seven columns or more stand beside each other twice."""
 SOFT = 5.0
 """Standard deviations beyond which numbers are drawn in."""
 
@@ -131,3 +133,14 @@ def grouped(features: Tensor, place: Tensor, size: int) -> Tensor:
     absent[MISSING] = 1
     padded = torch.cat([ordered, absent.expand(t, -d % size, n, f)], 1)
     return padded.view(t, -1, size, n, f).transpose(2, 3).flatten(3)
+
+
+def beside(features: Tensor, place: Tensor, exists: Tensor) -> Tensor:
+    """Features `[T, D, N, F]` of columns with those of their `NEIGHBOURS` in the order of places: `[T, D, N, 3 F]`.
+
+    The last of the columns that there are is followed by the first.
+    """
+    order, count = place.argsort(1), exists.sum(1, keepdim=True).clamp(min=1)
+    after = [order.gather(1, (place + shift) % count) for shift in NEIGHBOURS]
+    index = (of[..., None, None].expand_as(features) for of in after)
+    return torch.cat([features, *(features.gather(1, i) for i in index)], -1)

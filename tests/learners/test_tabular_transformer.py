@@ -12,7 +12,7 @@ from torch import Tensor
 from metabox import Place, Reals, TaskSpec
 from metabox.episodes import Episodes, Examples
 from metabox.learners import CNP, TabularTransformer
-from metabox.nn.tabular import CellFeatures, class_numbers
+from metabox.nn.tabular import CellFeatures, beside, class_numbers
 from metabox.objectives import QueryLoss
 from metabox.targets import Bars
 from metabox.tasks import TabularPrior
@@ -36,6 +36,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "columns in pairs": {"group": 2, **LEVERS},
     "cells in fours": {"layout": "cells", "group": 4},
     "mean of columns": {"summaries": 0},
+    "columns with their neighbours": {"neighbours": True},
 }
 
 
@@ -93,6 +94,16 @@ def test_renaming_classes_renames_predictions(layout: Any) -> None:
     e = replace(e, classes=None)
     renamed = replace(e.support, y=new[e.support.y])
     torch.testing.assert_close(outputs(made, e, renamed)[..., new], outputs(made, e), **CLOSE)
+
+
+def test_a_cell_stands_beside_the_first_and_the_third_after_it_among_the_columns_that_there_are() -> None:
+    features = torch.arange(6.0).view(1, 6, 1, 1)  # of six columns, of which the third is not there
+    place = torch.tensor([[4, 0, 5, 1, 3, 2]])
+    exists = torch.tensor([[True, True, False, True, True, True]])
+    got = beside(features, place, exists)[0, :, 0].tolist()
+    in_order = [1, 3, 5, 4, 0]
+    for at, column in enumerate(in_order):
+        assert got[column] == [column, in_order[(at + 1) % 5], in_order[(at + 3) % 5]]
 
 
 def test_real_y_in_another_unit_is_answered_in_it() -> None:
