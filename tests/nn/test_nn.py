@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metabox.nn.attention import dot_product_attention
 from metabox.nn.backbones import MLP, Backbone, Conv4, make_backbone
 from metabox.nn.sets import class_mean, masked_mean, membership
 from metabox.nn.transformer import TransformerLayer
@@ -35,6 +36,17 @@ def test_attention_over_nothing_is_finite_and_gives_the_null_value() -> None:
     out.sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("n_keys", [1, 7, 8, 15, 16, 17, 25])
+@pytest.mark.parametrize("of_each", [True, False])
+def test_attention_is_the_plain_formula_for_any_number_of_keys(n_keys: int, of_each: bool) -> None:
+    random = torch.Generator().manual_seed(n_keys)
+    query, key, value = (torch.randn(3, 2, n, 4, generator=random) for n in (5, n_keys, n_keys))
+    visible = torch.rand(3, 1, 5 if of_each else 1, n_keys, generator=random) < 0.5
+    visible[..., 0] = True
+    likeness = (query @ key.mT / 2).masked_fill(~visible, -torch.inf)
+    torch.testing.assert_close(dot_product_attention(query, key, value, visible), likeness.softmax(-1) @ value)
 
 
 def test_means_of_sets_are_means_by_loops() -> None:
