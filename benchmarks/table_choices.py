@@ -3,7 +3,7 @@
     python benchmarks/table_choices.py                          all choices that are not measured yet
     python benchmarks/table_choices.py --only columns cells     some of them
 
-Each choice is trained for as long as "columns" is for 1,000 steps, by the time that steps of both take in turn on one
+Each choice is trained for as long as "columns" is for 3,000 steps, by the time that steps of both take in turn on one
 thread, which fixes the number of steps. All are validated on the same 200 made-up tables, of validation's own draw, and
 compared with "columns" task by task. One seed: differences of less than two standard errors say nothing, and others
 may be of the seed. Writes results/table-choices.json beside this file after each choice; the same command goes on.
@@ -128,7 +128,7 @@ def compared(rows: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(CHOICES), choices=list(CHOICES))
-    parser.add_argument("--steps", type=int, default=1000, help='of "columns"')
+    parser.add_argument("--steps", type=int, default=3000, help='of "columns"')
     parser.add_argument("--runs", type=Path, default=Path("runs/table-choices"))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
     args = parser.parse_args()
