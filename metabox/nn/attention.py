@@ -21,11 +21,12 @@ LANES = 16
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
     """torch's fused attention; on a CPU in float32 at least, since the kernel's backward pass is slow in bf16.
 
-    There, if at least half of the last `LANES` are keys, hidden ones fill them, which takes less time, not more.
+    There, if at least half of the last `LANES` are keys, hidden ones fill them, which takes less time, not more; but not
+    in compiled code, which would be made anew for each number of keys.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-    if 0 < (lacking := -key.shape[2] % LANES) <= LANES // 2:
+    if not torch.compiler.is_compiling() and 0 < (lacking := -key.shape[2] % LANES) <= LANES // 2:
         key, value = (F.pad(part, (0, 0, 0, lacking)) for part in (key, value))
         visible = F.pad(visible.expand(*visible.shape[:3], key.shape[2] - lacking), (0, lacking))
     with torch.autocast("cpu", enabled=False):
