@@ -21,8 +21,8 @@ LANES = 16
 def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
     """torch's fused attention; on a CPU in float32 at least, since the kernel's backward pass is slow in bf16.
 
-    There, if at least half of the last `LANES` are keys, hidden ones fill them, which takes less time, not more; but not
-    in compiled code, which would be made anew for each number of keys.
+    There, if at least half of the last `LANES` are keys, hidden ones fill them, which takes less time, not more. Not in
+    compiled code, which would be made anew for each number of keys.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
