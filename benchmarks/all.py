@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def execute(job: Job, root: str | None, now: str) -> bool:
 def regenerate(wanted: dict[str, Job], root: str | None, path: Path = MANIFEST, run: Run = execute) -> list[str]:
     """Run what is not of this version of metabox; returns the files whose script failed, or did not write all rows."""
     now, failed = version(), []
-    for name, job in sorted(wanted.items(), key=lambda item: "after" in item[1]):
-        state = manifest(path)
+    reads = {name: [job["after"]] if job.get("after") in wanted else [] for name, job in wanted.items()}
+    for name in TopologicalSorter(reads).static_order():
+        job, state = wanted[name], manifest(path)
         if is_current(path.parent / name, now) and name not in state.get("failed", ()):
             if name not in state["files"]:  # its script was run by hand
                 enter(name, job, None, now, path)

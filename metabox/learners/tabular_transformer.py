@@ -185,10 +185,10 @@ class TabularTransformer(Learner):
 
     def _cells(self, features: Tensor, phi: Phi) -> Tensor:
         """Tokens of columns, or of groups of them, `[T, G, N, cell]` of features `[T, D, N, F]`."""
+        if self.neighbours:
+            features = beside(features, phi["place"], phi["exists"])
         if self.group > 1:
             features = grouped(features, phi["place"], self.group)
-        elif self.neighbours:
-            features = beside(features, phi["place"], phi["exists"])
         tokens: Tensor = self.embed(features)
         return tokens
 

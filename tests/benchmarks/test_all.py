@@ -75,9 +75,10 @@ def test_what_reads_another_result_is_measured_after_it(
     pipeline: ModuleType, version: dict[str, str], tmp_path: Path
 ) -> None:
     runs = Runs(tmp_path)
-    wanted = job("a.json", after="b.json") | job("b.json")
+    wanted = job("a.json", after="b.json") | job("b.json", after="c.json") | job("c.json")
+    wanted |= job("d.json", after="e.json")  # which is not wanted
     assert pipeline.regenerate(wanted, None, tmp_path / "manifest.json", runs) == []
-    assert runs.ran == ["b.json", "a.json"]
+    assert runs.ran == ["c.json", "d.json", "b.json", "a.json"]
 
 
 def test_a_current_file_whose_script_was_run_by_hand_is_entered_and_not_measured_again(

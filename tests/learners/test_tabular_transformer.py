@@ -37,6 +37,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cells in fours": {"layout": "cells", "group": 4},
     "mean of columns": {"summaries": 0},
     "columns with their neighbours": {"neighbours": True},
+    "pairs with their neighbours": {"neighbours": True, "group": 2},
 }
 
 
