@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.learners.method import Method
-from metabox.nn import tabular_layouts as layouts
+from metabox.nn.columns_then_rows import MOST_CELLS, ColumnsThenRows
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
-from metabox.nn.tabular import FEATURES, NEIGHBOURS, CellFeatures, beside, class_numbers, column_numbers, grouped
+from metabox.nn.tabular import FEATURES, NEIGHBOURS, CellFeatures, beside, class_numbers, column_numbers
 from metabox.nn.transformer import Transformer, TransformerLayer
 from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
@@ -34,13 +33,10 @@ class TabularTransformer(Learner):
     NaN in every row of the support is one that the table does not have. Each column is brought to one scale by its
     support (see `metabox.nn.tabular.CellFeatures`), so that units do not matter.
 
-    Each row becomes a token, in one of three ways. "columns": a few learned tokens attend to the cells of a column,
-    whose labels they see in the support, and the cells attend to them (induced attention: Lee et al. 2019, "Set
-    Transformer"); then learned summaries attend to the cells of a row. "cells": every cell is a token, with attention
-    within rows and within columns in turn, as in the second version of TabPFN (Hollmann et al. 2025). "rows": a row is
-    the sum of its cells, each through weights of its column's place, as in the first TabPFN (Hollmann et al. 2023);
-    "columns" adds that sum too, for it tells rows apart from the first step on. Then the support's rows with
-    their labels attend to each other, queries attend to them, as in `InContext`.
+    Each row becomes a token: a few learned tokens attend to the cells of a column, whose labels they see in the
+    support, and the cells attend to them (induced attention: Lee et al. 2019, "Set Transformer"); then learned
+    summaries attend to the cells of a row, see `metabox.nn.columns_then_rows`. Then the support's rows with their
+    labels attend to each other, queries attend to them, as in `InContext`.
 
     Predictions do not depend on the order of rows and columns, and renaming classes renames predictions: in the
     columns, a class is known by its number in an order that depends on the data only (its size, then a hash of the
@@ -52,21 +48,19 @@ class TabularTransformer(Learner):
 
     Args:
         spec: the tasks; an image is the table of the means of its 8 x 8 parts.
-        layout: how a row becomes a token.
         cell: features of a cell's token.
-        column_depth: layers of attention within columns; of "cells", pairs of layers.
+        column_depth: layers of attention within columns.
         induced: learned tokens of each such layer.
         row_depth: layers of attention within rows, the last of which is of the summaries only.
-        summaries: tokens that sum up a row; with 0 the mean of its cells does.
-        group: columns whose cells share a token, neighbours in an order that depends on the data only; not of "rows".
-        neighbours: whether a cell's token is also made of the cells of its row in the first and third column after it
-            in that order, which sets columns of one distribution apart (Qu et al. 2026, "TabICLv2"); not of "rows".
+        summaries: tokens that sum up a row.
+        neighbours: whether a cell's token is also made of the cells of its row in the first and third column after it,
+            in an order that depends on the data only, which sets columns of one distribution apart (Qu et al. 2026,
+            "TabICLv2").
         width: features of a row's token.
         depth: layers of attention among rows.
         heads: attention heads of these, a divisor of `width`; those of columns and rows have 16 features each, if that
             divides `cell`, else there is one.
         key_heads: heads of their keys and values, a divisor of `heads` (Ainslie et al. 2023): phi shrinks with them.
-        extra_rows: learned rows that the others see.
         scaled: whether attention among rows is sharper if there are more of them (Nakanishi 2025).
     """
 
@@ -97,45 +91,33 @@ class TabularTransformer(Learner):
         self,
         spec: TaskSpec,
         *,
-        layout: Literal["columns", "cells", "rows"] = "columns",
         cell: Count = 32,
         column_depth: Natural = 2,
-        induced: Count = 8,
+        induced: Count = 16,
         row_depth: Count = 2,
-        summaries: Natural = 4,
-        group: Count = 1,
+        summaries: Count = 4,
         neighbours: bool = False,
         width: Count = 128,
         depth: Natural = 4,
         heads: Count = 4,
         key_heads: Count = 1,
-        extra_rows: Natural = 0,
         scaled: bool = False,
     ) -> None:
         super().__init__(spec)
         if self.scaler is not None:
             self.scaler.of_x = False  # columns are scaled here
         self.features = CellFeatures()
-        self.group, self.neighbours = group, neighbours
-        seen = (1 + len(NEIGHBOURS) * neighbours) * group
-        self.embed = nn.Identity() if layout == "rows" else nn.Linear(seen * FEATURES, cell)
-        size = spec.target.label_size
-        self.layout: layouts.Layout
+        self.neighbours = neighbours
+        self.embed = nn.Linear((1 + len(NEIGHBOURS) * neighbours) * FEATURES, cell)
         columns = math.prod((spec.x_shape[0], *_parts(spec)) if len(spec.x_shape) == 3 else spec.x_shape)
-        if layout == "columns":
-            depths = column_depth, induced, row_depth, summaries
-            self.layout = layouts.ColumnsThenRows(columns, size, cell, width, *depths)
-        elif layout == "cells":
-            self.layout = layouts.CellsInTurn(size, cell, width, column_depth)
-        else:
-            self.layout = layouts.RowsAtOnce(columns, width)
+        depths = column_depth, induced, row_depth, summaries
+        self.rows = ColumnsThenRows(columns, spec.target.label_size, cell, width, *depths)
         self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
         self.null_label = nn.Parameter(torch.zeros(width))
         layers = [TransformerLayer(width, heads, 2 * width, "gelu", True, key_heads, scaled) for _ in range(depth)]
         self.transformer = Transformer(layers, width)
-        self.extra = nn.Parameter(torch.randn(extra_rows, width)) if extra_rows else None
 
     def as_described(self, x: Tensor) -> Tensor:
         """x with its missing values filled and its columns at the number of the spec, for the checks of the spec."""
@@ -145,25 +127,21 @@ class TabularTransformer(Learner):
         return F.pad(filled, (0, max(0, self.spec.x_shape[0] - x.shape[2])))
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
-        """phi: `moments [T, 2, D]`, `knots [T, D, K]`, `exists` and `place [T, D]` of the columns, `tokens [T, G]` of
-        groups of them; what the layout has read in them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what
-        `InContext` keeps of them.
+        """phi: `moments [T, 2, D]`, `knots [T, D, K]`, `exists` and `place [T, D]` of the columns; what
+        `ColumnsThenRows` has read in them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext`
+        keeps of them.
         """
         x = self._table(support.x)
         phi = self.features.measure(x, support.mask)
-        phi["place"], exists = column_numbers(x, support.mask), phi["exists"]
-        first = torch.arange(0, x.shape[2], self.group, device=x.device)  # those that there are come first
-        phi["tokens"] = exists if self.group == 1 else first < exists.sum(1, keepdim=True)
+        phi["place"] = column_numbers(x, support.mask)
         features, labels = self.features(x, phi), self._label_codes(x, support)
-        rows, known = self.layout.write(features, self._cells(features, phi), labels, support.mask, phi)
+        rows, known = self.rows.write(features, self._cells(features, phi), labels, support.mask, phi)
         phi |= known
         if descriptor is not None:
             phi["descriptor"] = descriptor
         phi["centre"], phi["size"] = _spread(rows, support.mask)
         tokens, known = self.labels.support(self._tokens(rows, phi), support)
-        if self.extra is not None:
-            tokens = torch.cat([self.extra.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
-        return phi | known | self.transformer.write(tokens, self._visible(support.mask)) | {"mask": support.mask}
+        return phi | known | self.transformer.write(tokens, support.mask[:, None]) | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         x = self._table(x)
@@ -171,30 +149,23 @@ class TabularTransformer(Learner):
         if d != phi["exists"].shape[1]:
             raise ValueError(f"expected x of the {phi['exists'].shape[1]} columns of the support, got {d}")
         largest = t * max(d, phi["mask"].shape[1])  # of what a query is compared with
-        if self.training or m * largest <= layouts.MOST_CELLS:
+        if self.training or m * largest <= MOST_CELLS:
             return self._answer(phi, x)
-        parts = x.split(max(1, layouts.MOST_CELLS // largest), dim=1)
+        parts = x.split(max(1, MOST_CELLS // largest), dim=1)
         return torch.cat([self._answer(phi, part) for part in parts], dim=1)
 
     def _answer(self, phi: Phi, x: Tensor) -> Tensor:
         features = self.features(x, phi)
-        rows = self.layout.read(features, self._cells(features, phi), phi)
+        rows = self.rows.read(features, self._cells(features, phi), phi)
         tokens, guess = self.labels.query(self._tokens(rows, phi), phi)
-        read = self.transformer.read(phi, tokens + self.null_label, self._visible(phi["mask"]))
+        read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
         return self.labels.read(read, guess, phi)
 
     def _cells(self, features: Tensor, phi: Phi) -> Tensor:
-        """Tokens of columns, or of groups of them, `[T, G, N, cell]` of features `[T, D, N, F]`."""
-        if self.neighbours:
-            features = beside(features, phi["place"], phi["exists"])
-        if self.group > 1:
-            features = grouped(features, phi["place"], self.group)
-        tokens: Tensor = self.embed(features)
+        """Tokens of cells `[T, D, N, cell]` of their features `[T, D, N, F]`."""
+        seen = beside(features, phi["place"], phi["exists"]) if self.neighbours else features
+        tokens: Tensor = self.embed(seen)
         return tokens
-
-    def _visible(self, mask: Tensor) -> Tensor:
-        """Which keys of a support of this mask `[T, N]` are visible, with those of the extra rows in front."""
-        return F.pad(mask, (0 if self.extra is None else len(self.extra), 0), value=True)[:, None]
 
     def _table(self, x: Tensor) -> Tensor:
         """x `[T, N, D]`; of an image, the means of its parts."""
@@ -204,7 +175,7 @@ class TabularTransformer(Learner):
         return x.flatten(2)
 
     def _label_codes(self, x: Tensor, support: Examples) -> Tensor:
-        """Labels as the layout sees them, `[T, N, label_size]`: of classes their number, see `class_numbers`."""
+        """Labels as columns show them, `[T, N, label_size]`: of classes their number, see `class_numbers`."""
         target = self.spec.target
         if target.n_classes is None:
             return target.encode(support.y, support.mask).to(x.dtype)

@@ -11,8 +11,6 @@ KNOTS = 33
 BUMPS = 8
 FEATURES = 3 + BUMPS
 """Numbers that describe a cell."""
-MISSING = 1
-"""Which of them says whether it is missing."""
 NEIGHBOURS = 1, 3
 """Places after a column's own; with these, no two of seven columns or more stand beside each other twice."""
 SOFT = 5.0
@@ -120,19 +118,6 @@ def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
     key = (hashed(below ^ rows) * mask[..., None]).sum(1)
     order = torch.where(exists, key & (2**62 - 1), 2**62).argsort(dim=1, stable=True)
     return order.argsort(dim=1)
-
-
-def grouped(features: Tensor, place: Tensor, size: int) -> Tensor:
-    """Features `[T, D, N, F]` of columns as those of groups of them, in the order of their places: `[T, G, N, size F]`.
-
-    G is D / size, rounded up. What the last group lacks is as columns that the table does not have.
-    """
-    t, d, n, f = features.shape
-    ordered = features.gather(1, place.argsort(1)[..., None, None].expand(-1, -1, n, f))
-    absent = features.new_zeros(f)
-    absent[MISSING] = 1
-    padded = torch.cat([ordered, absent.expand(t, -d % size, n, f)], 1)
-    return padded.view(t, -1, size, n, f).transpose(2, 3).flatten(3)
 
 
 def beside(features: Tensor, place: Tensor, exists: Tensor) -> Tensor:

@@ -45,14 +45,11 @@ class Muon(AdamW):
         bad = getattr(self, "found_inf", None)
         groups = [group for group in self.param_groups if group["matrices"]]
         moved = [(p, p.grad, group) for group in groups for p in group["params"] if p.grad is not None]
-        for parameter, gradient, group in moved:
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            momentum = state["momentum_buffer"].lerp(gradient, 1 - MOMENTUM)
-            shrunk = parameter * (1 - group["lr"] * group["weight_decay"])
-            new = shrunk - direction(gradient.lerp(momentum, MOMENTUM)) * group["lr"]
-            for held, value in ((state["momentum_buffer"], momentum), (parameter, new)):
+        momenta = [self._momentum(parameter).lerp(gradient, 1 - MOMENTUM) for parameter, gradient, _ in moved]
+        ahead = [gradient.lerp(momentum, MOMENTUM) for (_, gradient, _), momentum in zip(moved, momenta, strict=True)]
+        for (parameter, _, group), momentum, way in zip(moved, momenta, directions(ahead), strict=True):
+            new = parameter * (1 - group["lr"] * group["weight_decay"]) - way * group["lr"]
+            for held, value in ((self._momentum(parameter), momentum), (parameter, new)):
                 held.copy_(value if bad is None else torch.where(bad > 0, held, value))
             parameter.grad = None  # so that AdamW leaves it alone
         super().step()
@@ -60,20 +57,37 @@ class Muon(AdamW):
             parameter.grad = gradient
         return loss
 
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum_buffer"]
+        return momentum
 
-def direction(momentum: Tensor) -> Tensor:
-    """The step of a matrix or kernel at learning rate 1."""
-    matrix = momentum.flatten(1)
-    return (0.2 * math.sqrt(max(matrix.shape)) * orthogonal(matrix)).view(momentum.shape)
+
+def directions(momenta: list[Tensor]) -> list[Tensor]:
+    """The steps of matrices and kernels at learning rate 1; those of one shape at once, since most are small."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, momentum in enumerate(momenta):
+        alike.setdefault(tuple(momentum.flatten(1).shape), []).append(i)
+    steps = list(momenta)
+    for shape, members in alike.items():
+        found = orthogonal(torch.stack([momenta[i].flatten(1) for i in members]))
+        for i, one in zip(members, found, strict=True):
+            steps[i] = (0.2 * math.sqrt(max(shape)) * one).view(momenta[i].shape)
+    return steps
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly U V^T of a matrix U S V^T, by Newton-Schulz iterations in bf16: singular values of about 0.7 to 1.2."""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly U V^T of matrices U S V^T, `[K, A, B]`, by Newton-Schulz iterations in bf16.
+
+    Singular values become about 0.7 to 1.2.
+    """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / x.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -28,23 +28,17 @@ def tables(target: Any = "classes", **options: Any) -> Episodes:
     return prior.sample(Place(4))
 
 
-LEVERS: dict[str, Any] = {"key_heads": 2, "extra_rows": 3, "scaled": True}
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "columns": {},
-    "cells": {"layout": "cells"},
-    "rows": {"layout": "rows"},
-    "columns in pairs": {"group": 2, **LEVERS},
-    "cells in fours": {"layout": "cells", "group": 4},
-    "mean of columns": {"summaries": 0},
-    "columns with their neighbours": {"neighbours": True},
-    "pairs with their neighbours": {"neighbours": True, "group": 2},
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "with its neighbours": {"neighbours": True},
+    "with levers": {"key_heads": 2, "scaled": True},
 }
 
 
-def learner(target: Any = "classes", layout: str = "columns") -> Any:
+def learner(target: Any = "classes", options: str = "as it is") -> Any:
     spec = TabularPrior(target, n_columns=(1, 8), n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Bars(n_bars=10), scale="support")
-    return build(lambda s: TabularTransformer(s, cell=16, width=32, depth=2, **LAYOUTS[layout]), spec).double()
+    return build(lambda s: TabularTransformer(s, cell=16, width=32, depth=2, **OPTIONS[options]), spec).double()
 
 
 def doubled(e: Episodes) -> Episodes:
@@ -63,7 +57,7 @@ def with_column(x: Tensor, at: int, value: float) -> Tensor:
     return torch.cat([x[..., :at], torch.full_like(x[..., :1], value), x[..., at:]], -1)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
 @pytest.mark.parametrize(
     "change",
@@ -74,23 +68,23 @@ def with_column(x: Tensor, at: int, value: float) -> Tensor:
         pytest.param(lambda x: with_column(with_column(x, 3, NAN), 7, NAN), id="two of them"),
     ],
 )
-def test_predictions_do_not_depend_on(target: Any, layout: Any, change: Any) -> None:
-    made, e = learner(target, layout), doubled(tables(target))
+def test_predictions_do_not_depend_on(target: Any, options: Any, change: Any) -> None:
+    made, e = learner(target, options), doubled(tables(target))
     torch.testing.assert_close(outputs(made, changed(e, change)), outputs(made, e), **CLOSE)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
-def test_predictions_do_not_depend_on_the_order_of_rows(target: Any, layout: Any) -> None:
-    made, e = learner(target, layout), doubled(tables(target))
+def test_predictions_do_not_depend_on_the_order_of_rows(target: Any, options: Any) -> None:
+    made, e = learner(target, options), doubled(tables(target))
     order = torch.randperm(e.support.x.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = Examples(x=e.support.x[:, order], y=e.support.y[:, order])
     torch.testing.assert_close(outputs(made, e, shuffled), outputs(made, e), **CLOSE)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_renaming_classes_renames_predictions(layout: Any) -> None:
-    made, e = learner(layout=layout), doubled(tables())
+@pytest.mark.parametrize("options", OPTIONS)
+def test_renaming_classes_renames_predictions(options: Any) -> None:
+    made, e = learner(options=options), doubled(tables())
     new = torch.tensor([2, 3, 1, 0])
     e = replace(e, classes=None)
     renamed = replace(e.support, y=new[e.support.y])
@@ -137,12 +131,12 @@ def test_a_missing_value_is_told_from_every_number() -> None:
             assert not torch.allclose(got, gone, atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_queries_in_chunks_are_answered_as_at_once(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, e = learner(layout=layout), doubled(tables())
+@pytest.mark.parametrize("options", OPTIONS)
+def test_queries_in_chunks_are_answered_as_at_once(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, e = learner(options=options), doubled(tables())
     whole = outputs(made, e)
     calls = []
-    monkeypatch.setattr("metabox.nn.tabular_layouts.MOST_CELLS", 4 * e.support.x.shape[1] * 3)
+    monkeypatch.setattr("metabox.learners.tabular_transformer.MOST_CELLS", 4 * e.support.x.shape[1] * 3)
     monkeypatch.setattr(made, "_answer", lambda phi, x, own=made._answer: calls.append(x.shape[1]) or own(phi, x))
     torch.testing.assert_close(outputs(made, e), whole, **CLOSE)
     assert max(calls) == 3
@@ -204,12 +198,12 @@ def test_class_numbers_are_by_size_and_then_by_what_is_in_the_cells() -> None:
     assert both == {(0, 1), (1, 0)}  # of two classes of one size, the same one is first under both names
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("target", ["classes", "reals"])
-def test_a_training_step_on_tables_with_missing_values_has_finite_gradients(target: Any, layout: Any) -> None:
+def test_a_training_step_on_tables_with_missing_values_has_finite_gradients(target: Any, options: Any) -> None:
     spec = TabularPrior(target, n_columns=8, n_classes=(2, 4)).spec
     spec = spec if target == "classes" else TaskSpec((8,), Reals(1), scale="support")
-    made = TabularTransformer(spec, cell=16, width=32, depth=1, **LAYOUTS[layout])
+    made = TabularTransformer(spec, cell=16, width=32, depth=1, **OPTIONS[options])
     QueryLoss(made)(tables(target, odd=0.9))["loss"].sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in made.parameters())
 
