@@ -3,10 +3,10 @@
     python benchmarks/alphabets.py                        # every row, three seeds; an hour on one core
     python benchmarks/alphabets.py heads single --seeds 0 # some of them; the others in the file stay
 
-All rows see the same number of images of an alphabet. The learning rate and weight decay of the plain sum ("heads") and
-of single-task training are chosen on the validation drawers, with seed 0; the others take those of one of the two. Only
-the reported scores use the test drawers. Writes results/alphabets.json beside this file, and the figure of gradient
-cosines. A finished run is not repeated.
+All rows see the same number of images of an alphabet. The learning rate and weight decay of each network are chosen on
+the validation drawers, with seed 0; weightings and surgeries take those of the plain sum ("heads"), and what is trained
+on five alphabets those of a network there. Only the reported scores use the test drawers. Writes results/alphabets.json
+beside this file, and the figure of gradient cosines. A finished run is not repeated.
 
 Networks whose cost grows with the number of tasks are compared on the first five alphabets, against rows of their own.
 """
@@ -73,14 +73,14 @@ five = partial(Row, alphabets=5, outer=FIVE)
 ROWS = {
     "single": Row(Independent),
     "heads": Row(heads),
-    "heads, group norm": Row(partial(HardSharing, backbone=partial(SMALL, norm="group")), like="heads"),
-    "concat": Row(partial(heads, condition=Concat), like="heads"),
-    "add": Row(partial(heads, condition=Add), like="heads"),
-    "gate": Row(partial(heads, condition=Gate), like="heads"),
-    "film": Row(partial(heads, condition=FiLM), like="heads"),
-    "film in the backbone, heads": Row(partial(heads, film=True), like="heads"),
-    "mmoe": Row(partial(MMoE, n_experts=8, **experts), like="heads"),
-    "ple": Row(partial(PLE, levels=1, **experts), like="heads"),
+    "heads, group norm": Row(partial(HardSharing, backbone=partial(SMALL, norm="group"))),
+    "concat": Row(partial(heads, condition=Concat)),
+    "add": Row(partial(heads, condition=Add)),
+    "gate": Row(partial(heads, condition=Gate)),
+    "film": Row(partial(heads, condition=FiLM)),
+    "film in the backbone, heads": Row(partial(heads, film=True)),
+    "mmoe": Row(partial(MMoE, n_experts=8, **experts)),
+    "ple": Row(partial(PLE, levels=1, **experts)),
     "heads, uncertainty": Row(heads, Uncertainty, like="heads"),
     "heads, gradnorm": Row(heads, GradNorm, like="heads"),
     "heads, dwa": Row(heads, DWA, like="heads"),

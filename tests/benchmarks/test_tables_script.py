@@ -15,6 +15,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import GaussianNB
 
+from metabox import Model
 from metabox.files import read_json
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -55,6 +56,10 @@ def test_a_second_stretch_goes_on_and_keeps_the_curve(
     assert {row["estimator"] for row in result["baselines"]} == {"bayes"}
     assert {row["estimator"] for row in result["curve"][0]["rows"]} == {"tabular-classes"}
     assert len(result["validation"]) == 3
+    model = Model.load(tmp_path / "tabular-classes.metabox")
+    assert (model.name, model.licence) == ("tabular-classes", "MIT")
+    assert f"| tabular-classes | {result['curve'][0]['rows'][0]['auc']:.4g}" in model.card
+    assert all(torch.equal(p, p.half().float()) for p in model.learner.parameters())
     before = json.dumps(result["baselines"])
     monkeypatch.setattr(sys, "argv", ["tables.py", *folders, "--minutes", "0"])
     script.main()
