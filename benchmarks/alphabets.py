@@ -115,7 +115,7 @@ def trained(name: str, seed: int, setting: tuple[float, float], runs: Path) -> t
     row, (lr, decay) = ROWS[name], setting
     out = runs / f"{re.sub('[:, ]+', '-', name)}-lr{lr:g}-decay{decay:g}-seed{seed}"
     outer = replace(row.outer, lr=lr, weight_decay=decay)
-    hooks: list[Hook] = [GradientCosines(every=20)] if (name, seed) == RECORDED else []
+    hooks: list[Hook] = [GradientCosines(every=3)] if (name, seed) == RECORDED else []
     tasks = tasks_of(row, 32)
     return run(tasks, row.learner, outer, weighting=row.weighting, hooks=hooks, seed=seed, out=out), out
 
