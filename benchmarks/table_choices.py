@@ -97,16 +97,24 @@ def measured(choice: dict[str, dict[str, Any]], of_columns: int, out: Path) -> d
     trained = metabox.run(tasks, learner(choice), outer, evaluation=prior(), scale="none", out=out)
     spent = time.process_time() - begun
     scores = metabox.evaluate(trained, prior(), split="val", n_tasks=200, batch=4)
+    environment = collect_environment()
     return {
-        "options": choice,
+        "options": told(choice),
         "parameters": sum(p.numel() for p in trained.parameters()),
         "price_of_a_step": round(own / theirs, 3),
         "steps": steps,
         "seconds": round(spent, 1),
         "accuracy": round(float(scores.mean("accuracy")), 4),
         "nll": round(float(scores.mean("nll")), 4),
+        "git_commit": environment["git_commit"],
+        "git_tree": environment["git_tree"],
         "nlls": [round(float(value), 4) for value in scores.per_task["nll"]],
     }
+
+
+def told(choice: dict[str, dict[str, Any]]) -> str:
+    """The options of a choice in a line."""
+    return " ".join(f"{name}={value}" for part in choice.values() for name, value in part.items())
 
 
 def compared(rows: dict[str, dict[str, Any]]) -> None:
@@ -129,16 +137,18 @@ def main() -> None:
     torch.set_num_threads(1)
     path = args.results / "table-choices.json"
     kept: dict[str, Any] = read_json(path) if path.is_file() else {}
-    rows = kept.get("choices", {}) if kept.get("steps") == args.steps else {}
+    of_this = [row for row in kept.get("choices", ()) if kept["steps"] == args.steps and row["choice"] in CHOICES]
+    rows = {row["choice"]: row for row in of_this}
     for name in args.only:
-        if name in rows and rows[name]["options"] == CHOICES[name]:
+        if name in rows and rows[name]["options"] == told(CHOICES[name]):
             continue
         out = args.runs / name.replace(", ", "-").replace(" ", "-")
         shutil.rmtree(out, ignore_errors=True)  # the time of a step may have changed, and with it the number of steps
-        rows[name] = measured(CHOICES[name], args.steps, out) | {"environment": collect_environment()}
+        rows[name] = {"choice": name, **measured(CHOICES[name], args.steps, out)}
         compared(rows)
-        write_json(path, {"steps": args.steps, "validation_tasks": 200, "choices": rows})
-        shown = {key: value for key, value in rows[name].items() if key not in ("nlls", "environment")}
+        about = {"steps": args.steps, "validation_tasks": 200}
+        write_json(path, {**about, "choices": list(rows.values()), "environment": collect_environment()})
+        shown = {key: value for key, value in rows[name].items() if key != "nlls"}
         print(f"{name}: {shown}", flush=True)
 
 
