@@ -144,6 +144,11 @@ def vector(number: int, n_losses: int) -> list[float]:
     return [round(w, 4) for w in (n_losses * z.softmax(0)).tolist()]
 
 
+def told(number: int, n_losses: int) -> str:
+    """A vector of weights, or its number if it is long."""
+    return str(vector(number, n_losses)) if n_losses <= 8 else f"number {number} of {VECTORS}"
+
+
 def scores(learner: Learner, of: Set, split: Split) -> dict[str, float]:
     """The score of each task."""
     tasks = of.tasks()
@@ -215,7 +220,7 @@ def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dic
             "method": method,
             "parameters": runs[args.seeds[0]]["parameters"],
             "lr": round(lr * of.outer.lr, 6),
-            **({} if number is None else {"weights": str(vector(number, len(tasks)))}),
+            **({} if number is None else {"weights": told(number, len(tasks))}),
             **{task: round(value, 4) for task, value in of_all.items()},
             "seeds": len(args.seeds),
             "steps": runs[args.seeds[0]]["steps"],
