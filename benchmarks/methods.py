@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -162,7 +163,10 @@ def scores(learner: Learner, of: Set, split: Split) -> dict[str, float]:
 
 
 def scored(name: str, method: str, lr: float, number: int | None, seed: int, args: argparse.Namespace) -> Scored:
-    """Train once, and score on validation and test; `number` is that of a vector of weights, None for none."""
+    """Train once, and score on validation and test; `number` is that of a vector of weights, None for none.
+
+    Of a run whose loss did not stay finite there is only its error, and it is never chosen.
+    """
     of = SETS[name]
     told = re.sub(" ", "-", f"methods-{name}-{method}" + ("" if number is None else f"-{number}"))
     out: Path = args.runs / f"{told}-{lr:.3g}x-{args.share:g}-seed{seed}"
@@ -177,7 +181,13 @@ def scored(name: str, method: str, lr: float, number: int | None, seed: int, arg
         weighting = partial(Fixed, weights=vector(number, n_losses))
     target = fixed_noise(tasks.spec.target)
     make = of.others.get(method, of.learner)
-    learner = metabox.run(tasks, make, settings, weighting=weighting, target=target, seed=seed, out=out)
+    begun = time.monotonic()
+    try:
+        learner = metabox.run(tasks, make, settings, weighting=weighting, target=target, seed=seed, out=out)
+    except FloatingPointError as error:
+        got: Scored = {"diverged": str(error), "seconds": time.monotonic() - begun, "run": out.name}
+        write_json(kept, got)
+        return got
     got = {
         "validation": scores(learner, of, "val"),
         "test": scores(learner, of, "test"),
@@ -198,7 +208,10 @@ def chosen(name: str, method: str, args: argparse.Namespace) -> tuple[float, int
         best, _, _ = chosen(name, SUM, args)
         tried = [(best, number) for number in range(VECTORS)]
     runs = [scored(name, method, *setting, 0, args) for setting in tried]
-    gains = [delta_percent(run["validation"], reference, SETS[name].metrics) for run in runs]
+    gains = [
+        -math.inf if "diverged" in run else delta_percent(run["validation"], reference, SETS[name].metrics)
+        for run in runs
+    ]
     lr, number = tried[max(range(len(tried)), key=gains.__getitem__)]
     return lr, number, runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import math
@@ -13,6 +14,7 @@ from types import ModuleType
 import pytest
 from scipy import stats
 
+from metabox import Learner, OuterLoop
 from metabox.targets import Binary, Part, Parts, Reals
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -91,3 +93,23 @@ def test_a_set_is_tuned_trained_and_judged_and_finished_runs_are_not_repeated(
     monkeypatch.setattr(methods.metabox, "run", None)
     methods.main()
     assert json.loads((tmp_path / "out.json").read_text())["recommendation"] == rows
+
+
+def test_a_setting_whose_loss_is_not_finite_is_never_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = importlib.import_module("methods")
+
+    def run(tasks: object, make: object, settings: OuterLoop, **options: object) -> Learner:
+        if settings.lr > 0.009:
+            raise FloatingPointError("the loss was not finite")
+        return learner
+
+    learner = methods.SETS["recommendation"].learner(methods.SETS["recommendation"].tasks().spec)
+    monkeypatch.setattr(methods.metabox, "run", run)
+    monkeypatch.setattr(methods, "scores", lambda *_: {"clicked": 0.5, "watched": 1.0, "liked": 0.5, "rating": 1.0})
+    monkeypatch.setattr(methods, "log_of", lambda _: [{"seconds": 1.0}])
+    monkeypatch.setattr(methods, "LEARNING_RATES", (4.0, 1.0))
+    args = argparse.Namespace(share=0.01, runs=tmp_path)
+    lr, _, runs = methods.chosen("recommendation", "dwa", args)
+    assert lr == 1.0
+    assert "not finite" in runs[0]["diverged"]
+    assert methods.chosen("recommendation", "dwa", args)[2] == runs  # it is kept
