@@ -145,7 +145,7 @@ def vector(number: int, n_losses: int) -> list[float]:
     return [round(w, 4) for w in (n_losses * z.softmax(0)).tolist()]
 
 
-def told(number: int, n_losses: int) -> str:
+def weights_of(number: int, n_losses: int) -> str:
     """A vector of weights, or its number if it is long."""
     return str(vector(number, n_losses)) if n_losses <= 8 else f"number {number} of {VECTORS}"
 
@@ -223,6 +223,8 @@ def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dic
     for method in methods:
         lr, number, tuning = chosen(name, method, args)
         runs = {seed: scored(name, method, lr, number, seed, args) for seed in args.seeds}
+        if lost := [run for run in runs.values() if "diverged" in run]:
+            raise SystemExit(f"{lost[0]['run']}: {lost[0]['diverged']}")
         plain = plain or {seed: run["test"] for seed, run in runs.items()}
         if method != SUM:
             changes[method] = [delta_percent(runs[s]["test"], plain[s], of.metrics) for s in args.seeds]
@@ -233,7 +235,7 @@ def rows_of(name: str, methods: list[str], args: argparse.Namespace) -> list[dic
             "method": method,
             "parameters": runs[args.seeds[0]]["parameters"],
             "lr": round(lr * of.outer.lr, 6),
-            **({} if number is None else {"weights": told(number, len(tasks))}),
+            **({} if number is None else {"weights": weights_of(number, len(tasks))}),
             **{task: round(value, 4) for task, value in of_all.items()},
             "seeds": len(args.seeds),
             "steps": runs[args.seeds[0]]["steps"],

@@ -36,9 +36,14 @@ def about(out: Path, recipe: str, seed: int) -> dict[str, Any]:
     }
 
 
+def save(name: str, model: Model, card: str, folder: Path = MODELS) -> None:
+    """Write the model with its card."""
+    folder.mkdir(exist_ok=True)
+    replace(model, name=name, licence="MIT", card=card).save(folder / f"{name}.metabox")
+
+
 def ship(name: str, model: Model, result: dict[str, Any], card: str) -> None:
     """Write the result, and the model with its card; print the card."""
     write_json(RESULTS / f"{name}.json", result)
-    MODELS.mkdir(exist_ok=True)
-    replace(model, name=name, licence="MIT", card=card).save(MODELS / f"{name}.metabox")
+    save(name, model, card)
     print(card)

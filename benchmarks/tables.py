@@ -28,7 +28,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,7 +38,7 @@ import torch
 from manifest import RESULTS
 from numpy.typing import NDArray
 from readings import log_of
-from shipping import MODELS, about, halved
+from shipping import MODELS, about, halved, save
 from sklearn import datasets
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -253,7 +252,7 @@ def main() -> None:
             done = done or minutes_of(out) > end - 0.5
         if not (out / "best.safetensors").is_file() and not done:  # stopped before the first validation
             continue
-        model = Model.from_run(out, name=args.recipe, licence="MIT")
+        model = Model.from_run(out, name=args.recipe)
         if finished(out):
             halved(model.learner)
         fit = {name: load for name, load in tables.items() if table(load)[0].shape[1] <= model.spec.x_shape[0]}
@@ -276,8 +275,7 @@ def main() -> None:
         for row in rows:
             print(f"{curve[-1]['minutes']} min: {row}", flush=True)
         if finished(out):
-            model = replace(model, card=card(result, reals))
-            model.save((args.results if args.results != RESULTS else MODELS) / f"{args.recipe}.metabox")
+            save(args.recipe, model, card(result, reals), MODELS if args.results == RESULTS else args.results)
         if done:
             return
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +15,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("all")
-    sys.path.remove(str(BENCHMARKS))
+def pipeline() -> ModuleType:
+    return importlib.import_module("all")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +10,11 @@ import torch
 from metabox.tasks.multitask.spam import MadeMail
 from metabox.tasks.place import Place
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.mark.parametrize("batch", [5, 6])
 def test_each_task_is_told_wrongly_in_one_of_ten_rounds_and_then_as_another(
     batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     script, tasks = importlib.import_module("inferred"), MadeMail(n_users=6, n_train=4, n_eval=4, n_query=1)
     right = torch.cat([tasks.sample(Place(batch, "test", first=f)).task for f in range(0, 60, batch)])
     told = [script.WronglyTold(tasks).sample(Place(batch, "test", first=f)).descriptor for f in range(0, 60, batch)]
@@ -31,7 +27,6 @@ def test_each_task_is_told_wrongly_in_one_of_ten_rounds_and_then_as_another(
 
 
 def test_a_wanted_number_is_printed_as_reached_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     script = importlib.import_module("inferred")
     percents = dict.fromkeys(script.EXAMS, 80.0) | {"told": 83.0, "shown 5": 81.6, "shown 1": 67.9}
     percents |= {"told, a tenth wrongly": 75.0}

@@ -19,7 +19,6 @@ from metabox.tasks import LakeRuns
 def test_a_choice_holds_alphabets_out_and_reads_no_exam_and_the_exams_are_of_networks_trained_on_all(
     choose: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import lake
     import timed_runs
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
 
 
 def test_the_rule_is_right_if_its_choice_was_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     benchmark = importlib.import_module("precision")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     found = {}

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,11 @@ import pytest
 from sklearn.naive_bayes import GaussianNB
 
 pd = pytest.importorskip("pandas")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[Any]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("real_tables"), importlib.import_module("table_evidence")
-    sys.path.remove(str(BENCHMARKS))
+def scripts() -> Any:
+    return importlib.import_module("real_tables"), importlib.import_module("table_evidence")
 
 
 def entry(real: Any, **options: Any) -> Any:

@@ -16,7 +16,6 @@ from metabox.files import read_json
 
 @pytest.fixture
 def records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     for name in ("records", "timed_runs"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import records

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_call_is_timed_by_the_clock_and_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     found = importlib.import_module("recurrent_worker").milliseconds("LSTM", bf16=False, calls=2)
     assert len(found) == 2
     assert all(by_clock > 0 and of_processor > 0 for by_clock, of_processor in found)
 
 
 def test_a_folder_without_the_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     with pytest.raises(ValueError, match="expected a checkout with the package metabox in it"):
         importlib.import_module("recurrent").Worker(tmp_path)

@@ -14,12 +14,9 @@ from metabox.learners import CNP
 from metabox.targets import Classes, TaskSpec
 from metabox.testing import make_episodes
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module(request.param)
 
 

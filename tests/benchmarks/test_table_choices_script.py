@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,14 +13,10 @@ import torch
 
 from metabox.files import read_json, write_json
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("table_choices")
-    sys.path.remove(str(BENCHMARKS))
+def script() -> ModuleType:
+    return importlib.import_module("table_choices")
 
 
 def test_what_is_measured_is_not_repeated_and_what_is_gone_is_dropped(

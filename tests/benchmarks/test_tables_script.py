@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +17,10 @@ from sklearn.naive_bayes import GaussianNB
 from metabox import Model
 from metabox.files import read_json
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("tables")
-    sys.path.remove(str(BENCHMARKS))
+def script() -> ModuleType:
+    return importlib.import_module("tables")
 
 
 def test_a_table_is_scored_over_its_folds(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

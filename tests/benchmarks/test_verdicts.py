@@ -7,7 +7,6 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,15 +15,6 @@ from scipy import stats
 
 from metabox import Learner, OuterLoop
 from metabox.targets import Binary, Part, Parts, Reals
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def importable() -> Iterator[None]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
 
 
 def holm() -> ModuleType:

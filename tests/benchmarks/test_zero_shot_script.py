@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("zero_shot")
-    sys.path.remove(str(BENCHMARKS))
+def script() -> ModuleType:
+    return importlib.import_module("zero_shot")
 
 
 def test_a_row_is_of_the_tasks_that_are_held_out(

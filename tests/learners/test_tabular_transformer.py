@@ -136,7 +136,8 @@ def test_queries_in_chunks_are_answered_as_at_once(options: Any, monkeypatch: py
     made, e = learner(options=options), doubled(tables())
     whole = outputs(made, e)
     calls = []
-    monkeypatch.setattr("metabox.learners.tabular_transformer.MOST_CELLS", 4 * e.support.x.shape[1] * 3)
+    for module in ("learners.tabular_transformer", "nn.columns_then_rows"):
+        monkeypatch.setattr(f"metabox.{module}.MOST_CELLS", 4 * e.support.x.shape[1] * 3)
     monkeypatch.setattr(made, "_answer", lambda phi, x, own=made._answer: calls.append(x.shape[1]) or own(phi, x))
     torch.testing.assert_close(outputs(made, e), whole, **CLOSE)
     assert max(calls) == 3
