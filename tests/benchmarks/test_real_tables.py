@@ -106,3 +106,23 @@ def test_differences_have_an_interval_over_tables_and_ranks_count_from_the_best(
     assert 0.1 < found["low"] < 0.145 < found["high"] < 0.19
     assert len(found["each"]) == 10
     assert evidence.mean_ranks(rows, "auc", ["a", "b"]) == {"a": 1.0, "b": 2.0}
+
+
+def test_estimators_are_compared_over_small_tables_and_each_table_is_told(scripts: Any) -> None:
+    _, evidence = scripts
+    names = ["logistic regression", "random forest", "gradient boosting", "nearest neighbours"]
+    others = {key: {"auc": 0.7, "log_loss": 0.6} for key in [*names, "logistic regression, tuned"]}
+    rows = {
+        name: {
+            "rows": 50,
+            "columns": columns,
+            "grouped": False,
+            "scores": {"m": {"auc": auc, "log_loss": 0.5}} | others,
+        }
+        for name, columns, auc in (("a", 3, 0.8), ("b", 30, 0.9), ("wide", 31, 0.1))
+    }
+    found = evidence.summary(rows, "m", False)
+    ours, *rest = found["classes"]
+    assert (ours["estimator"], ours["tables"], ours["auc"], ours["mean_rank"]) == ("m", 2, 0.85, 1.0)
+    assert {row["ours_above"] for row in rest} == {0.15}
+    assert [row["above random forest"] for row in found["classes_by_table"]] == [0.1, 0.2, -0.6]
