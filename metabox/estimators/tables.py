@@ -23,12 +23,6 @@ class OfTables(FewShot):
 
     views = 1
 
-    def __init__(self, model: Any, *, device: str | None = None, batch_size: int = 128, plugins: Any = ()) -> None:
-        self.model = model
-        self.device = device
-        self.batch_size = batch_size
-        self.plugins = plugins
-
     @classmethod
     def _load(cls, path: str | Path, device: str | None, plugins: Any) -> Any:
         model, adaptation = load_file(path, device or "cpu", plugins)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from metabox.estimators.classifier import FewShotClassifier
 from metabox.estimators.tables import OfTables
 
@@ -28,3 +30,11 @@ class TabularClassifier(OfTables, FewShotClassifier):
     Raises:
         ValueError: by `fit`, if the model is no `TabularTransformer` of classes, or has fewer columns or classes.
     """
+
+    def __init__(
+        self, model: Any = "tabular-small", *, device: str | None = None, batch_size: int = 128, plugins: Any = ()
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.batch_size = batch_size
+        self.plugins = plugins

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from metabox.estimators.regressor import FewShotRegressor
 from metabox.estimators.tables import OfTables
 
@@ -12,7 +14,7 @@ class TabularRegressor(OfTables, FewShotRegressor):
     `X` is as for `TabularClassifier`; targets y are `[n]`, in any unit if the model has a scale.
 
     Args:
-        model: path of a file `*.metabox` or of a run's folder, name of a model that comes with metabox, or a `Model`.
+        model: name of a model that comes with metabox, path of a file `*.metabox` or of a run's folder, or a `Model`.
         device: to which the model is moved; None leaves it.
         batch_size: rows to predict at a time; fewer are filled up, so that company changes rounding only.
         plugins: your own modules whose classes the model's file names; they are imported.
@@ -24,3 +26,11 @@ class TabularRegressor(OfTables, FewShotRegressor):
     Raises:
         ValueError: by `fit`, if the model is no `TabularTransformer` of real numbers, or has fewer columns.
     """
+
+    def __init__(
+        self, model: Any = "tabular-small-reals", *, device: str | None = None, batch_size: int = 128, plugins: Any = ()
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.batch_size = batch_size
+        self.plugins = plugins
