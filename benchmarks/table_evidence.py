@@ -252,7 +252,7 @@ def mean_ranks(rows: dict[str, Any], metric: str, names: list[str]) -> dict[str,
 def compared(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any]]:
     """A row for each estimator: its means over the tables of `rows`, and how far ours is above it.
 
-    Ranks are among the defaults, tuned linear models, and ours, by log loss or R2.
+    Of one that saw tables with missing cells, what it lost by them. Ranks are among the defaults, tuned linear models, and ours, by log loss or R2.
     """
     metric, linear = ("r2", "ridge regression, tuned") if reals else ("auc", "logistic regression, tuned")
     of = {table: row for table, row in rows.items() if metric in row["scores"].get(ours, {})}
@@ -260,10 +260,12 @@ def compared(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any
     ranks = mean_ranks(of, "r2" if reals else "log_loss", [ours, *OTHERS[reals], linear])
     found = []
     for name in sorted(names, key=lambda name: (name != ours, MISSING_SAID in name)):
-        to = difference(of, ours, name, metric)
+        whole, missing, _ = name.partition(f", {MISSING_SAID}")
+        to = difference(of, whole if missing else ours, name, metric)
         scores = [row["scores"][name] for row in of.values() if name in row["scores"]]
         means = {key: round(float(np.nanmean([score[key] for score in scores])), 4) for key in scores[0]}
-        above = {} if name == ours else {"ours_above": to["mean"], "from": to["low"], "to": to["high"]}
+        said = "lost" if missing else "ours_above"
+        above = {} if name == ours else {said: to["mean"], "from": to["low"], "to": to["high"]}
         rank = {"mean_rank": ranks[name]} if name in ranks else {}
         found.append({"estimator": name, "tables": len(to["each"]), metric: means[metric], **above, **rank, **means})
     return found

@@ -117,12 +117,13 @@ def test_estimators_are_compared_over_small_tables_and_each_table_is_told(script
             "rows": 50,
             "columns": columns,
             "grouped": False,
-            "scores": {"m": {"auc": auc, "log_loss": 0.5}} | others,
+            "scores": {"m": {"auc": auc, "log_loss": 0.5}} | others | {"m, 30 % missing": {"auc": 0.6}},
         }
         for name, columns, auc in (("a", 3, 0.8), ("b", 30, 0.9), ("wide", 31, 0.1))
     }
     found = evidence.summary(rows, "m", False)
-    ours, *rest = found["classes"]
+    ours, *rest, spoilt = found["classes"]
+    assert (spoilt["estimator"], spoilt["lost"]) == ("m, 30 % missing", 0.25)
     assert (ours["estimator"], ours["tables"], ours["auc"], ours["mean_rank"]) == ("m", 2, 0.85, 1.0)
     assert {row["ours_above"] for row in rest} == {0.15}
     assert [row["above random forest"] for row in found["classes_by_table"]] == [0.1, 0.2, -0.6]
