@@ -252,7 +252,8 @@ def mean_ranks(rows: dict[str, Any], metric: str, names: list[str]) -> dict[str,
 def compared(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any]]:
     """A row for each estimator: its means over the tables of `rows`, and how far ours is above it.
 
-    Of one that saw tables with missing cells, what it lost by them. Ranks are among the defaults, tuned linear models, and ours, by log loss or R2.
+    Of one that saw tables with missing cells, what it lost by them. Ranks are among the defaults, tuned linear models,
+    and ours, by log loss or R2.
     """
     metric, linear = ("r2", "ridge regression, tuned") if reals else ("auc", "logistic regression, tuned")
     of = {table: row for table, row in rows.items() if metric in row["scores"].get(ours, {})}
