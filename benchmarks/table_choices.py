@@ -43,6 +43,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "columns with their neighbours": {"learner": {"neighbours": True}},
     "one key head": {"learner": {"key_heads": 1}},
     "scaled attention": {"learner": {"scaled": True}},
+    "additive model": {"learner": {"additive": True}},
     "one large table": {"outer": {"n_tasks": 1}, "prior": {"n_rows": [256, 256]}},
 }
 """Options beside the defaults, but for as many key heads as heads and 8 learned tokens of a column."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
 from metabox.learners.method import Method
+from metabox.nn.additive import fit_additive, predict_additive
 from metabox.nn.columns_then_rows import MOST_CELLS, ColumnsThenRows
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
@@ -62,6 +63,8 @@ class TabularTransformer(Learner):
             divides `cell`, else there is one.
         key_heads: heads of their keys and values, a divisor of `heads` (Ainslie et al. 2023): phi shrinks with them.
         scaled: whether attention among rows is sharper if there are more of them (Nakanishi 2025).
+        additive: whether a row's token also says what an additive model of the columns predicts for it, see
+            `metabox.nn.additive`; in the support that is the model of the other rows.
     """
 
     method = Method(
@@ -102,6 +105,7 @@ class TabularTransformer(Learner):
         heads: Count = 4,
         key_heads: Count = 1,
         scaled: bool = False,
+        additive: bool = False,
     ) -> None:
         super().__init__(spec)
         if self.scaler is not None:
@@ -115,6 +119,10 @@ class TabularTransformer(Learner):
         self.embed_descriptor = nn.Linear(spec.descriptor_size, width) if spec.descriptor_size else None
         of_vectors = spec.target.n_classes is None
         self.labels = NearbyTokens(spec.target, width) if of_vectors else label_tokens(spec.target, width)
+        self.additive = additive
+        if additive:
+            self.embed_guess = nn.Linear(spec.target.label_size if of_vectors else width, width)
+            self.trust = nn.Parameter(torch.tensor(3.0))
         self.null_label = nn.Parameter(torch.zeros(width))
         layers = [TransformerLayer(width, heads, 2 * width, "gelu", True, key_heads, scaled) for _ in range(depth)]
         self.transformer = Transformer(layers, width)
@@ -128,7 +136,7 @@ class TabularTransformer(Learner):
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `moments [T, 2, D]`, `knots [T, D, K]`, `exists` and `place [T, D]` of the columns; what
-        `ColumnsThenRows` has read in them; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext`
+        `ColumnsThenRows` has read in them; `additive [T, D F + 1, L]`, weights of that model; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext`
         keeps of them.
         """
         x = self._table(support.x)
@@ -141,7 +149,11 @@ class TabularTransformer(Learner):
             phi["descriptor"] = descriptor
         phi["centre"], phi["size"] = _spread(rows, support.mask)
         tokens, known = self.labels.support(self._tokens(rows, phi), support)
-        return phi | known | self.transformer.write(tokens, support.mask[:, None]) | {"mask": support.mask}
+        phi |= known
+        if self.additive:
+            guess, phi["additive"] = fit_additive(features, self._targets(support), support.mask)
+            tokens = tokens + self._guessed(guess, phi)
+        return phi | self.transformer.write(tokens, support.mask[:, None]) | {"mask": support.mask}
 
     def answer(self, phi: Phi, x: Tensor) -> Tensor:
         x = self._table(x)
@@ -158,6 +170,10 @@ class TabularTransformer(Learner):
         features = self.features(x, phi)
         rows = self.rows.read(features, self._cells(features, phi), phi)
         tokens, guess = self.labels.query(self._tokens(rows, phi), phi)
+        if self.additive:
+            linear = predict_additive(features, phi["additive"])
+            tokens = tokens + self._guessed(linear, phi)
+            guess = None if guess is None else guess + self.trust * linear
         read = self.transformer.read(phi, tokens + self.null_label, phi["mask"][:, None])
         return self.labels.read(read, guess, phi)
 
@@ -181,6 +197,18 @@ class TabularTransformer(Learner):
             return target.encode(support.y, support.mask).to(x.dtype)
         number = class_numbers(x, support.y, support.mask, target.n_classes).gather(1, support.y)
         return (one_hot(number, target.n_classes) & support.mask[..., None]).to(x.dtype)
+
+    def _targets(self, support: Examples) -> Tensor:
+        """Labels as numbers `[T, N, L]`; of classes, one for each."""
+        target = self.spec.target
+        if target.n_classes is None:
+            return target.encode(support.y, support.mask)
+        return one_hot(support.y, target.n_classes)
+
+    def _guessed(self, guess: Tensor, phi: Phi) -> Tensor:
+        """What the additive model says `[T, N, L]`, as tokens `[T, N, W]`."""
+        tokens: Tensor = self.embed_guess(guess @ phi["codes"] if self.spec.target.n_classes else guess)
+        return tokens
 
     def _tokens(self, rows: Tensor, phi: Phi) -> Tensor:
         """Tokens of rows around their mean over the support, in which what sets rows apart is all that is left."""

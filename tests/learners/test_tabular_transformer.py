@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "with its neighbours": {"neighbours": True},
     "with levers": {"key_heads": 2, "scaled": True},
+    "with an additive model": {"additive": True},
 }
 
 
