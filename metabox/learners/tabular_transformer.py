@@ -136,8 +136,8 @@ class TabularTransformer(Learner):
 
     def infer(self, support: Examples, descriptor: Tensor | None, classes: Tensor | None) -> Phi:
         """phi: `moments [T, 2, D]`, `knots [T, D, K]`, `exists` and `place [T, D]` of the columns; what
-        `ColumnsThenRows` has read in them; `additive [T, D F + 1, L]`, weights of that model; `centre [T, 1, W]` and `size [T, 1, 1]` of the rows; and what `InContext`
-        keeps of them.
+        `ColumnsThenRows` has read in them; `additive [T, D F + 1, L]`, the weights of that model; `centre [T, 1, W]`
+        and `size [T, 1, 1]` of the rows; and what `InContext` keeps of them.
         """
         x = self._table(support.x)
         phi = self.features.measure(x, support.mask)
