@@ -45,7 +45,8 @@ class TabularTransformer(Learner):
 
     Deviations from TabICL: cells enter as quantiles and not only standardised; labels reach the columns, as in its
     second version; columns have no positions; classes have the embeddings of `InContext` in place of a table; rows are
-    taken around their mean over the support; a query starts from a guess by cosine.
+    taken around their mean over the support; a query starts from a guess by cosine, and with `additive` also from that
+    of ridge regression.
 
     Args:
         spec: the tasks; an image is the table of the means of its 8 x 8 parts.
