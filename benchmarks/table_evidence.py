@@ -127,6 +127,8 @@ OTHERS: dict[bool, dict[str, tuple[Make, dict[str, list[Any]]]]] = {
     },
 }
 """For classes and for reals: each estimator, and what "tuned" chooses from."""
+READ = {False: ("auc", "log_loss", "logistic regression, tuned"), True: ("r2", "r2", "ridge regression, tuned")}
+"""For classes and for reals: the metric of differences, that of ranks, and the linear model to beat."""
 
 
 def folds(table: Table, reals: bool, n: int) -> Any:
@@ -255,10 +257,10 @@ def compared(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any
     Of one that saw tables with missing cells, what it lost by them. Ranks are among the defaults, tuned linear models,
     and ours, by log loss or R2.
     """
-    metric, linear = ("r2", "ridge regression, tuned") if reals else ("auc", "logistic regression, tuned")
+    metric, ranked, linear = READ[reals]
     of = {table: row for table, row in rows.items() if metric in row["scores"].get(ours, {})}
     names = list(dict.fromkeys(name for row in of.values() for name in row["scores"]))
-    ranks = mean_ranks(of, "r2" if reals else "log_loss", [ours, *OTHERS[reals], linear])
+    ranks = mean_ranks(of, ranked, [ours, *OTHERS[reals], linear])
     found = []
     for name in sorted(names, key=lambda name: (name != ours, MISSING_SAID in name)):
         whole, missing, _ = name.partition(f", {MISSING_SAID}")
@@ -274,7 +276,7 @@ def compared(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any
 
 def by_table(rows: dict[str, Any], ours: str, reals: bool) -> list[dict[str, Any]]:
     """A row for each table: ours, and how far it is above the default forest and the tuned linear model."""
-    metric, linear = ("r2", "ridge regression, tuned") if reals else ("auc", "logistic regression, tuned")
+    metric, _, linear = READ[reals]
     found = []
     for table, row in rows.items():
         if metric in row["scores"].get(ours, {}):

@@ -193,11 +193,11 @@ class TabularTransformer(Learner):
 
     def _label_codes(self, x: Tensor, support: Examples) -> Tensor:
         """Labels as columns show them, `[T, N, label_size]`: of classes their number, see `class_numbers`."""
-        target = self.spec.target
-        if target.n_classes is None:
-            return target.encode(support.y, support.mask).to(x.dtype)
-        number = class_numbers(x, support.y, support.mask, target.n_classes).gather(1, support.y)
-        return (one_hot(number, target.n_classes) & support.mask[..., None]).to(x.dtype)
+        n_classes = self.spec.target.n_classes
+        if n_classes is None:
+            return self._targets(support).to(x.dtype)
+        number = class_numbers(x, support.y, support.mask, n_classes).gather(1, support.y)
+        return (one_hot(number, n_classes) & support.mask[..., None]).to(x.dtype)
 
     def _targets(self, support: Examples) -> Tensor:
         """Labels as numbers `[T, N, L]`; of classes, one for each."""

@@ -35,7 +35,7 @@ def fit_additive(features: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Ten
         middle, level = x.sum(1, keepdim=True) / count, y.sum(1, keepdim=True) / count
         x, y = (x - middle) * known, (y - level) * known
         gram, moment = x.mT @ x, x.mT @ y
-        best: tuple[Tensor, ...] | None = None
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         for linear, curved in PENALTIES:
             penalty = x.new_full((features.shape[1], FEATURES), curved)
             penalty[:, :LINEAR] = linear
@@ -44,15 +44,10 @@ def fit_additive(features: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Ten
             leverage = torch.linalg.solve_triangular(factor, x.mT, upper=False).square().sum(1)[..., None]
             own = (1 - 1 / count - leverage).clamp(min=LEAST)
             others = (y - (y - x @ weights) / own) * known  # around the level
-            error = (y - others).square().sum((1, 2))
-            if best is None:
-                best = error, others, weights
-            else:
-                better = error < best[0]
-                both = zip((error, others, weights), best, strict=True)
-                best = tuple(torch.where(better.view(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in both)
-        assert best is not None
-        _, others, weights = best
+            found.append(((y - others).square().sum((1, 2)), others, weights))
+        errors, guesses, fitted = map(torch.stack, zip(*found, strict=True))
+        best = errors.argmin(0), torch.arange(len(x), device=x.device)
+        others, weights = guesses[best], fitted[best]
         intercept = level - middle @ weights
         guess = (others + level) * known * (count > 1)
     return guess.to(features.dtype), torch.cat([weights, intercept], 1).to(features.dtype)
