@@ -15,7 +15,16 @@ from metabox.nn.additive import fit_additive, predict_additive
 from metabox.nn.columns_then_rows import MOST_CELLS, ColumnsThenRows
 from metabox.nn.label_tokens import NearbyTokens, label_tokens
 from metabox.nn.sets import masked_mean, one_hot
-from metabox.nn.tabular import FEATURES, NEIGHBOURS, CellFeatures, beside, class_numbers, column_numbers
+from metabox.nn.tabular import (
+    FEATURES,
+    NEIGHBOURS,
+    CellFeatures,
+    beside,
+    class_numbers,
+    column_numbers,
+    in_order,
+    shared,
+)
 from metabox.nn.transformer import Transformer, TransformerLayer
 from metabox.ranges import Count, Natural
 from metabox.targets import TaskSpec
@@ -41,7 +50,8 @@ class TabularTransformer(Learner):
 
     Predictions do not depend on the order of rows and columns, and renaming classes renames predictions: in the
     columns, a class is known by its number in an order that depends on the data only (its size, then a hash of the
-    ranks of its cells), among rows by the mean of its rows.
+    ranks of its cells), among rows by the mean of its rows. What such an order cannot tell apart, columns that order
+    the rows alike or classes of the same rows, takes the mean of its places.
 
     Deviations from TabICL: cells enter as quantiles and not only standardised; labels reach the columns, as in its
     second version; columns have no positions; classes have the embeddings of `InContext` in place of a table; rows are
@@ -196,8 +206,10 @@ class TabularTransformer(Learner):
         n_classes = self.spec.target.n_classes
         if n_classes is None:
             return self._targets(support).to(x.dtype)
-        number = class_numbers(x, support.y, support.mask, n_classes).gather(1, support.y)
-        return (one_hot(number, n_classes) & support.mask[..., None]).to(x.dtype)
+        number = class_numbers(x, support.y, support.mask, n_classes)
+        codes = shared(one_hot(in_order(number), n_classes).to(x.dtype), number)
+        own = support.y[..., None].expand(-1, -1, n_classes)
+        return codes.gather(1, own) * support.mask[..., None]
 
     def _targets(self, support: Examples) -> Tensor:
         """Labels as numbers `[T, N, L]`; of classes, one for each."""

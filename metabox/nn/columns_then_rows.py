@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metabox.nn.tabular import FEATURES
+from metabox.nn.tabular import FEATURES, in_order, shared
 from metabox.nn.transformer import TransformerLayer
 
 MOST_CELLS = 2**18
@@ -84,7 +84,8 @@ class ColumnsThenRows(nn.Module):
         return self._sums(features, phi) + self._rows(cells, phi["exists"])
 
     def _sums(self, features: Tensor, phi: Known) -> Tensor:
-        weights = self.places.to(features.dtype)[phi["place"]] * phi["exists"][..., None, None]
+        weights = shared(self.places.to(features.dtype)[in_order(phi["place"])], phi["place"])
+        weights = weights * phi["exists"][..., None, None]
         return torch.einsum("tdnf,tdfw->tnw", features, weights)
 
     def _rows(self, cells: Tensor, exists: Tensor) -> Tensor:

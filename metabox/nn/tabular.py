@@ -15,6 +15,10 @@ NEIGHBOURS = 1, 3
 """Places after a column's own; with these, no two of seven columns or more stand beside each other twice."""
 SOFT = 5.0
 """Standard deviations beyond which numbers are drawn in."""
+SAME = 1e-5
+"""Standard deviations within which a number is one of the quantiles, so that rounding to float32 moves no cell."""
+MISSING = -1
+"""The rank of a missing cell."""
 
 
 class CellFeatures(nn.Module):
@@ -58,16 +62,17 @@ class CellFeatures(nn.Module):
         mean, deviation = known["moments"][:, :, None].unbind(1)
         z = torch.where(missing, 0, (x - mean) / deviation).transpose(1, 2)
         z = z / (1 + (z / SOFT).square()).sqrt()
-        place = self._place(torch.where(missing, 0, x).transpose(1, 2).contiguous(), known["knots"])
+        values = torch.where(missing, 0, x).transpose(1, 2).contiguous()
+        place = self._place(values, known["knots"], SAME * deviation.transpose(1, 2))
         gone = missing.transpose(1, 2)
         at = torch.linspace(0, 1, BUMPS, device=x.device, dtype=z.dtype)
         bumps = (1 - (place[..., None] - at).abs() * (BUMPS - 1)).clamp(min=0)
         cells = torch.cat([(2 * place - 1)[..., None], bumps], -1).masked_fill(gone[..., None], 0)
         return torch.cat([z[..., None], gone[..., None].to(z.dtype), cells], -1)
 
-    def _place(self, x: Tensor, knots: Tensor) -> Tensor:
-        """Where x `[T, D, N]` is among the knots, from 0 to 1; the middle of those that it equals."""
-        left, right = torch.searchsorted(knots, x), torch.searchsorted(knots, x, right=True)
+    def _place(self, x: Tensor, knots: Tensor, same: Tensor) -> Tensor:
+        """Where x `[T, D, N]` is among the knots, from 0 to 1; the middle of those within `same [T, D, 1]` of it."""
+        left, right = torch.searchsorted(knots, x - same), torch.searchsorted(knots, x + same, right=True)
         high, low = left.clamp(1, KNOTS - 1), (left - 1).clamp(0, KNOTS - 2)
         a, b = knots.gather(2, low), knots.gather(2, high)
         between = low + ((x - a) / (b - a).clamp(min=1e-30)).clamp(0, 1)
@@ -75,11 +80,11 @@ class CellFeatures(nn.Module):
 
 
 def ranks(x: Tensor, mask: Tensor) -> Tensor:
-    """How many values of its column are below each cell of a support, N + 1 if it is missing: `[T, N, D]`, int64."""
+    """How many values of its column are below each cell of a support, `MISSING` of one: `[T, N, D]`, int64."""
     there = mask[..., None] & ~x.isnan()
     columns = torch.where(there, x, torch.inf).transpose(1, 2).contiguous()
     below = torch.searchsorted(columns.sort(-1).values, columns).transpose(1, 2)
-    return torch.where(there, below, x.shape[1] + 1)
+    return torch.where(there, below, MISSING)
 
 
 def hashed(words: Tensor) -> Tensor:
@@ -94,38 +99,55 @@ def class_numbers(x: Tensor, y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
     """Number the classes of a support from the largest to the smallest: the number of each class id, `[T, C]`.
 
     Among classes of one size a hash of the ranks of their cells decides, which depends neither on the order of rows and
-    columns nor on units or names of classes.
+    columns nor on units or names of classes. Classes with the same rows have one number, the lowest of theirs.
     """
-    there = mask[..., None] & ~x.isnan().all(1, keepdim=True)
-    rows = hashed(torch.where(there, hashed(ranks(x, mask)), 0).sum(2))
+    exists = (mask[..., None] & ~x.isnan()).any(1, keepdim=True)
+    rows = hashed(torch.where(exists & mask[..., None], hashed(ranks(x, mask)), 0).sum(2))
     member = one_hot(y, n_classes) & mask[..., None]
     key = torch.where(member, rows[..., None], 0).sum(1)
-    order = key.argsort(dim=1, stable=True)
-    size = member.sum(1).gather(1, order)
-    order = order.gather(1, size.argsort(dim=1, descending=True, stable=True))
-    return order.argsort(1)
+    size = member.sum(1)
+    larger = size[:, None] > size[:, :, None]
+    before = (size[:, None] == size[:, :, None]) & (key[:, None] < key[:, :, None])
+    return (larger | before).sum(2)
 
 
 def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
     """Number the columns of a support by a hash of the ranks of their cells, which knows no order of rows: `[T, D]`.
 
-    Columns that the table does not have come last.
+    Columns that order the rows alike have one number, the lowest of theirs. Columns that the table does not have come
+    last.
     """
     below = ranks(x, mask)
     exists = (mask[..., None] & ~x.isnan()).any(1)
     cells = hashed(below) * (exists[:, None] & mask[..., None])
     rows = hashed(cells.sum(2, keepdim=True))
     key = (hashed(below ^ rows) * mask[..., None]).sum(1)
-    order = torch.where(exists, key & (2**62 - 1), 2**62).argsort(dim=1, stable=True)
-    return order.argsort(dim=1)
+    key = torch.where(exists, key & (2**62 - 1), 2**62)
+    return (key[:, None] < key[:, :, None]).sum(2)
 
 
-def beside(features: Tensor, place: Tensor, exists: Tensor) -> Tensor:
-    """Features `[T, D, N, F]` of columns with those of their `NEIGHBOURS` in the order of places: `[T, D, N, 3 F]`.
+def in_order(number: Tensor) -> Tensor:
+    """The place of each of K in the order of their numbers `[T, K]`, of those alike in any order: `[T, K]`."""
+    return number.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def shared(values: Tensor, number: Tensor) -> Tensor:
+    """The mean of `values [T, K, ...]` over those of K with one `number [T, K]`, so that no order among them counts.
+
+    The values themselves, bit for bit, where no two numbers are alike.
+    """
+    alike = (number[:, None] == number[:, :, None]).to(values.dtype)
+    with torch.autocast(values.device.type, enabled=False):
+        return (alike / alike.sum(2, keepdim=True) @ values.flatten(2)).view(values.shape)
+
+
+def beside(features: Tensor, number: Tensor, exists: Tensor) -> Tensor:
+    """Features `[T, D, N, F]` of columns with those of their `NEIGHBOURS` in the order of numbers: `[T, D, N, 3 F]`.
 
     The last of the columns that there are is followed by the first.
     """
+    place, even = in_order(number), shared(features, number)
     order, count = place.argsort(1), exists.sum(1, keepdim=True).clamp(min=1)
     after = [order.gather(1, (place + shift) % count) for shift in NEIGHBOURS]
     index = (of[..., None, None].expand_as(features) for of in after)
-    return torch.cat([features, *(features.gather(1, i) for i in index)], -1)
+    return torch.cat([features, *(shared(even.gather(1, i), number) for i in index)], -1)

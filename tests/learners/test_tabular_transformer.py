@@ -92,6 +92,53 @@ def test_renaming_classes_renames_predictions(options: Any) -> None:
     torch.testing.assert_close(outputs(made, e, renamed)[..., new], outputs(made, e), **CLOSE)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("target", ["classes", "reals"])
+@pytest.mark.parametrize("more", [1, 3, 7])
+def test_rows_of_padding_change_nothing_where_cells_and_columns_are_missing(
+    target: Any, options: Any, more: int
+) -> None:
+    made, e = learner(target, options), doubled(tables(target))
+    if target == "classes":  # of one size, so that what is in the cells decides
+        e = replace(e, classes=None, support=replace(e.support, y=torch.arange(e.support.y.shape[1]).expand(4, -1) % 2))
+    e = changed(e, lambda x: with_column(x, 2, NAN))
+    padded = Examples(
+        x=torch.cat([e.support.x, torch.zeros_like(e.support.x[:, :more])], 1),
+        y=torch.cat([e.support.y, torch.zeros_like(e.support.y[:, :more])], 1),
+        mask=torch.cat([e.support.mask, torch.zeros_like(e.support.mask[:, :more])], 1),
+    )
+    torch.testing.assert_close(outputs(made, e, padded), outputs(made, e), **CLOSE)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("target", ["classes", "reals"])
+@pytest.mark.parametrize("rows", [1, None])
+def test_columns_that_order_the_rows_alike_may_change_places(target: Any, options: Any, rows: int | None) -> None:
+    made, e = learner(target, options), doubled(tables(target))
+    e = changed(e, lambda x: torch.cat([x, x[..., :1].exp()], -1))
+    e = replace(e, support=e.support[:, :rows])
+    other = changed(e, lambda x: x[..., [6, 4, 2, 3, 1, 5, 0]])
+    torch.testing.assert_close(outputs(made, other), outputs(made, e), **CLOSE)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_classes_of_the_same_rows_are_equally_probable(options: Any) -> None:
+    made, e = learner(options=options), doubled(tables())
+    half = e.support.x[:, :12]
+    twice = Examples(x=torch.cat([half, half], 1), y=(torch.arange(24) // 12).expand(4, -1))
+    logits = outputs(made, replace(e, classes=None), twice)
+    torch.testing.assert_close(logits[..., 0], logits[..., 1], **CLOSE)
+
+
+@pytest.mark.parametrize("decimals", [0, 1])
+def test_a_cell_rounded_to_float32_is_the_same_cell(decimals: int) -> None:
+    x = torch.randn(1, 60, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).round(decimals=decimals)
+    x = (x - x.median()) / x.std()
+    features = CellFeatures()
+    known = features.measure(x, torch.ones(1, 60, dtype=torch.bool))
+    torch.testing.assert_close(features(x.float().double(), known), features(x, known), atol=1e-4, rtol=0)
+
+
 def test_a_cell_stands_beside_the_first_and_the_third_after_it_among_the_columns_that_there_are() -> None:
     features = torch.arange(6.0).view(1, 6, 1, 1)  # of six columns, of which the third is not there
     place = torch.tensor([[4, 0, 5, 1, 3, 2]])
