@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +18,14 @@ from metabox.arrays import Floats
 from metabox.checks import shown
 
 FEW = 50
-"""Different strings of a column of categories at least, before it can be free text."""
+"""Different strings of a column of categories at least, before it can be a name for each row."""
+WORDS = 4
+"""Words of its strings on average, from which a column with mostly different ones is free text."""
+DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}/\d{1,2}/\d{2})([T ].*)?")
+"""A string that says a day: with the year in four digits, or with strokes."""
 FARTHEST = 1e15
 """Scales from a column's middle at which numbers are cut, to fit float32."""
+LARGEST = sys.float_info.max / 4
 MOST_COLUMNS = 100_000
 
 Column = NDArray[Any]
@@ -64,16 +71,18 @@ def _column(values: NDArray[Any], name: Any) -> Column:
         raise ValueError(f"Complex data not supported: expected real numbers in column {name!r}")
     if values.dtype.kind in "biuf":
         return _finite(values.astype(np.float64), name)
-    listed = [None if _is_missing(value) else value for value in values.tolist()]
+    listed = [None if is_missing(value) else value for value in values.tolist()]
     there = [value for value in listed if value is not None]
     texts = sum(isinstance(value, str) for value in there)
     if texts == len(there) and there:
+        if all(DATE.fullmatch(value) for value in there):
+            raise ValueError(_dates(name))
         found = np.empty(len(listed), dtype=object)
         found[:] = listed
         return found
-    other = next((v for v in there if not isinstance(v, (str, numbers.Real, np.bool_))), None)
-    if isinstance(other, (datetime.date, datetime.timedelta, np.datetime64)):
+    if any(isinstance(v, (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)) for v in there):
         raise ValueError(_dates(name))
+    other = next((v for v in there if not isinstance(v, (str, numbers.Real, np.bool_))), None)
     if other is not None:
         raise TypeError(f"argument must be a string or a real number, not {type(other).__name__!r}, in column {name!r}")
     if texts:
@@ -82,10 +91,15 @@ def _column(values: NDArray[Any], name: Any) -> Column:
             f"expected numbers or strings in column {name!r}, got both, such as {shown(text)}; write None for what is "
             "missing, or make all of them strings"
         )
-    return _finite(np.array([math.nan if value is None else float(value) for value in listed]), name)
+    try:
+        values = np.array([math.nan if value is None else float(value) for value in listed])
+    except OverflowError as error:
+        raise ValueError(f"expected numbers below 1.8e308 in column {name!r}, got a larger one") from error
+    return _finite(values, name)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, NaT or the NA of pandas."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
@@ -112,7 +126,8 @@ class Columns:
 
     middle: of each column of numbers, subtracted in float64 so that float32 keeps the digits that tell rows apart
     scale: by which they are divided then
-    levels: of each column of categories its strings, sorted, whose places are its numbers; None for numbers
+    levels: of each column of categories its strings, sorted, whose places are its numbers; None for numbers, and none
+        of a column that was empty, which stays so
     names: of the columns; none for an array
     """
 
@@ -126,20 +141,14 @@ class Columns:
         """Those of a table that is learned from.
 
         Raises:
-            ValueError: for free text, a column of many strings of which most are different.
+            ValueError: for free text, a column of mostly different strings that are more than `FEW` or sentences.
         """
         middle, scale, levels = [], [], []
         for column, name in zip(columns, names, strict=True):
-            known = None if column.dtype != object else sorted({value for value in column if value is not None})
-            if known is not None and len(known) > FEW and 2 * len(known) > len(column):
-                raise ValueError(
-                    f"expected numbers or categories in column {name!r}, got {len(known)} different strings in "
-                    f"{len(column)} rows, which is free text or a name for each row; drop it, or make it numbers"
-                )
+            known = _levels(column, name)
             there = np.zeros(0) if known is not None else column[~np.isnan(column)]
             middle.append(float(np.median(there)) if len(there) else 0.0)
-            spread = float(np.std(there - middle[-1])) if len(there) else 0.0
-            scale.append(spread if 0 < spread < math.inf else 1.0)
+            scale.append(_spread(there, middle[-1]))
             levels.append(None if known is None else tuple(known))
         texts = tuple(str(name) for name in names) if all(isinstance(name, str) for name in names) else ()
         return cls(tuple(middle), tuple(scale), tuple(levels), texts)
@@ -153,12 +162,17 @@ class Columns:
         found = np.empty((len(columns[0]), len(columns)))
         for i, (column, name) in enumerate(zip(columns, names, strict=True)):
             known = self.levels[i]
+            if known == ():
+                found[:, i] = math.nan
+                continue
             if (known is None) != (column.dtype != object) and not _empty(column):
                 now, then = ("strings", "numbers") if known is None else ("numbers", "strings")
                 raise ValueError(f"expected {then} in column {name!r}, as in the examples, got {now}")
             if known is None:
                 numbers_ = np.full(len(column), np.nan) if column.dtype == object else column
-                found[:, i] = np.clip((numbers_ - self.middle[i]) / self.scale[i], -FARTHEST, FARTHEST)
+                with np.errstate(over="ignore"):  # what is too far is cut
+                    apart = (numbers_ / 2 - self.middle[i] / 2) / self.scale[i] * 2  # their difference may be too large
+                found[:, i] = np.clip(apart, -FARTHEST, FARTHEST)
             else:
                 number = {level: float(place) for place, level in enumerate(known)}
                 found[:, i] = [number.get(value, math.nan) for value in column.tolist()]
@@ -170,8 +184,32 @@ class Columns:
         return {"middle": [*self.middle], "scale": [*self.scale], "levels": levels, "names": [*self.names]}
 
 
+def _levels(column: Column, name: Any) -> list[str] | None:
+    if _empty(column):
+        return []
+    if column.dtype != object:
+        return None
+    known = sorted({value for value in column if value is not None})
+    wordy = sum(len(value.split()) for value in known) >= WORDS * len(known)
+    if 2 * len(known) > len(column) and (len(known) > FEW or (wordy and len(known) > 2)):
+        raise ValueError(
+            f"expected numbers or categories in column {name!r}, got {len(known)} different strings in {len(column)} "
+            f"rows, which is free text or a name for each row (more than half of the rows differ, and there are over "
+            f"{FEW} strings or they have {WORDS} words and more); drop it, or make it numbers"
+        )
+    return known
+
+
+def _spread(there: Floats, middle: float) -> float:
+    """The standard deviation of the numbers, of any size; 1 if they are all alike."""
+    largest = float(np.abs(there / 2 - middle / 2).max(initial=0))
+    if not largest:
+        return 1.0
+    return min(max(float(np.std((there / 2 - middle / 2) / largest)) * largest * 2, sys.float_info.min), LARGEST)
+
+
 def _empty(column: Column) -> bool:
-    return all(_is_missing(value) for value in column.tolist())
+    return all(is_missing(value) for value in column.tolist())
 
 
 def columns_from(about: Any) -> Columns | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +20,24 @@ from metabox.checks import check, shown
 from metabox.model import Model, load_file
 from metabox.ranges import Count
 from metabox.shipped import find_model
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def or_unchanged(method: Method) -> Method:
+    """A method that leaves the attributes of its object as they were if it raises."""
+
+    @wraps(method)
+    def called(self: Any, *args: Any, **options: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **options)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(Method, called)
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -50,6 +70,8 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         model, adaptation = load_file(path, device or "cpu", plugins)
         if adaptation is None:
             raise ValueError(f"expected what `save` of {cls.__name__} wrote in {path}, got a model; give it to fit")
+        if adaptation.columns is not None:
+            raise ValueError(f"expected what `save` of {cls.__name__} wrote in {path}, got an estimator of tables")
         made = cls(model, views=adaptation.n_views, device=device, plugins=plugins)
         made._check_kind(model)
         made.model_, made.adaptation_ = model, adaptation
@@ -112,7 +134,8 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _predict(self, x: Any) -> Tensor:
         check_is_fitted(self)
-        return self.model_.predict(self.adaptation_, self._inputs(self.model_, x, reset=False), self.batch_size).cpu()
+        batch = check("batch_size", self.batch_size, Count)
+        return self.model_.predict(self.adaptation_, self._inputs(self.model_, x, reset=False), batch).cpu()
 
 
 def check_same_length(x: Tensor, y: NDArray[Any]) -> None:

@@ -14,7 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from metabox.checks import check
-from metabox.estimators.base import FewShot, check_same_length
+from metabox.data.table import is_missing
+from metabox.estimators.base import FewShot, check_same_length, or_unchanged
 from metabox.model import Model
 from metabox.ranges import Share
 from metabox.targets import Classes
@@ -45,6 +46,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
 
     classes_: NDArray[Any]
 
+    @or_unchanged
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
         """Learn from examples X and their labels y, and forget all earlier ones.
 
@@ -55,6 +57,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
         x, y = self._examples(model, X, y, reset=True)
         return self._learn_classes(model, x, y, np.unique(y))
 
+    @or_unchanged
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> FewShotClassifier:
         """Add examples to the earlier ones; labels that are new become classes.
 
@@ -122,7 +125,7 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
         x = self._inputs(model, X, reset=reset)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
-        y = column_or_1d(np.asarray(y), warn=True)
+        y = _labels(column_or_1d(np.asarray(y), warn=True))
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         check_same_length(x, y)
@@ -135,6 +138,23 @@ class FewShotClassifier(ClassifierMixin, FewShot):  # type: ignore[misc]  # scik
         self._learn(model, x, y, ids, tuple(classes.tolist()))
         self.classes_ = classes
         return self
+
+
+def _labels(y: NDArray[Any]) -> NDArray[Any]:
+    """Labels of which NumPy knows the kind, if they were objects.
+
+    Raises:
+        ValueError: if one is missing, or some are strings and others not.
+    """
+    if y.dtype != object:
+        return y
+    listed = y.tolist()
+    if (row := next((i for i, label in enumerate(listed) if is_missing(label)), None)) is not None:
+        raise ValueError(f"expected a label for each row, got {listed[row]} in row {row}; drop the rows without one")
+    texts = sum(isinstance(label, str) for label in listed)
+    if 0 < texts < len(listed):
+        raise ValueError("expected labels of one kind, got strings beside others; make all of them strings")
+    return y if texts else np.array(listed)
 
 
 def _union(y: NDArray[Any], *others: Any) -> NDArray[Any]:

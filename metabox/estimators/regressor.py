@@ -14,12 +14,14 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from metabox.checks import check
-from metabox.estimators.base import FewShot, check_same_length
+from metabox.estimators.base import FewShot, check_same_length, or_unchanged
 from metabox.model import Model
 from metabox.ranges import Count, Natural
 from metabox.targets.vector import RealVector
 
 Floats = NDArray[np.float64]
+LARGEST = 1e100
+"""Of y, so that its squares are finite."""
 
 
 class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit-learn has no types
@@ -43,6 +45,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         ValueError: by `fit`, if the targets of the model are no real numbers.
     """
 
+    @or_unchanged
     def fit(self, X: Any, y: Any) -> FewShotRegressor:
         """Learn from examples X and their values y, and forget all earlier ones.
 
@@ -52,6 +55,7 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         model = self._begin()
         return self._learn_values(model, *self._examples(model, X, y, reset=True))
 
+    @or_unchanged
     def partial_fit(self, X: Any, y: Any) -> FewShotRegressor:
         """Add examples to the earlier ones.
 
@@ -113,15 +117,19 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         x = self._inputs(model, X, reset=reset)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
+        if (kind := np.asarray(y).dtype.kind) in "Mmc":
+            raise ValueError(f"expected y as real numbers, got {'complex numbers' if kind == 'c' else 'dates'}")
         try:
             y = np.asarray(y, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"expected y as numbers, got something else: {error}") from error
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_same_length(x, y)
         if not np.isfinite(y).all():
             raise ValueError("expected finite y, got NaN or infinity")
+        if np.abs(y).max(initial=0) > LARGEST:
+            raise ValueError(f"expected y between -{LARGEST:g} and {LARGEST:g}, got {np.abs(y).max():g}; divide it")
         return x, y
 
     def _learn_values(self, model: Model, x: Tensor, y: NDArray[Any]) -> FewShotRegressor:

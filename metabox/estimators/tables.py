@@ -12,10 +12,12 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from metabox.checks import check
 from metabox.data.table import Column, Columns, columns_of, joined
 from metabox.estimators.base import FewShot
 from metabox.learners.tabular_transformer import TabularTransformer
 from metabox.model import Model, load_file
+from metabox.ranges import Count
 
 
 class OfTables(FewShot):
@@ -122,12 +124,13 @@ class OfTables(FewShot):
     @torch.no_grad()
     def _predict(self, x: Any) -> Tensor:
         check_is_fitted(self)
+        batch = check("batch_size", self.batch_size, Count)
         model, adaptation = self.model_, self.adaptation_
         columns = self._table(model, x, reset=False)
         known = self._encoded(columns).to(model.device, next(model.learner.parameters()).dtype)
         phi = {name: part.to(model.device) for name, part in adaptation.phi.items()}
         parts = []
-        for rows in known.split(self.batch_size):  # all of one shape, for other shapes round otherwise
-            filled = torch.cat([rows, rows[-1:].expand(self.batch_size - len(rows), -1)])
+        for rows in known.split(batch):  # all of one shape, for other shapes round otherwise
+            filled = torch.cat([rows, rows[-1:].expand(batch - len(rows), -1)])
             parts.append(model.answers(model.params(phi, filled[None]), adaptation)[: len(rows)])
         return torch.cat(parts).cpu()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy.typing import NDArray
+from torch import Tensor
+
 from metabox.estimators.classifier import FewShotClassifier
 from metabox.estimators.tables import OfTables
+from metabox.model import Model
 
 
 class TabularClassifier(OfTables, FewShotClassifier):
@@ -13,8 +17,9 @@ class TabularClassifier(OfTables, FewShotClassifier):
 
     `X` is a data frame, or an array or a list `[n, n_features]`, of at most as many columns as the model was trained
     for: numbers, booleans, or strings, which are categories. None, NaN and NA are missing values, and so is a category
-    that the examples do not have. Dates and free text are refused by the name of their column. Predictions do not
-    depend on the order of rows and columns nor on units, so that there is nothing to gain from averaging over them.
+    that the examples do not have. Dates, free text and names for each row are refused by the name of their column.
+    Predictions do not depend on the order of rows and columns nor on units, so that there is nothing to gain from
+    averaging over them.
 
     Args:
         model: name of a model that comes with metabox, path of a file `*.metabox` or of a run's folder, or a `Model`.
@@ -38,3 +43,12 @@ class TabularClassifier(OfTables, FewShotClassifier):
         self.device = device
         self.batch_size = batch_size
         self.plugins = plugins
+
+    def _learn_classes(self, model: Model, x: Tensor, y: NDArray[Any], classes: NDArray[Any]) -> FewShotClassifier:
+        most = model.most_classes
+        if most is not None and len(classes) > most:
+            raise ValueError(
+                f"expected at most {most} classes for this model, got {len(classes)}; put rare ones together, or train "
+                f"one on TabularPrior with n_classes up to {len(classes)}; of numbers, use TabularRegressor"
+            )
+        return super()._learn_classes(model, x, y, classes)

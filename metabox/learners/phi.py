@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metabox.checks import kind_of, shown
 from metabox.episodes import Examples
+from metabox.learners.scaler import Y
 
 if TYPE_CHECKING:
     from metabox.learners.base import Learner, Phi
@@ -22,7 +23,7 @@ KNOWN = "_names_of_phi"
 
 
 def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
-    """phi with its floats in the type of the weights; a ValueError if it is no phi for the tasks of x."""
+    """phi with floats but the unit of y in the type of the weights; a ValueError if it is not for the tasks of x."""
     if not isinstance(phi, Mapping) or not phi or not all(isinstance(part, Tensor) for part in phi.values()):
         got = f"{len(phi)} entries, not all of them tensors" if isinstance(phi, Mapping) and phi else shown(phi)
         raise ValueError(f"expected phi as `adapt` returned it, tensors by name, got {got}; call adapt(support) first")
@@ -37,9 +38,9 @@ def check_phi(phi: Any, x: Tensor, dtype: torch.dtype | None) -> Phi:
                 f"expected phi and x on one device, got phi[{name!r}] on {part.device} and x on {x.device}; use .to()"
             )
     autocast = torch.is_autocast_enabled(x.device.type)
-    if dtype == torch.float32 and any(_is_odd(part, autocast) for part in phi.values()):
-        return {name: part.float() if _is_odd(part, autocast) else part for name, part in phi.items()}
-    return dict(phi)
+    if dtype != torch.float32:
+        return dict(phi)
+    return {name: part.float() if name != Y and _is_odd(part, autocast) else part for name, part in phi.items()}
 
 
 def check_earlier(learner: Learner, phi: Any, support: Examples) -> Phi:

@@ -78,7 +78,7 @@ class Scaler(nn.Module):
             return {}
         return {
             name: _of_support(
-                _Moments.of(values, there, columns, self._known(name).shape[1]), self._known(name), _rounding(values)
+                _Moments.of(values, there, columns, self._known(name).shape[1]), self._known(name), values.dtype
             )
             for name, (values, there, columns) in self._rows(support).items()
         }
@@ -150,9 +150,9 @@ class Scaler(nn.Module):
         )
 
 
-def _rounding(values: Tensor) -> float:
+def _rounding(dtype: torch.dtype) -> float:
     """The spread, as a share of their size, that equal numbers may have by rounding of their mean in float64."""
-    return 1e-13 if values.dtype == torch.float64 else 1e-8
+    return 1e-13 if dtype == torch.float64 else 1e-8
 
 
 def _standard(n: int) -> Tensor:
@@ -193,12 +193,16 @@ class _Moments(NamedTuple):
         return (self.squares / self.n.clamp(min=1)).sqrt()
 
 
-def _of_support(moments: _Moments, known: Tensor, rounding: float) -> Tensor:
-    """The statistics of each task `[T, 2, S]`; `known [2, S]` are those of the training tasks."""
+def _of_support(moments: _Moments, known: Tensor, dtype: torch.dtype) -> Tensor:
+    """The statistics of each task `[T, 2, S]` for numbers of a type; `known [2, S]` are those of the training tasks.
+
+    In float64 for float64, since float32 cannot tell a number of 1e9 from the next in its own unit.
+    """
     location, scale = known.double()
     mean, deviation = moments.mean, moments.deviation
-    several = deviation > rounding * mean.abs()
+    several = deviation > _rounding(dtype) * mean.abs()
     moved = mean - ((mean - location) / scale).clamp(-FARTHEST, FARTHEST) * scale
     location = torch.where(several, mean, torch.where(moments.n > 0, moved, location))
-    scale = torch.where(several, deviation, scale).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.stack([location, scale], dim=1).to(torch.promote_types(known.dtype, torch.float32))
+    dtype = torch.promote_types(dtype, torch.float32)
+    scale = torch.where(several, deviation, scale).clamp(min=torch.finfo(dtype).tiny)
+    return torch.stack([location, scale], dim=1).to(dtype)

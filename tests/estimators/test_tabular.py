@@ -125,8 +125,79 @@ def test_one_row_one_class_and_a_constant_target_are_answered(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(N, 3))
     assert classifier.fit(x[:1], ["a"]).predict_proba(x).tolist() == [[1.0]] * N
-    assert np.isfinite(regressor.fit(x[:1], [5.0]).predict(x)).all()
-    assert np.isfinite(regressor.fit(x, np.full(N, 1e6)).predict(x)).all()
+    for rows, value in ((1, 5.0), (N, 300.0), (N, 1e6), (N, 0.0)):
+        mean, std = regressor.fit(x[:rows], np.full(rows, value)).predict(x, return_std=True)
+        np.testing.assert_allclose(mean, value, rtol=1e-9, atol=1e-9)
+        assert (std < 1e-5).all()
+
+
+@pytest.mark.parametrize(("unit", "origin"), [(1.0, 1e9), (1e39, 0.0), (1e-90, 0.0), (1e90, -3e91)])
+def test_targets_in_any_unit_are_answered_in_it(regressor: TabularRegressor, unit: float, origin: float) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(N, 3)), rng.normal(size=N)
+    mean, std = regressor.fit(x, y).predict(x, return_std=True)
+    quantiles = regressor.predict_quantiles(x)
+    other = clone(regressor).fit(x, y * unit + origin)
+    there, spread = other.predict(x, return_std=True)
+    np.testing.assert_allclose((there - origin) / unit, mean, atol=1e-4)
+    np.testing.assert_allclose(spread / unit, std, rtol=1e-4)
+    np.testing.assert_allclose((other.predict_quantiles(x) - origin) / unit, quantiles, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([1e160] * N, r"expected y between -1e\+100 and 1e\+100, got 1e\+160"),
+        (np.array(["2020-01-01"] * N, dtype="datetime64[D]"), "expected y as real numbers, got dates"),
+        ([1 + 2j] * N, "expected y as real numbers, got complex"),
+        ([10**400] * N, "expected y as numbers, got something else"),
+    ],
+)
+def test_targets_that_are_no_real_numbers_are_refused(regressor: Any, y: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        regressor.fit(np.zeros((N, 3)), y)
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        (pd.array(["a", pd.NA] * (N // 2), dtype="string"), "expected a label for each row, got <NA> in row 1"),
+        (np.array([1, "a"] * (N // 2), dtype=object), "expected labels of one kind, got strings beside others"),
+    ],
+)
+def test_labels_of_several_kinds_and_missing_ones_are_refused(classifier: Any, y: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        classifier.fit(np.zeros((N, 3)), y)
+    assert classifier.fit(np.zeros((N, 3)), np.array([3, 5] * (N // 2), dtype=object)).classes_.tolist() == [3, 5]
+
+
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(classifier: TabularClassifier) -> None:
+    x = np.random.default_rng(0).normal(size=(N, 3))
+    before = classifier.fit(x, np.arange(N) % 3).predict_proba(x)
+    for call in (
+        lambda: classifier.fit(x * 0.01 + 7, np.arange(N) % 11),
+        lambda: classifier.fit(x[:, :2], [None] * N),
+        lambda: classifier.partial_fit(x * 9, np.arange(N) % 11),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            call()
+        assert np.array_equal(classifier.predict_proba(x), before)
+
+
+def test_no_connection_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    x, y = load_iris(return_X_y=True)
+    assert TabularClassifier().fit(x[::3], y[::3]).score(x[1::3], y[1::3]) > 0.9
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-200])
+def test_huge_and_tiny_numbers_are_told_apart(classifier: TabularClassifier, size: float) -> None:
+    x, y = np.random.default_rng(0).normal(size=(N, 3)), np.arange(N) % 3
+    proba = classifier.fit(x, y).predict_proba(x)
+    np.testing.assert_allclose(clone(classifier).fit(x * size, y).predict_proba(x * size), proba, atol=1e-5)
 
 
 def with_(column: str, values: Any) -> Any:
@@ -145,6 +216,11 @@ DATES = pd.date_range("2020-01-01", periods=N)
         (lambda: with_("when", DATES.astype(object)), "column 'when', got dates"),
         (lambda: with_("when", DATES - DATES[0]), "column 'when', got dates"),
         (lambda: pd.concat([with_("note", [f"{i} {k}" for i in range(N)]) for k in range(2)]), "free text or a name"),
+        (lambda: with_("when", DATES.strftime("%d.%m.%Y")), "column 'when', got dates"),
+        (lambda: with_("when", DATES.strftime("%Y-%m-%d %H:%M")), "column 'when', got dates"),
+        (lambda: [[1.0, np.timedelta64(i, "D")] for i in range(N)], "column 1, got dates"),
+        (lambda: [[10**400, 1]] * N, "numbers below 1.8e308 in column 0, got a larger one"),
+        (lambda: with_("note", [f"this one is number {i % 20}" for i in range(N)]), "free text or a name"),
         (lambda: with_("mixed", [1, "?"] * (N // 2)), "numbers or strings in column 'mixed', got both"),
         (lambda: with_("size", np.inf), "column 'size', got infinity"),
         (lambda: np.zeros((N, 65)), "at most 64 columns for this model, got 65"),
@@ -158,8 +234,11 @@ def test_what_is_no_number_and_no_category_is_refused_by_name(classifier: Any, x
 
 def test_too_many_classes_and_other_models_are_refused_by_name(classifier: Any, regressor: Any) -> None:
     x = np.random.default_rng(0).normal(size=(N, 3))
-    with pytest.raises(ValueError, match="expected at most 10 classes for this model"):
+    with pytest.raises(ValueError, match="expected at most 10 classes for this model, got 11; put rare ones together"):
         classifier.fit(x, np.arange(N) % 11)
+    for size in (0, "x"):
+        with pytest.raises(ValueError, match="expected batch_size as a whole number of at least 1"):
+            clone(classifier).fit(x, Y).set_params(batch_size=size).predict(x)
     with pytest.raises(ValueError, match="expected a model of classes"):
         TabularClassifier(regressor.model).fit(x, Y)
     with pytest.raises(ValueError, match="whose learner is TabularTransformer, got CNP"):
@@ -169,6 +248,10 @@ def test_too_many_classes_and_other_models_are_refused_by_name(classifier: Any, 
 
 
 def test_a_column_that_changes_its_kind_is_refused_by_name(classifier: TabularClassifier) -> None:
+    empty = with_("size", None)
+    proba = classifier.fit(empty, Y).predict_proba(empty)
+    for values in (1.0, "large"):  # it is not known of which kind an empty column is
+        assert np.array_equal(classifier.predict_proba(with_("size", values)), proba)
     classifier.fit(frame(), Y)
     with pytest.raises(ValueError, match="expected strings in column 'colour', as in the examples, got numbers"):
         classifier.predict(with_("colour", 1.0))
@@ -192,6 +275,8 @@ def test_a_saved_estimator_answers_the_same_and_takes_no_further_rows(
     x = frame()
     again = TabularClassifier.load(classifier.fit(x, Y).save(tmp_path / "c.metabox"))
     assert np.array_equal(again.predict_proba(x), classifier.predict_proba(x))
+    with pytest.raises(ValueError, match=r"FewShotClassifier wrote in .*, got an estimator of tables"):
+        FewShotClassifier.load(tmp_path / "c.metabox")
     with pytest.raises(ValueError, match="got a saved one, which has none"):
         again.partial_fit(x, Y)
     y = np.arange(N) * 1e6

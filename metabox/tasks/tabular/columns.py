@@ -135,7 +135,7 @@ def _with_missing(draws: Draws, shown: Values, x: Values, odds: Odds) -> Values:
     """Some values missing: in some columns at random, in others more often the larger their value, or another's, is."""
     n, d = x.shape[1:]
     some = chance(draws, "some", odds.missing, 1, 1)
-    if not some.any():
+    if not odds.rate or not some.any():
         return shown
     each = some & chance(draws, "each", draws.uniform("share", 0.1, 1, 1, 1), 1, d)
     rate = draws.uniform("rate", 0, odds.rate, 1, d)

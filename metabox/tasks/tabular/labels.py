@@ -40,11 +40,13 @@ def warped_target(draws: Draws, y: Values) -> Values:
 def cut_into_classes(draws: Draws, y: Values, n_classes: tuple[int, int]) -> NDArray[np.int64]:
     """Class ids `[T, n]`: y cut at random ranks, at random values or into equal parts; in random order.
 
-    In a half of the tasks there are two classes. A table whose y has a single class is cut at its middle row.
+    In a half of the tasks there are as few classes as there may be; and always fewer than rows, so that some class has
+    two. A table whose y has a single class is cut at its middle row.
     """
     n = y.shape[1]
     low, high = n_classes
     number = np.where(chance(draws, "two", 0.5, 1), low, draws.integers("classes", low, high, 1))
+    number = np.minimum(number, n - 1)
     place, kind = np.arange(high - 1), draws.integers("cuts", 0, 2, 1)
     in_order = np.sort(y, 1)
     ranks = draws.integers("cuts/rank", 0, n - 1, high - 1)
