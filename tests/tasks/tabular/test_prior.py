@@ -81,6 +81,18 @@ def test_classes_are_those_of_the_support_and_no_query_of_another_is_asked() -> 
     assert bool((e.classes.long().diff(dim=1) <= 0).all()), "ids are numbered from 0 without gaps"
 
 
+@pytest.mark.parametrize("rows", [4, 6])
+def test_tables_of_few_rows_have_a_query_that_can_be_answered(rows: int) -> None:
+    e = TabularPrior(n_rows=rows, n_columns=3, n_classes=(2, 10)).sample(Place(200))
+    assert bool(e.query.mask.any(1).all())
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_a_missing_rate_nothing_is_missing() -> None:
+    e = TabularPrior(n_rows=20, n_columns=5, missing=1.0, missing_rate=0.0).sample(Place(8))
+    assert not bool(e.support.x.isnan().any())
+
+
 def test_names_of_classes_are_random() -> None:
     """The larger of two classes is class 0 in half of the tasks."""
     e = TabularPrior(n_rows=17, n_columns=2, n_classes=2, support=0.65, share_sizes=800).sample(Place(800))
