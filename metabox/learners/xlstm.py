@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
 from metabox.learners.method import Method
-from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.metric import exact
@@ -31,7 +30,8 @@ class XLSTM(Layered):
 
     As in the authors' code (NX-AI/xlstm): features and a gate, each twice as wide as `width`; a causal convolution of 4
     steps with bias and SiLU before q and k, but not before v; these are linear in blocks of 4 features; k is divided by
-    sqrt(K). Biases of f start at 3 to 6 over the heads, those of i normal with deviation 0.1, and weights of both at 0.
+    sqrt(K). Biases of f start at 3 to 6 over the heads, those of i normal with deviation 0.1, and weights of both at 0;
+    the maps into and out of a layer start normal, with deviations sqrt(2 / (5 width)) and 2 / (depth sqrt(width)).
     Each head's output is normalised, the convolved features are added with learned weights, and a SiLU gate follows.
 
     Deviations: RMSNorm before a layer, where the code has layer norm. The blocks have the initial weights of a linear
@@ -86,7 +86,9 @@ class XLSTM(Layered):
     ) -> None:
         if width % 2:
             raise ValueError(f"expected an even width, twice of which is cut into blocks of {BLOCK}, got {width}")
-        mixers = [_MatrixLSTM(width, check_heads(heads, 2 * width)) for _ in range(depth)]
+        if 2 * width % heads:
+            raise ValueError(f"expected heads as a divisor of twice the width, {2 * width}, got {heads}")
+        mixers = [_MatrixLSTM(width, heads, depth) for _ in range(depth)]
         super().__init__(spec, backbone, labels, truncate, width, mixers)
 
 
@@ -95,7 +97,7 @@ class _MatrixLSTM(Mixer):
 
     decayed = ("blocks",)
 
-    def __init__(self, width: int, n_heads: int) -> None:
+    def __init__(self, width: int, n_heads: int, depth: int) -> None:
         super().__init__()
         inner = self.channels = 2 * width
         self.size, self.n_heads = inner // n_heads, n_heads
@@ -111,6 +113,8 @@ class _MatrixLSTM(Mixer):
         self.gain = nn.Parameter(torch.ones(inner))
         self.skip = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, width, bias=False)
+        nn.init.normal_(self.project.weight, std=math.sqrt(2 / (5 * width)))
+        nn.init.normal_(self.out.weight, std=2 / depth / math.sqrt(width))
 
     def empty(self, like: Tensor) -> State:
         sizes = (len(like), self.n_heads, self.size, self.size + 1)
