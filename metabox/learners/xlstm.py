@@ -30,12 +30,11 @@ class XLSTM(Layered):
 
     As in the authors' code (NX-AI/xlstm): features and a gate, each twice as wide as `width`; a causal convolution of 4
     steps with bias and SiLU before q and k, but not before v; these are linear in blocks of 4 features; k is divided by
-    sqrt(K). Biases of f start at 3 to 6 over the heads, those of i normal with deviation 0.1, and weights of both at 0;
-    the maps into and out of a layer start normal, with deviations sqrt(2 / (5 width)) and 2 / (depth sqrt(width)).
+    sqrt(K). Biases of f start at 3 to 6 over the heads, those of i normal with deviation 0.1, and weights of both at 0.
     Each head's output is normalised, the convolved features are added with learned weights, and a SiLU gate follows.
 
     Deviations: RMSNorm before a layer, where the code has layer norm. The blocks have the initial weights of a linear
-    layer.
+    layer. So have the maps into and out of a layer, where the code has normal ones (`small_init_init_`, `wang_init_`).
 
     Args:
         spec: the tasks.
@@ -88,7 +87,7 @@ class XLSTM(Layered):
             raise ValueError(f"expected an even width, twice of which is cut into blocks of {BLOCK}, got {width}")
         if 2 * width % heads:
             raise ValueError(f"expected heads as a divisor of twice the width, {2 * width}, got {heads}")
-        mixers = [_MatrixLSTM(width, heads, depth) for _ in range(depth)]
+        mixers = [_MatrixLSTM(width, heads) for _ in range(depth)]
         super().__init__(spec, backbone, labels, truncate, width, mixers)
 
 
@@ -97,7 +96,7 @@ class _MatrixLSTM(Mixer):
 
     decayed = ("blocks",)
 
-    def __init__(self, width: int, n_heads: int, depth: int) -> None:
+    def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         inner = self.channels = 2 * width
         self.size, self.n_heads = inner // n_heads, n_heads
@@ -113,8 +112,6 @@ class _MatrixLSTM(Mixer):
         self.gain = nn.Parameter(torch.ones(inner))
         self.skip = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, width, bias=False)
-        nn.init.normal_(self.project.weight, std=math.sqrt(2 / (5 * width)))
-        nn.init.normal_(self.out.weight, std=2 / depth / math.sqrt(width))
 
     def empty(self, like: Tensor) -> State:
         sizes = (len(like), self.n_heads, self.size, self.size + 1)
