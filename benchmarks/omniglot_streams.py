@@ -25,7 +25,7 @@ from metabox.files import read_json, write_atomically, write_json
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 4000, "threads": 1, "data": True},
+    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 5500, "threads": 1, "data": True},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "omniglot-streams.json"
@@ -36,10 +36,13 @@ RECIPES = (
     "omniglot-stream5-mann-cpu",
     "omniglot-stream5-lstm-cpu",
     "omniglot-stream5-mann-lake-cpu",
+    "omniglot-stream5-strings-mann",
+    "omniglot-stream5-strings-lstm",
     "omniglot-stream15-strings-mann",
 )
 AT = "accuracy_instance_"
 CURVE = (2, 5, 10)
+"""Instances of the curve, where a recipe's streams have so many."""
 Row = dict[str, Any]
 
 
@@ -54,6 +57,8 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
     result, lines = read_json(next((out / "results").glob("*.json"))), log_of(out)
     summary, known = result["summary"], [line for line in lines if "val" in line]
     instances = sorted(int(name.removeprefix(AT)) for name in summary if name.startswith(AT))
+    shown = [k for k in CURVE if f"{AT}{k}" in known[0]["val"]]
+    curve = [[line["step"], round(line["seconds"], 1), *(percent(line["val"], k) for k in shown)] for line in known]
     return {
         "recipe": recipe,
         "seed": seed,
@@ -63,8 +68,8 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
         "interval_95_of_instance_2": round(100 * summary[f"{AT}2"]["interval_95"], 2),
         "names_exchanged_percent": round(100 * result["memorisation"]["accuracy_renamed"], 2),
         "claim": beside_claim(result["claim"], summary),
-        "curve_of": ["step", *(f"{AT}{k}" for k in CURVE)],
-        "curve": [[line["step"], *(percent(line["val"], k) for k in CURVE)] for line in known],
+        "curve_of": ["step", "seconds", *(f"{AT}{k}" for k in shown)],
+        "curve": curve,
         "git_tree": result["trained_on"]["git_tree"],
     }
 
@@ -83,8 +88,8 @@ def draw(rows: list[Row], out: Path = FIGURE) -> None:
         means = [fmean(row[f"instance_{k}"] for row in of) for k in instances]
         left.plot(instances, means, color=color, marker="o", markersize=3, label=recipe.removeprefix("omniglot-"))
         for row, dash in zip(of, 2 * DASHES, strict=False):
-            steps, second = zip(*(point[:2] for point in row["curve"]), strict=True)
-            right.plot(steps, second, dash, color=color)
+            second = row["curve_of"].index(f"{AT}2")
+            right.plot(*zip(*((point[0], point[second]) for point in row["curve"]), strict=True), dash, color=color)
     left.set(xlabel="instance of a class", ylabel="accuracy, %")
     right.set(xlabel="training batches", title="validation, second instance", xscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -124,14 +124,21 @@ def recipe_of(command: str, name: str) -> str:
     return f"{command}-{'gpicl' if name == 'snail' else name}"
 
 
+def learner_of_recall(name: str) -> Iterator[str]:
+    """The learner that is trained for recall, each of its options: an option left out would be the stream recipe's."""
+    learner = parse(make_parser(find(recipe_of("recall", name))), [*SNAIL] if name == "snail" else []).learner
+    yield from ("--learner", learner.class_path, "--learner.backbone", "Flatten")
+    for option, value in vars(learner.init_args).items():
+        if option != "backbone":
+            yield from (f"--learner.{option}", value if isinstance(value, str) else json.dumps(value))
+
+
 def words(command: str, name: str, data_root: str | None = None) -> Iterator[str]:
     """What is different from the recipe."""
-    if name == "snail":
+    if command == "streams" and name not in ("lstm", "mann"):
+        yield from learner_of_recall(name)
+    elif name == "snail":
         yield from SNAIL
-    elif command == "streams" and name not in ("lstm", "mann"):  # the learner of recall, with its options
-        learner = parse(make_parser(find(f"recall-{name}")), []).learner
-        yield from ("--learner", learner.class_path, "--learner.backbone", "Flatten")
-        yield from ("--learner.width", "64") if name == "gpicl" else ()
     if command == "recall":
         for option, value in {"length": list(TRAINED), **KEYS}.items():
             yield from (f"--tasks.{option}", str(value))

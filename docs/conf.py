@@ -228,6 +228,11 @@ def exercise() -> str:
     return results_page.exercise(DOCS.parent / "benchmarks" / "results")
 
 
+def streams() -> str:
+    """Streams of Omniglot, whole recipes."""
+    return results_page.streams(DOCS.parent / "benchmarks" / "results")
+
+
 FILLS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
@@ -255,6 +260,7 @@ FILLS: dict[str, Callable[..., str]] = {
         measured,
         chosen,
         exercise,
+        streams,
         value,
         results,
         leaderboards,

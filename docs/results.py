@@ -160,6 +160,23 @@ def exercise(folder: Path) -> str:
     return "\n".join([*figure, "", measured, f"Repeat: `{about['command']}`."])
 
 
+def streams(folder: Path) -> str:
+    """The table and the figure of `benchmarks/omniglot_streams.py`; without its result, how to get it."""
+    about = manifest(folder / "manifest.json")["files"].get("omniglot-streams.json")
+    if about is None:
+        return "Not measured yet: `python benchmarks/omniglot_streams.py` trains all recipes."
+    content = result("omniglot-streams.json", folder / "manifest.json")
+    shown = {name: content["environment"][name] for name in ("cpu", "threads", "torch")}
+    columns = ("recipe", "seed", "steps", "instance_1", "instance_2", "instance_5", "instance_10")
+    rows = [
+        {name: row.get(name) for name in columns} | {"published_2": (row["claim"] or {}).get("published")}
+        for row in content["rows"]
+    ]
+    alt = "Accuracy by instance of a class, and validation accuracy at the second instance against training batches"
+    figure = ["```{image} _static/omniglot-streams.svg", f":alt: {alt}", "```"]
+    return "\n".join([*figure, "", table(rows), "", line("measured with", shown), "", f"Repeat: `{about['command']}`."])
+
+
 def is_cell(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 

@@ -248,6 +248,23 @@ def test_the_exercise_says_how_to_measure_it_until_it_is(results: ModuleType, li
     assert results.exercise(listed).endswith("Repeat: `again`.")
 
 
+def test_streams_say_how_to_measure_them_until_they_are(results: ModuleType, listed: Path) -> None:
+    assert results.streams(listed).startswith("Not measured yet: `python benchmarks/omniglot_streams.py`")
+    rows = [
+        {"recipe": "one", "seed": 0, "steps": 9, "instance_1": 30.5, "instance_2": 80.5, "claim": {"published": 82.8}},
+        {"recipe": "two", "seed": 0, "steps": 9, "instance_1": 31.5, "instance_2": 81.5, "claim": None},
+    ]
+    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123"}
+    (listed / "omniglot-streams.json").write_text(json.dumps({"environment": facts, "rows": rows}))
+    about = {"command": "again"}
+    (listed / "manifest.json").write_text(json.dumps({"current": None, "files": {"omniglot-streams.json": about}}))
+    shown = results.streams(listed)
+    assert "_static/omniglot-streams.svg" in shown
+    assert "| one | 0 | 9 | 30.5 | 80.5 | 82.8 |" in shown
+    assert "| two | 0 | 9 | 31.5 | 81.5 |  |" in shown
+    assert shown.endswith("Repeat: `again`.")
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
 def test_a_results_file_of_another_kind_is_named(results: ModuleType, tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_text(text)

@@ -369,5 +369,5 @@ def within(logits: Tensor, classes: Tensor | None) -> Tensor:
     if classes is None:
         return logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    outside = ~classes.view(len(classes), *[1] * (logits.ndim - 2), -1)
+    outside = ~classes.view(len(classes), *[1] * (logits.ndim - 2), classes.shape[-1])
     return logits.masked_fill(outside, torch.finfo(logits.dtype).min)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from metabox.episodes import Examples
 from metabox.learners.base import Learner, Phi
@@ -146,10 +147,13 @@ class Recurrent(Learner):
             some = slice(i, i + (self.truncate or n))
             if i:
                 state = {name: part.detach() for name, part in state.items()}
+            piece = state, inputs[:, some], sequence.mask[:, some]
             if queries is None:
-                output, state = self._scan(state, inputs[:, some], sequence.mask[:, some])
-            else:
-                output, state = self._asked(state, queries[:, some], inputs[:, some], sequence.mask[:, some])
+                output, state = self._scan(*piece)
+            elif self.truncate is None or not torch.is_grad_enabled():
+                output, state = self._asked(queries[:, some], *piece)
+            else:  # one piece at a time is in memory
+                output, state = checkpoint(self._asked, queries[:, some], *piece, use_reentrant=False)
             outputs.append(output)
         scores = self.readout(torch.cat(outputs, dim=1)).take_along_dim(order.argsort(dim=1)[..., None], dim=1)
         return phi | state, self.labels.decode(scores)
@@ -161,7 +165,7 @@ class Recurrent(Learner):
         # Of a sequence that is cut into pieces, one at a time is in memory.
         return fast_path(self, state, inputs, real, again=self.truncate is not None)
 
-    def _asked(self, state: Phi, queries: Tensor, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
+    def _asked(self, queries: Tensor, state: Phi, inputs: Tensor, real: Tensor) -> tuple[Tensor, Phi]:
         """The outputs of each query's step, which is not kept, from the state before its input; the last state."""
         outputs, asked, given = [], self.project(queries), self.project(inputs)
         for i in range(inputs.shape[1]):

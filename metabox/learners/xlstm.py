@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
 from metabox.learners.method import Method
-from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.metric import exact
@@ -35,7 +34,7 @@ class XLSTM(Layered):
     Each head's output is normalised, the convolved features are added with learned weights, and a SiLU gate follows.
 
     Deviations: RMSNorm before a layer, where the code has layer norm. The blocks have the initial weights of a linear
-    layer.
+    layer. So have the maps into and out of a layer, where the code has normal ones (`small_init_init_`, `wang_init_`).
 
     Args:
         spec: the tasks.
@@ -86,7 +85,9 @@ class XLSTM(Layered):
     ) -> None:
         if width % 2:
             raise ValueError(f"expected an even width, twice of which is cut into blocks of {BLOCK}, got {width}")
-        mixers = [_MatrixLSTM(width, check_heads(heads, 2 * width)) for _ in range(depth)]
+        if 2 * width % heads:
+            raise ValueError(f"expected heads as a divisor of twice the width, {2 * width}, got {heads}")
+        mixers = [_MatrixLSTM(width, heads) for _ in range(depth)]
         super().__init__(spec, backbone, labels, truncate, width, mixers)
 
 

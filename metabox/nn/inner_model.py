@@ -59,7 +59,7 @@ class InnerModel(nn.Module):
 
     def read(self, state: State, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> Tensor:
         """The outputs `[T, H, M, K]` of M steps from one state, each with the gradient of its own step alone."""
-        place = state["position"][:, None]
+        place = state["position"].long()[:, None]
         q, k = turned(q, place), turned(k, place)
         inputs, grads = self._descend(state, k, v)
         share, x = self._shares()[place][..., None, None], q
@@ -71,7 +71,7 @@ class InnerModel(nn.Module):
     def write(self, state: State, k: Tensor, v: Tensor, rate: Tensor, real: Tensor) -> State:
         """The state after one step (N = 1), unchanged for tasks whose `real [T]` is False; their rate is 0."""
         inputs, grads = self._descend(state, turned(k, state["position"][:, None]), v)
-        position = state["position"] + real
+        position = state["position"].long() + real
         full = position == self.batch
         return self._after(state, inputs, grads, rate, full) | {"position": torch.where(full, 0, position)}
 
@@ -80,8 +80,8 @@ class InnerModel(nn.Module):
 
         Padding, for which `real [T, N]` is False, comes last in every task, and its rate is 0.
         """
-        n, first = q.shape[2], state["position"]
-        if not n:
+        n, first = q.shape[2], state["position"].long()
+        if not q.numel():  # no steps, or no tasks
             return q, state
         # Mini-batches begin at other steps in each task if it goes on from a state: step i is put in place first + i.
         # A GPU would have to wait for the largest first place.
@@ -163,8 +163,9 @@ def turned(x: Tensor, place: Tensor) -> Tensor:
 
 def _centred(z: Tensor) -> tuple[Tensor, Tensor]:
     """z at mean 0 and variance 1 over its last axis, and what it was multiplied by."""
-    scale = (z.var(-1, keepdim=True, unbiased=False) + EPSILON).rsqrt()
-    return (z - z.mean(-1, keepdim=True)) * scale, scale
+    centred = z - z.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+    return centred * scale, scale
 
 
 def _gelu_slope(z: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class LabelCode(nn.Module):
     logit[c] = sum_k log softmax(scores_k)[character k of c]. The strings are those of the ids 0 to 3,124.
 
     "same-step": encoded as "one-hot", and read by a recurrent learner in the step of their inputs instead of the next.
+    Targets that are not classes get a 1 behind, to tell a label of zeros from a query.
 
     Args:
         spec: the tasks.
@@ -57,7 +58,8 @@ class LabelCode(nn.Module):
                 f'expected at most {CHARACTERS**LENGTH} classes for labels "strings", got {spec}; use "one-hot"'
             )
         self.spec, self.kind = spec, kind
-        self.in_size, self.out_size = spec.target.label_size, spec.target.n_params
+        self.marks = kind == "same-step" and spec.target.n_classes is None
+        self.in_size, self.out_size = spec.target.label_size + self.marks, spec.target.n_params
         if kind == "strings":
             self.in_size = self.out_size = CHARACTERS * LENGTH
             self.register_buffer("table", strings(spec.target.size), persistent=False)
@@ -65,7 +67,8 @@ class LabelCode(nn.Module):
     def encode(self, examples: Examples) -> Tensor:
         """`[T, N, in_size]`, zeros for padding."""
         if self.kind != "strings":
-            return self.spec.target.encode(examples.y, examples.mask)
+            labels = self.spec.target.encode(examples.y, examples.mask)
+            return torch.cat([labels, examples.mask[..., None].to(labels.dtype)], dim=-1) if self.marks else labels
         known = self.table[examples.y.masked_fill(~examples.mask, 0)]
         return (known & examples.mask[..., None]).float()
 

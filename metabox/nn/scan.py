@@ -202,5 +202,7 @@ def _with_ones(v: Tensor) -> Tensor:
 
 
 def _normalised(sums: Tensor, tops: Tensor) -> Tensor:
-    divisor = torch.maximum(sums[..., -1:].abs(), (-tops).exp()[..., None])
-    return sums[..., :-1] / (divisor + SMALLEST)
+    """C^T q / (max(abs(n.q), e^-m) + 1e-6), all times e^m if m is negative: e^-m may be infinite, its gradient NaN."""
+    low = tops.clamp(max=0)
+    scale, least = low.exp()[..., None], (low - tops).exp()[..., None]
+    return sums[..., :-1] * scale / (torch.maximum(sums[..., -1:].abs() * scale, least) + SMALLEST * scale)

@@ -16,6 +16,7 @@ from metabox.learners import TTT, XLSTM, GatedDeltaNet, LinearAttention, Mamba2
 from metabox.learners.layered import Layered
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import Flatten
+from metabox.nn.label_code import LabelKind
 from metabox.objectives import QueryLoss, StreamLoss
 from metabox.testing import build, make_episodes
 
@@ -127,6 +128,17 @@ def test_phi_is_as_large_after_a_hundred_examples_as_after_none(name: str) -> No
 
 
 @NAMES
+def test_phi_in_other_numbers_predicts_the_same(name: str) -> None:
+    learner, episodes = build(CASES[name], CLASSES).double(), make_episodes(CLASSES, n_support=7)
+    support, x = doubled(episodes.support), episodes.query.x.double()
+    phi = learner.adapt(support)
+    all_reals = {key: part if key == "classes" else part.double() for key, part in phi.items()}
+    assert torch.equal(learner.predict(all_reals, x), learner.predict(phi, x))
+    again, wanted = (learner.adapt(support, phi=before) for before in (all_reals, phi))
+    assert all(torch.equal(part, wanted[key]) for key, part in again.items())
+
+
+@NAMES
 def test_many_queries_copy_no_state(name: str) -> None:
     learner, episodes = build(CASES[name], CLASSES), make_episodes(CLASSES, n_query=50)
     phi, largest = learner.adapt(episodes.support), []
@@ -209,8 +221,10 @@ def test_a_cut_gradient_is_that_of_pieces_and_keeps_the_predictions(name: str) -
     assert not all(torch.allclose(one, other) for one, other in zip(cut, full, strict=True))
 
 
-def test_a_long_stream_that_is_cut_keeps_one_piece_for_the_backward_pass() -> None:
-    learner, examples = build(GatedDeltaNet, CLASSES).train(), make_episodes(CLASSES, n_support=60).support
+@pytest.mark.parametrize("labels", ["one-hot", "same-step"])
+def test_a_long_stream_that_is_cut_keeps_one_piece_for_the_backward_pass(labels: LabelKind) -> None:
+    learner = build(partial(GatedDeltaNet, labels=labels), CLASSES).train()
+    examples = make_episodes(CLASSES, n_support=60).support
     kept: list[list[int]] = []
 
     def pack(part: Tensor) -> Tensor:
@@ -233,6 +247,7 @@ def test_a_long_stream_that_is_cut_keeps_one_piece_for_the_backward_pass() -> No
         (partial(Mamba2, width=10, heads=3), "expected heads as a divisor of twice the width, 20, got 3"),
         (partial(Mamba2, heads=4, groups=3), "expected groups as a divisor of the 4 heads, got 3"),
         (partial(XLSTM, width=9, heads=3), "expected an even width"),
+        (partial(XLSTM, width=10, heads=3), "expected heads as a divisor of twice the width, 20, got 3"),
         (partial(TTT, width=12, heads=4), "expected an even size of each head"),
     ],
 )

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from learner_cases import CLASSES, DESCRIBED, REALS, doubled, embedding, in_double, ragged, real_examples
 from torch import Tensor, nn
 
+from metabox.discover import subclasses
 from metabox.episodes import Examples
 from metabox.learners import CNP, LSTM, MANN, GatedDeltaNet
 from metabox.learners.recurrent import Recurrent
 from metabox.nn.backbones import Flatten
+from metabox.nn.label_code import LabelKind
 from metabox.objectives import QueryLoss, StreamLoss
-from metabox.targets import TaskSpec
+from metabox.targets import Binary, TaskSpec
 from metabox.testing import build, make_episodes, outputs
 
 SMALL = {"width": 4, "rows": 5, "size": 3, "heads": 2}  # so few rows that they are used again
@@ -152,6 +154,13 @@ def test_training_takes_the_fast_path_to_the_same_gradients(
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("found", subclasses("Recurrent"), ids=lambda found: found.name)
+def test_a_batch_of_no_tasks_is_read_and_answered(found: Any) -> None:
+    learner, episodes = build(found.load(), CLASSES), make_episodes(CLASSES)[:0]
+    assert learner.predict(learner.adapt(episodes.support), episodes.query.x).shape == (0, 4, 3)
+    assert learner.stream(episodes.support).shape == (0, 6, 3)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_gradient_in_bf16_is_near_that_in_float32(name: str) -> None:
     torch.manual_seed(0)
@@ -254,12 +263,15 @@ def test_the_label_set_grows_with_the_examples() -> None:
     assert learner.adapt(more, classes=every, phi=phi)["classes"].all()
 
 
-def test_a_long_stream_that_is_cut_keeps_one_piece_in_memory() -> None:
-    learner, examples = build(MANN, CLASSES).train(), make_episodes(CLASSES, n_support=60).support
+@pytest.mark.parametrize("labels", ["one-hot", "same-step"])
+def test_a_long_stream_that_is_cut_keeps_one_piece_in_memory(labels: LabelKind) -> None:
+    learner = build(partial(MANN, labels=labels), CLASSES).train()
+    examples = make_episodes(CLASSES, n_support=60).support
     kept = []
     for learner.truncate in (None, 6):
         before = memory()
-        loss = learner.stream(examples).sum()
+        with torch.autograd.graph.saved_tensors_hooks(lambda part: part, lambda part: part):  # for Python to know them
+            loss = learner.stream(examples).sum()
         kept.append(memory() - before)
         loss.backward()
     whole, cut = kept
@@ -302,11 +314,21 @@ def test_a_label_is_read_with_its_input_and_a_query_without_one(spec: TaskSpec) 
         features, seen = embedding(learner, episodes, t), real_examples(episodes.support, t)
         state = None
         for x, y in seen:
-            label = F.one_hot(y, 3).double() if spec.target.n_classes is not None else y
+            label = F.one_hot(y, 3).double() if spec.target.n_classes is not None else torch.cat([y, torch.ones(1)])
             state = learner.cell(torch.cat([features(x), label])[None], state)
         for i, x in enumerate(episodes.query.x[t]):
             hidden, _ = learner.cell(torch.cat([features(x), torch.zeros(learner.labels.in_size)])[None], state)
             torch.testing.assert_close(got[t, i], learner.readout(hidden)[0])
+
+
+@pytest.mark.parametrize("spec", [REALS, TaskSpec((2,), Binary(2)), CLASSES], ids=str)
+def test_a_query_is_told_from_an_example_whose_label_is_zero(spec: TaskSpec) -> None:
+    learner, examples = build(SAME_STEP["LSTM"], spec), make_episodes(spec, n_support=1).support
+    examples = replace(examples, y=torch.zeros_like(examples.y))
+    phi = learner.adapt(examples[:, :0])
+    query = torch.cat([learner.embed(examples.x, phi), phi["label"][:, None]], dim=-1)
+    asked, _ = learner.step(phi, learner.project(query))
+    assert (learner.adapt(examples)["hidden"] - asked[:, 0]).abs().amax(1).min() > 1e-4
 
 
 @torch.no_grad()
