@@ -84,8 +84,10 @@ class ColumnsThenRows(nn.Module):
         return self._sums(features, phi) + self._rows(cells, phi["exists"])
 
     def _sums(self, features: Tensor, phi: Known) -> Tensor:
-        weights = shared(self.places.to(features.dtype)[in_order(phi["place"])], phi["place"])
-        weights = weights * phi["exists"][..., None, None]
+        number = phi["place"]
+        weights = shared(self.places.to(features.dtype)[in_order(number)], number)
+        alike = (number[:, None] == number[:, :, None]).sum(2)  # whose mean is shorter by its root
+        weights = weights * (alike.sqrt() * phi["exists"])[..., None, None]
         return torch.einsum("tdnf,tdfw->tnw", features, weights)
 
     def _rows(self, cells: Tensor, exists: Tensor) -> Tensor:

@@ -62,5 +62,5 @@ def _own(params: Tensor, spec: TaskSpec) -> Tensor:
 
 
 def _close(got: Tensor, wanted: Tensor) -> None:
-    # A location in float32 is rounded by 1e-5 of the scale, and the network may amplify that.
-    torch.testing.assert_close(got, wanted, rtol=5e-3, atol=5e-3)
+    # x at location 0 is in float32, and the network may amplify its rounding; params of a y in float64 are in float64.
+    torch.testing.assert_close(got, wanted, rtol=5e-3, atol=5e-3, check_dtype=False)
