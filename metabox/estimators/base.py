@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,15 +15,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from metabox.adaptation import Adaptation
-from metabox.checks import check, shown
+from metabox.checks import Function, check, shown
 from metabox.model import Model, load_file
 from metabox.ranges import Count
 from metabox.shipped import find_model
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-def or_unchanged(method: Method) -> Method:
+def or_unchanged(method: Function) -> Function:
     """A method that leaves the attributes of its object as they were if it raises."""
 
     @wraps(method)
@@ -37,7 +34,7 @@ def or_unchanged(method: Method) -> Method:
             vars(self).update(before)
             raise
 
-    return cast(Method, called)
+    return cast(Function, called)
 
 
 class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
