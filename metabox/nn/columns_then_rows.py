@@ -53,8 +53,8 @@ class ColumnsThenRows(nn.Module):
         self.columns = nn.ModuleList(Induced(cell, induced) for _ in range(depth))
         self.summaries = nn.Parameter(torch.randn(summaries, cell) * 0.1)
         self.rows = nn.ModuleList(_layer(cell, sink=True) for _ in range(row_depth))
-        self.norm = nn.LayerNorm(cell)
-        self.out = nn.Linear(summaries * cell, width, bias=False)  # a bias would be alike in all rows
+        self.norm = nn.LayerNorm(cell, bias=False)  # a bias would be alike in all rows, which are centred
+        self.out = nn.Linear(summaries * cell, width, bias=False)
         self.places = nn.Parameter(torch.randn(columns, FEATURES, width) * 0.5)
 
     def write(self, features: Tensor, cells: Tensor, labels: Tensor, mask: Tensor, phi: Known) -> tuple[Tensor, Known]:
@@ -84,10 +84,8 @@ class ColumnsThenRows(nn.Module):
         return self._sums(features, phi) + self._rows(cells, phi["exists"])
 
     def _sums(self, features: Tensor, phi: Known) -> Tensor:
-        number = phi["place"]
-        weights = shared(self.places.to(features.dtype)[in_order(number)], number)
-        alike = (number[:, None] == number[:, :, None]).sum(2)  # whose mean is shorter by its root
-        weights = weights * (alike.sqrt() * phi["exists"])[..., None, None]
+        weights = shared(self.places.to(features.dtype)[in_order(phi["place"])], phi["place"])
+        weights = weights * phi["exists"][..., None, None]
         return torch.einsum("tdnf,tdfw->tnw", features, weights)
 
     def _rows(self, cells: Tensor, exists: Tensor) -> Tensor:

@@ -99,31 +99,44 @@ def class_numbers(x: Tensor, y: Tensor, mask: Tensor, n_classes: int) -> Tensor:
     """Number the classes of a support from the largest to the smallest: the number of each class id, `[T, C]`.
 
     Among classes of one size a hash of the ranks of their cells decides, which depends neither on the order of rows and
-    columns nor on units or names of classes. Classes with the same rows have one number, the lowest of theirs.
+    columns nor on units or names of classes. Classes with the same rows have one number, the lowest of theirs; only if
+    a table is the same once columns and classes change places, ids decide.
     """
-    exists = (mask[..., None] & ~x.isnan()).any(1, keepdim=True)
-    rows = hashed(torch.where(exists & mask[..., None], hashed(ranks(x, mask)), 0).sum(2))
-    member = one_hot(y, n_classes) & mask[..., None]
-    key = torch.where(member, rows[..., None], 0).sum(1)
-    size = member.sum(1)
-    larger = size[:, None] > size[:, :, None]
-    before = (size[:, None] == size[:, :, None]) & (key[:, None] < key[:, :, None])
-    return (larger | before).sum(2)
+    there = (mask[..., None] & ~x.isnan()).any(1, keepdim=True) & mask[..., None]
+    member, below = one_hot(y, n_classes) & mask[..., None], ranks(x, mask)
+
+    def of_classes(cells: Tensor) -> Tensor:
+        rows = hashed(torch.where(there, hashed(cells), 0).sum(2))
+        return torch.where(member, rows[..., None], 0).sum(1)
+
+    key, rows = of_classes(below), of_classes(below ^ hashed(torch.arange(x.shape[2], device=x.device)))
+    return _numbers(member.sum(1).neg(), key, rows)
 
 
 def column_numbers(x: Tensor, mask: Tensor) -> Tensor:
     """Number the columns of a support by a hash of the ranks of their cells, which knows no order of rows: `[T, D]`.
 
-    Columns that order the rows alike have one number, the lowest of theirs. Columns that the table does not have come
-    last.
+    Columns that order the rows alike have one number, the lowest of theirs; only if a table is the same once other
+    columns change places, theirs decide. Columns that the table does not have come last.
     """
     below = ranks(x, mask)
     exists = (mask[..., None] & ~x.isnan()).any(1)
     cells = hashed(below) * (exists[:, None] & mask[..., None])
     rows = hashed(cells.sum(2, keepdim=True))
     key = (hashed(below ^ rows) * mask[..., None]).sum(1)
-    key = torch.where(exists, key & (2**62 - 1), 2**62)
-    return (key[:, None] < key[:, :, None]).sum(2)
+    at = hashed(torch.arange(x.shape[1], device=x.device))[:, None]
+    order = (hashed(below ^ at) * mask[..., None]).sum(1)  # of the rows, by this column
+    return _numbers((~exists).long(), key, order)
+
+
+def _numbers(first: Tensor, second: Tensor, content: Tensor) -> Tensor:
+    """How many of K come before each by `first`, `second [T, K]` and place, which those of one content share."""
+    same = content[:, :, None] == content[:, None]
+    place, before = same.to(torch.uint8).argmax(2), torch.zeros_like(same)
+    for key in (place, second, first):
+        own, other = key[:, :, None], key[:, None]
+        before = (other < own) | ((other == own) & before)
+    return before.sum(2)
 
 
 def in_order(number: Tensor) -> Tensor:
