@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,38 +144,39 @@ def value(folder: Path, file: str, *steps: str) -> str:
 
 def exercise(folder: Path) -> str:
     """The table and the figure of `benchmarks/cs330.py`; without its result, how to get it."""
-    about = manifest(folder / "manifest.json")["files"].get("cs330.json")
-    if about is None:
-        return "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
-    content = result("cs330.json", folder / "manifest.json")
-    facts = content["environment"]
-    shown = {name: facts[name] for name in ("cpu", "threads", "torch")} | {"commit": facts["git_commit"][:8]}
     columns = ("steps", "accuracy_percent", "interval_95_percent", "chance_percent")
-    rows = [
-        {"task": f"{row['ways']}-way {row['shots']}-shot", **{name: row[name] for name in columns}}
-        for row in content["rows"]
-    ]
+
+    def shown(row: dict[str, Any]) -> dict[str, Any]:
+        return {"task": f"{row['ways']}-way {row['shots']}-shot", **{name: row[name] for name in columns}}
+
     alt = "Validation accuracy against training steps, one curve for each number of ways and shots"
-    figure = ["```{image} ../_static/lecture-exercise.svg", f":alt: {alt}", "```"]
-    measured = "\n".join([table(rows), "", line("measured with", shown), ""])
-    return "\n".join([*figure, "", measured, f"Repeat: `{about['command']}`."])
+    found = drawn(folder, "cs330.json", shown, "../_static/lecture-exercise.svg", alt)
+    return found or "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
 
 
 def streams(folder: Path) -> str:
     """The table and the figure of `benchmarks/omniglot_streams.py`; without its result, how to get it."""
-    about = manifest(folder / "manifest.json")["files"].get("omniglot-streams.json")
-    if about is None:
-        return "Not measured yet: `python benchmarks/omniglot_streams.py` trains all recipes."
-    content = result("omniglot-streams.json", folder / "manifest.json")
-    shown = {name: content["environment"][name] for name in ("cpu", "threads", "torch")}
     columns = ("recipe", "seed", "steps", "instance_1", "instance_2", "instance_5", "instance_10")
-    rows = [
-        {name: row.get(name) for name in columns} | {"published_2": (row["claim"] or {}).get("published")}
-        for row in content["rows"]
-    ]
+
+    def shown(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row.get(name) for name in columns} | {"published_2": (row["claim"] or {}).get("published")}
+
     alt = "Accuracy by instance of a class, and validation accuracy at the second instance against training batches"
-    figure = ["```{image} _static/omniglot-streams.svg", f":alt: {alt}", "```"]
-    return "\n".join([*figure, "", table(rows), "", line("measured with", shown), "", f"Repeat: `{about['command']}`."])
+    found = drawn(folder, "omniglot-streams.json", shown, "_static/omniglot-streams.svg", alt)
+    return found or "Not measured yet: `python benchmarks/omniglot_streams.py` trains all recipes."
+
+
+def drawn(folder: Path, file: str, shown: Callable[[dict[str, Any]], dict[str, Any]], image: str, alt: str) -> str:
+    """An image that a script draws, and `shown` of each row of its result; nothing if there is no result."""
+    about = manifest(folder / "manifest.json")["files"].get(file)
+    if about is None:
+        return ""
+    content = result(file, folder / "manifest.json")
+    facts = content["environment"]
+    with_ = {name: facts[name] for name in ("cpu", "threads", "torch")} | {"commit": facts["git_commit"][:8]}
+    figure = [f"```{{image}} {image}", f":alt: {alt}", "```"]
+    rows = [table([shown(row) for row in content["rows"]]), "", line("measured with", with_)]
+    return "\n".join([*figure, "", *rows, "", f"Repeat: `{about['command']}`."])
 
 
 def is_cell(value: object) -> bool:

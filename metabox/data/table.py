@@ -26,6 +26,7 @@ DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}
 FARTHEST = 1e15
 """Scales from a column's middle at which numbers are cut, to fit float32."""
 LARGEST = sys.float_info.max / 4
+"""The largest scale, below what a float can hold."""
 MOST_COLUMNS = 100_000
 
 Column = NDArray[Any]
@@ -171,7 +172,7 @@ class Columns:
             if known is None:
                 numbers_ = np.full(len(column), np.nan) if column.dtype == object else column
                 with np.errstate(over="ignore"):  # what is too far is cut
-                    apart = (numbers_ / 2 - self.middle[i] / 2) / self.scale[i] * 2  # their difference may be too large
+                    apart = (numbers_ / 2 - self.middle[i] / 2) / self.scale[i] * 2  # as in `_spread`
                 found[:, i] = np.clip(apart, -FARTHEST, FARTHEST)
             else:
                 number = {level: float(place) for place, level in enumerate(known)}
@@ -202,14 +203,14 @@ def _levels(column: Column, name: Any) -> list[str] | None:
 
 def _spread(there: Floats, middle: float) -> float:
     """The standard deviation of the numbers, of any size; 1 if they are all alike."""
-    largest = float(np.abs(there / 2 - middle / 2).max(initial=0))
-    if not largest:
+    apart = there / 2 - middle / 2  # halves, since the difference may be too large
+    if not (largest := float(np.abs(apart).max(initial=0))):
         return 1.0
-    return min(max(float(np.std((there / 2 - middle / 2) / largest)) * largest * 2, sys.float_info.min), LARGEST)
+    return min(max(float(np.std(apart / largest)) * largest * 2, sys.float_info.min), LARGEST)
 
 
 def _empty(column: Column) -> bool:
-    return all(is_missing(value) for value in column.tolist())
+    return all(value is None for value in column) if column.dtype == object else bool(np.isnan(column).all())
 
 
 def columns_from(about: Any) -> Columns | None:

@@ -131,8 +131,7 @@ class FewShot(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _predict(self, x: Any) -> Tensor:
         check_is_fitted(self)
-        batch = check("batch_size", self.batch_size, Count)
-        return self.model_.predict(self.adaptation_, self._inputs(self.model_, x, reset=False), batch).cpu()
+        return self.model_.predict(self.adaptation_, self._inputs(self.model_, x, reset=False), self.batch_size).cpu()
 
 
 def check_same_length(x: Tensor, y: NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def _labels(y: NDArray[Any]) -> NDArray[Any]:
     texts = sum(isinstance(label, str) for label in listed)
     if 0 < texts < len(listed):
         raise ValueError("expected labels of one kind, got strings beside others; make all of them strings")
-    return y if texts else np.array(listed)
+    return np.array(listed) if all(isinstance(label, (numbers.Real, np.bool_)) for label in listed) else y
 
 
 def _union(y: NDArray[Any], *others: Any) -> NDArray[Any]:

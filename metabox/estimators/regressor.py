@@ -117,12 +117,13 @@ class FewShotRegressor(RegressorMixin, FewShot):  # type: ignore[misc]  # scikit
         x = self._inputs(model, X, reset=reset)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
-        if (kind := np.asarray(y).dtype.kind) in "Mmc":
-            raise ValueError(f"expected y as real numbers, got {'complex numbers' if kind == 'c' else 'dates'}")
         try:
-            y = np.asarray(y, dtype=np.float64)
+            y = np.asarray(y)
+            y = y if (kind := y.dtype.kind) in "Mmc" else y.astype(np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"expected y as numbers, got something else: {error}") from error
+        if kind in "Mmc":  # NumPy would make something of them
+            raise ValueError(f"expected y as real numbers, got {'complex numbers' if kind == 'c' else 'dates'}")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_same_length(x, y)

@@ -21,8 +21,8 @@ CERTAIN = 1e-12
 class TabularRegressor(OfTables, FewShotRegressor):
     """Learns to predict a number for each row from a table, in one forward pass of a trained `TabularTransformer`.
 
-    `X` is as for `TabularClassifier`; targets y are `[n]`, in any unit if the model has a scale. If
-    they are all one number, that is what is predicted.
+    `X` is as for `TabularClassifier`; targets y are `[n]`, in any unit if the model has a scale. If they are
+    all one number, that is what is predicted.
 
     Args:
         model: name of a model that comes with metabox, path of a file `*.metabox` or of a run's folder, or a `Model`.

@@ -162,5 +162,5 @@ def beside(features: Tensor, number: Tensor, exists: Tensor) -> Tensor:
     place, even = in_order(number), shared(features, number)
     order, count = place.argsort(1), exists.sum(1, keepdim=True).clamp(min=1)
     after = [order.gather(1, (place + shift) % count) for shift in NEIGHBOURS]
-    index = (of[..., None, None].expand_as(features) for of in after)
-    return torch.cat([features, *(shared(even.gather(1, i), number) for i in index)], -1)
+    neighbours = torch.cat([even.gather(1, of[..., None, None].expand_as(even)) for of in after], -1)
+    return torch.cat([features, shared(neighbours, number)], -1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metabox.episodes import Episodes, Examples
+from metabox.learners.scaler import Y
 from metabox.targets import TaskSpec
 from metabox.targets.vector import RealVector
 from metabox.testing.cases import MakeLearner, build, make_episodes
@@ -27,6 +28,7 @@ def check_scaled_predictions(make: MakeLearner, spec: TaskSpec) -> None:
         phi = learner.adapt(episodes.support, episodes.descriptor)
         predictions.append(learner.predict(phi, episodes.query.x))
     one, other = predictions
+    assert other.dtype == torch.promote_types(one.dtype, phi[Y].dtype if Y in phi else one.dtype)
     _close(_own(other, spec), _own(one, spec))
     if isinstance(spec.target, RealVector) and spec.target.has_density:
         jacobian = spec.target.size * math.log(SCALE)

@@ -82,7 +82,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """Nearly U V^T of matrices U S V^T, `[K, A, B]`, by Newton-Schulz iterations.
 
     Singular values become about 0.7 to 1.2. In bf16 on CUDA; in float32 elsewhere, since a processor without products
-    in bf16 takes fifty times as long for them.
+    in bf16 takes many times as long for them.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
