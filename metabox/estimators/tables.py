@@ -126,11 +126,12 @@ class OfTables(FewShot):
         check_is_fitted(self)
         batch = check("batch_size", self.batch_size, Count)
         model, adaptation = self.model_, self.adaptation_
-        columns = self._table(model, x, reset=False)
-        known = self._encoded(columns).to(model.device, next(model.learner.parameters()).dtype)
+        given = self._encoded(self._table(model, x, reset=False))
+        order = torch.from_numpy(np.lexsort(given.numpy().T))  # rounding may depend on a row's place in its batch
+        known = given[order].to(model.device, next(model.learner.parameters()).dtype)
         phi = {name: part.to(model.device) for name, part in adaptation.phi.items()}
         parts = []
         for rows in known.split(batch):  # all of one shape, for other shapes round otherwise
             filled = torch.cat([rows, rows[-1:].expand(batch - len(rows), -1)])
             parts.append(model.answers(model.params(phi, filled[None]), adaptation)[: len(rows)])
-        return torch.cat(parts).cpu()
+        return torch.cat(parts).cpu()[order.argsort()]
