@@ -294,20 +294,6 @@ def summary(rows: dict[str, Any], ours: str, reals: bool) -> dict[str, Any]:
     return {kind: compared(small, ours, reals), f"{kind}_by_table": by_table(rows, ours, reals)}
 
 
-def passes(model: str) -> list[dict[str, Any]]:
-    """Seconds by the clock to learn 1,000 rows and answer 250, of which the median of five."""
-    rng, found = np.random.default_rng(0), []
-    for columns in (10, 30):
-        x, y = rng.normal(size=(1250, columns)), rng.integers(0, 2, 1250)
-        seconds = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            TabularClassifier(model).fit(x[:1000], y[:1000]).predict_proba(x[1000:])
-            seconds.append(time.perf_counter() - begun)
-        found.append({"rows": 1000, "columns": columns, "queries": 250, "seconds": round(float(np.median(seconds)), 3)})
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--role", choices=["choice", "report"], required=True)
@@ -337,8 +323,6 @@ def main() -> None:
             if ours and any(Path(ours).name in row["scores"] for row in kept["tables"].values()):
                 kept |= summary(kept["tables"], Path(ours).name, reals)
         write_json(path, kept)
-    if args.model:
-        write_json(path, kept | {"single_pass": passes(args.model)})
 
 
 if __name__ == "__main__":
