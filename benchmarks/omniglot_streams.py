@@ -25,7 +25,7 @@ from metabox.files import read_json, write_atomically, write_json
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 5500, "threads": 1, "data": True},
+    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 2100, "threads": 1, "data": True},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "omniglot-streams.json"

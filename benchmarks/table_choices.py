@@ -28,9 +28,11 @@ from manifest import RESULTS
 import metabox
 from metabox.files import read_json, write_json
 from metabox.learners import TabularTransformer
+from metabox.learners.base import Learner
 from metabox.objectives import QueryLoss
 from metabox.tasks import TabularPrior
 from metabox.tasks.place import Place
+from metabox.tasks.sampler import EpisodeSampler
 from metabox.training.environment import collect_environment
 from metabox.training.optimizers import make_optimizer, parameter_groups
 
@@ -65,28 +67,35 @@ def loop(steps: int, n_tasks: int = 4, lr: float = 1e-3, **options: Any) -> meta
 
 
 class Stepper:
-    """Steps of a choice, one at a time."""
+    """Training steps, one at a time."""
 
-    def __init__(self, choice: dict[str, dict[str, Any]]) -> None:
-        self.tasks, self.outer = prior(**choice.get("prior", {})), loop(100, **choice.get("outer", {}))
+    def __init__(self, tasks: EpisodeSampler, learner: Learner, outer: metabox.OuterLoop) -> None:
+        self.tasks, self.outer, self.objective = tasks, outer, QueryLoss(learner)
+        groups = parameter_groups(self.objective, muon=outer.optimizer == "muon")
+        self.optimizer = make_optimizer(outer, groups)
+
+    @classmethod
+    def of(cls, choice: dict[str, dict[str, Any]]) -> Stepper:
+        """Steps of a choice."""
+        tasks = prior(**choice.get("prior", {}))
         torch.manual_seed(0)
-        self.objective = QueryLoss(learner(choice)(self.tasks.spec))
-        groups = parameter_groups(self.objective, muon=self.outer.optimizer == "muon")
-        self.optimizer = make_optimizer(self.outer, groups)
+        return cls(tasks, learner(choice)(tasks.spec), loop(100, **choice.get("outer", {})))
 
-    def seconds(self, index: int) -> float:
-        """Draw the tables of a step and take it; seconds of the processor."""
+    def seconds(self, index: int) -> tuple[float, float]:
+        """Draw the tables of a step, and take it; seconds of the processor for each."""
         begun = time.process_time()
-        self.objective(self.tasks.sample(Place(self.outer.n_tasks, index=index)))["loss"].mean().backward()
+        tables = self.tasks.sample(Place(self.outer.n_tasks, index=index))
+        drawn = time.process_time()
+        self.objective(tables)["loss"].mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return time.process_time() - begun
+        return drawn - begun, time.process_time() - drawn
 
 
 def price(choice: dict[str, dict[str, Any]], n: int = 40) -> tuple[float, float]:
     """Seconds of a step of a choice and of "columns", taken in turn, so that what else runs slows both."""
-    both = Stepper(choice), Stepper({})
-    spent = [[one.seconds(index) for one in both] for index in range(n + 3)][3:]
+    both = Stepper.of(choice), Stepper.of({})
+    spent = [[sum(one.seconds(index)) for one in both] for index in range(n + 3)][3:]
     return float(np.mean([pair[0] for pair in spent])), float(np.mean([pair[1] for pair in spent]))
 
 

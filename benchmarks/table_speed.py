@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from manifest import RESULTS
+from table_choices import Stepper
 
 from metabox import TabularClassifier
 from metabox import recipe as recipes
 from metabox.files import write_json
-from metabox.objectives import QueryLoss
-from metabox.tasks.place import Place
 from metabox.training.environment import collect_environment
-from metabox.training.optimizers import make_optimizer, parameter_groups
 
 JOBS = [
     {"writes": "table-speed.json", "tier": "quick", "minutes": 4, "threads": 1},
@@ -40,21 +38,11 @@ def drawing(name: str, steps: int) -> list[dict[str, Any]]:
     """A row for each stage of a recipe."""
     parser = recipes.make_parser(recipes.find(name))
     config = recipes.parse(parser, [])
-    made, objective = parser.instantiate(config), QueryLoss(recipes.build(parser, config).learner)
-    groups = parameter_groups(objective, muon=made.outer.optimizer == "muon")
-    optimizer = make_optimizer(made.outer, groups)
+    made = parser.instantiate(config)
+    stepper = Stepper(made.tasks, recipes.build(parser, config).learner, made.outer)
     rows = []
     for stage, first in enumerate((0, made.tasks.until), 1):
-        spent = []
-        for index in range(first, first + steps + 1):
-            begun = time.process_time()
-            tables = made.tasks.sample(Place(made.outer.n_tasks, index=index))
-            drawn = time.process_time()
-            objective(tables)["loss"].mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            spent.append((drawn - begun, time.process_time() - drawn))
-        times = np.array(spent[1:])  # the first step also prepares
+        times = np.array([stepper.seconds(index) for index in range(first, first + steps + 1)])[1:]  # one prepares
         draw, step = times.mean(0).tolist()
         parts = [float(part[:, 1].sum() / part[:, 0].sum()) for part in np.array_split(times, min(PARTS, steps))]
         rows.append(
