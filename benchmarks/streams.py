@@ -128,6 +128,7 @@ def row_of(name: str, seed: int, out: Path) -> Row:
         "seed": seed,
         "steps": curve[-1][0],
         "ms_per_step": round(1000 * curve[-1][1] / curve[-1][0], 1),
+        "at_the_end": dict(zip(("nll", *columns), curve[-1][2:], strict=True)),
         "curve_of": ["step", "seconds", "nll", *columns],
         "curve": curve,
         "git_tree": about.get("git_tree"),

@@ -228,6 +228,11 @@ def exercise() -> str:
     return results_page.exercise(DOCS.parent / "benchmarks" / "results")
 
 
+def sequences(command: str) -> str:
+    """The table of `benchmarks/sequences.py COMMAND`."""
+    return results_page.sequences(DOCS.parent / "benchmarks" / "results", command)
+
+
 def streams() -> str:
     """Streams of Omniglot, whole recipes."""
     return results_page.streams(DOCS.parent / "benchmarks" / "results")
@@ -261,6 +266,7 @@ FILLS: dict[str, Callable[..., str]] = {
         chosen,
         exercise,
         streams,
+        sequences,
         value,
         results,
         leaderboards,

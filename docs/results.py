@@ -166,7 +166,25 @@ def streams(folder: Path) -> str:
     return found or "Not measured yet: `python benchmarks/omniglot_streams.py` trains all recipes."
 
 
-def drawn(folder: Path, file: str, shown: Callable[[dict[str, Any]], dict[str, Any]], image: str, alt: str) -> str:
+def sequences(folder: Path, command: str) -> str:
+    """The table of `benchmarks/sequences.py COMMAND`; without its result, how to get it."""
+
+    def shown(row: dict[str, Any]) -> dict[str, Any]:
+        at = {f"{of['pairs']} pairs": of["wrong_bits_percent"] for of in row.get("lengths", ())}
+        for of in row.get("windows", ()):
+            first, last = of["steps"]
+            at[f"steps {first} to {last}"] = f"{show(of['nats_above_bayes'])} ± {show(of['interval_95'])}"
+        at |= {name.removesuffix("_percent"): cell for name, cell in row.items() if name.startswith("instance_")}
+        sizes = [of["numbers_in_phi"] for of in (row, *row.get("lengths", ())) if "numbers_in_phi" in of]
+        return {"learner": row["learner"], "steps": row["steps"], **at, "numbers_in_phi": sizes[-1]}
+
+    found = drawn(folder, f"sequences-{command}.json", shown)
+    return found or f"Not measured yet: `python benchmarks/sequences.py {command}` trains all sequence learners."
+
+
+def drawn(
+    folder: Path, file: str, shown: Callable[[dict[str, Any]], dict[str, Any]], image: str = "", alt: str = ""
+) -> str:
     """An image that a script draws, and `shown` of each row of its result; nothing if there is no result."""
     about = manifest(folder / "manifest.json")["files"].get(file)
     if about is None:
@@ -174,9 +192,9 @@ def drawn(folder: Path, file: str, shown: Callable[[dict[str, Any]], dict[str, A
     content = result(file, folder / "manifest.json")
     facts = content["environment"]
     with_ = {name: facts[name] for name in ("cpu", "threads", "torch")} | {"commit": facts["git_commit"][:8]}
-    figure = [f"```{{image}} {image}", f":alt: {alt}", "```"]
+    figure = [f"```{{image}} {image}", f":alt: {alt}", "```", ""] if image else []
     rows = [table([shown(row) for row in content["rows"]]), "", line("measured with", with_)]
-    return "\n".join([*figure, "", *rows, "", f"Repeat: `{about['command']}`."])
+    return "\n".join([*figure, *rows, "", f"Repeat: `{about['command']}`."])
 
 
 def is_cell(value: object) -> bool:

@@ -248,6 +248,26 @@ def test_the_exercise_says_how_to_measure_it_until_it_is(results: ModuleType, li
     assert results.exercise(listed).endswith("Repeat: `again`.")
 
 
+def test_each_sequence_learner_is_one_line_of_its_table(results: ModuleType, listed: Path) -> None:
+    assert results.sequences(listed, "kalman").startswith("Not measured yet: `python benchmarks/sequences.py kalman`")
+    window = {"steps": [1, 10], "nats_above_bayes": 0.25, "interval_95": 0.125}
+    lengths = [{"pairs": n, "wrong_bits_percent": w, "numbers_in_phi": 8 * n} for n, w in ((2, 0.5), (4, 9.5))]
+    rows = {
+        "recall": {"lengths": lengths},
+        "kalman": {"windows": [window], "numbers_in_phi": 7},
+        "streams": {"instance_1_percent": 30.5, "nll": 0.5, "numbers_in_phi": 7},
+    }
+    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123"}
+    for command, row in rows.items():
+        content = {"environment": facts, "rows": [{"learner": "lstm", "steps": 9} | row]}
+        (listed / f"sequences-{command}.json").write_text(json.dumps(content))
+    files = {f"sequences-{command}.json": {"command": "again"} for command in rows}
+    (listed / "manifest.json").write_text(json.dumps({"current": None, "files": files}))
+    assert "| lstm | 9 | 0.5 | 9.5 | 32 |" in results.sequences(listed, "recall")
+    assert "| lstm | 9 | 0.25 ± 0.125 | 7 |" in results.sequences(listed, "kalman")
+    assert "| lstm | 9 | 30.5 | 7 |" in results.sequences(listed, "streams")
+
+
 def test_streams_say_how_to_measure_them_until_they_are(results: ModuleType, listed: Path) -> None:
     assert results.streams(listed).startswith("Not measured yet: `python benchmarks/omniglot_streams.py`")
     rows = [
