@@ -34,7 +34,6 @@ RECIPES = (
     "omniglot-stream5-mann",
     "omniglot-stream5-lstm",
     "omniglot-stream5-mann-cpu",
-    "omniglot-stream5-lstm-cpu",
     "omniglot-stream5-mann-lake-cpu",
     "omniglot-stream5-strings-mann",
     "omniglot-stream5-strings-lstm",
@@ -76,6 +75,7 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
 
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
     """Left the accuracy by instance, the mean over seeds; right the curves of validation at the second instance."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     from metabox.reports.figures import DASHES, SERIES
@@ -93,7 +93,8 @@ def draw(rows: list[Row], out: Path = FIGURE) -> None:
     left.set(xlabel="instance of a class", ylabel="accuracy, %")
     right.set(xlabel="training batches", title="validation, second instance", xscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    write_atomically(out, lambda tmp: figure.savefig(tmp, format="svg", metadata={"Date": None}))
+    with matplotlib.rc_context({"svg.hashsalt": "metabox"}):
+        write_atomically(out, lambda tmp: figure.savefig(tmp, format="svg", metadata={"Date": None}))
 
 
 def main() -> None:
