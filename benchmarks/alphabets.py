@@ -23,10 +23,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from svg import write_svg
+
 from metabox import Learner, OuterLoop, evaluate, run
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_atomically, write_json
+from metabox.files import read_json, write_json
 from metabox.learners import PLE, CrossStitch, HardSharing, Independent, MMoE, SoftSharing
 from metabox.multitask import DWA, GradientCosines, GradNorm, Random, Surgery, Uncertainty, WorstCase
 from metabox.multitask.transfer import figure, hint, read_cosines, table
@@ -178,9 +180,8 @@ def summary(scores: ByRow, parameters: dict[str, int]) -> list[dict[str, Any]]:
 def draw(recorded: Path) -> list[dict[str, Any]]:
     """The figure of the gradient cosines, and the pairs of alphabets with the largest."""
     names, steps, cosines = read_cosines(recorded)
-    drawing = figure(names, steps, cosines)
     out = Path(__file__).parents[1] / "docs" / "_static" / "alphabets-cosines.svg"
-    write_atomically(out, lambda tmp: drawing.savefig(tmp, format="svg", metadata={"Date": None}))
+    write_svg(figure(names, steps, cosines), out)
     found = hint(cosines, names)
     print(found.share_less[:3], found.share_more[:3])
     return [

@@ -23,12 +23,13 @@ from typing import Any, cast
 
 import torch
 from readings import log_of
+from svg import write_svg
 from verdicts import holm
 
 from metabox import OuterLoop, evaluate, run
 from metabox.episodes import Split
 from metabox.evaluation import interval_of
-from metabox.files import read_json, write_atomically, write_json
+from metabox.files import read_json, write_json
 from metabox.learners.base import Learner
 from metabox.learners.multitask.experts import PLE, MMoE
 from metabox.targets import TaskSpec
@@ -148,7 +149,7 @@ def draw(lines: Sequence[Row], out: Path = FIGURE) -> None:
         axes.errorbar(x, y, half, color=color, label=name, marker="o", markersize=3, capsize=3)
     axes.invert_xaxis()
     axes.legend(frameon=False)
-    write_atomically(out, lambda tmp: figure.savefig(tmp, format="svg", metadata={"Date": None}))
+    write_svg(figure, out)
 
 
 def main() -> None:

@@ -19,13 +19,14 @@ from typing import Any
 
 from budget import beside_claim
 from readings import log_of
+from svg import write_svg
 
 from metabox.cli.main import main as metabox
-from metabox.files import read_json, write_atomically, write_json
+from metabox.files import read_json, write_json
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 2100, "threads": 1, "data": True},
+    {"writes": "omniglot-streams.json", "tier": "full", "minutes": 2600, "threads": 1, "data": True},
 ]
 
 RESULTS = Path(__file__).parent / "results" / "omniglot-streams.json"
@@ -75,7 +76,6 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
 
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
     """Left the accuracy by instance, the mean over seeds; right the curves of validation at the second instance."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     from metabox.reports.figures import DASHES, SERIES
@@ -93,8 +93,7 @@ def draw(rows: list[Row], out: Path = FIGURE) -> None:
     left.set(xlabel="instance of a class", ylabel="accuracy, %")
     right.set(xlabel="training batches", title="validation, second instance", xscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    with matplotlib.rc_context({"svg.hashsalt": "metabox"}):
-        write_atomically(out, lambda tmp: figure.savefig(tmp, format="svg", metadata={"Date": None}))
+    write_svg(figure, out)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -201,6 +202,15 @@ def listed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def measured(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Write files of rows, and the manifest that lists them."""
+    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123456789"}
+    for file, lines in rows.items():
+        (folder / file).write_text(json.dumps({"environment": facts, "rows": lines}))
+    files = {file: {"command": "again"} for file in rows}
+    (folder / "manifest.json").write_text(json.dumps({"current": None, "files": files}))
+
+
 def test_tables_in_rows_are_shown_beside_what_names_their_row(results: ModuleType, tmp_path: Path) -> None:
     rows = [{"seed": s, "steps": 5, "runs": [{"views": v, "error": s + v / 10} for v in (1, 9)]} for s in (0, 1)]
     points = [{"ms": 0.5}, {"ms": 0.7}]
@@ -240,9 +250,7 @@ def test_the_exercise_says_how_to_measure_it_until_it_is(results: ModuleType, li
     assert results.exercise(listed) == "Not measured yet: `python benchmarks/cs330.py` trains all sizes."
     row = {"ways": 2, "shots": 1, "steps": 9, "accuracy_percent": 70.5}
     row |= {"interval_95_percent": 1.0, "chance_percent": 50.0}
-    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123456789"}
-    (listed / "cs330.json").write_text(json.dumps({"environment": facts, "rows": [row]}))
-    (listed / "manifest.json").write_text('{"current": null, "files": {"cs330.json": {"command": "again"}}}')
+    measured(listed, {"cs330.json": [row]})
     assert "| 2-way 1-shot | 9 | 70.5 | 1 | 50 |" in results.exercise(listed)
     assert "Measured with: cpu one; threads 1; torch 2; commit abcdef01." in results.exercise(listed)
     assert results.exercise(listed).endswith("Repeat: `again`.")
@@ -257,12 +265,8 @@ def test_each_sequence_learner_is_one_line_of_its_table(results: ModuleType, lis
         "kalman": {"windows": [window], "numbers_in_phi": 7},
         "streams": {"instance_1_percent": 30.5, "nll": 0.5, "numbers_in_phi": 7},
     }
-    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123"}
-    for command, row in rows.items():
-        content = {"environment": facts, "rows": [{"learner": "lstm", "steps": 9} | row]}
-        (listed / f"sequences-{command}.json").write_text(json.dumps(content))
-    files = {f"sequences-{command}.json": {"command": "again"} for command in rows}
-    (listed / "manifest.json").write_text(json.dumps({"current": None, "files": files}))
+    one = {"learner": "lstm", "steps": 9}
+    measured(listed, {f"sequences-{command}.json": [one | row] for command, row in rows.items()})
     assert "| lstm | 9 | 0.5 | 9.5 | 32 |" in results.sequences(listed, "recall")
     assert "| lstm | 9 | 0.25 ± 0.125 | 7 |" in results.sequences(listed, "kalman")
     assert "| lstm | 9 | 30.5 | 7 |" in results.sequences(listed, "streams")
@@ -274,10 +278,7 @@ def test_streams_say_how_to_measure_them_until_they_are(results: ModuleType, lis
         {"recipe": "one", "seed": 0, "steps": 9, "instance_1": 30.5, "instance_2": 80.5, "claim": {"published": 82.8}},
         {"recipe": "two", "seed": 0, "steps": 9, "instance_1": 31.5, "instance_2": 81.5, "claim": None},
     ]
-    facts = {"cpu": "one", "threads": 1, "torch": "2", "git_commit": "abcdef0123"}
-    (listed / "omniglot-streams.json").write_text(json.dumps({"environment": facts, "rows": rows}))
-    about = {"command": "again"}
-    (listed / "manifest.json").write_text(json.dumps({"current": None, "files": {"omniglot-streams.json": about}}))
+    measured(listed, {"omniglot-streams.json": rows})
     shown = results.streams(listed)
     assert "_static/omniglot-streams.svg" in shown
     assert "| one | 0 | 9 | 30.5 | 80.5 | 82.8 |" in shown
