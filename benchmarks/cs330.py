@@ -21,7 +21,7 @@ from metabox.files import read_json, write_json
 from metabox.training.environment import collect_environment
 
 JOBS = [
-    {"writes": "cs330.json", "tier": "full", "minutes": 300, "threads": 1, "data": True},
+    {"writes": "cs330.json", "tier": "full", "minutes": 60, "threads": 1, "data": True},
 ]
 
 RECIPE = "omniglot-cs330-lstm"

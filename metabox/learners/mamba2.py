@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
 from metabox.learners.method import Method
+from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.mixer import (
@@ -82,8 +83,7 @@ class Mamba2(Layered):
         labels: LabelKind = "one-hot",
         truncate: Count | None = None,
     ) -> None:
-        if 2 * width % heads:
-            raise ValueError(f"expected heads as a divisor of twice the width, {2 * width}, got {heads}")
+        check_heads(heads, 2 * width, of="twice the width")
         if heads % groups:
             raise ValueError(f"expected groups as a divisor of the {heads} heads, got {groups}")
         mixers = [_StateSpace(width, heads, states, groups) for _ in range(depth)]

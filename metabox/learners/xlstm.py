@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metabox.learners.layered import Layered
 from metabox.learners.method import Method
+from metabox.nn.attention import check_heads
 from metabox.nn.backbones import MakeBackbone
 from metabox.nn.label_code import LabelKind
 from metabox.nn.metric import exact
@@ -85,8 +86,7 @@ class XLSTM(Layered):
     ) -> None:
         if width % 2:
             raise ValueError(f"expected an even width, twice of which is cut into blocks of {BLOCK}, got {width}")
-        if 2 * width % heads:
-            raise ValueError(f"expected heads as a divisor of twice the width, {2 * width}, got {heads}")
+        check_heads(heads, 2 * width, of="twice the width")
         mixers = [_MatrixLSTM(width, heads) for _ in range(depth)]
         super().__init__(spec, backbone, labels, truncate, width, mixers)
 

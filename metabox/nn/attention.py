@@ -105,7 +105,7 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.view(t, n, heads, width // heads).transpose(1, 2)
 
 
-def check_heads(heads: int, width: int) -> int:
+def check_heads(heads: int, width: int, of: str = "the width") -> int:
     if width % heads:
-        raise ValueError(f"expected heads to divide the width, got {heads} heads for width {width}")
+        raise ValueError(f"expected heads as a divisor of {of}, {width}, got {heads}")
     return heads

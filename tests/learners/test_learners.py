@@ -238,7 +238,7 @@ def test_an_empty_support_works_in_double_precision(make: type[Learner]) -> None
 def test_a_learner_refuses_what_it_cannot_be_built_for() -> None:
     with pytest.raises(ValueError, match="expected a target among Classes for VERSA, got Reals"):
         VERSA(TaskSpec((3,), Reals(1)))
-    with pytest.raises(ValueError, match="expected heads to divide the width, got 3 heads for width 128"):
+    with pytest.raises(ValueError, match="expected heads as a divisor of the width, 128, got 3"):
         InContext(CLASSES, heads=3)
     learner, episodes = build(CNP, CLASSES), make_episodes(CLASSES)
     phi = learner.adapt(episodes.support)

@@ -174,7 +174,7 @@ def test_every_form_of_attention_is_defined_for_an_empty_support(name: str, spec
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a learner with a latent path, such as NP or ANP, got CNP"):
         LatentLoss(build(CNP, REALS))
-    with pytest.raises(ValueError, match="expected heads to divide the width, got 5 heads for width 128"):
+    with pytest.raises(ValueError, match="expected heads as a divisor of the width, 128, got 5"):
         ANP(REALS, heads=5)
 
 

@@ -222,7 +222,7 @@ def test_a_learner_without_a_joint_is_refused() -> None:
     spec = SPECS["reals"]
     with pytest.raises(ValueError, match=r"expected a learner with a method joint.*got CNP.*use QueryLoss"):
         JointLoss(build(CNP, spec))
-    with pytest.raises(ValueError, match="expected heads to divide the width, got 5 heads for width 64"):
+    with pytest.raises(ValueError, match="expected heads as a divisor of the width, 64, got 5"):
         TNPD(spec, heads=5)
 
 
