@@ -81,7 +81,6 @@ def _required(name: str) -> Any:
 ELSE: dict[str, Any] = {
     "backbone": Flatten,
     "augment": RandomFlip(),
-    "augment_classes": RandomFlip(),
     "names": 40,
     "max_points": 300,
     "descriptor": Metadata(),

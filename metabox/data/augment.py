@@ -31,16 +31,11 @@ class Augmentation(Configured, ABC):
         """Changed uint8 images `[K, channels, height, width]`, by uniform draws in [0, 1) `[K, n_draws]`."""
 
 
-def augmented(augment: Augmentation, images: Tensor, draws: Draws, alike: Tensor | None = None) -> Tensor:
-    """Images `[T * K, ...]` of the tasks of the draws, each changed by its own draws.
-
-    `alike`, on the host, numbers the images of each task, `[T, K]` in 0 ... K - 1; those of one number share a draw.
-    """
+def augmented(augment: Augmentation, images: Tensor, draws: Draws) -> Tensor:
+    """Images `[T * K, ...]` of the tasks of the draws, each changed by its own draws."""
     words = draws.words("uniform", len(images) // len(draws.tasks), augment.n_draws)
-    uniform = torch.from_numpy((words >> 8).astype(np.float32) / 2**24)
-    if alike is not None:
-        uniform = uniform.gather(1, alike[..., None].expand(-1, -1, augment.n_draws))
-    return augment(images, moved(uniform.flatten(0, 1), images.device))
+    uniform = torch.from_numpy((words >> 8).astype(np.float32) / 2**24).flatten(0, 1)
+    return augment(images, moved(uniform, images.device))
 
 
 class RandomAffine(Augmentation):

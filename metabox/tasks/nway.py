@@ -39,7 +39,6 @@ class _Plan(NamedTuple):
     label: Tensor  # [T, N + M]
     mask: Tensor  # [T, N + M]
     has_class: Tensor  # [T, C]
-    number: Tensor  # of the class in its task, [T, N + M]; the label, unless classes have names
 
 
 class _Pool:
@@ -75,7 +74,6 @@ class NWayOptions(TypedDict, total=False):
     imbalanced: bool
     within_groups: bool
     augment: Augmentation | None
-    augment_classes: Augmentation | None
     names: int | None
 
 
@@ -92,9 +90,6 @@ class NWayKShot(EpisodeSampler):
         imbalanced: draw the number of shots for each class of a task separately, instead of once for the task.
         within_groups: draw all classes of a task from one group (an alphabet, say), itself drawn uniformly.
         augment: changes the images of the training split at random.
-        augment_classes: changes all images of a class of a training task alike, before `augment`: mirrored or sheared
-            as a whole, a character is another one, so that there are more classes to learn from (task augmentation of
-            Ni et al. 2021, "Data augmentation for meta-learning").
         names: draw the class labels of each task without replacement from this many ids, instead of using
             0 ... n_way - 1. A learner is not told which ids a task has, so the label set is all of them, and it is
             scored over all of them (Santoro et al. 2016, section 4.1, has 3,125 strings of five characters).
@@ -112,7 +107,6 @@ class NWayKShot(EpisodeSampler):
         imbalanced: bool = False,
         within_groups: bool = False,
         augment: Augmentation | None = None,
-        augment_classes: Augmentation | None = None,
         names: Count | None = None,
     ) -> None:
         self.n_way = ends(n_way)
@@ -121,7 +115,6 @@ class NWayKShot(EpisodeSampler):
         self.imbalanced = imbalanced
         self.within_groups = within_groups
         self.augment = augment
-        self.augment_classes = augment_classes
         self.names = names
         if (most := self.n_way[1] * (self.n_shot[1] + self.n_query[1])) > MOST:
             raise ValueError(
@@ -184,12 +177,10 @@ class NWayKShot(EpisodeSampler):
         plan = self._plan(place)
         # One gather for support and query together, then two views of it.
         x = self.images.pictures(plan.drawn.view(-1), device)
-        if self.augment_classes is not None and place.split == "train":
-            x = augmented(self.augment_classes, x, place.draws("augmentation of classes"), plan.number)
         if self.augment is not None and place.split == "train":
             x = augmented(self.augment, x, place.draws("augmentation"))
         x = x.view(*plan.drawn.shape, *self.images.image_shape)
-        origin, label, mask, classes = (moved(part, device) for part in plan[1:5])
+        origin, label, mask, classes = (moved(part, device) for part in plan[1:])
         n = self.n_way[1] * self.n_shot[1]
         return Episodes(
             support=Examples(x=x[:, :n], y=label[:, :n], mask=mask[:, :n]),
@@ -229,16 +220,16 @@ class NWayKShot(EpisodeSampler):
         else:
             items = draws.distinct("items", each, size, smallest=pool.smallest, largest=pool.largest)
         n_shot, n_query = self._draw_counts(draws)
-        nth = np.arange(each)  # drawing of its class: support first, then query
+        number = np.arange(each)  # of a drawing within its class: support first, then query
         alike = all(low == high for low, high in (self.n_way, self.n_shot, self.n_query))
         rows = np.s_[: 1 if alike else None, :, None]
-        end = np.where(nth < shots, n_shot[rows], shots + n_query[rows])
-        valid = (nth < end) & has_class[rows]  # [T or 1, C, J]
+        end = np.where(number < shots, n_shot[rows], shots + n_query[rows])
+        valid = (number < end) & has_class[rows]  # [T or 1, C, J]
         if lacking:
-            valid = valid & (nth < size[..., None])
+            valid = valid & (number < size[..., None])
         # Support, its padding, query, its padding, each in random order.
-        order = draws.shuffled("order", (2 * (nth >= shots) + ~valid).reshape(len(valid), -1))
-        label = number = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
+        order = draws.shuffled("order", (2 * (number >= shots) + ~valid).reshape(len(valid), -1))
+        label = np.repeat(np.arange(self.n_way[1]), each).take(order)  # a table, because division is slow
         origin = drawn = _pick(self.images.ids(classes[..., None], items), order)
         if self.names is not None:
             name = draws.distinct("names", self.n_way[1], np.full_like(way, self.names), self.names, self.names)
@@ -248,8 +239,8 @@ class NWayKShot(EpisodeSampler):
         else:
             mask = _pick(np.broadcast_to(valid, items.shape), order)
             label, origin = np.where(mask, label, 0), np.where(mask, drawn, -1)
-        found = (drawn, origin, label, mask, has_class, number)
-        return tuple(map(_Plan, *(torch.from_numpy(part).split(place.n_tasks) for part in found)))
+        parts = (torch.from_numpy(part).split(place.n_tasks) for part in (drawn, origin, label, mask, has_class))
+        return tuple(map(_Plan, *parts))
 
     def _draw_classes(self, draws: Draws, pool: _Pool) -> tuple[Integers, Integers]:
         """Classes `[T, C]` and ways `[T]`. The order of the draw is random, so a class's place is its label."""

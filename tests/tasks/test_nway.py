@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numbered import Numbered, Tasks
 
-from metabox.data.augment import RandomFlip
 from metabox.episodes import Episodes
 from metabox.seeding import Draws, hash_words
-from metabox.tasks import Glyphs
 from metabox.tasks.nway import AHEAD
 from metabox.tasks.place import Place
 
@@ -203,25 +201,6 @@ def test_way_is_limited_to_a_tasks_group():
     ways = episodes.classes.sum(1)
     assert (ways <= size[group[classes_of(episodes)[:, 0]]]).all()
     assert ways.max() == 8
-
-
-@pytest.mark.parametrize("names", [None, 40])
-def test_classes_are_changed_as_a_whole_each_by_its_own_draw_of_a_task_and_only_in_training(names: int | None) -> None:
-    options = {"n_way": (2, 4), "n_shot": 2, "n_query": 2, "names": names}
-    plain, changed = Glyphs(**options), Glyphs(**options, augment_classes=RandomFlip())
-    assert torch.equal(plain.sample(Place(3, "val")).support.x, changed.sample(Place(3, "val")).support.x)
-    before, after = (tasks.sample(Place(30, "train")) for tasks in (plain, changed))
-    flipped = 0
-    for t in range(30):
-        of_class: dict[int, bool] = {}
-        for part, other in ((before.support, after.support), (before.query, after.query)):
-            for x, found, y, real in zip(part.x[t], other.x[t], part.y[t], part.mask[t], strict=True):
-                if real:
-                    mirrored = torch.equal(found, x.flip(-1))
-                    assert mirrored or torch.equal(found, x)
-                    assert of_class.setdefault(int(y), mirrored) == mirrored
-        flipped += sum(of_class.values())
-    assert 30 < flipped < 60  # of about 90 classes
 
 
 @pytest.mark.parametrize(

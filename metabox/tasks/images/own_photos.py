@@ -28,7 +28,6 @@ class OtherOptions(TypedDict, total=False):
     imbalanced: bool
     within_groups: bool
     augment: Augmentation | None
-    augment_classes: Augmentation | None
     names: int | None
 
 

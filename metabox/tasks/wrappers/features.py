@@ -46,7 +46,7 @@ class Features(Wrapper):
     def __init__(self, tasks: EpisodeSampler, backbone: MakeBackbone) -> None:
         if not isinstance(tasks, NWayKShot):
             raise ValueError(f"expected an N-way sampler as tasks, got {type(tasks).__name__}; use CIFARFS, say")
-        if tasks.augment is not None or tasks.augment_classes is not None:
+        if tasks.augment is not None:
             raise ValueError("expected tasks without augmentation, got one; features are computed once for each image")
         super().__init__(tasks)
         self.make = backbone

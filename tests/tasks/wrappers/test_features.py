@@ -73,7 +73,5 @@ def test_what_has_no_stored_images_is_refused(folder: ClassFolder) -> None:
         Features(LinearFunctions(), Flatten)
     with pytest.raises(ValueError, match="without augmentation"):
         Features(Glyphs(augment=RandomFlip()), Flatten)
-    with pytest.raises(ValueError, match="without augmentation"):
-        Features(Glyphs(augment_classes=RandomFlip()), Flatten)
     with pytest.raises(ValueError, match="stored images"):
         Features(Glyphs(), Flatten).sample(Place(1, "train"))
