@@ -45,7 +45,7 @@ RECIPES: dict[str, tuple[str, str, list[str]]] = {
     "recall LSTM": ("recurrent", "recall-lstm", []),
     "recall MANN": ("recurrent", "recall-mann", ["--outer.n_tasks", "16"]),
     "stream LSTM": ("recurrent", "omniglot-stream5-lstm", [*GLYPHS, "--outer.n_tasks", "4"]),
-    "stream MANN": ("recurrent", "omniglot-stream5-mann-cpu", [*GLYPHS, "--outer.n_tasks", "4"]),
+    "stream MANN": ("recurrent", "omniglot-stream5-mann", [*GLYPHS, "--outer.n_tasks", "4"]),
     "viewers MMoE": ("multi-task", "recommendation-mmoe", []),
     "shapes parts": ("multi-task", "shapes-missing-dense", []),
     "scenes": ("multi-task", "scenes-dense", ["--outer.n_tasks", "2"]),

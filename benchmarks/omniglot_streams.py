@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py                        # every recipe, three seeds; days
     OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py omniglot-stream5-mann --seeds 0
 
-Each recipe is trained unchanged. A stopped run resumes; of a finished one only the result is read. A row holds the
-accuracy of the test tasks at each instance, beside the claim, and the share of answers that follow exchanged names at
-the same instance; its curve is of validation tasks. Writes results/omniglot-streams.json beside this file after each
-run, and draws docs/_static/omniglot-streams.svg: rows of other recipes and seeds stay.
+Each recipe is trained unchanged, after the one whose convolutions it has. A stopped run resumes; of a finished one only
+the result is read. A row holds the accuracy of the test tasks at each instance, beside the claim, and the share of
+answers that follow exchanged names at the same instance; its curve is of validation tasks. Writes
+results/omniglot-streams.json beside this file after each run, and draws docs/_static/omniglot-streams.svg: rows of
+other recipes and seeds stay.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from svg import write_svg
 
 from metabox.cli.main import main as metabox
 from metabox.files import read_json, write_json
+from metabox.recipe import find, make_parser, parse
 from metabox.training.environment import collect_environment
 
 JOBS = [
@@ -74,6 +76,24 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
     }
 
 
+def front(recipe: str) -> str | None:
+    """The recipe of the run whose backbone a recipe continues from, if it does."""
+    backbone = parse(make_parser(find(recipe)), []).learner.init_args.backbone
+    run = getattr(backbone.init_args, "run", None)
+    return Path(run).name.removesuffix("-seed0") if run else None
+
+
+def train(recipe: str, seed: int, out: Path, *more: str) -> None:
+    """Train a recipe, after the one that it continues from."""
+    words = [recipe, "--seed", str(seed), "--out", str(out), *more]
+    if first := front(recipe):
+        run = out.with_name(f"{first.removeprefix('omniglot-')}-seed{seed}")
+        train(first, seed, run, *more)
+        words += ["--learner.backbone.run", str(run)]
+    if metabox(["train", *words]):
+        raise SystemExit(2)
+
+
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
     """Left the accuracy by instance, the mean over seeds; right the curves of validation at the second instance."""
     from matplotlib.figure import Figure
@@ -111,8 +131,7 @@ def main() -> None:
     for seed in args.seeds:
         for recipe in args.recipes:
             out = args.runs / f"{recipe.removeprefix('omniglot-')}-seed{seed}"
-            if metabox(["train", recipe, "--seed", str(seed), "--out", str(out), *more]):
-                raise SystemExit(2)
+            train(recipe, seed, out, *more)
             got = row_of(recipe, seed, out)
             rows = [row for row in rows if (row["recipe"], row["seed"]) != (recipe, seed)] + [got]
             rows.sort(key=lambda row: (row["recipe"], row["seed"]))
