@@ -79,19 +79,20 @@ def row_of(recipe: str, seed: int, out: Path) -> Row:
 def front(recipe: str) -> str | None:
     """The recipe of the run whose backbone a recipe continues from, if it does."""
     backbone = parse(make_parser(find(recipe)), []).learner.init_args.backbone
-    run = getattr(backbone.init_args, "run", None)
+    run = getattr(getattr(backbone, "init_args", None), "run", None)
     return Path(run).name.removesuffix("-seed0") if run else None
 
 
-def train(recipe: str, seed: int, out: Path, *more: str) -> None:
-    """Train a recipe, after the one that it continues from."""
-    words = [recipe, "--seed", str(seed), "--out", str(out), *more]
-    if first := front(recipe):
+def train(recipe: str, seed: int, out: Path, *more: str) -> dict[str, Any]:
+    """Train a recipe, after the one that it continues from, about which the answer is."""
+    words, first = [recipe, "--seed", str(seed), "--out", str(out), *more], front(recipe)
+    if first:
         run = out.with_name(f"{first.removeprefix('omniglot-')}-seed{seed}")
         train(first, seed, run, *more)
         words += ["--learner.backbone.run", str(run)]
     if metabox(["train", *words]):
         raise SystemExit(2)
+    return {"continues": first, "seconds_before": round(log_of(run)[-1]["seconds"], 1)} if first else {}
 
 
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
@@ -131,8 +132,8 @@ def main() -> None:
     for seed in args.seeds:
         for recipe in args.recipes:
             out = args.runs / f"{recipe.removeprefix('omniglot-')}-seed{seed}"
-            train(recipe, seed, out, *more)
-            got = row_of(recipe, seed, out)
+            before = train(recipe, seed, out, *more)
+            got = row_of(recipe, seed, out) | before
             rows = [row for row in rows if (row["recipe"], row["seed"]) != (recipe, seed)] + [got]
             rows.sort(key=lambda row: (row["recipe"], row["seed"]))
             write_json(args.out, {"environment": collect_environment(), "rows": rows})

@@ -82,6 +82,22 @@ def learner_options(recipe: str, words: list[str]) -> Any:
     return parse(make_parser(find(recipe)), words).learner.as_dict()
 
 
+def test_a_recipe_is_trained_after_the_one_whose_convolutions_it_has(
+    whole: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(whole, "metabox", called.append)
+    monkeypatch.setattr(whole, "log_of", lambda run: [{"step": 1, "seconds": 3.14}])
+    first = tmp_path / "stream-front-cpu-seed1"
+    before = whole.train("omniglot-stream5-mann-cpu", 1, tmp_path / "run")
+    assert before == {"continues": "omniglot-stream-front-cpu", "seconds_before": 3.1}
+    assert [words[1] for words in called] == ["omniglot-stream-front-cpu", "omniglot-stream5-mann-cpu"]
+    assert [words[words.index("--out") + 1] for words in called] == [str(first), str(tmp_path / "run")]
+    assert called[1][-2:] == ["--learner.backbone.run", str(first)]
+    assert whole.train("omniglot-stream5-mann", 1, tmp_path / "other") == {}
+    assert len(called) == 3
+
+
 def test_a_learner_reads_streams_as_it_is_trained_for_recall(sequences: ModuleType) -> None:
     for name in sequences.LEARNERS:
         recipes = (sequences.recipe_of(command, name) for command in ("streams", "recall"))
