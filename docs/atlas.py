@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,20 @@ class Entry:
         return bool(mine) and self.learner == other.learner and all(mine[key] == theirs.get(key) for key in keys)
 
 
+@cache
+def contents() -> dict[str, dict[str, Any]]:
+    """The options of each recipe of the package; never changed."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in discover.recipes().items():
+        for file in gate.layers(path):
+            found[name] = joined(found.get(name, {}), gate.read(str(file)))
+    return found
+
+
 def entries(folder: Path) -> list[Entry]:
     """All recipes of the package, with the rows of the results in `folder` that name them."""
     found = []
-    for name, path in discover.recipes().items():
-        content: dict[str, Any] = {}
-        for file in gate.layers(path):
-            content = joined(content, gate.read(str(file)))
+    for name, content in contents().items():
         learner = content["learner"]
         learner = learner if isinstance(learner, str) else learner["class_path"]
         found.append(Entry(name, learner.rpartition(".")[2], content.get("claim"), content.get("outer", {})))

@@ -110,6 +110,7 @@ def name_told(made: type[Learner]) -> bool:
     return ".multitask." in made.__module__
 
 
+@cache
 def measured(name: str) -> list[tuple[str, list[int], int]]:
     """The parts of phi: name, shape, and number of numbers, for each of SIZES."""
     made = built(name)
