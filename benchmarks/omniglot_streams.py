@@ -110,9 +110,10 @@ def draw(rows: list[Row], out: Path = FIGURE) -> None:
         left.plot(instances, means, color=color, marker="o", markersize=3, label=recipe.removeprefix("omniglot-"))
         for row, dash in zip(of, 2 * DASHES, strict=False):
             second = row["curve_of"].index(f"{AT}2")
-            right.plot(*zip(*((point[0], point[second]) for point in row["curve"]), strict=True), dash, color=color)
+            points = [(point[0] / 1000, point[second]) for point in row["curve"]]
+            right.plot(*zip(*points, strict=True), dash, color=color)
     left.set(xlabel="instance of a class", ylabel="accuracy, %")
-    right.set(xlabel="training batches", title="validation, second instance", xscale="log")
+    right.set(xlabel="thousands of training batches", title="validation, second instance", xlim=(0, None))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     write_svg(figure, out)
 

@@ -61,7 +61,7 @@ def test_a_curve_has_the_instances_that_streams_have(whole: ModuleType, tmp_path
     assert row["instance_8"] == 40
 
 
-def test_the_figure_shows_the_second_instance_by_batches(
+def test_the_figure_shows_the_second_instance_by_thousands_of_batches(
     whole: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def test_the_figure_shows_the_second_instance_by_batches(
 
     monkeypatch.setattr(Axes, "plot", kept)
     whole.draw([whole.row_of("some", 0, made_up_run(tmp_path, instances=8))], tmp_path / "figure.svg")
-    assert drawn == [[[*range(1, 9)], [5.0 * k for k in range(1, 9)]], [[10, 20], [1.0, 0.5]]]
+    assert drawn == [[[*range(1, 9)], [5.0 * k for k in range(1, 9)]], [[0.01, 0.02], [1.0, 0.5]]]
     assert "second instance" in (tmp_path / "figure.svg").read_text()
 
 
