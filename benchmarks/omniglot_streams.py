@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py                        # every recipe, three seeds; days
     OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py omniglot-stream5-mann --seeds 0
 
-Each recipe is trained unchanged, after the one whose convolutions it has. A stopped run resumes; of a finished one only
-the result is read. A row holds the accuracy of the test tasks at each instance, beside the claim, and the share of
-answers that follow exchanged names at the same instance; its curve is of validation tasks. Writes
-results/omniglot-streams.json beside this file after each run, and draws docs/_static/omniglot-streams.svg: rows of
-other recipes and seeds stay.
+Each recipe is trained unchanged, after the one whose convolutions it has: `training_seconds` are of both. A stopped run
+resumes; of a finished one only the result is read. A row holds the accuracy of the test tasks at each instance, beside
+the claim, and the share of answers that follow exchanged names at the same instance; its curve is of validation tasks.
+Writes results/omniglot-streams.json beside this file after each run, and draws docs/_static/omniglot-streams.svg: rows
+of other recipes and seeds stay.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ def front(recipe: str) -> str | None:
     return Path(run).name.removesuffix("-seed0") if run else None
 
 
-def train(recipe: str, seed: int, out: Path, *more: str) -> dict[str, Any]:
-    """Train a recipe, after the one that it continues from, about which the answer is."""
-    words, first = [recipe, "--seed", str(seed), "--out", str(out), *more], front(recipe)
+def train(recipe: str, seed: int, out: Path, *more: str) -> float:
+    """Train a recipe, after the one that it continues from: the seconds of both."""
+    words, before, first = [recipe, "--seed", str(seed), "--out", str(out), *more], 0.0, front(recipe)
     if first:
         run = out.with_name(f"{first.removeprefix('omniglot-')}-seed{seed}")
-        train(first, seed, run, *more)
+        before = train(first, seed, run, *more)
         words += ["--learner.backbone.run", str(run)]
     if metabox(["train", *words]):
         raise SystemExit(2)
-    return {"continues": first, "seconds_before": round(log_of(run)[-1]["seconds"], 1)} if first else {}
+    return before + float(log_of(out)[-1]["seconds"])
 
 
 def draw(rows: list[Row], out: Path = FIGURE) -> None:
@@ -133,8 +133,8 @@ def main() -> None:
     for seed in args.seeds:
         for recipe in args.recipes:
             out = args.runs / f"{recipe.removeprefix('omniglot-')}-seed{seed}"
-            before = train(recipe, seed, out, *more)
-            got = row_of(recipe, seed, out) | before
+            spent = train(recipe, seed, out, *more)
+            got = row_of(recipe, seed, out) | {"training_seconds": round(spent, 1), "continues": front(recipe)}
             rows = [row for row in rows if (row["recipe"], row["seed"]) != (recipe, seed)] + [got]
             rows.sort(key=lambda row: (row["recipe"], row["seed"]))
             write_json(args.out, {"environment": collect_environment(), "rows": rows})

@@ -141,15 +141,10 @@ def streams() -> list[str]:
     for row in result("omniglot-streams.json")["rows"]:
         at = " | ".join(f"{row[f'instance_{k}']:.1f}" if f"instance_{k}" in row else "" for k in shown)
         lines.append(
-            f"| `{row['recipe']}` | {row['seed']} | {row['steps']:,} | {seconds(row) / 3600:.1f} | {at} | "
+            f"| `{row['recipe']}` | {row['seed']} | {row['steps']:,} | {row['training_seconds'] / 3600:.1f} | {at} | "
             f"{row['claim']['published']} | {row['names_exchanged_percent']:.1f} |"
         )
     return [*lines, "", "Repeat: `OMP_NUM_THREADS=1 python benchmarks/omniglot_streams.py`."]
-
-
-def seconds(row: dict[str, Any]) -> float:
-    """Of training a row of streams, with the run that it continues from."""
-    return float(row["training_seconds"] + row.get("seconds_before", 0))
 
 
 def sampling() -> list[str]:
@@ -308,7 +303,7 @@ def headlines() -> list[str]:
         (
             f"MANN in streams of Omniglot, 2nd instance (paper: {of_streams[0]['claim']['published']} %), "
             "and behind convolutions",
-            " and ".join(f"{seconds(row) / 60:.0f}" for row in of_streams) + " minutes of a core",
+            " and ".join(f"{row['training_seconds'] / 60:.0f}" for row in of_streams) + " minutes of a core",
             " and ".join(f"{row['instance_2']:.2f} ± {row['interval_95_of_instance_2']:.2f} %" for row in of_streams),
             "concepts",
         ),

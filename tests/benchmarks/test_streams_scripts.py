@@ -89,12 +89,11 @@ def test_a_recipe_is_trained_after_the_one_whose_convolutions_it_has(
     monkeypatch.setattr(whole, "metabox", called.append)
     monkeypatch.setattr(whole, "log_of", lambda run: [{"step": 1, "seconds": 3.14}])
     first = tmp_path / "stream-front-cpu-seed1"
-    before = whole.train("omniglot-stream5-mann-cpu", 1, tmp_path / "run")
-    assert before == {"continues": "omniglot-stream-front-cpu", "seconds_before": 3.1}
+    assert whole.train("omniglot-stream5-mann-cpu", 1, tmp_path / "run") == 2 * 3.14
     assert [words[1] for words in called] == ["omniglot-stream-front-cpu", "omniglot-stream5-mann-cpu"]
     assert [words[words.index("--out") + 1] for words in called] == [str(first), str(tmp_path / "run")]
     assert called[1][-2:] == ["--learner.backbone.run", str(first)]
-    assert whole.train("omniglot-stream5-mann", 1, tmp_path / "other") == {}
+    assert whole.train("omniglot-stream5-mann", 1, tmp_path / "other") == 3.14
     assert len(called) == 3
 
 
